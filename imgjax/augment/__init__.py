@@ -1,0 +1,136 @@
+"""Image augmentation on the device: pure functions of a key, applied inside the train step.
+
+Every public function of the files in this folder that starts with one of two parameter lists is
+an operation, found by its name; to add one, write the function.
+
+  ``(key, images_NHWC, strength, *, ...)`` -> ``images_NHWC``
+      an image operation. Randomness is per example: see ``example_keys``.
+  ``(key, images_NHWC, targets_NK, strength, *, ...)`` -> ``(images_NHWC, targets_NK)``
+      a mixing operation, which moves the targets with the images.
+
+``strength`` is a traced scalar, so that changing it does not recompile; what follows the ``*`` is
+static. Strength 0 leaves the batch as it is, bit for bit. Images are float32 in [0, 255].
+"""
+
+import importlib
+import inspect
+import pkgutil
+
+import jax
+import jax.numpy as jnp
+
+from imgjax.augment import color as color
+from imgjax.errors import unknown
+
+_IMAGE = ['key', 'images_NHWC', 'strength']
+_MIXING = ['key', 'images_NHWC', 'targets_NK', 'strength']
+
+
+def apply(ops, key, images_NHWC, targets_NK, strengths):
+    """Applies the operations in their order.
+
+    >>> bytes_NHWC = jnp.asarray([1, 2, 3], jnp.uint8).reshape(1, 1, 3, 1)
+    >>> images_NHWC, targets_NK = apply(
+    ...     [['random_flip', {}]], jax.random.key(0), bytes_NHWC, jnp.eye(1), {'random_flip': 1.0})
+    >>> images_NHWC.ravel()
+    Array([3., 2., 1.], dtype=float32)
+
+    Args:
+      ops: sequence of ``(name, static options)``, plain data; see ``check``.
+      key: PRNG key of this step. The operation at place i gets ``fold_in(key, i)``.
+      images_NHWC: float32 or uint8 in [0, 255]. It is the global batch: the position of an example
+        in it decides what happens to the example, whatever the sharding.
+      targets_NK: float32, a distribution over the classes in every row.
+      strengths: dict of operation name -> scalar, traced or not; names not in ``ops`` are ignored.
+
+    Returns:
+      float32 images_NHWC, and targets_NK.
+
+    Raises:
+      ValueError: an unknown operation or option, or an operation without a strength.
+    """
+    check(ops)
+    images_NHWC = jnp.asarray(images_NHWC).astype(jnp.float32)
+    for place, (name, options) in enumerate(ops):
+        if name not in strengths:
+            raise ValueError(
+                f'augmentation {name!r} has no strength: add it to the hparams next to '
+                f'{sorted(strengths)}')
+        function, first = _find(name)
+        op_key = jax.random.fold_in(key, place)
+        strength = jnp.asarray(strengths[name], jnp.float32)
+        if first == _MIXING:
+            images_NHWC, targets_NK = function(op_key, images_NHWC, targets_NK, strength, **options)
+        else:
+            images_NHWC = function(op_key, images_NHWC, strength, **options)
+    return images_NHWC, targets_NK
+
+
+def check(ops):
+    """Raises ValueError where ``ops`` is not what ``apply`` takes; runs nothing.
+
+    >>> check([['random_flip', {}], ['pad_crop', {'padding': 4}], ['mixup', {}]])
+
+    Args:
+      ops: sequence of ``(name, static options)``, plain data.
+
+    Raises:
+      ValueError: one line that names the operation or option and the nearest right one.
+    """
+    for op in ops:
+        if isinstance(op, str) or len(op) != 2:
+            raise ValueError(f"an augmentation is written ['name', {{options}}], not {op!r}")
+        name, options = op
+        function, first = _find(name)
+        static = list(inspect.signature(function).parameters.values())[len(first):]
+        defaults = {p.name: p.default for p in static}
+        for option in options:
+            if option not in defaults:
+                kind = f'option of augmentation {name!r}'
+                raise ValueError(unknown(kind, option, sorted(defaults)))
+            wanted, given = type(defaults[option]), type(options[option])
+            if given is not wanted and not (wanted is float and given is int):
+                raise ValueError(f'option {option!r} of augmentation {name!r} is of type '
+                                 f'{wanted.__name__}, not {options[option]!r}')
+
+
+def names():
+    """Returns the sorted names of all operations.
+
+    >>> names()
+    ['cutmix', 'mixup', 'pad_crop', 'random_flip', 'shift_rotate']
+    """
+    return sorted(_operations())
+
+
+def example_keys(key, size):
+    """Returns ``size`` keys, one an example: ``fold_in(key, position in the batch)``.
+
+    The position is all that a key depends on, so one example does not feel how many others there
+    are nor which device it lies on.
+    """
+    positions_N = jnp.arange(size, dtype=jnp.uint32)
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, positions_N)
+
+
+def _operations():
+    """Returns a dict of operation name -> (function, its leading parameter names)."""
+    found = {}
+    for info in pkgutil.iter_modules(__path__):
+        module = importlib.import_module(f'{__name__}.{info.name}')
+        for name, function in vars(module).items():
+            if name.startswith('_') or not inspect.isfunction(function):
+                continue
+            parameters = list(inspect.signature(function).parameters)
+            for first in (_IMAGE, _MIXING):
+                if parameters[:len(first)] == first:
+                    found[name] = function, first
+    return found
+
+
+def _find(name):
+    operations = _operations()
+    if name not in operations:
+        raise ValueError(unknown('augmentation', name, sorted(operations)))
+    return operations[name]
+

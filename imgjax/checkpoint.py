@@ -1,0 +1,221 @@
+"""Checkpoints: Orbax writes them, digests say whether what comes back is what was saved.
+
+A step lies in `<workdir>/checkpoints/<step>/` with two items: `state`, and `meta`, a JSON with
+the digest of every leaf. Nothing that fails its digest is used: it is put aside in
+`damaged/` and the step before it is restored.
+"""
+
+import json
+import logging
+import os
+import shutil
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import xxhash
+from orbax.checkpoint import checkpoint_managers
+
+from imgjax.errors import DataError
+
+log = logging.getLogger('imgjax')
+
+
+def leaf_digests(state) -> dict[str, str]:
+    """Returns a 128-bit digest of each leaf's dtype, shape and bytes, by its path.
+
+    They do not depend on how the leaf is sharded. xxh3 finds damage, not forgery.
+    """
+    digests = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        array = np.ascontiguousarray(jax.device_get(leaf))
+        hasher = xxhash.xxh3_128(f'{array.dtype} {array.shape} '.encode())
+        hasher.update(array.reshape(-1).view(np.uint8))
+        digests[jax.tree_util.keystr(path, simple=True, separator='/')] = hasher.hexdigest()
+    return digests
+
+
+def digest_of(digests: dict) -> str:
+    """Returns one digest of a dict of plain data: of the whole train state, given its leaves'."""
+    return xxhash.xxh3_128(json.dumps(digests, sort_keys=True).encode()).hexdigest()
+
+
+def state_digest(state) -> str:
+    """Returns the digest of a whole train state; equal for bitwise equal states only."""
+    return digest_of(leaf_digests(state))
+
+
+def directory(workdir: str) -> str:
+    """Returns where the steps of a run lie (absolute, as Orbax wants it)."""
+    return os.path.abspath(os.path.join(workdir, 'checkpoints'))
+
+
+def steps(workdir: str) -> list[int]:
+    """Returns the steps that are committed on disk, oldest first."""
+    path = directory(workdir)
+    names = os.listdir(path) if os.path.isdir(path) else []
+    return sorted(int(name) for name in names
+                  if name.isdecimal() and os.path.isdir(os.path.join(path, name)))
+
+
+class Writer:
+    """Saves steps in the background; a save that fails (a full disk) is tried again later."""
+
+    def __init__(self, workdir: str, options: dict):
+        """Opens the run's checkpoint directory; `options` is config['checkpoint']."""
+        self._workdir = workdir
+        self._options = options
+        self._manager = self._open()
+        self._pending: int | None = None
+
+    def _open(self) -> ocp.CheckpointManager:
+        policies = [checkpoint_managers.LatestN(self._options['keep_newest'])]
+        if self._options['keep_every']:
+            policies.append(checkpoint_managers.EveryNSteps(self._options['keep_every']))
+        if self._options['keep_best']:
+            policies.append(checkpoint_managers.BestN(
+                get_metric_fn=lambda metrics: metrics['accuracy'], n=1,
+                keep_checkpoints_without_metrics=False))
+        os.makedirs(directory(self._workdir), exist_ok=True)
+        purge(self._workdir)
+        return ocp.CheckpointManager(
+            directory(self._workdir),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+                save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1)))
+
+    def save(self, state, metrics: dict | None, about: dict) -> None:
+        """Starts saving `state`; waits for the save before it, if that is still under way.
+
+        Args:
+          state: TrainState; may be donated as soon as this returns.
+          metrics: of an evaluation at this step, for keeping the best; None without one.
+          about: JSON-able facts that `inspect` shows.
+        """
+        self.wait()
+        step = int(jax.device_get(state.step))
+        if step in steps(self._workdir):
+            return
+        digests = leaf_digests(state)
+        meta = {'step': step, 'digests': digests, 'state_digest': digest_of(digests), **about}
+        self._pending = step
+        try:
+            self._manager.save(
+                step, metrics=metrics,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),
+                    meta=ocp.args.JsonSave(meta | {'meta_digest': digest_of(meta)})))
+        except Exception as error:  # Orbax raises many types; each means: not saved
+            self._failed(error)
+
+    def wait(self) -> bool:
+        """Waits for the save under way; returns whether the newest one asked for is on disk."""
+        if self._pending is None:
+            return True
+        try:
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+        except Exception as error:
+            self._failed(error)
+            return False
+        committed = self._pending in steps(self._workdir)
+        if not committed:
+            self._failed(RuntimeError('it is not on disk'))
+        self._pending = None
+        return committed
+
+    def _failed(self, error: Exception) -> None:
+        """Says so, takes away what the failed save left, and forgets Orbax's idea of it."""
+        log.warning('checkpoint of step %s was not saved (%s); training goes on', self._pending,
+                    ' '.join(str(error).split())[:300])
+        self._pending = None
+        try:
+            self._manager.close()
+        except Exception as again:  # the same failure, told a second time
+            log.debug('closing after a failed save: %s', again)
+        self._manager = self._open()
+
+    def close(self) -> None:
+        """Ends the writer; a save under way is finished first."""
+        self.wait()
+        self._manager.close()
+
+
+def purge(workdir: str) -> None:
+    """Takes away what killed or failed saves left; only for the holder of the run lock."""
+    for name in os.listdir(directory(workdir)):
+        if '.orbax-checkpoint-tmp' in name:
+            shutil.rmtree(os.path.join(directory(workdir), name), ignore_errors=True)
+
+
+def restore(workdir: str, step: int, target):
+    """Returns (state, meta) of one step, verified.
+
+    Args:
+      workdir: the run directory; only read.
+      step: which step.
+      target: the state as ShapeDtypeStructs, with shardings to restore onto devices.
+
+    Raises:
+      DataError: the step is missing, unreadable, or not what was saved.
+    """
+    path = os.path.join(directory(workdir), str(step))
+    if not os.path.isdir(path):
+        there = ', '.join(map(str, steps(workdir))) or 'none'
+        raise DataError(f'{path}: no such checkpoint; the steps on disk are: {there}')
+    try:
+        handlers = ocp.CompositeCheckpointHandler(
+            state=ocp.StandardCheckpointHandler(), meta=ocp.JsonCheckpointHandler())
+        with ocp.Checkpointer(handlers) as reader:
+            items = reader.restore(path, args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(target), meta=ocp.args.JsonRestore()))
+        state, meta = items['state'], items['meta']
+        claimed = {k: v for k, v in meta.items() if k != 'meta_digest'}
+        if meta['meta_digest'] != digest_of(claimed) or meta['step'] != step:
+            raise ValueError('its meta data is not what was saved')
+        found = leaf_digests(state)
+        bad = [name for name in found if found[name] != meta['digests'].get(name)]
+        if bad or len(found) != len(meta['digests']):
+            raise ValueError(f'{len(bad)} of {len(found)} leaves are not what was saved, first '
+                             f'{bad[:1]}')
+    except Exception as error:  # damage shows as any type that a parser can raise
+        text = ' '.join(str(error).split())[:300]
+        raise DataError(f'{path}: damaged ({type(error).__name__}: {text})') from None
+    return state, meta
+
+
+def restore_newest(workdir: str, target, *, put_aside: bool):
+    """Returns (state, meta) of the newest step that verifies; None before the first save.
+
+    Args:
+      workdir: the run directory.
+      target: as in `restore`.
+      put_aside: move what does not verify to <workdir>/damaged (the run lock is needed).
+
+    Raises:
+      DataError: steps were saved, but none is usable.
+    """
+    problem = None
+    for step in reversed(steps(workdir)):
+        try:
+            return restore(workdir, step, target)
+        except DataError as error:
+            problem = error
+            log.warning('%s; trying the step before it', error)
+            if put_aside:
+                _put_aside(workdir, step)
+    damaged = os.path.join(workdir, 'damaged')
+    if problem or os.path.isdir(damaged):
+        raise DataError(
+            f'{directory(workdir)}: steps were saved here but none is usable ({problem or damaged}'
+            '); bring one back, or start again in a new --workdir')
+    return None
+
+
+def _put_aside(workdir: str, step: int) -> None:
+    """Moves a step to damaged/<step>, <step>.1, ...: nothing is overwritten."""
+    damaged = os.path.join(workdir, 'damaged')
+    os.makedirs(damaged, exist_ok=True)
+    names = [str(step), *(f'{step}.{i}' for i in range(1, 1000))]
+    free = next(name for name in names if not os.path.exists(os.path.join(damaged, name)))
+    os.replace(os.path.join(directory(workdir), str(step)), os.path.join(damaged, free))

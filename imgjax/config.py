@@ -1,0 +1,239 @@
+"""The config: which fields there are, reading it, checking it, hashing it.
+
+A config is plain JSON-able data in two parts. `hparams` are the numbers that the compiled step
+receives as arrays; the rest is structure. FIELDS is the one list of fields; `configs/base.py`
+gives their defaults.
+"""
+
+import hashlib
+import json
+import math
+import os
+from typing import Any, NamedTuple
+
+from imgjax.errors import ConfigError, nearest
+
+
+class Field(NamedTuple):
+    """What a field holds: its type, the smallest and largest value, or the words it may be."""
+
+    type: type
+    low: float = -math.inf
+    high: float = math.inf
+    choices: tuple = ()
+
+
+FIELDS = {
+    'name': Field(str),  # what the run is called on its pages
+    # hparams: traced, so changing one never recompiles
+    'hparams.seed': Field(int, 0, 2**31 - 1),  # data order, augmentation, initial values, dropout
+    'hparams.learning_rate': Field(float, 0),  # the peak, reached at the end of the warm-up
+    'hparams.end_learning_rate': Field(float, 0),  # at the last step of cosine and linear
+    'hparams.weight_decay': Field(float, 0),
+    'hparams.momentum': Field(float, 0, 1),
+    'hparams.b1': Field(float, 0, 1),
+    'hparams.b2': Field(float, 0, 1),
+    'hparams.eps': Field(float, 0),
+    'hparams.clip_norm': Field(float, 0),  # global gradient norm; 0 does not clip
+    'hparams.label_smoothing': Field(float, 0, 1),
+    'hparams.focal_gamma': Field(float, 0),
+    'hparams.ema_decay': Field(float, 0, 1),
+    'hparams.augment': Field(dict),  # strength of each operation in `augment`, by its name
+    # model and objective
+    'model.name': Field(str),  # a family or a variant of imgjax.models
+    'model.dtype': Field(str, choices=('float32', 'bfloat16')),  # compute; parameters are float32
+    'model.options': Field(dict),  # keyword arguments of the family's Model
+    'loss': Field(str),  # imgjax.losses.NAMES
+    'optimizer.name': Field(str),  # imgjax.optim.OPTIMIZERS
+    'optimizer.nesterov': Field(bool),
+    'optimizer.decay_mask': Field(str, choices=('kernels', 'all')),
+    'schedule.name': Field(str),  # imgjax.optim.SCHEDULES
+    'schedule.warmup_steps': Field(int, 0),
+    'schedule.milestones': Field(tuple),  # of `step`: fractions of the run
+    'schedule.factor': Field(float, 0, 1),  # of `step`: what each milestone multiplies by
+    'ema': Field(bool),  # keep an exponential mean of the parameters, and evaluate that
+    'augment': Field(tuple),  # ((operation, {option: value}), ...) of imgjax.augment
+    # data
+    'data.name': Field(str),  # a file of imgjax/data, or a TFDS name
+    'data.path': Field(str),  # of `folder`: where it lies
+    'data.data_dir': Field(str),  # of TFDS sets; '' is TFDS_DATA_DIR or ~/tensorflow_datasets
+    'data.train_split': Field(str),
+    'data.eval_split': Field(str),
+    'data.image_size': Field(int, 0, 4096),  # pixels of a side; 0 keeps the source's one size
+    'data.channels': Field(int, choices=(1, 3)),
+    'data.train_crop': Field(str, choices=('center', 'random_resized')),
+    'data.eval_crop_fraction': Field(float, 0.1, 1),  # image_size / shorter side after resizing
+    'data.mean': Field(tuple),  # per channel, on the scale 0 to 1
+    'data.std': Field(tuple),
+    'data.resident': Field(str, choices=('auto', 'yes', 'no')),  # keep the set on the device
+    'data.workers': Field(int, 0, 256),  # decoding processes; 0 decodes in threads
+    # the run
+    'batch_size': Field(int, 1),
+    'eval_batch_size': Field(int, 1),
+    'accumulation_steps': Field(int, 1),
+    'steps': Field(int, 0),  # optimizer steps; 0 takes `epochs`
+    'epochs': Field(float, 0),
+    'log_every': Field(int, 1),
+    'eval_every': Field(int, 0),  # 0 evaluates at the end only
+    'max_skipped_updates': Field(int, 1),  # in a row; then the run has diverged
+    'checkpoint.every': Field(int, 0),  # 0 saves at the end only (and when asked to stop)
+    'checkpoint.keep_newest': Field(int, 1),
+    'checkpoint.keep_every': Field(int, 0),
+    'checkpoint.keep_best': Field(bool),
+    'mesh.data': Field(int, -1),  # -1 takes the devices that are left
+    'mesh.fsdp': Field(int, 1),
+    'steps_per_dispatch': Field(int, 0),  # 0 chooses by backend and model (train.py)
+    'profile.start': Field(int, 0),  # first step of a profiler trace
+    'profile.steps': Field(int, 0),  # 0 takes none
+    'watchdog_seconds': Field(int, 1),  # without progress; then the process ends with 76
+}
+
+# What says where and how fast a run happens, not what its result is: left out of the hash, and
+# free to differ when a run goes on.
+INVOCATION = (
+    'name', 'data.path', 'data.data_dir', 'data.resident', 'data.workers', 'checkpoint.', 'mesh.',
+    'steps_per_dispatch', 'profile.', 'watchdog_seconds',
+)
+
+
+def flatten(config: dict, prefix: str = '') -> dict[str, Any]:
+    """Returns {'hparams.seed': 0, ...}; free-form fields (Field type dict) stay whole."""
+    flat = {}
+    for key, value in config.items():
+        name = f'{prefix}{key}'
+        inner = isinstance(value, dict) and not (name in FIELDS and FIELDS[name].type is dict)
+        flat.update(flatten(value, f'{name}.') if inner else {name: value})
+    return flat
+
+
+def to_plain(config) -> dict:
+    """Turns what get_config returned into plain JSON data and checks every field.
+
+    Raises:
+      ConfigError: one line naming the field, for the first that is unknown, missing, ill-typed
+        or out of range.
+    """
+    data = config.to_dict() if hasattr(config, 'to_dict') else config
+    try:
+        plain = json.loads(json.dumps(data, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f'config: not plain JSON data ({error})') from None
+    flat = flatten(plain)
+    for name in flat:
+        if name not in FIELDS:
+            raise ConfigError(f'config.{name}: no such field{nearest(name, FIELDS)}')
+    for name, field in FIELDS.items():
+        if name not in flat:
+            raise ConfigError(
+                f'config.{name}: missing; start the config from configs/base.py')
+        _check(name, flat[name], field)
+    _check_together(plain)
+    return plain
+
+
+def _check(name: str, value, field: Field) -> None:
+    kind = {tuple: list}.get(field.type, field.type)
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    fits = whole or isinstance(value, float) if kind is float else (
+        whole if kind is int else isinstance(value, kind))
+    if not fits:
+        raise ConfigError(f'config.{name}: takes {field.type.__name__}, got {value!r}')
+    if field.choices and value not in field.choices:
+        words = ', '.join(map(repr, field.choices))
+        raise ConfigError(f'config.{name}: takes one of {words}, got {value!r}')
+    if kind in (int, float) and not field.low <= value <= field.high:
+        limits = f'at least {field.low}' if math.isinf(field.high) else (
+            f'{field.low} to {field.high}')
+        raise ConfigError(f'config.{name}: takes {limits}, got {value!r}')
+
+
+def _check_together(config: dict) -> None:
+    """Checks what one field says about another."""
+    data = config['data']
+    for name in ('mean', 'std'):
+        if len(data[name]) != data['channels']:
+            raise ConfigError(
+                f'config.data.{name}: takes {data["channels"]} numbers, one a channel '
+                f'(config.data.channels), got {data[name]}')
+    if (config['steps'] > 0) == (config['epochs'] > 0):
+        raise ConfigError('config.steps: set either steps or epochs above 0')
+    if config['batch_size'] % config['accumulation_steps']:
+        raise ConfigError(
+            f'config.accumulation_steps: batch_size {config["batch_size"]} is not divisible by '
+            f'{config["accumulation_steps"]}')
+    for entry in config['augment']:
+        if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str)
+                and isinstance(entry[1], dict)):
+            raise ConfigError(
+                f'config.augment: takes (("operation", {{options}}), ...), got {entry!r}')
+        strength = config['hparams']['augment'].get(entry[0])
+        if isinstance(strength, bool) or not isinstance(strength, int | float):
+            raise ConfigError(
+                f'config.hparams.augment.{entry[0]}: takes the strength (a number) of an '
+                f'operation in config.augment, got {strength!r}')
+
+
+def explain_overrides(arguments: list[str]) -> str:
+    """Returns one line for the first `--config.field=...` that names no field, or ''."""
+    free = tuple(f'{name}.' for name, field in FIELDS.items() if field.type is dict)
+    groups = {name.rsplit('.', 1)[0] for name in FIELDS if '.' in name}
+    for argument in arguments:
+        name, _, _ = argument.lstrip('-').partition('=')
+        if not name.startswith('config.'):
+            continue
+        field = name.removeprefix('config.')
+        if field.startswith(free):
+            return f'config.{field}: the config file does not set it; set it there'
+        if field not in FIELDS and field not in groups:
+            return f'config.{field}: no such field{nearest(field, FIELDS)}'
+    return ''
+
+
+def digest(config: dict) -> str:
+    """Returns 16 hex digits that say what a plain config's result depends on."""
+    flat = {k: v for k, v in flatten(config).items() if not k.startswith(INVOCATION)}
+    return hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def differences(mine: dict, theirs: dict) -> list[str]:
+    """Returns 'field: theirs -> mine' for each field that changes the result."""
+    a, b = flatten(mine), flatten(theirs)
+    return [f'{name}: {b.get(name)!r} -> {a.get(name)!r}' for name in FIELDS
+            if a.get(name) != b.get(name) and not name.startswith(INVOCATION)]
+
+
+def read(workdir: str) -> dict | None:
+    """Returns the plain config that a run directory was started with; None if it has none.
+
+    Raises:
+      ConfigError: the file is there but is not a config of this version, or was changed.
+    """
+    path = os.path.join(workdir, 'config.json')
+    if not os.path.exists(path):
+        return None
+    try:
+        with open(path, encoding='utf-8') as file:
+            stored = json.load(file)
+        config = to_plain(stored['config'])
+        intact = digest(config) == stored['hash']
+    except (ValueError, KeyError, TypeError, OSError, ConfigError) as error:
+        raise ConfigError(f'{path}: cannot be used ({error}); restore it or take a new '
+                          '--workdir') from None
+    if not intact:
+        raise ConfigError(f'{path}: was edited after the run began; restore it or take a new '
+                          '--workdir')
+    return config
+
+
+def write(workdir: str, config: dict) -> None:
+    """Writes config.json, whole or not at all."""
+    write_json(os.path.join(workdir, 'config.json'), {'hash': digest(config), 'config': config})
+
+
+def write_json(path: str, data) -> None:
+    """Writes `data` under `path` in one rename, so that no reader sees a part of it."""
+    with open(f'{path}.tmp', 'w', encoding='utf-8') as file:
+        json.dump(data, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(f'{path}.tmp', path)

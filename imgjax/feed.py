@@ -1,0 +1,175 @@
+"""The feed of a run: what each dispatch receives, and the compiled program that receives it.
+
+A set that fits lives on the device and the host sends indices only; otherwise the host sends
+pixels. The batches are the same, bit for bit.
+"""
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from imgjax import evaluate, metrics, sharding
+from imgjax.build import Job
+from imgjax.data import Source, pipeline
+from imgjax.errors import ConfigError
+
+# A set of at most this size is kept on every device, as uint8 pixels.
+RESIDENT_BYTES = 2**30
+# More steps a dispatch gain nothing, and a stop signal is heard at their borders only.
+MOST_STEPS_PER_DISPATCH = 50
+
+
+class Feed(NamedTuple):
+    """What the loop runs on.
+
+    Attributes:
+      items: yields what each dispatch takes, on the device, up to the last step of the config.
+      dispatch: (state, item) -> (state, metrics of its last step); the state is donated.
+      steps: steps of a dispatch.
+      compile_seconds: tracing and compiling.
+      flops: of one step over all devices; None if XLA does not tell.
+    """
+
+    items: Iterator[dict]
+    dispatch: Callable
+    steps: int
+    compile_seconds: float
+    flops: float | None
+
+
+def fits(job: Job, source: Source) -> bool:
+    """Decides whether a decoded split is small enough to be kept."""
+    return len(source.examples) * math.prod(job.facts.image_shape) <= RESIDENT_BYTES
+
+
+def _is_resident(job: Job, source: Source) -> bool:
+    """Decides whether the training set lives on the device."""
+    wish, cropped = job.config['data']['resident'], job.config['data']['train_crop'] != 'center'
+    if wish == 'yes' and cropped:
+        raise ConfigError('config.data.resident: a set that is cropped at random on the host '
+                          '(data.train_crop) cannot stay on the device; set it to auto or no')
+    return wish == 'yes' or (wish == 'auto' and not cropped and fits(job, source))
+
+
+def steps_per_dispatch(job: Job, traced_step: str, first: int) -> int:
+    """Chooses how many steps of a resident set run in one dispatch (lax.scan).
+
+    On GPU and TPU a scan hides the dispatch of small models. XLA's CPU backend runs it 1.9 times
+    faster for an MLP too, but a convolution inside a loop 8 to 18 times slower than outside
+    (jax-ml/jax#12868), so a model with one gets a loop of calls there. The number divides every
+    interval of the config, so that logging, evaluation and checkpoints fall on its borders.
+
+    Args:
+      job: the run.
+      traced_step: the step's jaxpr as text.
+      first: the step the run goes on from.
+    """
+    config = job.config
+    borders = math.gcd(config['steps'], config['log_every'], config['eval_every'],
+                       config['checkpoint']['every'])
+    wish = config['steps_per_dispatch']
+    if wish and borders % wish:
+        raise ConfigError(f'config.steps_per_dispatch: {wish} does not divide steps, log_every, '
+                          f'eval_every and checkpoint.every ({borders} does)')
+    if jax.default_backend() == 'cpu' and 'conv_general_dilated' in traced_step:
+        chosen = wish or 1
+    else:
+        chosen = wish or max(k for k in range(1, MOST_STEPS_PER_DISPATCH + 1) if borders % k == 0)
+    return math.gcd(chosen, first)  # a stop under another choice may have left a step in between
+
+
+def open_feed(job: Job, source: Source, state, first: int, hparams: dict) -> Feed:
+    """Places the data, compiles the step and returns the feed from step `first` on.
+
+    Args:
+      job: the run.
+      source: the training split.
+      state: TrainState on the mesh, after `first` steps.
+      first: the step to go on from.
+      hparams: arrays on the mesh.
+    """
+    batch_size, shape = job.config['batch_size'], job.facts.image_shape
+    traced = jax.jit(job.train_step).trace(job.target, {
+        'image': jax.ShapeDtypeStruct((batch_size, *shape), np.uint8),
+        'label': jax.ShapeDtypeStruct((batch_size,), np.int32)}, hparams)
+    if _is_resident(job, source):
+        stride = steps_per_dispatch(job, str(traced.jaxpr), first)
+        held = _hold(job, source)
+        items = _index_items(job, len(source.examples), first, stride)
+    else:
+        stride, held = 1, {}
+        items = _pixel_items(job, source, first)
+    item = next(items, None)
+    if item is None:  # nothing is left to do
+        return Feed(iter(()), lambda state, item: None, stride, 0.0, None)
+    began = time.monotonic()
+    compiled = _compile(job, stride, state, held, item, hparams)
+    seconds = time.monotonic() - began
+    # Of the step as lowered, for XLA counts the body of a scan once; remat and fusion are not in.
+    cost = traced.lower().cost_analysis() or {}
+    return Feed(itertools.chain([item], items),
+                lambda state, item: compiled(state, held, item, hparams),
+                stride, seconds, cost.get('flops') or None)
+
+
+def _hold(job: Job, source: Source) -> dict:
+    """Decodes a whole split and puts it on every device."""
+    with metrics.progress(len(source.examples), 0, 'image') as bar:
+        bar.set_description('decoding')
+        held = pipeline.load_all(source, job.config['data'], job.facts.image_shape[0], bar.update)
+    return jax.device_put(held, sharding.replicated(job.mesh))
+
+
+def _index_items(job: Job, num_examples: int, first: int, stride: int) -> Iterator[dict]:
+    batch_size, seed = job.config['batch_size'], job.config['hparams']['seed']
+    placement = sharding.batch_sharding(job.mesh, leading=1)
+    for step in range(first, job.config['steps'], stride):
+        positions = pipeline.batch_positions(step, batch_size, stride)
+        indices = pipeline.order(positions, num_examples, seed).astype(np.int32)
+        yield {'index': jax.device_put(indices.reshape(stride, batch_size), placement)}
+
+
+def _pixel_items(job: Job, source: Source, first: int) -> Iterator[dict]:
+    config = job.config
+    batches = pipeline.train_batches(
+        source, config['data'], job.facts.image_shape[0], batch_size=config['batch_size'],
+        seed=config['hparams']['seed'], process=(jax.process_index(), jax.process_count()))
+    placement = sharding.batch_sharding(job.mesh)
+    stream = pipeline.iterate(batches, config['data']['workers'], first)
+    for batch in itertools.islice(stream, config['steps'] - first):
+        yield evaluate.to_device(
+            {name: batch[name] for name in ('image', 'label')}, placement)
+
+
+def _compile(job: Job, stride: int, state, held: dict, item: dict, hparams: dict):
+    """Compiles dispatch(state, held, item, hparams): `stride` steps, the state donated."""
+    together = sharding.batch_sharding(job.mesh)
+
+    def one(state, held, item, hparams):
+        batch = item
+        if held:
+            batch = {name: values[item['index']] for name, values in held.items()}
+            batch = jax.lax.with_sharding_constraint(batch, together)
+        return job.train_step(state, batch, hparams)
+
+    def dispatch(state, held, item, hparams):
+        if not held:
+            return one(state, held, item, hparams)
+        if stride == 1:
+            return one(state, held, {'index': item['index'][0]}, hparams)
+        state, measured = jax.lax.scan(
+            lambda state, item: one(state, held, item, hparams), state, item)
+        return state, jax.tree.map(lambda values: values[-1], measured)
+
+    placed = jax.tree.map(lambda array: array.sharding, (state, held, item, hparams))
+    return jax.jit(
+        dispatch, in_shardings=placed, donate_argnums=0,
+        out_shardings=(placed[0], sharding.replicated(job.mesh)),
+    ).lower(state, held, item, hparams).compile()
+
+

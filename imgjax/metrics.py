@@ -1,0 +1,207 @@
+"""What a run says while it goes: metrics.jsonl, TensorBoard, the terminal, throughput and MFU."""
+
+import json
+import logging
+import math
+import os
+import socket
+import sys
+import time
+
+import jax
+import tqdm
+from tensorboardX.proto import event_pb2
+from tensorboardX.record_writer import RecordWriter
+from tensorboardX.summary import scalar
+
+log = logging.getLogger('imgjax')
+
+# Dense bfloat16 FLOP/s of one chip, from the makers' data sheets; MFU is against these. A device
+# that is not here (a CPU) has no MFU in its rows, only the FLOP/s it reached.
+PEAK_FLOPS = {
+    'NVIDIA A100': 312e12,
+    'NVIDIA H100 PCIe': 756e12,
+    'NVIDIA H100': 989e12,
+    'NVIDIA H200': 989e12,
+    'NVIDIA L4': 121e12,
+    'NVIDIA B200': 2250e12,
+    'TPU v3': 123e12,
+    'TPU v4': 275e12,
+    'TPU v5 lite': 197e12,
+    'TPU v5e': 197e12,
+    'TPU v5': 459e12,
+    'TPU v6 lite': 918e12,
+}
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """Returns the peak of a device kind, by the longest name in the table that it begins with."""
+    fitting = [name for name in PEAK_FLOPS if device_kind.startswith(name)]
+    return PEAK_FLOPS[max(fitting, key=len)] if fitting else None
+
+
+def performance(*, steps: int, seconds: float, stalled: float, batch_size: int,
+                flops: float | None, compile_seconds: float) -> dict:
+    """Returns the `perf` part of a row; it is the only part that differs between equal runs.
+
+    Args:
+      steps: steps in this stretch of the run.
+      seconds: what they took.
+      stalled: seconds of it that the loop waited for data.
+      batch_size: examples of a step over all devices.
+      flops: of one step over all devices; None if XLA did not tell.
+      compile_seconds: tracing and compiling the step, once a process.
+    """
+    reached = flops * steps / seconds if flops else None
+    peak = peak_flops(jax.devices()[0].device_kind)
+    return {
+        'time': time.time(),
+        'images_per_second': batch_size * steps / seconds,
+        'step_time': seconds / steps,
+        'infeed_stall': stalled / seconds,
+        'compile_time': compile_seconds,
+        'flops_per_second': reached,
+        'mfu': reached / (peak * jax.device_count()) if reached and peak else None,
+    }
+
+
+def read_rows(workdir: str) -> list[dict]:
+    """Returns the rows of metrics.jsonl; a last line that a crash cut short is left out."""
+    path = os.path.join(workdir, 'metrics.jsonl')
+    rows = []
+    if os.path.exists(path):
+        with open(path, encoding='utf-8', errors='replace') as file:
+            for line in file:
+                try:
+                    row = json.loads(line)
+                except ValueError:
+                    continue
+                if isinstance(row, dict) and isinstance(row.get('step'), int):
+                    rows.append(row)
+    return rows
+
+
+class Log:
+    """The rows of a run on disk, and as TensorBoard events made from them.
+
+    A row is {'step', 'split', numbers ..., 'perf': {...}}; NaN and infinity are null. A full disk
+    does not stop a run: rows wait in memory until they can be written.
+    """
+
+    def __init__(self, workdir: str, step: int):
+        """Opens the log to go on after `step`: rows beyond it are of work that was lost."""
+        self.rows = [row for row in read_rows(workdir) if row['step'] <= step]
+        self.workdir = workdir
+        self._path = os.path.join(workdir, 'metrics.jsonl')
+        self._board = os.path.join(workdir, 'tensorboard')
+        self._events = None
+        self._waiting = list(self.rows)
+        self._write_whole_file()
+
+    def _write_whole_file(self) -> None:
+        text = ''.join(json.dumps(row) + '\n' for row in self.rows)
+        with open(f'{self._path}.tmp', 'w', encoding='utf-8') as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(f'{self._path}.tmp', self._path)
+        os.makedirs(self._board, exist_ok=True)
+        for name in os.listdir(self._board):
+            if name.startswith('events.out.tfevents'):
+                os.remove(os.path.join(self._board, name))
+        self._size = len(text.encode())
+        waiting, self._waiting = self._waiting, []
+        for row in waiting:
+            self._write_events(row)
+
+    def has(self, step: int, split: str) -> bool:
+        """Returns whether there is a row of that step and split."""
+        return any(row['step'] == step and row.get('split') == split for row in self.rows)
+
+    def write(self, row: dict) -> None:
+        """Appends a row; its numbers are Python's."""
+        row = _jsonable(row)
+        self.rows.append(row)
+        self._waiting.append(row)
+        self._write_events(row)
+        self.sync()
+
+    def sync(self) -> None:
+        """Brings the rows that wait to the disk; what does not fit waits on."""
+        if not self._waiting:
+            return
+        data = ''.join(json.dumps(row) + '\n' for row in self._waiting).encode()
+        try:
+            with open(self._path, 'r+b', buffering=0) as file:
+                file.truncate(self._size)  # takes away the part of a row that a full disk left
+                file.seek(self._size)
+                if file.write(data) != len(data):
+                    raise OSError('the disk is full')
+                os.fsync(file.fileno())
+        except OSError as error:
+            log.warning('%s: %d rows wait for space (%s)', self._path, len(self._waiting), error)
+            return
+        self._size += len(data)
+        self._waiting = []
+
+    def _write_events(self, row: dict) -> None:
+        perf = row.get('perf', {})
+        wall_time = perf.get('time', 0.0)
+        numbers = {f'{row["split"]}/{k}': v for k, v in row.items() if k not in ('step', 'split')}
+        numbers |= {f'perf/{k}': v for k, v in perf.items() if k != 'time'}
+        try:
+            if self._events is None:
+                name = f'events.out.tfevents.{int(time.time())}.{socket.gethostname()}'
+                self._events = RecordWriter(os.path.join(self._board, name))
+                self._events.write(event_pb2.Event(
+                    wall_time=time.time(), file_version='brain.Event:2').SerializeToString())
+            for tag, value in numbers.items():
+                if isinstance(value, int | float):
+                    self._events.write(event_pb2.Event(
+                        wall_time=wall_time, step=row['step'],
+                        summary=scalar(tag, value)).SerializeToString())
+            self._events.flush()
+        except OSError as error:  # metrics.jsonl has the row; the events are made again on resume
+            log.warning('%s: events are missing (%s)', self._board, error)
+
+    def close(self) -> None:
+        """Writes what waits."""
+        self.sync()
+        if self._events is not None:
+            self._events.close()
+
+
+def _jsonable(value):
+    if isinstance(value, dict):
+        return {k: _jsonable(v) for k, v in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def line(row: dict, total: int) -> str:
+    """Returns a row as a line for people."""
+    words = [f'step {row["step"]}/{total}', row['split']]
+    words += [f'{name} {row[name]:.4f}' for name in ('loss', 'accuracy')
+              if row.get(name) is not None]
+    perf = row.get('perf', {})
+    if 'images_per_second' in perf:
+        words.append(f'{perf["images_per_second"]:,.0f} images/s')
+        words.append(f'step {perf["step_time"] * 1e3:.1f} ms')
+        words.append(f'infeed stall {perf["infeed_stall"]:.1%}')
+        words.append('MFU n/a' if perf['mfu'] is None else f'MFU {perf["mfu"]:.1%}')
+    if row.get('skipped_updates'):
+        words.append(f'{row["skipped_updates"]:.0f} updates skipped')
+    return ' · '.join(words)
+
+
+def progress(total: int, initial: int, unit: str, scale: int = 1) -> tqdm.tqdm:
+    """Returns a progress bar on stderr; it shows nothing where stderr is no terminal.
+
+    Args:
+      total: steps in all.
+      initial: steps done before.
+      unit: what is counted.
+      scale: units a step (images of a batch).
+    """
+    return tqdm.tqdm(
+        total=total * scale, initial=initial * scale, unit=unit, unit_scale=True, file=sys.stderr,
+        disable=not sys.stderr.isatty(), dynamic_ncols=True, leave=False)

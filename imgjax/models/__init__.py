@@ -1,0 +1,67 @@
+"""Model families, one file each, found by file name; importing this package touches no device.
+
+>>> from imgjax import models
+>>> model = models.create('resnet18', num_classes=10, act='silu')
+>>> model.depths
+(2, 2, 2, 2)
+
+A family is a file of this folder that holds ``VARIANTS``, a dict of variant name -> options of
+``Model``, and ``Model(num_classes, **options)``, a flax.linen module called as
+``model.apply(variables, image_NHWC, train=...) -> (logits_NK, out)``: the images are normalised
+floats of any channel count, the logits float32, and ``out`` names the intermediate arrays. Its
+collections are ``params`` and ``batch_stats``, its only other random stream is ``dropout``, and
+``num_classes=0`` gives the features in place of the logits.
+"""
+
+import importlib
+import pkgutil
+import re
+
+from flax import linen as nn
+
+from imgjax.errors import nearest, unknown
+
+
+def families() -> list[str]:
+    """The names of the model families, sorted; imports none of them."""
+    return sorted(
+        module.name
+        for module in pkgutil.iter_modules(__path__)
+        if module.name != 'layers' and re.fullmatch('[a-z0-9_]+', module.name)
+    )
+
+
+def variants() -> dict[str, str]:
+    """Every variant's name -> the family it belongs to; imports every family."""
+    return {name: family for family in families() for name in _family(family).VARIANTS}
+
+
+def create(name: str, num_classes: int, **options) -> nn.Module:
+    """Builds the model of that name; no parameter exists and no device is touched before ``init``.
+
+    Args:
+      name: a variant's name, or a family's for its ``Model`` with default options.
+      num_classes: width K of the logits, or 0 for the features themselves.
+      **options: options of the family's ``Model``, which win over the variant's.
+
+    Raises:
+      ValueError: an unknown name or option, in one line with the nearest right ones.
+    """
+    if not isinstance(name, str) or not re.fullmatch('[a-z0-9_]+', name):
+        raise ValueError(f'model name {name!r} is refused: only a-z, 0-9 and _ may occur in one')
+    known = variants()
+    family = known.get(name, name)
+    if family not in families():
+        raise ValueError(
+            f'unknown model {name!r}{nearest(name, [*known, *families()])} '
+            f'families: {", ".join(families())}')
+    module = _family(family)
+    valid = sorted(set(module.Model.__dataclass_fields__) - {'num_classes', 'name', 'parent'})
+    for option in options:
+        if option not in valid:
+            raise ValueError(unknown(f'option of model family {family!r}', option, valid))
+    return module.Model(num_classes, **{**module.VARIANTS.get(name, {}), **options})
+
+
+def _family(family: str):
+    return importlib.import_module(f'{__name__}.{family}')

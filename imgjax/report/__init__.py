@@ -1,0 +1,1 @@
+"""Reports of finished runs: statistics, tables, plots and the HTML page."""

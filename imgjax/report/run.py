@@ -1,0 +1,99 @@
+"""Gathers what the page of a run shows, and writes it."""
+
+import io
+import os
+import platform
+import socket
+import sys
+from importlib import metadata
+
+import jax
+import numpy as np
+from PIL import Image
+
+from imgjax import config as config_lib
+from imgjax.build import Job
+from imgjax.data import Source, pipeline
+from imgjax.evaluate import Results
+from imgjax.report import page
+
+WORST = 24
+
+
+def write(workdir: str, job: Job, rows: list[dict], results: Results, source: Source,
+          result: dict) -> str:
+    """Writes report.html and environment.json; returns the path of the page.
+
+    Args:
+      workdir: the run directory.
+      job: the run.
+      rows: of metrics.jsonl.
+      results: of the evaluation at the last step.
+      source: the split that was evaluated, for the pictures of the worst errors.
+      result: the line that the run ends with.
+    """
+    surroundings = environment()
+    config_lib.write_json(os.path.join(workdir, 'environment.json'), surroundings)
+    path = os.path.join(workdir, 'report.html')
+    page.write_page(
+        path, config=job.config, config_hash=config_lib.digest(job.config), rows=rows,
+        evaluation=page.Evaluation(
+            split=result['split'], class_names=job.facts.class_names, labels=results.labels,
+            predictions=results.predictions, confidences=results.confidences,
+            worst=_worst(job, results, source), loss=result['loss']),
+        environment=surroundings, result=result)
+    return path
+
+
+def table(result: dict, rows: list[dict]) -> str:
+    """Returns the result and where everything lies, as a few lines for people."""
+    workdir = result['workdir']
+    speeds = [row['perf']['images_per_second'] for row in rows if 'perf' in row]
+    lines = {
+        'accuracy': f'{result["accuracy"]:.2%} of {result["examples"]:,} {result["split"]} images',
+        'loss': f'{result["loss"]:.4f}',
+        'steps': f'{result["step"]:,}',
+        'parameters': f'{result["parameters"]:,}',
+        'time': f'{result["train_seconds"]:.1f} s',
+        'speed': f'{sorted(speeds)[len(speeds) // 2]:,.0f} images/s (median)' if speeds else '-',
+        'checkpoint': os.path.join(workdir, 'checkpoints', str(result['step'])),
+        'metrics': os.path.join(workdir, 'metrics.jsonl'),
+        'TensorBoard': f'tensorboard --logdir={os.path.join(workdir, "tensorboard")}',
+        'report page': os.path.join(workdir, 'report.html'),
+    }
+    return '\n'.join(f'  {name:<12} {text}' for name, text in lines.items())
+
+
+def environment() -> dict:
+    """Returns what a result may depend on besides the config."""
+    packages = ('imgjax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
+    return {
+        'command': ' '.join(sys.argv), 'host': socket.gethostname(),
+        'platform': platform.platform(), 'python': platform.python_version(),
+        'devices': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
+        'processes': jax.process_count(), 'cpus': os.cpu_count(),
+    } | {name: _version(name) for name in packages}
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return 'not installed'
+
+
+def _worst(job: Job, results: Results, source: Source) -> list[dict]:
+    """Returns the most confident errors with their pictures, worst first."""
+    wrong = np.flatnonzero(results.labels != results.predictions)
+    worst = wrong[np.argsort(-results.confidences[wrong], kind='stable')][:WORST]
+    shown = []
+    for index in worst.tolist():
+        example = source.examples[index]
+        pixels = pipeline.pixels(example, job.config['data'], job.facts.image_shape[0])
+        png = io.BytesIO()
+        Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(png, 'PNG')
+        shown.append({
+            'image': png.getvalue(), 'label': int(results.labels[index]),
+            'prediction': int(results.predictions[index]),
+            'confidence': float(results.confidences[index]), 'name': example['name']})
+    return shown

@@ -1,0 +1,165 @@
+"""The process a run lives in: start, stop signals, the run lock, the watchdog, exit codes."""
+
+import contextlib
+import datetime
+import faulthandler
+import fcntl
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+
+import jax
+from absl import app, flags
+from absl import logging as absl_logging
+from jax.experimental import multihost_utils
+
+from imgjax import config as config_lib
+from imgjax.errors import WATCHDOG_EXIT_CODE, ConfigError, LockedError, PreemptedError, RunError
+
+log = logging.getLogger('imgjax')
+
+_stop = {'polls': 0, 'asked': False}
+
+
+def main(run) -> None:
+    """Runs an entry point: flags in, `run()`'s dict out as the last line of stdout.
+
+    Logs go to stderr. A RunError ends the process with its one line and its exit code.
+    """
+    signal.signal(signal.SIGTERM, _stop_before_start)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S'))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    absl_logging.set_verbosity(absl_logging.FATAL)  # what Orbax reports also reaches us as errors
+    app.run(lambda _: _run(run), flags_parser=_parse_flags)
+
+
+def _run(run) -> None:
+    try:
+        result = run()
+    except RunError as error:
+        print(f'imgjax: {error}', file=sys.stderr)
+        leave(error.exit_code)
+    print(json.dumps(result), flush=True)
+    leave(0)
+
+
+def leave(code: int) -> None:
+    """Ends the process without waiting for what may never end (a worker, a dead peer)."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _parse_flags(arguments: list[str]) -> list[str]:
+    try:
+        rest = flags.FLAGS(arguments)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        text = config_lib.explain_overrides(arguments) or str(error).strip('"\'').split('\n')[0]
+        print(f'imgjax: {text}', file=sys.stderr)
+        sys.exit(ConfigError.exit_code)
+    if len(rest) > 1:
+        print(f'imgjax: {rest[1]!r} is no flag; see --help', file=sys.stderr)
+        sys.exit(ConfigError.exit_code)
+    return rest
+
+
+def _stop_before_start(signum, frame) -> None:
+    # Nothing has been done yet, so nothing has to be saved.
+    print('imgjax: asked to stop before the first step', file=sys.stderr)
+    leave(PreemptedError.exit_code)
+
+
+def start() -> None:
+    """Starts JAX's distributed runtime, for one process too.
+
+    Its notifier then owns SIGTERM: preempted() tells of the signal on every process at the same
+    poll. It replaces the handler of main(); a Python handler set later would silence it.
+    """
+    if jax.distributed.is_initialized():
+        return
+    for attempt in range(5):
+        with socket.socket() as probe:
+            probe.bind(('127.0.0.1', 0))
+            address = f'127.0.0.1:{probe.getsockname()[1]}'
+        try:
+            jax.distributed.initialize(
+                address, num_processes=1, process_id=0, coordinator_bind_address=address,
+                heartbeat_timeout_seconds=30)
+            return
+        except RuntimeError as error:
+            if 'before any JAX' in str(error):  # a script that has already used a device
+                log.info('a stop signal will not be heard: runtime.start() comes first')
+                return
+            if attempt == 4:  # or another process took the port between the probe and now
+                raise
+
+
+def preempted() -> bool:
+    """Polled in every loop: has this job been asked to stop?
+
+    All processes poll in the same order, so the count of polls is what they agree on.
+    """
+    if not _stop['asked'] and jax.distributed.is_initialized():
+        _stop['polls'] += 1
+        _stop['asked'] = multihost_utils.reached_preemption_sync_point(_stop['polls'])
+    return _stop['asked']
+
+
+@contextlib.contextmanager
+def run_lock(workdir: str):
+    """Holds the run directory for this process; the kernel lets go when the process ends.
+
+    Raises:
+      LockedError: another process holds it; the line names that process.
+    """
+    path = os.path.join(workdir, 'lock')
+    with open(path, 'a+', encoding='utf-8') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise LockedError(
+                f'{workdir}: held by {file.read(200).strip() or "another process"}; wait for it, '
+                'stop it, or take another --workdir') from None
+        now = datetime.datetime.now().isoformat(timespec='seconds')
+        file.truncate(0)
+        file.write(f'process {os.getpid()} on {socket.gethostname()} since {now}')
+        file.flush()
+        yield
+
+
+@contextlib.contextmanager
+def watchdog(seconds: float):
+    """Ends the process with 76 when the `beat` it yields was not called for `seconds`.
+
+    A data worker that hangs, or a peer that is gone, leaves the main thread in a call that never
+    returns; only another thread can end that.
+    """
+    state = {'last': time.monotonic(), 'over': False}
+
+    def beat() -> None:
+        state['last'] = time.monotonic()
+
+    def watch() -> None:
+        while not state['over']:
+            if time.monotonic() - state['last'] > seconds:
+                print(f'imgjax: no progress for {seconds:.0f} s (config.watchdog_seconds); the '
+                      'same command goes on from the last checkpoint. Where it hung:',
+                      file=sys.stderr)
+                faulthandler.dump_traceback(file=sys.stderr)
+                leave(WATCHDOG_EXIT_CODE)
+            time.sleep(min(1.0, seconds / 4))
+
+    threading.Thread(target=watch, daemon=True, name='watchdog').start()
+    try:
+        yield beat
+    finally:
+        state['over'] = True

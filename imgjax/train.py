@@ -1,0 +1,267 @@
+"""Training: build -> resume -> loop -> finish."""
+
+import contextlib
+import logging
+import math
+import os
+import sys
+import time
+
+import jax
+import numpy as np
+
+from imgjax import build, checkpoint, evaluate, metrics, runtime, sharding
+from imgjax import config as config_lib
+from imgjax import state as state_lib
+from imgjax.build import Job
+from imgjax.data import Source, pipeline
+from imgjax.errors import ConfigError, DataError, DivergedError, PreemptedError
+from imgjax.feed import Feed, fits, open_feed
+from imgjax.report import run as run_page
+
+log = logging.getLogger('imgjax')
+
+
+def run(config, workdir: str) -> dict:
+    """Trains a config in a run directory, from where it stands; the same command goes on.
+
+    Args:
+      config: what a get_config returned, or its plain data; None takes the run directory's own.
+      workdir: the run directory; made when it is missing.
+
+    Returns the result: split, accuracy, loss, step, examples, workdir, state_digest and more.
+
+    Raises:
+      RunError: a kind for each way a run can end, see imgjax/errors.py.
+    """
+    started = time.monotonic()
+    runtime.start()
+    config = _config_of(config, workdir)
+    train_source, eval_source, facts = build.open_dataset(config)
+    job = build.job(config, facts)
+    sharding.check_batch_size(
+        config['batch_size'], config['accumulation_steps'], job.mesh.size)
+    _claim_directory(workdir)
+    with (runtime.run_lock(workdir), runtime.watchdog(config['watchdog_seconds']) as beat,
+          jax.transfer_guard('disallow')):
+        _check_owner(workdir, job)
+        hparams = _hparams(job)
+        state = _resume(job, workdir, hparams)
+        rows = metrics.Log(workdir, _step_of(state))
+        writer = checkpoint.Writer(workdir, job.config['checkpoint'])
+        try:
+            evaluator = _evaluator(job, eval_source, beat)
+            feed = open_feed(job, train_source, state, _step_of(state), hparams)
+            state, results = _loop(job, state, feed, evaluator, rows, writer, beat)
+        finally:
+            rows.close()
+            writer.close()
+        return _finish(job, workdir, state, results, rows, eval_source,
+                       time.monotonic() - started)
+
+
+def _config_of(config, workdir: str) -> dict:
+    if config is not None:
+        return config_lib.to_plain(config)
+    stored = config_lib.read(workdir)
+    if stored is None:
+        raise ConfigError(f'{workdir}: no run was started here yet; give --config')
+    return stored
+
+
+def _claim_directory(workdir: str) -> None:
+    try:
+        os.makedirs(workdir, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f'--workdir={workdir}: cannot be made ({error.strerror})') from None
+
+
+def _check_owner(workdir: str, job: Job) -> None:
+    """Makes the run directory this config's, or checks that it is."""
+    stored = config_lib.read(workdir)
+    if stored is None:
+        strange = sorted(set(os.listdir(workdir)) - {'lock'})
+        if strange:
+            raise ConfigError(
+                f'{workdir}: holds {strange[0]!r} but no run; take an empty --workdir')
+        build.write_facts(workdir, job.facts)
+        config_lib.write(workdir, job.config)
+        return
+    different = config_lib.differences(job.config, stored)
+    if different:
+        raise ConfigError(
+            f'{workdir}: belongs to another config ({"; ".join(different[:3])}'
+            f'{", ..." if len(different) > 3 else ""}); take a new --workdir, or that config')
+    build.check_same_data(workdir, build.read_facts(workdir), job.facts)
+
+
+def _hparams(job: Job) -> dict:
+    """Returns the hparams as arrays on the mesh."""
+    numbers = {k: v for k, v in job.config['hparams'].items() if k != 'seed'}
+    host = {'seed': np.int32(job.config['hparams']['seed'])} | jax.tree.map(np.float32, numbers)
+    return jax.device_put(host, sharding.replicated(job.mesh))
+
+
+def _resume(job: Job, workdir: str, hparams: dict) -> state_lib.TrainState:
+    """Returns the newest state on disk that verifies, or the initial one of a new run."""
+    restored = checkpoint.restore_newest(workdir, job.target, put_aside=True)
+    if restored is not None:
+        log.info('going on from step %d of %d', restored[1]['step'], job.config['steps'])
+        return restored[0]
+    return _initial_state(job, hparams)
+
+
+def _initial_state(job: Job, hparams: dict) -> state_lib.TrainState:
+    shape = tuple(job.facts.image_shape)
+    init = jax.jit(lambda hparams: state_lib.init(job.model, job.config, shape, hparams),
+                   out_shardings=job.shardings)
+    # It runs once: compiling it with fewer passes takes a fifth of the time on a CPU.
+    return init.lower(hparams).compile({'xla_backend_optimization_level': 1})(hparams)
+
+
+def _step_of(state) -> int:
+    return int(jax.device_get(state.step))
+
+
+def _evaluator(job: Job, source: Source, beat):
+    """Returns evaluate(state, step) -> Results, or None when asked to stop."""
+    options, size = job.config['data'], job.facts.image_shape[0]
+    batches = pipeline.eval_batches(
+        source, options, size,
+        batch_size=evaluate.global_batch_size(job.config['eval_batch_size'], job.mesh),
+        process=(jax.process_index(), jax.process_count()))
+    count = len(batches)
+    if fits(job, source):
+        batches = list(pipeline.iterate(batches, 0))
+    eval_step = evaluate.jit_eval_step(job.eval_step, job.shardings, job.mesh)
+
+    def run_evaluation(state, step: int):
+        items = batches if isinstance(batches, list) else pipeline.iterate(
+            batches, options['workers'])
+        return evaluate.run(eval_step, state, items, count, job.mesh,
+                            title=f'{options["eval_split"]} at step {step}', beat=beat)
+
+    return run_evaluation
+
+
+def _loop(job: Job, state, feed: Feed, evaluator, rows, writer, beat):
+    """Runs the steps that are left; returns the last state and its evaluation Results."""
+    config, step, results = job.config, _step_of(state), None
+    total, split = config['steps'], config['data']['eval_split']
+    clock = {'since': time.monotonic(), 'step': step, 'stalled': 0.0}
+    ahead, measured = None, None  # (step, metrics) of the newest dispatch; of one to be logged
+    profile = _profiler(config['profile'], os.path.join(rows.workdir, 'profile'))
+    with (metrics.progress(total, step, 'image', config['batch_size']) as bar,
+          contextlib.closing(profile)):
+        while True:
+            stop = runtime.preempted()
+            evaluates = step == total or _due(step, config['eval_every'])
+            saves = stop or step == total or _due(step, config['checkpoint']['every'])
+            if (saves or evaluates) and measured:
+                _log_step(job, *measured, clock, feed, rows, bar)
+                measured = None
+            if evaluates and not stop and (step == total or not rows.has(step, split)):
+                results = evaluator(state, step)
+                if results is None:
+                    stop = saves = True
+                elif not rows.has(step, split):
+                    rows.write({'step': step, 'split': split} | results.summary())
+                    _say(rows.rows[-1], total, bar)
+            if saves and step:
+                rows.sync()
+                best = results.summary() if results and evaluates else None
+                writer.save(state, best, {'config_hash': config_lib.digest(config)})
+            if stop:
+                writer.wait()
+                raise PreemptedError(f'asked to stop; step {step} of {total} is saved, the same '
+                                     'command goes on from there')
+            if step == total:
+                return state, results
+            if saves or evaluates:  # their time is not the steps'
+                clock.update(since=time.monotonic(), step=step, stalled=0.0)
+            profile.send((step, ahead))
+            waiting = time.monotonic()
+            item = next(feed.items)
+            clock['stalled'] += time.monotonic() - waiting
+            state, newest = feed.dispatch(state, item)
+            if measured:
+                _log_step(job, *measured, clock, feed, rows, bar)
+            elif ahead:
+                jax.block_until_ready(ahead)  # the host is at most two dispatches ahead
+            step += feed.steps
+            ahead = newest
+            measured = (step, newest) if _due(step, config['log_every']) or step == total else None
+            bar.update(feed.steps * config['batch_size'])
+            beat()
+
+
+def _due(step: int, every: int) -> bool:
+    return step > 0 and every > 0 and step % every == 0
+
+
+def _log_step(job: Job, step: int, measured: dict, clock: dict, feed: Feed, rows, bar) -> None:
+    """Fetches a step's metrics and writes their row; ends a run that has diverged."""
+    values = {name: value.item() for name, value in jax.device_get(measured).items()}
+    in_a_row = values.pop('skipped_in_a_row')
+    now = time.monotonic()
+    perf = metrics.performance(
+        steps=max(step - clock['step'], 1), seconds=now - clock['since'], stalled=clock['stalled'],
+        batch_size=job.config['batch_size'], flops=feed.flops,
+        compile_seconds=feed.compile_seconds)
+    clock.update(since=now, step=step, stalled=0.0)
+    rows.write({'step': step, 'split': 'train'} | values | {'perf': perf})
+    _say(rows.rows[-1], job.config['steps'], bar)
+    if in_a_row >= job.config['max_skipped_updates']:
+        raise DivergedError(
+            f'{in_a_row} updates in a row were not finite by step {step} '
+            '(config.max_skipped_updates); lower config.hparams.learning_rate or set clip_norm. '
+            'The last checkpoint is from before')
+
+
+def _say(row: dict, total: int, bar) -> None:
+    if bar.disable:
+        log.info(metrics.line(row, total))
+    elif row['split'] == 'train':
+        bar.set_postfix_str(f'loss {row["loss"] or math.nan:.3f}, '
+                            f'accuracy {row["accuracy"] or 0:.3f}', refresh=False)
+    else:
+        bar.write(metrics.line(row, total), file=sys.stderr)
+
+
+def _profiler(options: dict, directory: str):
+    """Returns a primed generator that is sent (step, metrics ahead) and traces the chosen steps."""
+    def watch():
+        running = False
+        try:
+            while True:
+                step, ahead = yield
+                wanted = options['start'] <= step < options['start'] + options['steps']
+                if wanted and not running:
+                    jax.profiler.start_trace(directory)
+                elif running and not wanted:
+                    jax.block_until_ready(ahead)
+                    jax.profiler.stop_trace()
+                running = wanted
+        finally:
+            if running:
+                jax.profiler.stop_trace()
+
+    watcher = watch()
+    next(watcher)
+    return watcher
+
+
+def _finish(job: Job, workdir: str, state, results, rows, source: Source, seconds: float) -> dict:
+    """Checks that the last state is on disk, writes the page, returns the result."""
+    config, step = job.config, _step_of(state)
+    if step not in checkpoint.steps(workdir):
+        raise DataError(
+            f'{checkpoint.directory(workdir)}: the last state could not be saved (is the disk '
+            'full?); make space, and the same command goes on from the checkpoint before')
+    result = {
+        'split': config['data']['eval_split'], **results.summary(), 'step': step,
+        'workdir': os.path.abspath(workdir), 'state_digest': checkpoint.state_digest(state),
+        'parameters': state_lib.parameter_count(job.target), 'train_seconds': round(seconds, 2)}
+    run_page.write(workdir, job, rows.rows, results, source, result)
+    print(run_page.table(result, rows.rows), file=sys.stderr)
+    return result

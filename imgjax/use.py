@@ -1,0 +1,204 @@
+"""What can be done with a run directory besides training: evaluate, predict, inspect. Read-only."""
+
+import csv
+import glob
+import logging
+import os
+
+import jax
+import numpy as np
+
+from imgjax import build, checkpoint, data, evaluate, metrics, runtime, sharding, step
+from imgjax import config as config_lib
+from imgjax import state as state_lib
+from imgjax.data import decode, pipeline
+from imgjax.errors import ConfigError, DataError, PreemptedError
+
+log = logging.getLogger('imgjax')
+
+PREDICT_BATCH = 64
+
+
+def _open(workdir: str) -> build.Job:
+    """Builds a run from its directory alone, on the devices that are here."""
+    config = config_lib.read(workdir) if os.path.isdir(workdir) else None
+    if config is None:
+        raise ConfigError(f'--workdir={workdir}: no run directory')
+    # The devices that are here, not those it was trained on.
+    config = config | {'mesh': {'data': -1, 'fsdp': 1}}
+    return build.job(config, build.read_facts(workdir))
+
+
+def _restore(job: build.Job, workdir: str, at: int | None):
+    """Returns (state, meta) of one step, or of the newest that verifies."""
+    if at is not None:
+        return checkpoint.restore(workdir, at, job.target)
+    restored = checkpoint.restore_newest(workdir, job.target, put_aside=False)
+    if restored is None:
+        raise DataError(f'{workdir}: no checkpoint was saved yet')
+    return restored
+
+
+def evaluate_split(workdir: str, at: int | None = None, split: str | None = None) -> dict:
+    """Evaluates a checkpoint.
+
+    Args:
+      workdir: the run directory.
+      at: which step; None takes the newest that verifies.
+      split: of the run's dataset; None takes the one it was evaluated on.
+
+    Returns split, accuracy, loss, step, examples, workdir, state_digest and top5_accuracy.
+    """
+    runtime.start()
+    job = _open(workdir)
+    options = job.config['data']
+    split = split or options['eval_split']
+    source = data.open_split(split, options)
+    if list(source.class_names) != job.facts.class_names:
+        raise ConfigError(
+            f'{workdir}: its model has {len(job.facts.class_names)} classes, the dataset has '
+            f'{len(source.class_names)}; use the dataset it was trained on')
+    state, meta = _restore(job, workdir, at)
+    batch_size = evaluate.global_batch_size(job.config['eval_batch_size'], job.mesh)
+    batches = pipeline.eval_batches(source, options, job.facts.image_shape[0],
+                                    batch_size=batch_size)
+    with runtime.watchdog(job.config['watchdog_seconds']) as beat:
+        results = evaluate.run(
+            evaluate.jit_eval_step(job.eval_step, job.shardings, job.mesh), state,
+            pipeline.iterate(batches, options['workers']), len(batches), job.mesh,
+            title=split, beat=beat)
+    if results is None:
+        raise PreemptedError('asked to stop; nothing had to be saved')
+    return {'split': split, **results.summary(), 'step': meta['step'],
+            'workdir': os.path.abspath(workdir), 'state_digest': meta['state_digest']}
+
+
+def inspect_run(workdir: str) -> dict:
+    """Restores and verifies every step on disk, and says so a line each on stderr.
+
+    Returns the newest sound step and its state_digest, all steps with `verified`, the parameter
+    count and the config hash.
+    """
+    runtime.start()
+    job = _open(workdir)
+    found = []
+    for at in checkpoint.steps(workdir):
+        try:
+            _, meta = checkpoint.restore(workdir, at, job.target)
+            found.append({'step': at, 'verified': True, 'state_digest': meta['state_digest']})
+            log.info('step %d: verified, %s', at, meta['state_digest'])
+        except DataError as error:
+            found.append({'step': at, 'verified': False, 'error': str(error)})
+            log.info('step %d: %s', at, error)
+    sound = [entry for entry in found if entry['verified']]
+    newest = sound[-1] if sound else {'step': None, 'state_digest': None}
+    parameters = state_lib.parameter_count(job.target)
+    log.info('%s parameters, config %s', f'{parameters:,}', config_lib.digest(job.config))
+    return {'step': newest['step'], 'state_digest': newest['state_digest'], 'steps': found,
+            'parameters': parameters, 'config_hash': config_lib.digest(job.config),
+            'workdir': os.path.abspath(workdir)}
+
+
+def predict_images(workdir: str, images: str, top_k: int, output: str,
+                   at: int | None = None) -> dict:
+    """Classifies image files and writes the most probable classes of each.
+
+    An image that cannot be read gets a row with its error, and the others are classified; the
+    call then ends in a DataError after everything is written.
+
+    Args:
+      workdir: the run directory: its config, class names and checkpoint are all that is needed.
+      images: a file, a folder (searched in depth) or a glob.
+      top_k: classes of an image.
+      output: path ending in .csv or .json.
+      at: which step; None takes the newest that verifies.
+    """
+    if not output.endswith(('.csv', '.json')):
+        raise ConfigError(f'--output={output}: takes a name ending in .csv or .json')
+    paths = _list_images(images)
+    runtime.start()
+    job = _open(workdir)
+    state, meta = _restore(job, workdir, at)
+    classify = _classifier(job, state, min(top_k, len(job.facts.class_names)))
+    rows = []
+    with metrics.progress(len(paths), 0, 'image') as bar:
+        for start in range(0, len(paths), PREDICT_BATCH):
+            rows += classify(paths[start:start + PREDICT_BATCH])
+            bar.update(min(PREDICT_BATCH, len(paths) - start))
+            if runtime.preempted():
+                raise PreemptedError('asked to stop; nothing was written')
+    _write_predictions(output, rows)
+    failed = [row for row in rows if row['error']]
+    if failed:
+        raise DataError(f'{len(failed)} of {len(rows)} images could not be read, first: '
+                        f'{failed[0]["error"]}; the others are in {output}')
+    return {'images': len(rows), 'output': os.path.abspath(output), 'step': meta['step'],
+            'workdir': os.path.abspath(workdir), 'state_digest': meta['state_digest']}
+
+
+def _list_images(images: str) -> list[str]:
+    """Returns the sorted paths that a file, a folder or a glob stands for."""
+    pattern = os.path.join(images, '**') if os.path.isdir(images) else images
+    found = sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
+    if os.path.isdir(images):  # a folder may hold other files too; a glob is taken at its word
+        found = [path for path in found if path.lower().endswith(decode.EXTENSIONS)]
+    if not found:
+        raise ConfigError(f'--images={images}: no such images')
+    return found
+
+
+def _classifier(job: build.Job, state, top_k: int):
+    """Returns classify(paths) -> a row each: image, classes, probabilities, error."""
+    size, names = job.facts.image_shape[0], job.facts.class_names
+    options = job.config['data']
+    if not options['image_size']:  # trained on images of one size: bring others to it, whole
+        options = options | {'image_size': size, 'eval_crop_fraction': 1.0}
+
+    def top(state, images_NHWC):
+        logits_NK = step.predict(job.model, job.config, state, images_NHWC)
+        return jax.lax.top_k(jax.nn.softmax(logits_NK), top_k)
+
+    top = jax.jit(top, out_shardings=sharding.replicated(job.mesh))
+    count = evaluate.global_batch_size(PREDICT_BATCH, job.mesh)
+
+    def classify(paths: list[str]) -> list[dict]:
+        images_NHWC = np.zeros((count, *job.facts.image_shape), np.uint8)
+        errors = [''] * len(paths)
+        for row, path in enumerate(paths):
+            try:
+                with open(path, 'rb') as file:
+                    encoded = file.read(decode.MAX_BYTES + 1)
+                images_NHWC[row] = pipeline.pixels({'image': encoded, 'name': path}, options, size)
+            except OSError as error:
+                errors[row] = f'{path}: cannot be read ({error.strerror})'
+            except DataError as error:
+                errors[row] = str(error)
+        placed = jax.device_put(images_NHWC, sharding.batch_sharding(job.mesh))
+        probabilities, classes = jax.device_get(top(state, placed))
+        return [{'image': path, 'error': error,
+                 'classes': [] if error else [names[i] for i in classes[row]],
+                 'probabilities': [] if error else [float(p) for p in probabilities[row]]}
+                for row, (path, error) in enumerate(zip(paths, errors, strict=True))]
+
+    return classify
+
+
+def _write_predictions(output: str, rows: list[dict]) -> None:
+    """Writes the rows as CSV (class_1, probability_1, class_2, ...) or JSON, whole or not."""
+    folder = os.path.dirname(os.path.abspath(output))
+    if not os.path.isdir(folder):
+        raise ConfigError(f'--output={output}: no such folder')
+    if output.endswith('.json'):
+        config_lib.write_json(output, rows)
+        return
+    top_k = max(len(row['classes']) for row in rows)
+    header = ['image', *(f'{word}_{k}' for k in range(1, top_k + 1)
+                         for word in ('class', 'probability')), 'error']
+    with open(f'{output}.tmp', 'w', encoding='utf-8', newline='') as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        for row in rows:
+            pairs = [cell for pair in zip(row['classes'], row['probabilities'], strict=True)
+                     for cell in pair]
+            writer.writerow([row['image'], *pairs, *[''] * (2 * top_k - len(pairs)), row['error']])
+    os.replace(f'{output}.tmp', output)

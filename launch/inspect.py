@@ -1,0 +1,19 @@
+"""Lists the checkpoints of a run directory and whether each is what was saved.
+
+    python -m launch.inspect --workdir=runs/digits
+"""
+
+from absl import flags
+
+from imgjax import runtime
+
+_WORKDIR = flags.DEFINE_string('workdir', None, 'The run directory.', required=True)
+
+
+def main() -> dict:
+    from imgjax import use
+    return use.inspect_run(_WORKDIR.value)
+
+
+if __name__ == '__main__':
+    runtime.main(main)

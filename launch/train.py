@@ -1,0 +1,25 @@
+"""Trains a config in a run directory; the same command again goes on where it stopped.
+
+    python -m launch.train --config=configs/digits.py --workdir=runs/digits
+    python -m launch.train --config=configs/digits.py:vit --workdir=runs/vit \\
+        --config.hparams.learning_rate=3e-4
+"""
+
+from absl import flags
+from ml_collections import config_flags
+
+from imgjax import runtime
+
+_CONFIG = config_flags.DEFINE_config_file(
+    'config', None, 'A file of configs/, as PATH or PATH:ARGUMENT; the run directory\'s own '
+    'config when left out.')
+_WORKDIR = flags.DEFINE_string('workdir', None, 'The run directory.', required=True)
+
+
+def main() -> dict:
+    from imgjax import train
+    return train.run(_CONFIG.value, _WORKDIR.value)
+
+
+if __name__ == '__main__':
+    runtime.main(main)

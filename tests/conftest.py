@@ -1,0 +1,50 @@
+"""Every test runs on eight virtual CPU devices, in JAX's strict modes."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ['XLA_FLAGS'] = (
+    os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
+    # Compiles are most of the test time; processes that tests start compile in full.
+    ' --xla_backend_optimization_level=1')
+
+import jax  # noqa: E402  (after the device count is set)
+import pytest  # noqa: E402
+
+jax.config.update('jax_numpy_dtype_promotion', 'strict')
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture(scope='session', autouse=True)
+def data_dir(tmp_path_factory):
+    """Where TFDS sets of the tests are prepared."""
+    path = str(tmp_path_factory.mktemp('tfds'))
+    os.environ['TFDS_DATA_DIR'] = path
+    return path
+
+
+@pytest.fixture(scope='session')
+def launch(tmp_path_factory, data_dir):
+    """Returns launch(module, *flags, devices=1) -> Popen of `python -m launch.<module>`.
+
+    The processes share a compilation cache, as XLA's compiles would dominate.
+    """
+    cache = str(tmp_path_factory.mktemp('xla'))
+
+    def start(module: str, *flags: str, devices: int = 1) -> subprocess.Popen:
+        env = dict(
+            os.environ, TFDS_DATA_DIR=data_dir, JAX_COMPILATION_CACHE_DIR=cache,
+            JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS='0',
+            JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES='-1', JAX_NUMPY_RANK_PROMOTION='raise',
+            JAX_NUMPY_DTYPE_PROMOTION='strict',
+            XLA_FLAGS=f'--xla_force_host_platform_device_count={devices}')
+        return subprocess.Popen(
+            [sys.executable, '-m', f'launch.{module}', *flags], cwd=ROOT, env=env, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    return start

@@ -1,0 +1,139 @@
+"""The layers against flax's, numpy's or their own definition."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from imgjax.models import layers
+
+
+def normal(*shape):
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ('kernel', 'strides', 'groups', 'side'),
+    [
+        (1, 1, 1, 6),
+        (1, 2, 1, 6),
+        (1, 2, 1, 7),
+        (1, 1, 2, 6),
+        (3, 1, 1, 6),
+        (3, 2, 2, 7),
+        (7, 2, 1, 8),
+    ],
+)
+def test_conv_is_flax_conv_with_torch_padding(kernel, strides, groups, side):
+    x = normal(2, side, side, 4)
+    ours = layers.Conv(6, kernel, strides, groups=groups, use_bias=True)
+    theirs = nn.Conv(
+        6,
+        (kernel, kernel),
+        strides,
+        padding=[(kernel // 2, kernel // 2)] * 2,
+        feature_group_count=groups,
+    )
+    variables = {'params': {'kernel': normal(kernel, kernel, 4 // groups, 6), 'bias': normal(6)}}
+    shapes = jax.eval_shape(
+        lambda: (ours.init(jax.random.key(0), x), theirs.init(jax.random.key(0), x))
+    )
+    assert shapes[0] == shapes[1]
+    y = ours.apply(variables, x)
+    np.testing.assert_allclose(y, theirs.apply(variables, x), rtol=1e-5, atol=1e-5)
+    assert y.shape == (2, -(-side // strides), -(-side // strides), 6)
+
+
+def test_pointwise_conv_is_a_dot():
+    conv = layers.Conv(6, 1, 2)
+    variables, x = {'params': {'kernel': normal(1, 1, 4, 6)}}, normal(2, 6, 6, 4)
+    traced = str(jax.make_jaxpr(conv.apply)(variables, x))
+    assert 'dot_general' in traced and 'conv_general' not in traced
+
+
+def test_kaiming_counts_the_outputs():
+    fast = {'xla_backend_optimization_level': 0}
+    init = jax.jit(lambda key: layers.kaiming_fan_out(key, (3, 3, 16, 64)), compiler_options=fast)
+    kernel = init(jax.random.key(0))
+    np.testing.assert_allclose(np.std(kernel), np.sqrt(2 / (9 * 64)), rtol=0.05)
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+@pytest.mark.parametrize('name', ['batch', 'group', 'layer'])
+def test_norms_normalise(name, dtype):
+    x = (3 * normal(4, 5, 5, 48) + 2).astype(layers.compute_dtype(dtype))
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return layers.norm(name, train=True, dtype=x.dtype)(name='norm')(x)
+
+    y, variables = Net().init_with_output(jax.random.key(0), x)
+    assert y.dtype == x.dtype
+    assert set(variables['params']['norm']) == {'scale', 'bias'}
+    y = np.asarray(y, np.float32)
+    if name == 'group':
+        y = y.reshape(4, 25, 16, 3).swapaxes(1, 2).reshape(4, 16, 75)
+    axis = (0, 1, 2) if name == 'batch' else -1
+    np.testing.assert_allclose(y.mean(axis), 0, atol=1e-2)
+    np.testing.assert_allclose(y.std(axis), 1, atol=1e-2)
+
+
+def test_batch_norm_remembers_a_tenth():
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x, train):
+            return layers.norm('batch', train=train, dtype=x.dtype)(name='norm')(x)
+
+    x = 3 * normal(64, 4) + 2
+    start = {
+        'params': {'norm': {'scale': np.ones(4, np.float32), 'bias': np.zeros(4, np.float32)}},
+        'batch_stats': {'norm': {'mean': np.zeros(4, np.float32), 'var': np.ones(4, np.float32)}},
+    }
+    _, stats = Net().apply(start, x, train=True, mutable=['batch_stats'])
+    mean, var = (np.asarray(stats['batch_stats']['norm'][name]) for name in ('mean', 'var'))
+    np.testing.assert_allclose(mean, 0.1 * x.mean(0), rtol=1e-4)
+    np.testing.assert_allclose(var, 0.9 + 0.1 * x.var(0), rtol=1e-4)
+    y = Net().apply({**start, **stats}, x, train=False)
+    np.testing.assert_allclose(
+        y, (x - mean[None]) / np.sqrt(var[None] + np.float32(1e-5)), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_layer_norm_is_exact_far_from_zero():
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return layers.layer_norm(dtype=x.dtype, epsilon=1e-6)(x)
+
+    x = normal(64, 384) + 30
+    exact = (x - x.mean(-1, keepdims=True, dtype=np.float64)) / x.std(
+        -1, keepdims=True, dtype=np.float64
+    )
+    y, _ = Net().init_with_output(jax.random.key(0), x)
+    np.testing.assert_allclose(y, exact, atol=3e-5)
+
+
+def test_drop_path_drops_whole_examples_and_keeps_the_mean():
+    x = np.ones((2000, 3, 2), np.float32)
+    y = np.asarray(layers.DropPath(False).apply({}, x, 0.25, rngs={'dropout': jax.random.key(0)}))
+    assert set(np.unique(y).tolist()) == {0.0, float(np.float32(1 / 0.75))}
+    assert (y.reshape(2000, -1) == y[:, :1, 0]).all()
+    np.testing.assert_allclose(y.mean(), 1, atol=0.05)
+    assert layers.DropPath(True).apply({}, x, 0.25) is x
+
+
+def test_pick_names_the_right_ones():
+    with pytest.raises(ValueError, match=r"unknown act 'sillu'; did you mean 'silu'\?"):
+        layers.activation('sillu')
+    with pytest.raises(ValueError, match="unknown dtype 'float16'"):
+        layers.compute_dtype(jnp.float16)
+    assert layers.compute_dtype(jnp.bfloat16) == jnp.bfloat16
+
+
+def test_gelu_is_exact():
+    x = np.linspace(-3, 3, 13, dtype=np.float32)
+    exact = x * 0.5 * (1 + jax.scipy.special.erf(x / np.sqrt(np.float32(2))))
+    np.testing.assert_allclose(layers.activation('gelu')(x), exact, atol=1e-6)
+    assert np.abs(np.asarray(layers.activation('gelu_tanh')(x) - exact)).max() > 1e-5

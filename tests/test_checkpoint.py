@@ -1,0 +1,182 @@
+import os
+import random
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from imgjax import checkpoint, sharding
+from imgjax.errors import DataError
+from imgjax.state import TrainState
+
+OPTIONS = {'keep_newest': 2, 'keep_every': 0, 'keep_best': True}
+
+
+def make_state(step: int) -> TrainState:
+    noise = jax.random.normal(jax.random.key(step), (64, 32))
+    return TrainState(
+        step=jnp.int32(step), params={'dense': {'kernel': noise, 'bias': noise[0]}},
+        batch_stats={}, opt_state=(noise * 2, ()), ema={'kernel': noise * 3},
+        skipped=jnp.int32(0), skipped_in_a_row=jnp.int32(0), window={'loss': jnp.float32(step)})
+
+
+def target_of(state, mesh_shape=None):
+    mesh = sharding.make_mesh(mesh_shape or {'data': -1, 'fsdp': 1})
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        state, sharding.state_shardings(state, mesh))
+
+
+def save_steps(workdir, *steps, accuracy=None):
+    writer = checkpoint.Writer(str(workdir), OPTIONS)
+    for step in steps:
+        metrics = None if accuracy is None else {'accuracy': accuracy[step]}
+        writer.save(make_state(step), metrics, {})
+        assert writer.wait()
+    writer.close()
+
+
+@pytest.fixture(scope='module')
+def saved(tmp_path_factory):
+    """A run directory with the steps 1 and 2; to be copied, not changed."""
+    path = tmp_path_factory.mktemp('saved')
+    save_steps(path, 1, 2)
+    return path
+
+
+@pytest.fixture
+def workdir(saved, tmp_path):
+    shutil.copytree(saved, tmp_path / 'run')
+    return tmp_path / 'run'
+
+
+def files_of(workdir, step):
+    return sorted(p for p in (workdir / 'checkpoints' / str(step)).rglob('*') if p.is_file())
+
+
+def test_what_comes_back_is_what_was_saved_on_any_mesh(saved):
+    for shape in ({'data': 8, 'fsdp': 1}, {'data': 1, 'fsdp': 8}, {'data': 4, 'fsdp': 2}):
+        state, meta = checkpoint.restore(str(saved), 2, target_of(make_state(0), shape))
+        jax.tree.map(np.testing.assert_array_equal, jax.device_get(state),
+                     jax.device_get(make_state(2)))
+        assert meta['state_digest'] == checkpoint.state_digest(make_state(2))
+
+
+def test_digest_tells_shape_dtype_and_place():
+    base = {'a': jnp.zeros((2, 3)), 'b': jnp.ones(6)}
+    others = [{'a': jnp.zeros((3, 2)), 'b': jnp.ones(6)},
+              {'a': jnp.zeros((2, 3), jnp.int32), 'b': jnp.ones(6)},
+              {'b': jnp.zeros((2, 3)), 'a': jnp.ones(6)},
+              {'a': -jnp.zeros((2, 3)), 'b': jnp.ones(6)}]
+    assert len({checkpoint.state_digest(tree) for tree in (base, *others)}) == 5
+
+
+def test_fifty_flipped_bits_none_silent(saved, tmp_path):
+    rng = random.Random(1)
+    good = checkpoint.state_digest(make_state(2))
+    found = 0
+    for flip in range(50):
+        workdir = tmp_path / str(flip)
+        shutil.copytree(saved, workdir)
+        files = [f for f in files_of(workdir, 2) if f.stat().st_size]
+        path = rng.choices(files, weights=[f.stat().st_size for f in files])[0]
+        data = bytearray(path.read_bytes())
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        path.write_bytes(data)
+        state, meta = checkpoint.restore_newest(
+            str(workdir), target_of(make_state(0)), put_aside=True)
+        # Either harmless (a bit that nothing reads), or found, and the step before it is used.
+        assert meta['step'] in (1, 2)
+        assert checkpoint.state_digest(state) == (
+            good if meta['step'] == 2 else checkpoint.state_digest(make_state(1)))
+        assert (workdir / 'damaged' / '2').exists() == (meta['step'] == 1)
+        found += meta['step'] == 1
+        shutil.rmtree(workdir)
+    assert found >= 25, 'hardly a flip reached the payload: the drill does not test anything'
+
+
+@pytest.mark.parametrize('harm', ['truncate', 'zero', 'delete', 'swap'])
+def test_every_file_harmed(harm, saved, tmp_path):
+    for number, original in enumerate(files_of(saved, 2)):
+        workdir = tmp_path / str(number)
+        shutil.copytree(saved, workdir)
+        path = workdir / original.relative_to(saved)
+        if harm == 'truncate':
+            os.truncate(path, path.stat().st_size // 2)
+        elif harm == 'zero':
+            path.write_bytes(bytes(path.stat().st_size))
+        elif harm == 'delete':
+            path.unlink()
+        else:
+            twins = [f for f in files_of(workdir, 1)
+                     if f.relative_to(workdir / 'checkpoints/1')
+                     == path.relative_to(workdir / 'checkpoints/2')]
+            if not twins:
+                continue
+            shutil.copy(twins[0], path)
+        state, meta = checkpoint.restore_newest(
+            str(workdir), target_of(make_state(0)), put_aside=True)
+        assert checkpoint.state_digest(state) == checkpoint.state_digest(make_state(meta['step']))
+        shutil.rmtree(workdir)
+
+
+def test_all_steps_damaged_never_starts_over(workdir):
+    for step in (1, 2):
+        for path in files_of(workdir, step):
+            path.write_bytes(b'')
+    for _ in range(2):  # also when asked again, with everything put aside
+        with pytest.raises(DataError, match='none is usable'):
+            checkpoint.restore_newest(str(workdir), target_of(make_state(0)), put_aside=True)
+    assert sorted(os.listdir(workdir / 'damaged')) == ['1', '2']
+
+
+def test_reading_changes_nothing(workdir):
+    for path in files_of(workdir, 2):
+        path.write_bytes(b'')
+    before = sorted(workdir.rglob('*'))
+    _, meta = checkpoint.restore_newest(str(workdir), target_of(make_state(0)), put_aside=False)
+    assert meta['step'] == 1
+    assert sorted(workdir.rglob('*')) == before
+
+
+def test_nothing_saved_yet(tmp_path):
+    assert checkpoint.restore_newest(str(tmp_path), target_of(make_state(0)),
+                                     put_aside=True) is None
+    with pytest.raises(DataError, match='the steps on disk are: none'):
+        checkpoint.restore(str(tmp_path), 3, target_of(make_state(0)))
+
+
+def test_retention_keeps_the_newest_the_best_and_every_kth(tmp_path):
+    accuracy = {step: 0.9 if step == 3 else 0.1 * step / 10 for step in range(1, 10)}
+    writer = checkpoint.Writer(str(tmp_path), OPTIONS | {'keep_every': 4})
+    for step in range(1, 10):
+        writer.save(make_state(step), {'accuracy': accuracy[step]}, {})
+        assert writer.wait()
+    writer.close()
+    assert checkpoint.steps(str(tmp_path)) == [3, 4, 8, 9]
+
+
+def test_what_a_killed_save_left_is_taken_away(workdir):
+    left = workdir / 'checkpoints' / '3.orbax-checkpoint-tmp'
+    left.mkdir()
+    (left / 'part').write_bytes(b'x')
+    save_steps(workdir, 4)
+    assert not left.exists()
+    assert checkpoint.steps(str(workdir)) == [2, 4]
+
+
+def test_donation_after_save_does_not_reach_the_checkpoint(tmp_path):
+    writer = checkpoint.Writer(str(tmp_path), OPTIONS)
+    state = make_state(5)
+    expected = checkpoint.state_digest(state)
+    writer.save(state, None, {})
+    overwrite = jax.jit(lambda s: jax.tree.map(lambda x: x * 0 + x.dtype.type(7), s),
+                        donate_argnums=0)
+    for _ in range(3):
+        state = overwrite(state)
+    assert writer.wait()
+    writer.close()
+    _, meta = checkpoint.restore(str(tmp_path), 5, target_of(make_state(0)))
+    assert meta['state_digest'] == expected

@@ -1,0 +1,82 @@
+import copy
+import json
+
+import pytest
+
+from configs import base, digits
+from imgjax import config as config_lib
+from imgjax.errors import ConfigError
+
+
+@pytest.fixture
+def config() -> dict:
+    return config_lib.to_plain(digits.get_config())
+
+
+def test_base_has_exactly_the_fields_that_are_checked():
+    assert set(config_lib.flatten(json.loads(json.dumps(base.get_config().to_dict())))) == set(
+        config_lib.FIELDS)
+
+
+@pytest.mark.parametrize('change, message', [
+    ({'batch_sise': 1}, "config.batch_sise: no such field; did you mean 'batch_size'?"),
+    ({'batch_size': 1.5}, 'config.batch_size: takes int, got 1.5'),
+    ({'batch_size': True}, 'config.batch_size: takes int, got True'),
+    ({'batch_size': 0}, 'config.batch_size: takes at least 1, got 0'),
+    ({'ema': 'yes'}, "config.ema: takes bool, got 'yes'"),
+    ({'steps': 0}, 'config.steps: set either steps or epochs above 0'),
+    ({'epochs': 1.0}, 'config.steps: set either steps or epochs above 0'),
+    ({'accumulation_steps': 3}, 'config.accumulation_steps: batch_size 128 is not divisible by 3'),
+    ({'augment': ['mixup']}, "config.augment: takes (("),
+    ({'augment': [['mixup', {}]]}, 'config.hparams.augment.mixup: takes the strength'),
+    ({'watchdog_seconds': float('nan')}, 'config: not plain JSON data'),
+])
+def test_wrong_fields_are_named(change, message, config):
+    with pytest.raises(ConfigError) as error:
+        config_lib.to_plain(config | change)
+    assert message in str(error.value)
+    assert '\n' not in str(error.value)
+
+
+def test_nested_fields_are_named(config):
+    config['model']['dtype'] = 'float16'
+    with pytest.raises(ConfigError, match="config.model.dtype: takes one of 'float32', 'bfloat16'"):
+        config_lib.to_plain(config)
+    del config['model']['dtype']
+    with pytest.raises(ConfigError, match='config.model.dtype: missing'):
+        config_lib.to_plain(config)
+
+
+def test_hash_follows_the_result_only(config):
+    other = copy.deepcopy(config)
+    other['mesh']['fsdp'] = 4
+    other['data']['data_dir'] = '/elsewhere'
+    other['checkpoint']['every'] = 7
+    assert config_lib.digest(other) == config_lib.digest(config)
+    assert config_lib.differences(other, config) == []
+    other['hparams']['learning_rate'] = 0.5
+    assert config_lib.digest(other) != config_lib.digest(config)
+    assert config_lib.differences(other, config) == ['hparams.learning_rate: 0.002 -> 0.5']
+
+
+def test_what_was_written_is_read_and_an_edit_is_noticed(config, tmp_path):
+    assert config_lib.read(str(tmp_path)) is None
+    config_lib.write(str(tmp_path), config)
+    assert config_lib.read(str(tmp_path)) == config
+    path = tmp_path / 'config.json'
+    path.write_text(path.read_text().replace('"batch_size": 128', '"batch_size": 64'))
+    with pytest.raises(ConfigError, match='was edited'):
+        config_lib.read(str(tmp_path))
+    path.write_text('{')
+    with pytest.raises(ConfigError, match='cannot be used'):
+        config_lib.read(str(tmp_path))
+
+
+@pytest.mark.parametrize('argument, message', [
+    ('--config.hparams.learning_rte=1',
+     "config.hparams.learning_rte: no such field; did you mean 'hparams.learning_rate'?"),
+    ('--config.model.options.depht=3', 'the config file does not set it'),
+    ('--config.hparams.learning_rate=1', ''),
+])
+def test_overrides_are_explained(argument, message):
+    assert message in config_lib.explain_overrides([argument])

@@ -1,0 +1,90 @@
+"""Every recipe is loaded, checked, counted at full size and stepped once."""
+
+import importlib
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from imgjax import build, state
+from imgjax import config as config_lib
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+# recipe: (image shape, classes, parameters)
+RECIPES = {
+    'digits:cnn': ((8, 8, 1), 10, None),
+    'digits:mlp': ((8, 8, 1), 10, 85_002),
+    'digits:rnn': ((8, 8, 1), 10, None),
+    'digits:resnet': ((8, 8, 1), 10, 269_434),  # 269,722 without two of three stem channels
+    'digits:vit': ((8, 8, 1), 10, None),
+    'cifar10_resnet20': ((32, 32, 3), 10, 269_722),
+    'cifar10_resnet20:folder': ((32, 32, 3), 10, 269_722),
+    'imagenet_resnet50': ((224, 224, 3), 1000, 25_557_032),
+    'imagenet_vit_s16': ((224, 224, 3), 1000, None),
+    'imagenet_vit_b16': ((224, 224, 3), 1000, None),
+}
+TINY = {'resnet50': 'test_resnet', 'vit_small_patch16_224': 'test_vit',
+        'vit_base_patch16_224': 'test_vit'}
+
+
+def load(recipe: str) -> dict:
+    name, _, arg = recipe.partition(':')
+    return config_lib.to_plain(importlib.import_module(f'configs.{name}').get_config(arg))
+
+
+def facts(shape, classes) -> build.Facts:
+    return build.Facts([f'class {i}' for i in range(classes)], list(shape), 1000, 100, 'a', 'b')
+
+
+def test_every_recipe_is_in_the_table():
+    files = {p.stem for p in (ROOT / 'configs').glob('*.py')} - {'base'}
+    assert files == {recipe.partition(':')[0] for recipe in RECIPES}
+
+
+@pytest.mark.parametrize('recipe', RECIPES)
+def test_recipe_says_what_it_is(recipe):
+    text = importlib.import_module(f'configs.{recipe.partition(":")[0]}').__doc__
+    first = text.strip().splitlines()[0]
+    assert first.endswith('?'), 'the first line is the question that the recipe answers'
+    assert 'python -m launch.train --config=configs/' in text
+    assert 'Result' in text, 'the result, or untested'
+
+
+@pytest.mark.parametrize('recipe', RECIPES)
+def test_recipe_is_counted_and_its_step_traces_at_full_size(recipe):
+    shape, classes, parameters = RECIPES[recipe]
+    job = build.job(load(recipe), facts(shape, classes))
+    found = state.parameter_count(job.target)
+    assert parameters is None or found == parameters
+    batch = {'image': jax.ShapeDtypeStruct((16, *shape), jnp.uint8),
+             'label': jax.ShapeDtypeStruct((16,), jnp.int32)}
+    hparams = jax.eval_shape(lambda: state.hparams_of(job.config))
+    after, metrics = jax.eval_shape(job.train_step, job.target, batch, hparams)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), job.target)
+    assert {'loss', 'accuracy', 'grad_norm', 'learning_rate'} <= set(metrics)
+
+
+@pytest.mark.parametrize('recipe', RECIPES)
+def test_recipe_steps_once(recipe):
+    """With the family's tiny variant on small synthetic images, for ImageNet's."""
+    shape, classes, _ = RECIPES[recipe]
+    config = load(recipe)
+    if config['model']['name'] in TINY:
+        config['model'] = {'name': TINY[config['model']['name']], 'dtype': 'bfloat16',
+                           'options': config['model']['options']}
+        shape, classes = (32, 32, 3), 10
+    job = build.job(config, facts(shape, classes), jax.devices()[:1])
+    hparams = state.hparams_of(job.config)
+    before = jax.jit(
+        lambda hparams: state.init(job.model, job.config, shape, hparams))(hparams)
+    rng = np.random.default_rng(0)
+    batch = {'image': rng.integers(0, 255, (8, *shape), np.uint8),
+             'label': rng.integers(0, classes, 8).astype(np.int32)}
+    after, metrics = jax.jit(job.train_step)(before, batch, hparams)
+    assert int(after.step) == 1
+    assert int(after.skipped) == 0
+    assert np.isfinite(metrics['loss']) and metrics['grad_norm'] > 0

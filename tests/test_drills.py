@@ -1,0 +1,153 @@
+"""Faults through real processes: what is killed, stopped or starved ends with the same bits."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+
+import pytest
+
+from imgjax import metrics
+
+CONFIG = '--config=tests/drill_config.py'
+
+
+def finish(process) -> dict:
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err[-3000:]
+    return json.loads(out.strip().splitlines()[-1])
+
+
+def rows_without_perf(workdir) -> list[dict]:
+    return [{k: v for k, v in row.items() if k != 'perf'} for row in metrics.read_rows(workdir)]
+
+
+def steps_logged(workdir) -> int:
+    rows = metrics.read_rows(str(workdir))
+    return rows[-1]['step'] if rows else 0
+
+
+def wait_for(condition, process, seconds=120):
+    """Waits until `condition()`, or the process has ended."""
+    deadline = time.monotonic() + seconds
+    while not condition() and process.poll() is None:
+        assert time.monotonic() < deadline, 'the run made no progress'
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope='module')
+def undisturbed(launch, tmp_path_factory):
+    """(result, rows) of the drill's run without any fault."""
+    workdir = str(tmp_path_factory.mktemp('undisturbed'))
+    result = finish(launch('train', CONFIG, f'--workdir={workdir}'))
+    return result, rows_without_perf(workdir)
+
+
+def assert_same(result, workdir, undisturbed):
+    expected, rows = undisturbed
+    same = ('accuracy', 'loss', 'step', 'examples', 'state_digest')
+    assert {k: result[k] for k in same} == {k: expected[k] for k in same}
+    assert rows_without_perf(str(workdir)) == rows, 'metrics rows doubled, lost or changed'
+
+
+def test_ten_kills_change_nothing(launch, tmp_path, undisturbed):
+    rng = random.Random(0)
+    kills = 0
+    for attempt in range(40):
+        before = steps_logged(tmp_path)
+        process = launch('train', CONFIG, f'--workdir={tmp_path}')
+        if kills == 10:
+            break
+        if attempt % 4 == 3:  # somewhere in import, compile, restore
+            time.sleep(rng.uniform(0.5, 6))
+        else:  # somewhere in training, evaluating, saving
+            wait_for(lambda: steps_logged(tmp_path) > before, process)  # noqa: B023
+            time.sleep(rng.uniform(0, 0.4))
+        process.kill()
+        process.communicate()
+        kills += process.returncode == -signal.SIGKILL
+    assert kills == 10, 'the run ended before it was killed ten times: make it longer'
+    assert_same(finish(process), tmp_path, undisturbed)
+
+
+@pytest.mark.parametrize('phase', ['starting', 'compiling', 'training'])
+def test_sigterm_saves_and_the_same_command_goes_on(phase, launch, tmp_path, undisturbed):
+    process = launch('train', CONFIG, f'--workdir={tmp_path}')
+    wait_for({
+        'starting': lambda: time.sleep(1.5) or True,
+        'compiling': (tmp_path / 'metrics.jsonl').exists,
+        'training': lambda: steps_logged(tmp_path) >= 110}[phase], process)
+    asked = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    # CI's two cores may be busy; alone it takes 1 to 3 s.
+    assert time.monotonic() - asked < 10
+    if phase == 'starting' and process.returncode == -signal.SIGTERM:
+        assert not (tmp_path / 'config.json').exists()  # before Python could take the signal
+    else:
+        assert process.returncode == 75, err[-2000:]
+        assert 'asked to stop' in err.splitlines()[-1]
+    if phase == 'training':
+        assert steps_logged(tmp_path) >= 110
+        assert max(int(p.name) for p in (tmp_path / 'checkpoints').iterdir()) >= 110
+    assert_same(finish(launch('train', CONFIG, f'--workdir={tmp_path}')), tmp_path, undisturbed)
+
+
+def test_two_starts_on_one_directory(launch, tmp_path, undisturbed):
+    first = launch('train', CONFIG, f'--workdir={tmp_path}')
+    wait_for(lambda: steps_logged(tmp_path) >= 10, first)
+    second = launch('train', CONFIG, f'--workdir={tmp_path}')
+    _, err = second.communicate(timeout=60)
+    assert second.returncode == 5
+    assert f'process {first.pid}' in err.splitlines()[-1]
+    assert_same(finish(first), tmp_path, undisturbed)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 2 MiB, as a directory."""
+    path = tmp_path / 'disk'
+    path.mkdir()
+    mounted = subprocess.run(
+        ['mount', '-t', 'tmpfs', '-o', 'size=2m', 'tmpfs', str(path)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip('mounting a small disk needs root')
+    yield path
+    subprocess.run(['umount', '-l', str(path)], check=True)
+
+
+def test_full_disk(launch, small_disk, undisturbed):
+    """Training goes on while nothing can be saved, and saves again when there is space."""
+    workdir = small_disk / 'run'
+    process = launch('train', CONFIG, f'--workdir={workdir}')
+    wait_for(lambda: steps_logged(workdir) >= 60, process)
+    filler = small_disk / 'filler'
+    with open(filler, 'wb') as file, pytest.raises(OSError, match='No space'):
+        while True:
+            file.write(bytes(4096))
+            file.flush()
+    seen = len(metrics.read_rows(str(workdir)))
+    time.sleep(1.0)
+    os.remove(filler)
+    result = finish(process)
+    assert seen < len(metrics.read_rows(str(workdir)))
+    assert not list(workdir.glob('checkpoints/*tmp*'))
+    assert_same(result, workdir, undisturbed)
+
+
+def test_disk_full_to_the_end_is_one_clear_line(launch, small_disk, undisturbed):
+    workdir = small_disk / 'run'
+    process = launch('train', CONFIG, f'--workdir={workdir}')
+    wait_for(lambda: steps_logged(workdir) >= 60, process)
+    filler = small_disk / 'filler'
+    with open(filler, 'wb') as file, pytest.raises(OSError, match='No space'):
+        while True:
+            file.write(bytes(4096))
+            file.flush()
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 3
+    assert 'could not be saved' in err.splitlines()[-1]
+    os.remove(filler)
+    assert_same(finish(launch('train', CONFIG, f'--workdir={workdir}')), workdir, undisturbed)

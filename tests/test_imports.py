@@ -1,0 +1,98 @@
+"""Who may import whom: the table of the design, walked over every file."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+# What a file (or each file of a folder) must never import.
+FORBIDDEN = {
+    'configs': ('imgjax', 'jax', 'launch'),
+    'imgjax/models': ('imgjax.data', 'imgjax.checkpoint', 'imgjax.config', 'absl'),
+    'imgjax/augment': ('imgjax.data', 'imgjax.checkpoint', 'imgjax.config', 'absl'),
+    'imgjax/losses.py': ('imgjax.data', 'imgjax.checkpoint', 'imgjax.config', 'absl'),
+    'imgjax/data': ('jax', 'flax', 'imgjax.models', 'imgjax.step', 'imgjax.state'),
+    'imgjax/optim.py': ('imgjax.data', 'imgjax.checkpoint'),
+    'imgjax/sharding.py': ('imgjax.data', 'imgjax.checkpoint'),
+    'imgjax/step.py': ('imgjax.data', 'imgjax.checkpoint', 'os', 'pathlib', 'io'),
+    'imgjax/checkpoint.py': ('imgjax.models', 'imgjax.data', 'imgjax.step'),
+    'imgjax/metrics.py': ('imgjax.models', 'imgjax.data', 'imgjax.step'),
+    'imgjax/runtime.py': ('imgjax.models', 'imgjax.data', 'imgjax.step'),
+    'imgjax/report/page.py': ('jax', 'imgjax.data', 'imgjax.step'),
+    'imgjax': ('launch', 'configs', 'tensorflow', 'torch', 'pickle', 'cloudpickle'),
+}
+CALLS = {'eval', 'exec', '__import__'}
+
+
+def files(place: str):
+    path = ROOT / place
+    return [path] if path.suffix == '.py' else sorted(path.rglob('*.py'))
+
+
+def imported(path: pathlib.Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f'{node.module}.{alias.name}' for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize('place', FORBIDDEN)
+def test_imports(place):
+    assert files(place)
+    for path in files(place):
+        for name in imported(path):
+            bad = [f for f in FORBIDDEN[place] if name == f or name.startswith(f'{f}.')]
+            assert not bad, f'{path.relative_to(ROOT)} imports {name}'
+
+
+def test_launch_has_no_logic_of_its_own():
+    for path in files('launch'):
+        assert len(path.read_text().splitlines()) < 40, f'{path}: move logic into imgjax'
+
+
+def test_nothing_is_executed_or_unpickled():
+    for path in files('imgjax') + files('launch') + files('configs'):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                name = getattr(node.func, 'id', getattr(node.func, 'attr', ''))
+                assert not (isinstance(node.func, ast.Name) and name in CALLS), f'{path}: {name}'
+                assert 'allow_pickle' not in {k.arg for k in node.keywords}, path
+
+
+def test_functions_stay_short():
+    for path in files('imgjax') + files('launch') + files('configs'):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                lines = node.end_lineno - node.lineno + 1
+                assert lines <= 82, f'{path.relative_to(ROOT)}: {node.name} has {lines} lines'
+    for path in files('imgjax/models'):
+        assert len(path.read_text().splitlines()) <= 250, path
+
+
+def run_python(code: str) -> str:
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_import_is_light():
+    run_python('import sys, imgjax; bad = {"jax", "tensorflow", "torch"} & set(sys.modules); '
+               'assert not bad, bad')
+
+
+def test_configs_load_without_jax():
+    run_python('import sys, configs.digits as c; c.get_config(); '
+               'assert not {"jax", "imgjax"} & set(sys.modules)')
+
+
+def test_training_imports_neither_tensorflow_nor_torch_and_touches_no_device():
+    run_python('import sys; from imgjax import train, use; import imgjax.data.digits; '
+               'assert not {"tensorflow", "torch"} & set(sys.modules); '
+               'from jax._src import xla_bridge as b; assert not b.backends_are_initialized()')

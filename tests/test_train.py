@@ -1,0 +1,200 @@
+"""The train step and the loop, in this process: exactness under every way of running them."""
+
+import itertools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import digits
+from imgjax import build, feed, metrics, state, train
+from imgjax import config as config_lib
+from imgjax.errors import ConfigError, DivergedError
+
+
+def config_of(family='mlp', **changes) -> dict:
+    config = digits.get_config(family)
+    config.model.options = {'mlp': {}, 'cnn': dict(norm='batch')}[family]
+    config.model.name = f'test_{family}'
+    config.update(steps=50, log_every=1, eval_every=0, batch_size=32, checkpoint=dict(every=0))
+    config.unlock()
+    config.update(changes)
+    return config_lib.to_plain(config)
+
+
+@pytest.fixture(scope='module')
+def dataset(data_dir):
+    return build.open_dataset(config_of())
+
+
+def losses_of(config: dict, dataset, devices=None, steps=50):
+    """Returns (losses, last state) of the first steps on the given devices."""
+    source, _, facts = dataset
+    job = build.job(config, facts, devices)
+    hparams = train._hparams(job)
+    start = train._initial_state(job, hparams)
+    opened = feed.open_feed(job, source, start, 0, hparams)
+    now, found = start, []
+    for item in itertools.islice(opened.items, steps // opened.steps):
+        now, measured = opened.dispatch(now, item)
+        found.append(measured['loss'])
+    return np.array(jax.device_get(found)), jax.device_get(now)
+
+
+@pytest.mark.parametrize('family', ['mlp', 'cnn'])
+@pytest.mark.parametrize('mesh', [{'data': 8, 'fsdp': 1}, {'data': 2, 'fsdp': 4}])
+def test_devices_change_the_losses_by_rounding_only(family, mesh, dataset):
+    one, _ = losses_of(config_of(family), dataset, jax.devices()[:1])
+    eight, now = losses_of(config_of(family, mesh=mesh, steps_per_dispatch=1), dataset)
+    np.testing.assert_allclose(eight, one, rtol=1e-5)
+    assert now.step == 50
+
+
+def test_fsdp_cuts_parameters_and_moments(dataset):
+    _, _, facts = dataset
+    job = build.job(config_of(mesh={'data': 1, 'fsdp': 8}), facts)
+    cut = [leaf for leaf in jax.tree.leaves(job.target) if leaf.size >= 1024]
+    assert cut
+    for leaf in cut:
+        assert np.prod(leaf.sharding.shard_shape(leaf.shape)) == leaf.size // 8
+
+
+@pytest.mark.parametrize('family', ['mlp', 'cnn'])
+def test_streamed_equals_resident(family, dataset):
+    one = jax.devices()[:1]
+    options = config_of(family)['data']
+    resident, a = losses_of(config_of(
+        family, steps_per_dispatch=1, data=options | {'resident': 'yes'}), dataset, one, 10)
+    streamed, b = losses_of(config_of(
+        family, data=options | {'resident': 'no'}), dataset, one, 10)
+    np.testing.assert_allclose(resident, streamed, rtol=1e-6)
+    np.testing.assert_array_equal(a.step, b.step)
+
+
+def test_many_steps_a_dispatch_equal_one(dataset):
+    one = jax.devices()[:1]
+    _, a = losses_of(config_of(steps_per_dispatch=1, log_every=10), dataset, one)
+    found, b = losses_of(config_of(steps_per_dispatch=10, log_every=10), dataset, one)
+    assert len(found) == 5
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), a.params,
+                 b.params)
+
+
+def test_steps_per_dispatch_follows_backend_and_model(dataset):
+    _, _, facts = dataset
+    job = build.job(config_of(log_every=10, steps=100), facts)
+    assert feed.steps_per_dispatch(job, 'dot_general', 0) == 10
+    assert feed.steps_per_dispatch(job, 'conv_general_dilated', 0) == 1
+    assert feed.steps_per_dispatch(job, 'dot_general', 14) == 2
+    job = build.job(config_of(log_every=10, steps=100, steps_per_dispatch=3), facts)
+    with pytest.raises(ConfigError, match='config.steps_per_dispatch: 3 does not divide'):
+        feed.steps_per_dispatch(job, 'dot_general', 0)
+
+
+@pytest.fixture(scope='module')
+def one_step(dataset):
+    """(job, initial state, a batch) of a small MLP with every optional part on."""
+    _, _, facts = dataset
+    config = config_of(ema=True, accumulation_steps=2, log_every=4)
+    job = build.job(config, facts, jax.devices()[:1])
+    rng = np.random.default_rng(0)
+    batch = {'image': rng.integers(0, 255, (32, 8, 8, 1), np.uint8),
+             'label': rng.integers(0, 10, 32).astype(np.int32)}
+    hparams = state.hparams_of(config)
+    return job, state.init(job.model, config, (8, 8, 1), hparams), batch, hparams
+
+
+def test_changing_an_hparam_does_not_recompile_and_vmap_equals_solo(one_step):
+    job, start, batch, hparams = one_step
+    traces = []
+
+    def step(start, hparams):
+        traces.append(1)
+        return job.train_step(start, batch, hparams)
+
+    arms = [hparams | {'learning_rate': jnp.float32(lr), 'seed': jnp.int32(seed),
+                       'label_smoothing': jnp.float32(s)}
+            for lr, seed, s in ((1e-3, 0, 0.0), (1e-2, 1, 0.1), (1e-4, 2, 0.3))]
+    compiled = jax.jit(step)
+    solo = [compiled(start, arm)[0].params for arm in arms]
+    assert len(traces) == 1
+    together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *arms)
+    population = jax.jit(jax.vmap(step, (None, 0)))(start, together)[0].params
+    for i, params in enumerate(solo):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b[i], rtol=2e-5, atol=1e-7),  # noqa: B023
+                     params, population)
+
+
+def test_a_non_finite_update_is_skipped_and_counted(one_step):
+    job, start, batch, hparams = one_step
+    step = jax.jit(job.train_step)
+    after, _ = step(start, batch, hparams)
+    bad, measured = step(after, batch, hparams | {'label_smoothing': jnp.float32(np.nan)})
+    for name in ('params', 'opt_state', 'ema', 'batch_stats'):
+        jax.tree.map(np.testing.assert_array_equal, getattr(after, name), getattr(bad, name))
+    assert (int(bad.step), int(bad.skipped), int(bad.skipped_in_a_row)) == (2, 1, 1)
+    assert np.isfinite(measured['loss']), 'the mean is over the finite updates'
+    good, _ = step(bad, batch, hparams)
+    assert (int(good.skipped), int(good.skipped_in_a_row)) == (1, 0)
+
+
+def test_the_window_is_the_mean_since_the_last_logged_step(one_step):
+    job, start, batch, hparams = one_step
+    step, now, single = jax.jit(job.train_step), start, []
+    for _ in range(4):
+        before = now.window['loss']
+        now, measured = step(now, batch, hparams)
+        single.append(float(now.window['loss'] - (before if single else 0)))
+    np.testing.assert_allclose(measured['loss'], np.mean(single), rtol=1e-5)
+    now, measured = step(now, batch, hparams)
+    assert int(now.window['count']) == 1
+
+
+def test_ema_follows_the_parameters(one_step):
+    job, start, batch, hparams = one_step
+    after, _ = jax.jit(job.train_step)(start, batch, hparams | {'ema_decay': jnp.float32(0.9)})
+    jax.tree.map(lambda mean, old, new: np.testing.assert_allclose(
+        mean, 0.9 * old + 0.1 * new, rtol=1e-5, atol=1e-7), after.ema, start.params, after.params)
+
+
+def test_accumulation_is_the_mean_over_the_parts(dataset):
+    one = jax.devices()[:1]
+    whole, a = losses_of(config_of(steps_per_dispatch=1, augment=[]), dataset, one, 5)
+    parts, b = losses_of(config_of(steps_per_dispatch=1, augment=[], accumulation_steps=4),
+                         dataset, one, 5)
+    np.testing.assert_allclose(parts, whole, rtol=1e-5)
+
+
+def test_bfloat16_compute_keeps_float32_parameters(dataset):
+    config = config_of()
+    config['model']['dtype'] = 'bfloat16'
+    found, now = losses_of(config, dataset, jax.devices()[:1])
+    assert {leaf.dtype for leaf in jax.tree.leaves(now.params)} == {np.dtype('float32')}
+    full, _ = losses_of(config_of(), dataset, jax.devices()[:1])
+    assert not np.array_equal(found, full)
+    np.testing.assert_allclose(found, full, rtol=0.01)
+
+
+def test_divergence_ends_the_run_with_its_last_checkpoint_kept(tmp_path):
+    config = config_of(max_skipped_updates=5, loss='softmax')
+    config['hparams'] |= {'learning_rate': 1e30, 'clip_norm': 0.0}
+    with pytest.raises(DivergedError, match='updates in a row were not finite'):
+        train.run(config, str(tmp_path))
+
+
+def test_a_finished_run_says_the_same_again(tmp_path):
+    config = config_of(steps=20, log_every=10)
+    first = train.run(config, str(tmp_path))
+    again = train.run(None, str(tmp_path))
+    assert {k: v for k, v in first.items() if k != 'train_seconds'} == {
+        k: v for k, v in again.items() if k != 'train_seconds'}
+    assert len(metrics.read_rows(str(tmp_path))) == 3
+    assert json.loads((tmp_path / 'environment.json').read_text())['jax'] == jax.__version__
+    assert (tmp_path / 'report.html').stat().st_size > 10_000
+
+
+def test_profile_of_chosen_steps(tmp_path):
+    train.run(config_of(steps=20, log_every=5, profile={'start': 10, 'steps': 5}), str(tmp_path))
+    assert list(tmp_path.rglob('profile/**/*.xplane.pb'))
