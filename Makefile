@@ -11,7 +11,9 @@ train: .venv/installed
 	@$(BIN)/python -m launch.train --config=$(CONFIG) --workdir=$(WORKDIR) $(FLAGS)
 
 test: .venv/installed-test
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/ruff check --quiet .
+	@$(BIN)/python -m pytest $(PYTEST) || { code=$$?; \
+	  [ $$code -ne 5 ] || echo 'make test: no test was collected' >&2; exit $$code; }
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .

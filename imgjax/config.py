@@ -113,7 +113,10 @@ def to_plain(config) -> dict:
       ConfigError: one line naming the field, for the first that is unknown, missing, ill-typed
         or out of range.
     """
-    data = config.to_dict() if hasattr(config, 'to_dict') else config
+    try:
+        data = config.to_dict() if hasattr(config, 'to_dict') else config
+    except OSError as error:  # what the config flag holds when there is no such file
+        raise ConfigError(f'--config: {str(error).strip().splitlines()[-1].strip()}') from None
     try:
         plain = json.loads(json.dumps(data, allow_nan=False))
     except (TypeError, ValueError) as error:

@@ -62,7 +62,10 @@ def _parse_flags(arguments: list[str]) -> list[str]:
     try:
         rest = flags.FLAGS(arguments)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        text = config_lib.explain_overrides(arguments) or str(error).strip('"\'').split('\n')[0]
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        # An error inside a config file comes as a traceback, whose last line says it.
+        text = lines[-1] if 'parsing config file' in lines[0] else lines[0]
+        text = config_lib.explain_overrides(arguments) or text
         print(f'imgjax: {text}', file=sys.stderr)
         sys.exit(ConfigError.exit_code)
     if len(rest) > 1:

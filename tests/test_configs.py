@@ -68,7 +68,7 @@ def test_recipe_is_counted_and_its_step_traces_at_full_size(recipe):
     assert {'loss', 'accuracy', 'grad_norm', 'learning_rate'} <= set(metrics)
 
 
-@pytest.mark.parametrize('recipe', RECIPES)
+@pytest.mark.parametrize('recipe', sorted(set(RECIPES) - {'cifar10_resnet20:folder'}))
 def test_recipe_steps_once(recipe):
     """With the family's tiny variant on small synthetic images, for ImageNet's."""
     shape, classes, _ = RECIPES[recipe]

@@ -106,6 +106,6 @@ def test_right_and_sure_costs_nothing(name):
 
 
 def test_unknown_name_is_named():
-    with pytest.raises(ValueError, match=r"'sofmax': did you mean 'softmax'\?.*sigmoid") as error:
+    with pytest.raises(ValueError, match=r"'sofmax'; did you mean 'softmax'\?.*sigmoid") as error:
         losses.per_example('sofmax', jnp.zeros((1, 2)), jnp.zeros((1, 2)))
     assert '\n' not in str(error.value)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from imgjax.errors import ConfigError
 
-_NOT_SOURCES = ('decode', 'pipeline')
+_NOT_SOURCES = ('decode', 'pipeline', 'tfds')
 
 
 class Source(NamedTuple):

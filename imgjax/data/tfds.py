@@ -43,7 +43,7 @@ def open_split(split: str, options: dict) -> Source:
         builder = tfds.builder(name, data_dir=place, try_gcs=False)
     except tfds.core.DatasetNotFoundError:
         from imgjax import data
-        every = [*data.names(), *tfds.list_builders()]
+        every = [*data.names(), *tfds.list_builders(with_community_datasets=False)]
         raise ConfigError(
             f'config.data.name: {name!r} is neither one of {", ".join(data.names())} nor a TFDS '
             f'dataset{nearest(name, every)}') from None

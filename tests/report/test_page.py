@@ -203,7 +203,7 @@ def test_disagreements_are_said():
 
 def test_bare_run_has_a_page():
     empty = page_lib.Evaluation('test', ['a', 'b'], np.zeros(0, int), np.zeros(0, int),
-                                np.zeros(0), [], [], math.nan)
+                                np.zeros(0), [], math.nan)
     for answers in (empty, evaluation(error=0.0)):
         text = page_lib.render_page(config={}, config_hash='', rows=[], evaluation=answers,
                                     environment={}, result={})
