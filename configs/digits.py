@@ -36,10 +36,11 @@ def get_config(arg=''):
     config.hparams.augment = dict(shift_rotate=1.0)
     config.model.name = family
     if family == 'vit':
-        config.model.options = dict(
-            patch_size=2, width=96, depth=4, heads=4, pool='avg', pos='learned', dropout=0.0)
+        config.model.options = dict(patch_size=2, width=64, depth=4, heads=4, pool='avg')
+        config.update(steps=800, eval_every=400, checkpoint=dict(every=400))
     elif family == 'resnet':
         config.model.name = 'resnet20_cifar'
+        config.update(steps=400, eval_every=200, checkpoint=dict(every=200))
     elif family == 'rnn':
         config.model.options = dict(bidirectional=True)
     return config

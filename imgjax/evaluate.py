@@ -51,7 +51,7 @@ def run(eval_step, state, batches, count: int, mesh, *, title: str,
         for batch in batches:
             if runtime.preempted():
                 return None
-            outputs = eval_step(state, to_device(
+            outputs = eval_step(state, sharding.to_device(
                 {name: batch[name] for name in ('image', 'label', 'mask')},
                 sharding.batch_sharding(mesh)))
             if ahead is not None:  # fetched when the next batch is under way
@@ -67,12 +67,6 @@ def _fetched(outputs: dict) -> tuple:
     outputs = jax.device_get(outputs)
     names = ('label', 'prediction', 'confidence', 'loss', 'top5')
     return tuple(outputs[name][outputs['mask']] for name in names)
-
-
-def to_device(batch: dict, placement) -> dict:
-    """Returns a host batch (this process's rows) as global arrays on the devices."""
-    return {name: jax.make_array_from_process_local_data(placement, value)
-            for name, value in batch.items()}
 
 
 def jit_eval_step(eval_step, state_shardings, mesh):

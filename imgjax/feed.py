@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from imgjax import evaluate, metrics, sharding
+from imgjax import metrics, sharding
 from imgjax.build import Job
 from imgjax.data import Source, pipeline
 from imgjax.errors import ConfigError
@@ -142,7 +142,7 @@ def _pixel_items(job: Job, source: Source, first: int) -> Iterator[dict]:
     placement = sharding.batch_sharding(job.mesh)
     stream = pipeline.iterate(batches, config['data']['workers'], first)
     for batch in itertools.islice(stream, config['steps'] - first):
-        yield evaluate.to_device(
+        yield sharding.to_device(
             {name: batch[name] for name in ('image', 'label')}, placement)
 
 

@@ -48,6 +48,12 @@ def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*[None] * leading, ('data', 'fsdp')))
 
 
+def to_device(batch: dict, placement: NamedSharding) -> dict:
+    """Returns a host batch (this process's rows) as global arrays on the devices."""
+    return {name: jax.make_array_from_process_local_data(placement, value)
+            for name, value in batch.items()}
+
+
 def state_shardings(abstract_state, mesh: Mesh):
     """Returns a NamedSharding a leaf: the largest axis divisible by `fsdp` is cut, or none.
 

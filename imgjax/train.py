@@ -80,7 +80,9 @@ def _check_owner(workdir: str, job: Job) -> None:
     """Makes the run directory this config's, or checks that it is."""
     stored = config_lib.read(workdir)
     if stored is None:
-        strange = sorted(set(os.listdir(workdir)) - {'lock'})
+        # A start that was killed here may have left these.
+        mine = {'lock', 'dataset.json', 'dataset.json.tmp', 'config.json.tmp'}
+        strange = sorted(set(os.listdir(workdir)) - mine)
         if strange:
             raise ConfigError(
                 f'{workdir}: holds {strange[0]!r} but no run; take an empty --workdir')
@@ -172,9 +174,10 @@ def _loop(job: Job, state, feed: Feed, evaluator, rows, writer, beat):
                 best = results.summary() if results and evaluates else None
                 writer.save(state, best, {'config_hash': config_lib.digest(config)})
             if stop:
-                writer.wait()
-                raise PreemptedError(f'asked to stop; step {step} of {total} is saved, the same '
-                                     'command goes on from there')
+                kept = writer.wait() and step in checkpoint.steps(rows.workdir)
+                raise PreemptedError(
+                    f'asked to stop at step {step} of {total}; the same command goes on from '
+                    f'{"there" if kept else "the newest checkpoint, if there is one"}')
             if step == total:
                 return state, results
             if saves or evaluates:  # their time is not the steps'

@@ -1,0 +1,130 @@
+"""What bad input gets: one line that names the field or file and the fix, and nothing is lost."""
+
+import os
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import base
+from imgjax import checkpoint, train
+from imgjax import config as config_lib
+from imgjax.errors import ConfigError, DataError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """PATH/{train,test}/{a,b}/N.png, 16 images each."""
+    rng = np.random.default_rng(0)
+    for split in ('train', 'test'):
+        for name in ('a', 'b'):
+            path = tmp_path / 'images' / split / name
+            path.mkdir(parents=True)
+            for i in range(16):
+                Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8)).save(path / f'{i}.png')
+    return tmp_path / 'images'
+
+
+def config_of(folder, **changes) -> dict:
+    config = base.get_config()
+    config.update(model=dict(name='test_mlp'), batch_size=16, steps=4, log_every=2)
+    plain = config.to_dict()
+    plain['data'] |= {'name': 'folder', 'path': str(folder)} | changes.pop('data', {})
+    plain['checkpoint']['every'] = 2
+    return config_lib.to_plain(plain | changes)
+
+
+def test_a_folder_trains(folder, tmp_path):
+    result = train.run(config_of(folder), str(tmp_path / 'run'))
+    assert result['examples'] == 32
+
+
+@pytest.mark.parametrize('changes, words', [
+    ({'model': {'name': 'rasnet50', 'dtype': 'float32', 'options': {}}},
+     "config.model: unknown model 'rasnet50'; did you mean 'resnet50'?"),
+    ({'model': {'name': 'test_mlp', 'dtype': 'float32', 'options': {'depht': 1}}},
+     "config.model: unknown option of model family 'mlp' 'depht'"),
+    ({'model': {'name': 'test_mlp', 'dtype': 'float32', 'options': {'act': 'rellu'}}},
+     "unknown act 'rellu'; did you mean 'relu'?"),
+    ({'loss': 'sofmax'}, "config.loss: takes one of .* got 'sofmax'; did you mean 'softmax'?"),
+    ({'augment': [['mixap', {}]], 'hparams': base.get_config().hparams.to_dict()
+      | {'augment': {'mixap': 1.0}}}, "config.augment: unknown augmentation 'mixap'"),
+    ({'batch_size': 12}, 'config.batch_size: 12 is not divisible by 8 .* 16 is'),
+    ({'mesh': {'data': 3, 'fsdp': 1}}, 'config.mesh: data=3 x fsdp=1 does not make 8 devices'),
+    ({'data': {'eval_split': 'val'}}, "no folder 'val' for that split; it has test, train"),
+    ({'data': {'resident': 'yes', 'train_crop': 'random_resized', 'image_size': 8}},
+     'config.data.resident'),
+])
+def test_wrong_fields(changes, words, folder, tmp_path):
+    with pytest.raises(ConfigError, match=words) as error:
+        train.run(config_of(folder, **changes), str(tmp_path / 'run'))
+    assert '\n' not in str(error.value)
+
+
+HARM = {
+    'cut': lambda path: os.truncate(path, path.stat().st_size // 2),
+    'text': lambda path: path.write_text('this is text'),
+    'empty': lambda path: path.write_bytes(b''),
+}
+
+
+@pytest.mark.parametrize('harm', HARM)
+@pytest.mark.parametrize('how', [{'resident': 'yes'}, {'resident': 'no'},
+                                 {'resident': 'no', 'workers': 1}], ids=str)
+def test_a_harmed_image_is_named(harm, how, folder, tmp_path):
+    if how.get('workers') and harm != 'cut':
+        pytest.skip('one kind is enough to see that a worker process tells')
+    HARM[harm](folder / 'train' / 'b' / '7.png')
+    with pytest.raises(DataError, match=r'train/b/7.png: not a readable image') as error:
+        train.run(config_of(folder, data=how), str(tmp_path / 'run'))
+    assert '\n' not in str(error.value)
+
+
+def test_a_class_more_than_the_checkpoint_has(folder, tmp_path):
+    run = str(tmp_path / 'run')
+    train.run(config_of(folder), run)
+    before = checkpoint.steps(run)
+    for split in ('train', 'test'):
+        shutil.copytree(folder / split / 'a', folder / split / 'c')
+    with pytest.raises(ConfigError, match="its model has 2 classes, the dataset has 3 .first 'c'"):
+        train.run(config_of(folder), run)
+    assert checkpoint.steps(run) == before
+
+
+def test_other_images_than_the_run_began_with(folder, tmp_path):
+    run = str(tmp_path / 'run')
+    train.run(config_of(folder), run)
+    os.remove(folder / 'train' / 'a' / '3.png')
+    with pytest.raises(DataError, match='not the one this run began with'):
+        train.run(config_of(folder), run)
+
+
+def test_a_directory_with_other_things_in_it(folder, tmp_path):
+    (tmp_path / 'thesis.tex').write_text('years of work')
+    with pytest.raises(ConfigError, match="holds 'images' but no run; take an empty --workdir"):
+        train.run(config_of(folder), str(tmp_path))
+
+
+def test_an_edited_run_directory(folder, tmp_path):
+    run = tmp_path / 'run'
+    train.run(config_of(folder), str(run))
+    text = (run / 'dataset.json').read_text()
+    (run / 'dataset.json').write_text(text.replace('8', '80000', 1))
+    with pytest.raises((DataError, ConfigError)):
+        train.run(config_of(folder), str(run))
+    (run / 'dataset.json').write_text('[1, 2')
+    with pytest.raises(DataError, match='dataset.json: cannot be read'):
+        train.run(config_of(folder), str(run))
+
+
+def test_a_resumed_run_may_have_other_devices(folder, tmp_path):
+    """The mesh is of the invocation: bit-equal restore, and the run goes on."""
+    run = str(tmp_path / 'run')
+    config = config_of(folder, mesh={'data': 8, 'fsdp': 1})
+    train.run(config, run)
+    shutil.rmtree(os.path.join(run, 'checkpoints', '4'))
+    result = train.run(config_of(folder, mesh={'data': 2, 'fsdp': 4}), run)
+    assert result['step'] == 4
+    assert jax.device_count() == 8

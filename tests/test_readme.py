@@ -1,0 +1,49 @@
+"""The README's commands, as written, in a copy of the checkout."""
+
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+README = (ROOT / 'README.md').read_text()
+BLOCKS = re.findall(r'```(sh|python)\n(.*?)```', README, re.DOTALL)
+
+
+@pytest.fixture(scope='module')
+def checkout(tmp_path_factory):
+    """A copy of what git knows, with this environment as its .venv where it is a `make` one."""
+    path = tmp_path_factory.mktemp('readme') / 'imgjax'
+    shutil.copytree(ROOT, path, ignore=shutil.ignore_patterns(
+        '.git', '.venv', 'runs', '__pycache__', '*.egg-info', '.pytest_cache'))
+    if (pathlib.Path(sys.prefix) / 'installed').exists():
+        (path / '.venv').symlink_to(sys.prefix)
+    return path
+
+
+def test_readme_is_short_and_names_what_is_there():
+    assert len(README.splitlines()) < 200
+    for name in re.findall(r'`((?:imgjax|configs|launch|tests|benchmarks|docs)/[\w/.]*)`', README):
+        assert (ROOT / name).exists(), name
+    assert [kind for kind, _ in BLOCKS][:1] == ['sh'] and 'make train' in BLOCKS[0][1]
+
+
+def test_commands_run_as_written(checkout):
+    """One shell a block, in order; `make test` is what runs this, and benchmarks take hours."""
+    env = {k: v for k, v in os.environ.items()
+           if k not in ('XLA_FLAGS', 'TFDS_DATA_DIR', 'JAX_PLATFORMS')}
+    for kind, text in BLOCKS:
+        if kind == 'python':
+            text = f"python - <<'END'\n{text}END\n"
+        lines = [line for line in text.splitlines()
+                 if not line.startswith(('make test', 'python -m benchmarks'))]
+        script = 'set -e\n[ ! -e .venv ] || . .venv/bin/activate\n' + '\n'.join(lines)
+        done = subprocess.run(['bash', '-c', script], cwd=checkout, env=env, text=True,
+                              capture_output=True)
+        assert done.returncode == 0, f'{text}\n{done.stderr[-3000:]}'
+    assert (checkout / 'runs' / 'digits' / 'report.html').exists()
+    assert (checkout / 'predictions.csv').exists()
