@@ -29,4 +29,4 @@ lint: .venv/installed-test
 	touch $@
 
 clean:
-	rm -rf .venv data runs
+	rm -rf .venv build *.egg-info

@@ -8,7 +8,7 @@ from ml_collections import config_dict
 
 
 def get_config(arg=''):
-    """Returns the defaults, as a locked ConfigDict of plain JSON-able data."""
+    """Returns the defaults, as a ConfigDict of plain JSON-able data."""
     if arg:
         raise ValueError(f'this config takes no argument, got {arg!r}')
     return config_dict.create(

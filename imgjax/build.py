@@ -3,6 +3,7 @@
 Nothing here writes, and nothing is computed: a wrong config ends here.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -69,6 +70,18 @@ def open_dataset(config: dict) -> tuple[Source, Source, Facts]:
     return train, held_out, facts
 
 
+def check(config: dict) -> None:
+    """Checks all that can be without the dataset.
+
+    Raises:
+      ConfigError: names the field.
+    """
+    _check_names(config)
+    _model(config, num_classes=2)
+    mesh = sharding.make_mesh(config['mesh'])
+    sharding.check_batch_size(config['batch_size'], config['accumulation_steps'], mesh.size)
+
+
 def job(config: dict, facts: Facts, devices=None) -> Job:
     """Builds a plain config for a dataset with these facts, on all devices or those given.
 
@@ -123,7 +136,12 @@ def _check_names(config: dict) -> None:
 
 def write_facts(workdir: str, facts: Facts) -> None:
     """Writes dataset.json, from which a run directory can be used without its dataset."""
-    write_json(os.path.join(workdir, 'dataset.json'), facts._asdict())
+    write_json(os.path.join(workdir, 'dataset.json'),
+               {'hash': _facts_hash(facts), 'dataset': facts._asdict()})
+
+
+def _facts_hash(facts: Facts) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def read_facts(workdir: str) -> Facts:
@@ -135,13 +153,13 @@ def read_facts(workdir: str) -> Facts:
     path = os.path.join(workdir, 'dataset.json')
     try:
         with open(path, encoding='utf-8') as file:
-            facts = Facts(**json.load(file))
-        shape_ok = len(facts.image_shape) == 3 and all(
-            isinstance(size, int) and 0 < size <= 4096 for size in facts.image_shape)
-        if not shape_ok or not all(isinstance(name, str) for name in facts.class_names):
-            raise ValueError('not as it was written')
-    except (OSError, ValueError, TypeError) as error:
-        raise DataError(f'{path}: cannot be read ({error}); is this a run directory?') from None
+            stored = json.load(file)
+        facts = Facts(**stored['dataset'])
+        if _facts_hash(facts) != stored['hash']:
+            raise ValueError('it is not as it was written')
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(f'{path}: cannot be used ({error}); restore it, or take a new '
+                        '--workdir') from None
     return facts
 
 

@@ -27,12 +27,17 @@ def leaf_digests(state) -> dict[str, str]:
     They do not depend on how the leaf is sharded. xxh3 finds damage, not forgery.
     """
     digests = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+    for name, leaf in _named_leaves(state):
         array = np.ascontiguousarray(jax.device_get(leaf))
         hasher = xxhash.xxh3_128(f'{array.dtype} {array.shape} '.encode())
         hasher.update(array.reshape(-1).view(np.uint8))
-        digests[jax.tree_util.keystr(path, simple=True, separator='/')] = hasher.hexdigest()
+        digests[name] = hasher.hexdigest()
     return digests
+
+
+def _named_leaves(state) -> list[tuple]:
+    return [(jax.tree_util.keystr(path, simple=True, separator='/'), leaf)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(state)]
 
 
 def digest_of(digests: dict) -> str:
@@ -58,13 +63,36 @@ def steps(workdir: str) -> list[int]:
                   if name.isdecimal() and os.path.isdir(os.path.join(path, name)))
 
 
+class _KeepBest(checkpoint_managers.PreservationPolicy):
+    """Keeps the step of the best evaluation, the earliest of equals.
+
+    Orbax's own BestN forgets the metrics of the steps before a restart; metrics.jsonl has them.
+    """
+
+    def __init__(self, accuracy_of):
+        self._accuracy_of = accuracy_of
+
+    def should_preserve(self, checkpoints, *, context):
+        known = {info.step: self._accuracy_of(info.step) for info in checkpoints}
+        known = {step: value for step, value in known.items() if value is not None}
+        best = max(known, key=known.get) if known else None
+        return [info.step == best for info in checkpoints]
+
+
 class Writer:
     """Saves steps in the background; a save that fails (a full disk) is tried again later."""
 
-    def __init__(self, workdir: str, options: dict):
-        """Opens the run's checkpoint directory; `options` is config['checkpoint']."""
+    def __init__(self, workdir: str, options: dict, accuracy_of=lambda step: None):
+        """Opens the run's checkpoint directory.
+
+        Args:
+          workdir: the run directory.
+          options: config['checkpoint'].
+          accuracy_of: accuracy of a step's evaluation, or None, for keeping the best.
+        """
         self._workdir = workdir
         self._options = options
+        self._accuracy_of = accuracy_of
         self._manager = self._open()
         self._pending: int | None = None
 
@@ -73,9 +101,7 @@ class Writer:
         if self._options['keep_every']:
             policies.append(checkpoint_managers.EveryNSteps(self._options['keep_every']))
         if self._options['keep_best']:
-            policies.append(checkpoint_managers.BestN(
-                get_metric_fn=lambda metrics: metrics['accuracy'], n=1,
-                keep_checkpoints_without_metrics=False))
+            policies.append(_KeepBest(self._accuracy_of))
         os.makedirs(directory(self._workdir), exist_ok=True)
         purge(self._workdir)
         return ocp.CheckpointManager(
@@ -84,24 +110,24 @@ class Writer:
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
                 save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1)))
 
-    def save(self, state, metrics: dict | None, about: dict) -> None:
+    def save(self, state, config_hash: str) -> None:
         """Starts saving `state`; waits for the save before it, if that is still under way.
 
         Args:
           state: TrainState; may be donated as soon as this returns.
-          metrics: of an evaluation at this step, for keeping the best; None without one.
-          about: JSON-able facts that `inspect` shows.
+          config_hash: of the run's config; `restore` takes no step of another one.
         """
         self.wait()
         step = int(jax.device_get(state.step))
         if step in steps(self._workdir):
             return
         digests = leaf_digests(state)
-        meta = {'step': step, 'digests': digests, 'state_digest': digest_of(digests), **about}
+        meta = {'step': step, 'config_hash': config_hash, 'digests': digests,
+                'state_digest': digest_of(digests)}
         self._pending = step
         try:
             self._manager.save(
-                step, metrics=metrics,
+                step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(state),
                     meta=ocp.args.JsonSave(meta | {'meta_digest': digest_of(meta)})))
@@ -148,13 +174,18 @@ def purge(workdir: str) -> None:
             shutil.rmtree(os.path.join(directory(workdir), name), ignore_errors=True)
 
 
-def restore(workdir: str, step: int, target):
+class _NotDamaged(DataError):
+    """A step could not be restored for a reason that is not its damage; it stays where it is."""
+
+
+def restore(workdir: str, step: int, target, config_hash: str):
     """Returns (state, meta) of one step, verified.
 
     Args:
       workdir: the run directory; only read.
       step: which step.
       target: the state as ShapeDtypeStructs, with shardings to restore onto devices.
+      config_hash: of the run's config.
 
     Raises:
       DataError: the step is missing, unreadable, or not what was saved.
@@ -164,32 +195,50 @@ def restore(workdir: str, step: int, target):
         there = ', '.join(map(str, steps(workdir))) or 'none'
         raise DataError(f'{path}: no such checkpoint; the steps on disk are: {there}')
     try:
-        handlers = ocp.CompositeCheckpointHandler(
-            state=ocp.StandardCheckpointHandler(), meta=ocp.JsonCheckpointHandler())
-        with ocp.Checkpointer(handlers) as reader:
-            items = reader.restore(path, args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(target), meta=ocp.args.JsonRestore()))
-        state, meta = items['state'], items['meta']
-        claimed = {k: v for k, v in meta.items() if k != 'meta_digest'}
-        if meta['meta_digest'] != digest_of(claimed) or meta['step'] != step:
-            raise ValueError('its meta data is not what was saved')
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler(
+                state=ocp.StandardCheckpointHandler(),
+                meta=ocp.JsonCheckpointHandler())) as reader:
+            meta = reader.restore(
+                path, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))['meta']
+            _check_meta(meta, step, config_hash)
+            paths = {name for name, _ in _named_leaves(target)}
+            if paths != set(meta['digests']):
+                odd = sorted(paths ^ set(meta['digests']))
+                raise _NotDamaged(f'{path}: holds another kind of state ({odd[0]!r}); it was saved '
+                                 'by another version of imgjax, use that one')
+            state = reader.restore(
+                path, args=ocp.args.Composite(state=ocp.args.StandardRestore(target)))['state']
         found = leaf_digests(state)
-        bad = [name for name in found if found[name] != meta['digests'].get(name)]
-        if bad or len(found) != len(meta['digests']):
+        bad = [name for name in found if found[name] != meta['digests'][name]]
+        if bad:
             raise ValueError(f'{len(bad)} of {len(found)} leaves are not what was saved, first '
-                             f'{bad[:1]}')
+                             f'{bad[0]!r}')
+    except _NotDamaged:
+        raise
     except Exception as error:  # damage shows as any type that a parser can raise
         text = ' '.join(str(error).split())[:300]
-        raise DataError(f'{path}: damaged ({type(error).__name__}: {text})') from None
+        outside = isinstance(error, PermissionError | MemoryError) or any(
+            word in text for word in ('RESOURCE_EXHAUSTED', 'PERMISSION_DENIED'))
+        kind = _NotDamaged if outside else DataError
+        raise kind(f'{path}: {"cannot be read" if outside else "damaged"} '
+                   f'({type(error).__name__}: {text})') from None
     return state, meta
 
 
-def restore_newest(workdir: str, target, *, put_aside: bool):
+def _check_meta(meta: dict, step: int, config_hash: str) -> None:
+    claimed = {k: v for k, v in meta.items() if k != 'meta_digest'}
+    if meta['meta_digest'] != digest_of(claimed) or meta['step'] != step:
+        raise ValueError('its meta data is not what was saved')
+    if meta['config_hash'] != config_hash:
+        raise ValueError(f'it is of a run of another config, {meta["config_hash"]}')
+
+
+def restore_newest(workdir: str, target, config_hash: str, *, put_aside: bool):
     """Returns (state, meta) of the newest step that verifies; None before the first save.
 
     Args:
       workdir: the run directory.
-      target: as in `restore`.
+      target, config_hash: as in `restore`.
       put_aside: move what does not verify to <workdir>/damaged (the run lock is needed).
 
     Raises:
@@ -198,7 +247,9 @@ def restore_newest(workdir: str, target, *, put_aside: bool):
     problem = None
     for step in reversed(steps(workdir)):
         try:
-            return restore(workdir, step, target)
+            return restore(workdir, step, target, config_hash)
+        except _NotDamaged:
+            raise
         except DataError as error:
             problem = error
             log.warning('%s; trying the step before it', error)

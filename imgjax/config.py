@@ -82,14 +82,14 @@ FIELDS = {
     'checkpoint.keep_best': Field(bool),
     'mesh.data': Field(int, -1),  # -1 takes the devices that are left
     'mesh.fsdp': Field(int, 1),
-    'steps_per_dispatch': Field(int, 0),  # 0 chooses by backend and model (train.py)
+    'steps_per_dispatch': Field(int, 0),  # 0 chooses by backend and model (feed.py)
     'profile.start': Field(int, 0),  # first step of a profiler trace
     'profile.steps': Field(int, 0),  # 0 takes none
     'watchdog_seconds': Field(int, 1),  # without progress; then the process ends with 76
 }
 
-# What says where and how fast a run happens, not what its result is: left out of the hash, and
-# free to differ when a run goes on.
+# What says where and how fast a run happens: left out of the hash, and free to differ when a run
+# goes on. Other devices or dispatches round differently; everything else of the result is the same.
 INVOCATION = (
     'name', 'data.path', 'data.data_dir', 'data.resident', 'data.workers', 'checkpoint.', 'mesh.',
     'steps_per_dispatch', 'profile.', 'watchdog_seconds',
@@ -164,16 +164,23 @@ def _check_together(config: dict) -> None:
         raise ConfigError(
             f'config.accumulation_steps: batch_size {config["batch_size"]} is not divisible by '
             f'{config["accumulation_steps"]}')
+    numbers = {
+        'data.mean': data['mean'], 'data.std': data['std'],
+        'schedule.milestones': config['schedule']['milestones'],
+        **{f'hparams.augment.{k}': [v] for k, v in config['hparams']['augment'].items()}}
+    for name, values in numbers.items():
+        if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
+            raise ConfigError(f'config.{name}: takes numbers, got {values!r}')
+    if min(data['std']) <= 0:
+        raise ConfigError(f'config.data.std: takes numbers above 0, got {data["std"]}')
     for entry in config['augment']:
         if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str)
                 and isinstance(entry[1], dict)):
             raise ConfigError(
                 f'config.augment: takes (("operation", {{options}}), ...), got {entry!r}')
-        strength = config['hparams']['augment'].get(entry[0])
-        if isinstance(strength, bool) or not isinstance(strength, int | float):
-            raise ConfigError(
-                f'config.hparams.augment.{entry[0]}: takes the strength (a number) of an '
-                f'operation in config.augment, got {strength!r}')
+        if entry[0] not in config['hparams']['augment']:
+            raise ConfigError(f'config.hparams.augment.{entry[0]}: missing; it takes the strength '
+                              '(a number) of that operation in config.augment')
 
 
 def explain_overrides(arguments: list[str]) -> str:

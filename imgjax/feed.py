@@ -13,10 +13,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from imgjax import metrics, sharding
+from imgjax import metrics, runtime, sharding
 from imgjax.build import Job
 from imgjax.data import Source, pipeline
-from imgjax.errors import ConfigError
+from imgjax.errors import ConfigError, PreemptedError
 
 # A set of at most this size is kept on every device, as uint8 pixels.
 RESIDENT_BYTES = 2**30
@@ -32,7 +32,7 @@ class Feed(NamedTuple):
       dispatch: (state, item) -> (state, metrics of its last step); the state is donated.
       steps: steps of a dispatch.
       compile_seconds: tracing and compiling.
-      flops: of one step over all devices; None if XLA does not tell.
+      flops: of one step over all devices; None if XLA cannot tell.
     """
 
     items: Iterator[dict]
@@ -83,7 +83,8 @@ def steps_per_dispatch(job: Job, traced_step: str, first: int) -> int:
     return math.gcd(chosen, first)  # a stop under another choice may have left a step in between
 
 
-def open_feed(job: Job, source: Source, state, first: int, hparams: dict) -> Feed:
+def open_feed(job: Job, source: Source, state, first: int, hparams: dict,
+              beat=lambda: None) -> Feed:
     """Places the data, compiles the step and returns the feed from step `first` on.
 
     Args:
@@ -92,16 +93,24 @@ def open_feed(job: Job, source: Source, state, first: int, hparams: dict) -> Fee
       state: TrainState on the mesh, after `first` steps.
       first: the step to go on from.
       hparams: arrays on the mesh.
+      beat: called while the data is decoded.
+
+    Raises:
+      PreemptedError: asked to stop while decoding.
     """
     batch_size, shape = job.config['batch_size'], job.facts.image_shape
     traced = jax.jit(job.train_step).trace(job.target, {
         'image': jax.ShapeDtypeStruct((batch_size, *shape), np.uint8),
         'label': jax.ShapeDtypeStruct((batch_size,), np.int32)}, hparams)
+    text = str(traced.jaxpr)
     if _is_resident(job, source):
-        stride = steps_per_dispatch(job, str(traced.jaxpr), first)
-        held = _hold(job, source)
+        stride = steps_per_dispatch(job, text, first)
+        held = _hold(job, source, beat)
         items = _index_items(job, len(source.examples), first, stride)
     else:
+        if job.config['steps_per_dispatch'] > 1:
+            raise ConfigError('config.steps_per_dispatch: the set is streamed, which takes a '
+                              'dispatch a step; set it to 0, or config.data.resident to yes')
         stride, held = 1, {}
         items = _pixel_items(job, source, first)
     item = next(items, None)
@@ -110,18 +119,26 @@ def open_feed(job: Job, source: Source, state, first: int, hparams: dict) -> Fee
     began = time.monotonic()
     compiled = _compile(job, stride, state, held, item, hparams)
     seconds = time.monotonic() - began
-    # Of the step as lowered, for XLA counts the body of a scan once; remat and fusion are not in.
-    cost = traced.lower().cost_analysis() or {}
+    # Of one step as lowered: remat and fusion are not in. XLA counts the body of a loop once, so
+    # a step with a loop (rnn, scanned layers, accumulation) has no figure rather than a wrong one.
+    cost = {} if ' scan[' in text or ' while[' in text else traced.lower().cost_analysis() or {}
     return Feed(itertools.chain([item], items),
                 lambda state, item: compiled(state, held, item, hparams),
                 stride, seconds, cost.get('flops') or None)
 
 
-def _hold(job: Job, source: Source) -> dict:
+def _hold(job: Job, source: Source, beat) -> dict:
     """Decodes a whole split and puts it on every device."""
     with metrics.progress(len(source.examples), 0, 'image') as bar:
         bar.set_description('decoding')
-        held = pipeline.load_all(source, job.config['data'], job.facts.image_shape[0], bar.update)
+
+        def tick() -> None:
+            bar.update()
+            beat()
+            if runtime.preempted():
+                raise PreemptedError('asked to stop while decoding; nothing had to be saved')
+
+        held = pipeline.load_all(source, job.config['data'], job.facts.image_shape[0], tick)
     return jax.device_put(held, sharding.replicated(job.mesh))
 
 

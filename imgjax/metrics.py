@@ -66,7 +66,7 @@ def performance(*, steps: int, seconds: float, stalled: float, batch_size: int,
 
 
 def read_rows(workdir: str) -> list[dict]:
-    """Returns the rows of metrics.jsonl; a last line that a crash cut short is left out."""
+    """Returns the rows of metrics.jsonl; a line that a crash cut short is left out, and said."""
     path = os.path.join(workdir, 'metrics.jsonl')
     rows = []
     if os.path.exists(path):
@@ -75,9 +75,13 @@ def read_rows(workdir: str) -> list[dict]:
                 try:
                     row = json.loads(line)
                 except ValueError:
-                    continue
-                if isinstance(row, dict) and isinstance(row.get('step'), int):
+                    row = None
+                if (isinstance(row, dict) and isinstance(row.get('step'), int)
+                        and isinstance(row.get('split'), str)
+                        and isinstance(row.get('perf', {}), dict)):
                     rows.append(row)
+                else:
+                    log.warning('%s: left out what is no row: %.60r', path, line)
     return rows
 
 
@@ -95,6 +99,7 @@ class Log:
         self._path = os.path.join(workdir, 'metrics.jsonl')
         self._board = os.path.join(workdir, 'tensorboard')
         self._events = None
+        self._wall_time = 0.0  # of the newest row that has one: evaluations have none
         self._waiting = list(self.rows)
         self._write_whole_file()
 
@@ -114,13 +119,15 @@ class Log:
         for row in waiting:
             self._write_events(row)
 
-    def has(self, step: int, split: str) -> bool:
-        """Returns whether there is a row of that step and split."""
-        return any(row['step'] == step and row.get('split') == split for row in self.rows)
+    def accuracy(self, step: int, split: str) -> float | None:
+        """Returns the accuracy in the row of that step and split; None without such a row."""
+        found = (row.get('accuracy') for row in self.rows
+                 if row['step'] == step and row['split'] == split)
+        return next(found, None)
 
     def write(self, row: dict) -> None:
         """Appends a row; its numbers are Python's."""
-        row = _jsonable(row)
+        row = jsonable(row)
         self.rows.append(row)
         self._waiting.append(row)
         self._write_events(row)
@@ -146,7 +153,7 @@ class Log:
 
     def _write_events(self, row: dict) -> None:
         perf = row.get('perf', {})
-        wall_time = perf.get('time', 0.0)
+        wall_time = self._wall_time = perf.get('time', self._wall_time)
         numbers = {f'{row["split"]}/{k}': v for k, v in row.items() if k not in ('step', 'split')}
         numbers |= {f'perf/{k}': v for k, v in perf.items() if k != 'time'}
         try:
@@ -171,9 +178,10 @@ class Log:
             self._events.close()
 
 
-def _jsonable(value):
+def jsonable(value):
+    """Returns plain data with null for every number that JSON does not know."""
     if isinstance(value, dict):
-        return {k: _jsonable(v) for k, v in value.items()}
+        return {k: jsonable(v) for k, v in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

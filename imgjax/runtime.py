@@ -6,6 +6,7 @@ import faulthandler
 import fcntl
 import json
 import logging
+import multiprocessing
 import os
 import signal
 import socket
@@ -19,7 +20,15 @@ from absl import logging as absl_logging
 from jax.experimental import multihost_utils
 
 from imgjax import config as config_lib
-from imgjax.errors import WATCHDOG_EXIT_CODE, ConfigError, LockedError, PreemptedError, RunError
+from imgjax import metrics
+from imgjax.errors import (
+    WATCHDOG_EXIT_CODE,
+    ConfigError,
+    DataError,
+    LockedError,
+    PreemptedError,
+    RunError,
+)
 
 log = logging.getLogger('imgjax')
 
@@ -47,12 +56,21 @@ def _run(run) -> None:
     except RunError as error:
         print(f'imgjax: {error}', file=sys.stderr)
         leave(error.exit_code)
-    print(json.dumps(result), flush=True)
+    except OSError as error:  # a full disk, a folder that may not be written: it names the file
+        print(f'imgjax: {error}', file=sys.stderr)
+        leave(DataError.exit_code)
+    except KeyboardInterrupt:
+        print('imgjax: interrupted; the same command goes on from the newest checkpoint',
+              file=sys.stderr)
+        leave(128 + signal.SIGINT)
+    print(json.dumps(metrics.jsonable(result)), flush=True)
     leave(0)
 
 
 def leave(code: int) -> None:
     """Ends the process without waiting for what may never end (a worker, a dead peer)."""
+    for worker in multiprocessing.active_children():
+        worker.kill()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -95,7 +113,8 @@ def start() -> None:
         try:
             jax.distributed.initialize(
                 address, num_processes=1, process_id=0, coordinator_bind_address=address,
-                heartbeat_timeout_seconds=30)
+                # There is no peer to miss: a laptop that slept must not find its run dead.
+                heartbeat_timeout_seconds=10**7)
             return
         except RuntimeError as error:
             if 'before any JAX' in str(error):  # a script that has already used a device

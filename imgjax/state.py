@@ -5,6 +5,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from imgjax import optim
 
@@ -67,10 +68,9 @@ def init(model, config: dict, image_shape: tuple[int, int, int], hparams: dict) 
 
 
 def hparams_of(config: dict) -> dict:
-    """Returns config['hparams'] as arrays: the seed int32, all else float32, each of shape ()."""
+    """Returns config['hparams'] as NumPy scalars: the seed int32, all else float32."""
     numbers = dict(config['hparams'])
-    seed = jnp.asarray(numbers.pop('seed'), jnp.int32)
-    return {'seed': seed} | jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), numbers)
+    return {'seed': np.int32(numbers.pop('seed'))} | jax.tree.map(np.float32, numbers)
 
 
 def abstract(model, config: dict, image_shape: tuple[int, int, int]) -> TrainState:

@@ -17,7 +17,7 @@ def make_train_step(model, config: dict):
 
     `metrics` are scalars: the means of loss, accuracy and grad_norm over the finite updates since
     the last multiple of config.log_every, the learning rate, and how many updates were skipped.
-    An update whose loss or gradient is not finite changes nothing but the counters.
+    An update with a loss, gradient or outcome that is not finite changes nothing but counters.
     """
 
     def train_step(state: TrainState, batch: dict, hparams: dict):
@@ -35,7 +35,9 @@ def make_train_step(model, config: dict):
         learning_rate = optim.learning_rate(
             config['schedule'], state.step, config['steps'], hparams)
         updated = _update(config, state, batch_stats, grads, learning_rate, hparams)
-        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        # An update can overflow although its gradient is finite: what it would leave is looked at.
+        after_norm = optax.tree.norm((updated.params, updated.batch_stats))
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(after_norm)
         state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
         return _record(config, state, finite, (loss, accuracy, grad_norm), learning_rate)
 
@@ -133,7 +135,7 @@ def make_eval_step(model, config: dict):
                 gamma=jnp.float32(config['hparams']['focal_gamma'])),
             'prediction': jnp.argmax(logits_NK, -1).astype(jnp.int32),
             'confidence': jax.nn.softmax(logits_NK).max(-1),
-            'top5': (logits_NK > own_N1).sum(-1) < 5,
+            'top5': ((logits_NK > own_N1).sum(-1) < 5) & jnp.isfinite(own_N1[:, 0]),
         }
 
     return eval_step

@@ -8,7 +8,6 @@ import sys
 import time
 
 import jax
-import numpy as np
 
 from imgjax import build, checkpoint, evaluate, metrics, runtime, sharding
 from imgjax import config as config_lib
@@ -37,25 +36,32 @@ def run(config, workdir: str) -> dict:
     started = time.monotonic()
     runtime.start()
     config = _config_of(config, workdir)
+    build.check(config)  # before a large dataset is listed
     train_source, eval_source, facts = build.open_dataset(config)
     job = build.job(config, facts)
-    sharding.check_batch_size(
-        config['batch_size'], config['accumulation_steps'], job.mesh.size)
     _claim_directory(workdir)
     with (runtime.run_lock(workdir), runtime.watchdog(config['watchdog_seconds']) as beat,
           jax.transfer_guard('disallow')):
         _check_owner(workdir, job)
-        hparams = _hparams(job)
+        hparams = jax.device_put(
+            state_lib.hparams_of(job.config), sharding.replicated(job.mesh))
         state = _resume(job, workdir, hparams)
         rows = metrics.Log(workdir, _step_of(state))
-        writer = checkpoint.Writer(workdir, job.config['checkpoint'])
+        writer = checkpoint.Writer(
+            workdir, job.config['checkpoint'],
+            lambda step: rows.accuracy(step, config['data']['eval_split']))
         try:
             evaluator = _evaluator(job, eval_source, beat)
-            feed = open_feed(job, train_source, state, _step_of(state), hparams)
+            feed = open_feed(job, train_source, state, _step_of(state), hparams, beat)
+            beat()
+            log.info('%d steps of %d images on %d x %s, %d a dispatch, compiled in %.1f s',
+                     job.config['steps'], config['batch_size'], job.mesh.size,
+                     jax.devices()[0].device_kind, feed.steps, feed.compile_seconds)
             state, results = _loop(job, state, feed, evaluator, rows, writer, beat)
         finally:
             rows.close()
             writer.close()
+        beat()
         return _finish(job, workdir, state, results, rows, eval_source,
                        time.monotonic() - started)
 
@@ -95,25 +101,28 @@ def _check_owner(workdir: str, job: Job) -> None:
             f'{workdir}: belongs to another config ({"; ".join(different[:3])}'
             f'{", ..." if len(different) > 3 else ""}); take a new --workdir, or that config')
     build.check_same_data(workdir, build.read_facts(workdir), job.facts)
-
-
-def _hparams(job: Job) -> dict:
-    """Returns the hparams as arrays on the mesh."""
-    numbers = {k: v for k, v in job.config['hparams'].items() if k != 'seed'}
-    host = {'seed': np.int32(job.config['hparams']['seed'])} | jax.tree.map(np.float32, numbers)
-    return jax.device_put(host, sharding.replicated(job.mesh))
+    if stored != job.config:  # moved data, other devices: what is read from here must work too
+        config_lib.write(workdir, job.config)
 
 
 def _resume(job: Job, workdir: str, hparams: dict) -> state_lib.TrainState:
     """Returns the newest state on disk that verifies, or the initial one of a new run."""
-    restored = checkpoint.restore_newest(workdir, job.target, put_aside=True)
+    restored = checkpoint.restore_newest(
+        workdir, job.target, config_lib.digest(job.config), put_aside=True)
+    every = job.config['checkpoint']['every']
+    if restored is None and every and any(
+            row['step'] > 2 * every for row in metrics.read_rows(workdir)):
+        raise DataError(
+            f'{checkpoint.directory(workdir)}: empty, though {workdir}/metrics.jsonl tells of '
+            'steps that were saved; bring them back, or take a new --workdir')
     if restored is not None:
         log.info('going on from step %d of %d', restored[1]['step'], job.config['steps'])
         return restored[0]
-    return _initial_state(job, hparams)
+    return initial_state(job, hparams)
 
 
-def _initial_state(job: Job, hparams: dict) -> state_lib.TrainState:
+def initial_state(job: Job, hparams: dict) -> state_lib.TrainState:
+    """Returns the state before the first step, on the mesh."""
     shape = tuple(job.facts.image_shape)
     init = jax.jit(lambda hparams: state_lib.init(job.model, job.config, shape, hparams),
                    out_shardings=job.shardings)
@@ -134,7 +143,13 @@ def _evaluator(job: Job, source: Source, beat):
         process=(jax.process_index(), jax.process_count()))
     count = len(batches)
     if fits(job, source):
-        batches = list(pipeline.iterate(batches, 0))
+        held = []
+        for batch in pipeline.iterate(batches, 0):
+            held.append(batch)
+            beat()
+            if runtime.preempted():
+                raise PreemptedError('asked to stop while decoding; nothing had to be saved')
+        batches = held
     eval_step = evaluate.jit_eval_step(job.eval_step, job.shardings, job.mesh)
 
     def run_evaluation(state, step: int):
@@ -152,7 +167,7 @@ def _loop(job: Job, state, feed: Feed, evaluator, rows, writer, beat):
     total, split = config['steps'], config['data']['eval_split']
     clock = {'since': time.monotonic(), 'step': step, 'stalled': 0.0}
     ahead, measured = None, None  # (step, metrics) of the newest dispatch; of one to be logged
-    profile = _profiler(config['profile'], os.path.join(rows.workdir, 'profile'))
+    profile = _profiler(config['profile'], feed.steps, os.path.join(rows.workdir, 'profile'))
     with (metrics.progress(total, step, 'image', config['batch_size']) as bar,
           contextlib.closing(profile)):
         while True:
@@ -162,17 +177,17 @@ def _loop(job: Job, state, feed: Feed, evaluator, rows, writer, beat):
             if (saves or evaluates) and measured:
                 _log_step(job, *measured, clock, feed, rows, bar)
                 measured = None
-            if evaluates and not stop and (step == total or not rows.has(step, split)):
+            if evaluates and not stop and (
+                    step == total or rows.accuracy(step, split) is None):
                 results = evaluator(state, step)
                 if results is None:
                     stop = saves = True
-                elif not rows.has(step, split):
+                elif rows.accuracy(step, split) is None:
                     rows.write({'step': step, 'split': split} | results.summary())
                     _say(rows.rows[-1], total, bar)
             if saves and step:
                 rows.sync()
-                best = results.summary() if results and evaluates else None
-                writer.save(state, best, {'config_hash': config_lib.digest(config)})
+                writer.save(state, config_lib.digest(config))
             if stop:
                 kept = writer.wait() and step in checkpoint.steps(rows.workdir)
                 raise PreemptedError(
@@ -218,7 +233,7 @@ def _log_step(job: Job, step: int, measured: dict, clock: dict, feed: Feed, rows
         raise DivergedError(
             f'{in_a_row} updates in a row were not finite by step {step} '
             '(config.max_skipped_updates); lower config.hparams.learning_rate or set clip_norm. '
-            'The last checkpoint is from before')
+            'The parameters on disk are those of the last finite update')
 
 
 def _say(row: dict, total: int, bar) -> None:
@@ -231,14 +246,16 @@ def _say(row: dict, total: int, bar) -> None:
         bar.write(metrics.line(row, total), file=sys.stderr)
 
 
-def _profiler(options: dict, directory: str):
+def _profiler(options: dict, stride: int, directory: str):
     """Returns a primed generator that is sent (step, metrics ahead) and traces the chosen steps."""
     def watch():
         running = False
         try:
             while True:
                 step, ahead = yield
-                wanted = options['start'] <= step < options['start'] + options['steps']
+                # A dispatch that holds any of the chosen steps is traced whole.
+                wanted = step < options['start'] + options['steps'] and (
+                    step + stride > options['start'])
                 if wanted and not running:
                     jax.profiler.start_trace(directory)
                 elif running and not wanted:
@@ -254,6 +271,16 @@ def _profiler(options: dict, directory: str):
     return watcher
 
 
+def _train_seconds(rows: list[dict]) -> float:
+    """Returns the seconds that all steps of a run took, over every start of it."""
+    timed, total = 0, 0.0
+    for row in rows:
+        if row['split'] == 'train' and 'perf' in row:
+            total += (row['step'] - timed) * row['perf']['step_time']
+            timed = row['step']
+    return total
+
+
 def _finish(job: Job, workdir: str, state, results, rows, source: Source, seconds: float) -> dict:
     """Checks that the last state is on disk, writes the page, returns the result."""
     config, step = job.config, _step_of(state)
@@ -264,7 +291,8 @@ def _finish(job: Job, workdir: str, state, results, rows, source: Source, second
     result = {
         'split': config['data']['eval_split'], **results.summary(), 'step': step,
         'workdir': os.path.abspath(workdir), 'state_digest': checkpoint.state_digest(state),
-        'parameters': state_lib.parameter_count(job.target), 'train_seconds': round(seconds, 2)}
+        'parameters': state_lib.parameter_count(job.target),
+        'train_seconds': round(_train_seconds(rows.rows), 2), 'seconds': round(seconds, 2)}
     run_page.write(workdir, job, rows.rows, results, source, result)
     print(run_page.table(result, rows.rows), file=sys.stderr)
     return result

@@ -32,8 +32,9 @@ def _open(workdir: str) -> build.Job:
 def _restore(job: build.Job, workdir: str, at: int | None):
     """Returns (state, meta) of one step, or of the newest that verifies."""
     if at is not None:
-        return checkpoint.restore(workdir, at, job.target)
-    restored = checkpoint.restore_newest(workdir, job.target, put_aside=False)
+        return checkpoint.restore(workdir, at, job.target, config_lib.digest(job.config))
+    restored = checkpoint.restore_newest(
+        workdir, job.target, config_lib.digest(job.config), put_aside=False)
     if restored is None:
         raise DataError(f'{workdir}: no checkpoint was saved yet')
     return restored
@@ -79,12 +80,12 @@ def inspect_run(workdir: str) -> dict:
     Returns the newest sound step and its state_digest, all steps with `verified`, the parameter
     count and the config hash.
     """
-    runtime.start()
     job = _open(workdir)
+    config_hash = config_lib.digest(job.config)
     found = []
     for at in checkpoint.steps(workdir):
         try:
-            _, meta = checkpoint.restore(workdir, at, job.target)
+            _, meta = checkpoint.restore(workdir, at, job.target, config_hash)
             found.append({'step': at, 'verified': True, 'state_digest': meta['state_digest']})
             log.info('step %d: verified, %s', at, meta['state_digest'])
         except DataError as error:
@@ -93,9 +94,9 @@ def inspect_run(workdir: str) -> dict:
     sound = [entry for entry in found if entry['verified']]
     newest = sound[-1] if sound else {'step': None, 'state_digest': None}
     parameters = state_lib.parameter_count(job.target)
-    log.info('%s parameters, config %s', f'{parameters:,}', config_lib.digest(job.config))
+    log.info('%s parameters, config %s', f'{parameters:,}', config_hash)
     return {'step': newest['step'], 'state_digest': newest['state_digest'], 'steps': found,
-            'parameters': parameters, 'config_hash': config_lib.digest(job.config),
+            'parameters': parameters, 'config_hash': config_hash,
             'workdir': os.path.abspath(workdir)}
 
 
@@ -115,6 +116,8 @@ def predict_images(workdir: str, images: str, top_k: int, output: str,
     """
     if not output.endswith(('.csv', '.json')):
         raise ConfigError(f'--output={output}: takes a name ending in .csv or .json')
+    if not os.path.isdir(os.path.dirname(os.path.abspath(output))):
+        raise ConfigError(f'--output={output}: no such folder')
     paths = _list_images(images)
     runtime.start()
     job = _open(workdir)
@@ -138,7 +141,11 @@ def predict_images(workdir: str, images: str, top_k: int, output: str,
 
 def _list_images(images: str) -> list[str]:
     """Returns the sorted paths that a file, a folder or a glob stands for."""
-    pattern = os.path.join(images, '**') if os.path.isdir(images) else images
+    pattern = images
+    if os.path.exists(images):  # a name may hold what a glob would read as a pattern
+        pattern = glob.escape(images)
+    if os.path.isdir(images):
+        pattern = os.path.join(pattern, '**')
     found = sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
     if os.path.isdir(images):  # a folder may hold other files too; a glob is taken at its word
         found = [path for path in found if path.lower().endswith(decode.EXTENSIONS)]
@@ -185,9 +192,6 @@ def _classifier(job: build.Job, state, top_k: int):
 
 def _write_predictions(output: str, rows: list[dict]) -> None:
     """Writes the rows as CSV (class_1, probability_1, class_2, ...) or JSON, whole or not."""
-    folder = os.path.dirname(os.path.abspath(output))
-    if not os.path.isdir(folder):
-        raise ConfigError(f'--output={output}: no such folder')
     if output.endswith('.json'):
         config_lib.write_json(output, rows)
         return

@@ -29,11 +29,10 @@ def target_of(state, mesh_shape=None):
         state, sharding.state_shardings(state, mesh))
 
 
-def save_steps(workdir, *steps, accuracy=None):
-    writer = checkpoint.Writer(str(workdir), OPTIONS)
+def save_steps(workdir, *steps, options=OPTIONS, accuracy_of=lambda step: None):
+    writer = checkpoint.Writer(str(workdir), options, accuracy_of)
     for step in steps:
-        metrics = None if accuracy is None else {'accuracy': accuracy[step]}
-        writer.save(make_state(step), metrics, {})
+        writer.save(make_state(step), 'hash')
         assert writer.wait()
     writer.close()
 
@@ -58,7 +57,7 @@ def files_of(workdir, step):
 
 def test_what_comes_back_is_what_was_saved_on_any_mesh(saved):
     for shape in ({'data': 8, 'fsdp': 1}, {'data': 1, 'fsdp': 8}, {'data': 4, 'fsdp': 2}):
-        state, meta = checkpoint.restore(str(saved), 2, target_of(make_state(0), shape))
+        state, meta = checkpoint.restore(str(saved), 2, target_of(make_state(0), shape), 'hash')
         jax.tree.map(np.testing.assert_array_equal, jax.device_get(state),
                      jax.device_get(make_state(2)))
         assert meta['state_digest'] == checkpoint.state_digest(make_state(2))
@@ -86,7 +85,7 @@ def test_fifty_flipped_bits_none_silent(saved, tmp_path):
         data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
         path.write_bytes(data)
         state, meta = checkpoint.restore_newest(
-            str(workdir), target_of(make_state(0)), put_aside=True)
+            str(workdir), target_of(make_state(0)), 'hash', put_aside=True)
         # Either harmless (a bit that nothing reads), or found, and the step before it is used.
         assert meta['step'] in (1, 2)
         assert checkpoint.state_digest(state) == (
@@ -117,7 +116,7 @@ def test_every_file_harmed(harm, saved, tmp_path):
                 continue
             shutil.copy(twins[0], path)
         state, meta = checkpoint.restore_newest(
-            str(workdir), target_of(make_state(0)), put_aside=True)
+            str(workdir), target_of(make_state(0)), 'hash', put_aside=True)
         assert checkpoint.state_digest(state) == checkpoint.state_digest(make_state(meta['step']))
         shutil.rmtree(workdir)
 
@@ -128,7 +127,8 @@ def test_all_steps_damaged_never_starts_over(workdir):
             path.write_bytes(b'')
     for _ in range(2):  # also when asked again, with everything put aside
         with pytest.raises(DataError, match='none is usable'):
-            checkpoint.restore_newest(str(workdir), target_of(make_state(0)), put_aside=True)
+            checkpoint.restore_newest(
+                str(workdir), target_of(make_state(0)), 'hash', put_aside=True)
     assert sorted(os.listdir(workdir / 'damaged')) == ['1', '2']
 
 
@@ -136,26 +136,39 @@ def test_reading_changes_nothing(workdir):
     for path in files_of(workdir, 2):
         path.write_bytes(b'')
     before = sorted(workdir.rglob('*'))
-    _, meta = checkpoint.restore_newest(str(workdir), target_of(make_state(0)), put_aside=False)
+    _, meta = checkpoint.restore_newest(
+        str(workdir), target_of(make_state(0)), 'hash', put_aside=False)
     assert meta['step'] == 1
     assert sorted(workdir.rglob('*')) == before
 
 
 def test_nothing_saved_yet(tmp_path):
-    assert checkpoint.restore_newest(str(tmp_path), target_of(make_state(0)),
+    assert checkpoint.restore_newest(str(tmp_path), target_of(make_state(0)), 'hash',
                                      put_aside=True) is None
     with pytest.raises(DataError, match='the steps on disk are: none'):
-        checkpoint.restore(str(tmp_path), 3, target_of(make_state(0)))
+        checkpoint.restore(str(tmp_path), 3, target_of(make_state(0)), 'hash')
 
 
-def test_retention_keeps_the_newest_the_best_and_every_kth(tmp_path):
-    accuracy = {step: 0.9 if step == 3 else 0.1 * step / 10 for step in range(1, 10)}
-    writer = checkpoint.Writer(str(tmp_path), OPTIONS | {'keep_every': 4})
-    for step in range(1, 10):
-        writer.save(make_state(step), {'accuracy': accuracy[step]}, {})
-        assert writer.wait()
-    writer.close()
+def test_retention_keeps_the_newest_the_best_and_every_kth_also_after_a_restart(tmp_path):
+    accuracy = {step: 0.9 if step == 3 else step / 100 for step in range(1, 13)}
+    options = OPTIONS | {'keep_every': 4}
+    save_steps(tmp_path, *range(1, 10), options=options, accuracy_of=accuracy.get)
     assert checkpoint.steps(str(tmp_path)) == [3, 4, 8, 9]
+    save_steps(tmp_path, 10, 11, options=options, accuracy_of=accuracy.get)
+    assert checkpoint.steps(str(tmp_path)) == [3, 4, 8, 10, 11]
+
+
+def test_a_step_of_another_config_is_put_aside(workdir):
+    with pytest.raises(DataError, match='of a run of another config, hash'):
+        checkpoint.restore(str(workdir), 2, target_of(make_state(0)), 'other')
+
+
+def test_a_state_of_another_version_stays_where_it_is(workdir):
+    other = make_state(0).replace(ema={'kernal': make_state(0).ema['kernel']})
+    with pytest.raises(DataError, match='another kind of state'):
+        checkpoint.restore_newest(str(workdir), target_of(other), 'hash', put_aside=True)
+    assert checkpoint.steps(str(workdir)) == [1, 2]
+    assert not (workdir / 'damaged').exists()
 
 
 def test_what_a_killed_save_left_is_taken_away(workdir):
@@ -171,12 +184,12 @@ def test_donation_after_save_does_not_reach_the_checkpoint(tmp_path):
     writer = checkpoint.Writer(str(tmp_path), OPTIONS)
     state = make_state(5)
     expected = checkpoint.state_digest(state)
-    writer.save(state, None, {})
+    writer.save(state, 'hash')
     overwrite = jax.jit(lambda s: jax.tree.map(lambda x: x * 0 + x.dtype.type(7), s),
                         donate_argnums=0)
     for _ in range(3):
         state = overwrite(state)
     assert writer.wait()
     writer.close()
-    _, meta = checkpoint.restore(str(tmp_path), 5, target_of(make_state(0)))
+    _, meta = checkpoint.restore(str(tmp_path), 5, target_of(make_state(0)), 'hash')
     assert meta['state_digest'] == expected

@@ -28,7 +28,9 @@ def test_base_has_exactly_the_fields_that_are_checked():
     ({'epochs': 1.0}, 'config.steps: set either steps or epochs above 0'),
     ({'accumulation_steps': 3}, 'config.accumulation_steps: batch_size 128 is not divisible by 3'),
     ({'augment': ['mixup']}, "config.augment: takes (("),
-    ({'augment': [['mixup', {}]]}, 'config.hparams.augment.mixup: takes the strength'),
+    ({'augment': [['mixup', {}]]}, 'config.hparams.augment.mixup: missing; it takes the strength'),
+    ({'schedule': {'name': 'step', 'warmup_steps': 0, 'milestones': ['a'], 'factor': 0.1}},
+     "config.schedule.milestones: takes numbers, got ['a']"),
     ({'watchdog_seconds': float('nan')}, 'config: not plain JSON data'),
 ])
 def test_wrong_fields_are_named(change, message, config):

@@ -168,7 +168,7 @@ def test_the_golden_first_ten_losses(launch, tmp_path):
     """What digits trains like. A change here changes every run: data order, augmentation,
     initial values, the loss or the optimizer. If that was meant, write the new numbers down; they
     also move in their last digits with jaxlib and with the CPU's vector instructions."""
-    result_of(launch('train', '--config=configs/digits.py', '--config.steps=10',
+    result_of(launch('train', '--config=configs/digits.py:cnn', '--config.steps=10',
                      '--config.log_every=1', '--config.eval_every=0',
                      '--config.checkpoint.every=0', f'--workdir={tmp_path}'))
     rows = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]

@@ -36,8 +36,8 @@ def test_rows_and_events_go_on_after_a_restart_without_doubles(tmp_path):
     log = metrics.Log(str(tmp_path), 20)  # step 30 is work that was lost
     assert [r['step'] for r in log.rows] == [10, 20]
     log.write(row(30, loss=0.5))
-    log.write(row(30, 'test'))
-    assert log.has(30, 'test') and not log.has(20, 'test')
+    log.write(row(30, 'test', accuracy=0.5))
+    assert log.accuracy(30, 'test') == 0.5 and log.accuracy(20, 'test') is None
     log.close()
     assert [r['step'] for r in metrics.read_rows(str(tmp_path))] == [10, 20, 30, 30]
     events = events_of(tmp_path)

@@ -55,4 +55,6 @@ def open_split(split: str, options: dict) -> Source:
         raise ConfigError(
             f'config.data: {name!r} has {len(source.class_names)} class '
             f'({", ".join(source.class_names)}); a classifier takes at least two')
+    if not len(source.examples):
+        raise ConfigError(f'config.data: the split {split!r} of {name!r} is empty')
     return source

@@ -11,6 +11,9 @@ from imgjax.errors import DataError
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')
 MAX_PIXELS = 64_000_000  # a header that claims more is refused before anything is decoded
 MAX_BYTES = 32 * 2**20
+MAX_ASPECT = 100
+# Pillow knows more, some of which start other programs.
+FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'TIFF')
 
 
 def decode(encoded, channels: int, name: str) -> Image.Image:
@@ -32,9 +35,11 @@ def decode(encoded, channels: int, name: str) -> Image.Image:
         else:
             if len(encoded) > MAX_BYTES:
                 raise ValueError(f'{len(encoded)} bytes, more than {MAX_BYTES}')
-            image = Image.open(io.BytesIO(encoded))
+            image = Image.open(io.BytesIO(encoded), formats=FORMATS)
             if math.prod(image.size) > MAX_PIXELS:
                 raise ValueError(f'{image.size} is more than {MAX_PIXELS} pixels')
+            if max(image.size) > MAX_ASPECT * min(image.size):  # resizing it would not fit memory
+                raise ValueError(f'{image.size} is narrower than 1:{MAX_ASPECT}')
             image.load()
         if image.mode.startswith('I'):  # 16 bits a pixel, which convert() would clip at 255
             levels = np.clip(np.asarray(image).astype(np.int64), 0, 65535)

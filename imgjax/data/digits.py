@@ -4,7 +4,9 @@ Test data of Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits" (U
 """
 
 import contextlib
+import fcntl
 import io
+import os
 import sys
 
 import numpy as np
@@ -51,10 +53,14 @@ class ImgjaxDigits(tfds.core.GeneratorBasedBuilder):
 
 def open_split(split: str, options: dict) -> Source:
     """Opens 'train' (1,442 images) or 'test' (355), preparing the files when they are missing."""
-    builder = ImgjaxDigits(
-        data_dir=tfds_source.data_dir(options), file_format='array_record')
-    if not builder.info.splits:
-        tfds.disable_progress_bar()  # 0.5 s of work
-        with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
-            builder.download_and_prepare()
+    place = tfds_source.data_dir(options)
+    os.makedirs(place, exist_ok=True)
+    # Two first runs at once must not both prepare; 0.5 s of work.
+    with open(os.path.join(place, 'imgjax_digits.lock'), 'w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        builder = ImgjaxDigits(data_dir=place, file_format='array_record')
+        if not builder.info.splits:
+            tfds.disable_progress_bar()
+            with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
+                builder.download_and_prepare()
     return tfds_source.open_builder(builder, split)

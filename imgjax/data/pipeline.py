@@ -5,7 +5,11 @@ restart change a batch. A position is the global number of an example in the end
 training: batch k holds the positions k*N to k*N + N - 1.
 """
 
+import concurrent.futures
 import functools
+import os
+import threading
+import time
 from collections.abc import Iterator
 
 import grain
@@ -115,22 +119,42 @@ def iterate(batches: grain.MapDataset, workers: int, first: int = 0) -> Iterator
     if workers:
         if not flags.FLAGS.is_parsed():  # Grain's workers read flags, also from a script
             flags.FLAGS.mark_as_parsed()
-        stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+        stream = stream.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=workers), worker_init_fn=_end_with_parent)
     return iter(stream)
+
+
+def _end_with_parent(index: int, count: int) -> None:
+    """Ends a decoding process when the one that started it is gone, also by kill -9."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True, name='parent watch').start()
 
 
 def load_all(source: Source, options: dict, size: int, tick=lambda: None) -> dict:
     """Decodes a whole split: {'image': uint8 (N, size, size, C), 'label': int32 (N,)}.
 
-    Calls `tick` once an example.
+    Decodes in threads; calls `tick` once an example, from the calling thread.
     """
     images = np.empty((len(source.examples), size, size, options['channels']), np.uint8)
     labels = np.empty(len(source.examples), np.int32)
-    for index in range(len(source.examples)):
+
+    def load(index: int) -> None:
         example = source.examples[index]
         images[index] = pixels(example, options, size)
         labels[index] = example['label']
-        tick()
+
+    threads = concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count())
+    try:
+        for _ in threads.map(load, range(len(source.examples))):
+            tick()
+    finally:  # an error, or a stop, does not wait for the rest
+        threads.shutdown(cancel_futures=True)
     return {'image': images, 'label': labels}
 
 

@@ -54,7 +54,7 @@ def table(result: dict, rows: list[dict]) -> str:
         'loss': f'{result["loss"]:.4f}',
         'steps': f'{result["step"]:,}',
         'parameters': f'{result["parameters"]:,}',
-        'time': f'{result["train_seconds"]:.1f} s',
+        'time': f'{result["seconds"]:.1f} s, {result["train_seconds"]:.1f} s of it in steps',
         'speed': f'{sorted(speeds)[len(speeds) // 2]:,.0f} images/s (median)' if speeds else '-',
         'checkpoint': os.path.join(workdir, 'checkpoints', str(result['step'])),
         'metrics': os.path.join(workdir, 'metrics.jsonl'),

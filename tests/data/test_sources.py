@@ -160,7 +160,8 @@ JPEG = encoded(RGB.resize((200, 200)), 'JPEG')
 @pytest.mark.parametrize('content', [
     JPEG[:len(JPEG) // 2], b'this is text', b'', encoded(RGB)[:60],
     encoded(Image.new('1', (9000, 9000))), bytes(decode.MAX_BYTES + 1),
-], ids=['cut jpeg', 'text', 'empty', 'cut png', 'bomb', 'large'])
+    encoded(Image.new('L', (1, 30000))), b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n',
+], ids=['cut jpeg', 'text', 'empty', 'cut png', 'bomb', 'large', 'narrow', 'postscript'])
 def test_what_is_no_image_is_named(content):
     with pytest.raises(DataError, match='place/7.png: not a readable image .*; replace or remove'):
         decode.decode(content, 3, 'place/7.png')
