@@ -5,6 +5,7 @@ the digest of every leaf. Nothing that fails its digest is used: it is put aside
 `damaged/` and the step before it is restored.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -93,7 +94,7 @@ class Writer:
         self._workdir = workdir
         self._options = options
         self._accuracy_of = accuracy_of
-        self._manager = self._open()
+        self._manager: ocp.CheckpointManager | None = self._open()
         self._pending: int | None = None
 
     def _open(self) -> ocp.CheckpointManager:
@@ -126,6 +127,8 @@ class Writer:
                 'state_digest': digest_of(digests)}
         self._pending = step
         try:
+            if self._manager is None:  # after a failed save
+                self._manager = self._open()
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -144,27 +147,37 @@ class Writer:
         except Exception as error:
             self._failed(error)
             return False
-        committed = self._pending in steps(self._workdir)
-        if not committed:
+        if self._pending not in steps(self._workdir):
             self._failed(RuntimeError('it is not on disk'))
+            return False
+        with contextlib.suppress(OSError):  # on a full disk the next save tries again
+            open(_saved_mark(self._workdir), 'a').close()
         self._pending = None
-        return committed
+        return True
 
     def _failed(self, error: Exception) -> None:
         """Says so, takes away what the failed save left, and forgets Orbax's idea of it."""
         log.warning('checkpoint of step %s was not saved (%s); training goes on', self._pending,
                     ' '.join(str(error).split())[:300])
         self._pending = None
+        manager, self._manager = self._manager, None
         try:
-            self._manager.close()
+            if manager is not None:
+                manager.close()
         except Exception as again:  # the same failure, told a second time
             log.debug('closing after a failed save: %s', again)
-        self._manager = self._open()
+        purge(self._workdir)
 
     def close(self) -> None:
         """Ends the writer; a save under way is finished first."""
         self.wait()
-        self._manager.close()
+        if self._manager is not None:
+            self._manager.close()
+
+
+def _saved_mark(workdir: str) -> str:
+    """A file that says that a step was saved once: an empty directory is then no new run."""
+    return os.path.join(workdir, 'saved')
 
 
 def purge(workdir: str) -> None:
@@ -255,11 +268,10 @@ def restore_newest(workdir: str, target, config_hash: str, *, put_aside: bool):
             log.warning('%s; trying the step before it', error)
             if put_aside:
                 _put_aside(workdir, step)
-    damaged = os.path.join(workdir, 'damaged')
-    if problem or os.path.isdir(damaged):
+    if problem or os.path.exists(_saved_mark(workdir)):
         raise DataError(
-            f'{directory(workdir)}: steps were saved here but none is usable ({problem or damaged}'
-            '); bring one back, or start again in a new --workdir')
+            f'{directory(workdir)}: steps were saved here but none is usable '
+            f'({problem or "none is there"}); bring one back, or start again in a new --workdir')
     return None
 
 

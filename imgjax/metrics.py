@@ -1,5 +1,6 @@
 """What a run says while it goes: metrics.jsonl, TensorBoard, the terminal, throughput and MFU."""
 
+import contextlib
 import json
 import logging
 import math
@@ -175,7 +176,8 @@ class Log:
         """Writes what waits."""
         self.sync()
         if self._events is not None:
-            self._events.close()
+            with contextlib.suppress(OSError):  # on a full disk; they are made again from the rows
+                self._events.close()
 
 
 def jsonable(value):
@@ -202,7 +204,7 @@ def line(row: dict, total: int) -> str:
 
 
 def progress(total: int, initial: int, unit: str, scale: int = 1) -> tqdm.tqdm:
-    """Returns a progress bar on stderr; it shows nothing where stderr is no terminal.
+    """Returns a progress bar on stderr; it is disabled where stderr is no terminal.
 
     Args:
       total: steps in all.
@@ -210,6 +212,8 @@ def progress(total: int, initial: int, unit: str, scale: int = 1) -> tqdm.tqdm:
       unit: what is counted.
       scale: units a step (images of a batch).
     """
+    # Some terminals without a window say they are 0 wide; a bar would show nothing there.
+    shown = sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns > 0
     return tqdm.tqdm(
         total=total * scale, initial=initial * scale, unit=unit, unit_scale=True, file=sys.stderr,
-        disable=not sys.stderr.isatty(), dynamic_ncols=True, leave=False)
+        disable=not shown, dynamic_ncols=True, leave=False)

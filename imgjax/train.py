@@ -109,12 +109,6 @@ def _resume(job: Job, workdir: str, hparams: dict) -> state_lib.TrainState:
     """Returns the newest state on disk that verifies, or the initial one of a new run."""
     restored = checkpoint.restore_newest(
         workdir, job.target, config_lib.digest(job.config), put_aside=True)
-    every = job.config['checkpoint']['every']
-    if restored is None and every and any(
-            row['step'] > 2 * every for row in metrics.read_rows(workdir)):
-        raise DataError(
-            f'{checkpoint.directory(workdir)}: empty, though {workdir}/metrics.jsonl tells of '
-            'steps that were saved; bring them back, or take a new --workdir')
     if restored is not None:
         log.info('going on from step %d of %d', restored[1]['step'], job.config['steps'])
         return restored[0]

@@ -132,6 +132,12 @@ def test_all_steps_damaged_never_starts_over(workdir):
     assert sorted(os.listdir(workdir / 'damaged')) == ['1', '2']
 
 
+def test_steps_that_are_gone_are_no_new_run(workdir):
+    shutil.rmtree(workdir / 'checkpoints')
+    with pytest.raises(DataError, match='none is there'):
+        checkpoint.restore_newest(str(workdir), target_of(make_state(0)), 'hash', put_aside=True)
+
+
 def test_reading_changes_nothing(workdir):
     for path in files_of(workdir, 2):
         path.write_bytes(b'')

@@ -95,6 +95,34 @@ def test_sigterm_saves_and_the_same_command_goes_on(phase, launch, tmp_path, und
     assert_same(finish(launch('train', CONFIG, f'--workdir={tmp_path}')), tmp_path, undisturbed)
 
 
+def children_of(pid: int) -> list[int]:
+    """Returns the processes that a process started, and those they started."""
+    listed = subprocess.run(['ps', '-eo', 'pid=,ppid='], capture_output=True, text=True).stdout
+    parents = dict(map(int, line.split()) for line in listed.splitlines())
+    found = [child for child, parent in parents.items() if parent == pid]
+    return found + [grandchild for child in found for grandchild in children_of(child)]
+
+
+def test_decoding_processes_end_with_the_run(launch, tmp_path):
+    process = launch('train', CONFIG, '--config.data.resident=no', '--config.data.workers=1',
+                     f'--workdir={tmp_path}')
+    wait_for(lambda: steps_logged(tmp_path) >= 20, process)
+    workers = children_of(process.pid)
+    assert workers
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 15
+    while any(os.path.exists(f'/proc/{pid}') for pid in workers):
+        assert time.monotonic() < deadline, 'a decoding process outlived its run'
+        time.sleep(0.1)
+    process = launch('train', CONFIG, '--config.data.resident=no', '--config.data.workers=1',
+                     f'--workdir={tmp_path}')
+    wait_for(lambda: steps_logged(tmp_path) >= 100, process)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)  # returns when the last holder of stdout is gone
+    assert process.returncode == 75
+
+
 def test_two_starts_on_one_directory(launch, tmp_path, undisturbed):
     first = launch('train', CONFIG, f'--workdir={tmp_path}')
     wait_for(lambda: steps_logged(tmp_path) >= 10, first)

@@ -136,7 +136,7 @@ def test_predict_goes_on_after_a_bad_image(run, launch, images, tmp_path):
     ('train', (CONFIG, '--config.batch_size=0'), ['config.batch_size: takes at least 1, got 0']),
     ('train', (CONFIG, '--confg=x'), ['confg', 'config']),
     ('train', ('--config=configs/nothing.py',), ['configs/nothing.py']),
-    ('train', ('--config=configs/digits.py:vgg',), ['digits takes one of cnn, mlp', "'vgg'"]),
+    ('train', ('--config=configs/digits.py:vgg',), ['digits takes one of mlp, cnn', "'vgg'"]),
     ('train', (), ['no run was started here yet; give --config']),
     ('train', (CONFIG, 'stray'), ["'stray' is no flag"]),
     ('evaluate', (), ['no run directory']),

@@ -91,7 +91,7 @@ def render_page(
     """Returns the page of a run as HTML.
 
     Args:
-        config: nested plain JSON; `name` becomes the title, `docstring` a paragraph.
+        config: nested plain JSON; `name` becomes the title.
         config_hash: hash of the config, shown as it is.
         rows: rows of metrics.jsonl, in any order; where a resumed run wrote a step again, the
             later row counts. Missing, null and non-finite values are left out of the curves.
@@ -115,7 +115,6 @@ def render_page(
     workdir = str(result.get('workdir') or '')
     return templates.get_template('page.html').render(
         title=str(config.get('name') or pathlib.Path(workdir).name or 'run'),
-        docstring=str(config.get('docstring') or '').strip(),
         headline=_headline(evaluation),
         tiles=_tiles(rows, evaluation, result),
         identity=[(label, value) for label, value in (
@@ -133,7 +132,7 @@ def render_page(
         calibration=calibration(evaluation),
         errors=int(np.sum(np.asarray(evaluation.labels) != np.asarray(evaluation.predictions))),
         **_pictures(evaluation),
-        config=[(key, value) for key, value in _flatten(config) if key != 'docstring'],
+        config=_flatten(config),
         environment=_flatten(environment),
     )
 

@@ -73,7 +73,6 @@ def run(answers=None, **changes):
     return {
         'config': {
             'name': 'digits_cnn',
-            'docstring': 'How far a small CNN gets on the 1797 digits of scikit-learn.',
             'model': {'name': 'cnn', 'width': 32, 'depth': 3}, 'batch_size': 128, 'steps': 2000,
             'data': {'name': 'digits', 'augment': ['shift', 'cutout']},
             'hparams': {'learning_rate': 0.001, 'weight_decay': 1e-4, 'seed': 0}},
@@ -281,7 +280,7 @@ def test_names_are_text(open_page, tmp_path):
     for example in answers.worst:
         example['name'] = f'{HOSTILE}.png'
     given = run(answers, environment={HOSTILE: HOSTILE}, config_hash=HOSTILE)
-    given['config'].update(name=HOSTILE, docstring=HOSTILE)
+    given['config'].update(name=HOSTILE)
     given['rows'] += [{'step': 1, 'split': HOSTILE, 'loss': 1.0}]
     given['result']['workdir'] = HOSTILE
     page_lib.write_page(path, **given)
