@@ -37,8 +37,11 @@ def get_config(arg=''):
     config.hparams.augment = dict(shift_rotate=1.0)
     config.model.name = family
     if family == 'vit':
-        config.model.options = dict(patch_size=2, width=64, depth=4, heads=4, pool='avg')
-        config.update(steps=800, eval_every=400, checkpoint=dict(every=400))
+        config.model.options = dict(patch_size=2, width=64, depth=2, heads=4, pool='avg')
+        config.batch_size = 64
+        config.steps = 2000
+        config.hparams.learning_rate = 3e-3
+        config.hparams.augment.shift_rotate = 0.5
     elif family == 'resnet':
         config.model.name = 'resnet20_cifar'
         config.update(steps=400, eval_every=200, checkpoint=dict(every=200))

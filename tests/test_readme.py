@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from imgjax import metrics
+
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / 'README.md').read_text()
 BLOCKS = re.findall(r'```(sh|python)\n(.*?)```', README, re.DOTALL)
@@ -46,4 +48,6 @@ def test_commands_run_as_written(checkout):
                               capture_output=True)
         assert done.returncode == 0, f'{text}\n{done.stderr[-3000:]}'
     assert (checkout / 'runs' / 'digits' / 'report.html').exists()
+    rows = metrics.read_rows(str(checkout / 'runs' / 'digits'))
+    assert rows[-1]['accuracy'] >= 0.985, 'what the first command promises'
     assert (checkout / 'predictions.csv').exists()
