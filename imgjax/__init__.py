@@ -1,4 +1,4 @@
-"""imgjax: image classification in JAX, from a laptop core to a pod by one code path.
+"""imgjax: image classification in JAX, one pure train step and the ways of running it.
 
 Importing the package touches no device; every part is imported by its own name, as in
 ``from imgjax import models``.
