@@ -34,14 +34,13 @@ def run(config, workdir: str) -> dict:
       RunError: a kind for each way a run can end, see imgjax/errors.py.
     """
     started = time.monotonic()
-    runtime.start()
     config = _config_of(config, workdir)
     build.check(config)  # before a large dataset is listed
     train_source, eval_source, facts = build.open_dataset(config)
     job = build.job(config, facts)
     _claim_directory(workdir)
-    with (runtime.run_lock(workdir), runtime.watchdog(config['watchdog_seconds']) as beat,
-          jax.transfer_guard('disallow')):
+    with (runtime.run_lock(workdir), runtime.hear_stop(),
+          runtime.watchdog(config['watchdog_seconds']) as beat, jax.transfer_guard('disallow')):
         _check_owner(workdir, job)
         hparams = jax.device_put(
             state_lib.hparams_of(job.config), sharding.replicated(job.mesh))

@@ -12,7 +12,7 @@ from imgjax import build, checkpoint, data, evaluate, metrics, runtime, sharding
 from imgjax import config as config_lib
 from imgjax import state as state_lib
 from imgjax.data import decode, pipeline
-from imgjax.errors import ConfigError, DataError, PreemptedError
+from imgjax.errors import ConfigError, DataError
 
 log = logging.getLogger('imgjax')
 
@@ -50,7 +50,6 @@ def evaluate_split(workdir: str, at: int | None = None, split: str | None = None
 
     Returns split, accuracy, loss, step, examples, workdir, state_digest and top5_accuracy.
     """
-    runtime.start()
     job = _open(workdir)
     options = job.config['data']
     split = split or options['eval_split']
@@ -68,8 +67,6 @@ def evaluate_split(workdir: str, at: int | None = None, split: str | None = None
             evaluate.jit_eval_step(job.eval_step, job.shardings, job.mesh), state,
             pipeline.iterate(batches, options['workers']), len(batches), job.mesh,
             title=split, beat=beat)
-    if results is None:
-        raise PreemptedError('asked to stop; nothing had to be saved')
     return {'split': split, **results.summary(), 'step': meta['step'],
             'workdir': os.path.abspath(workdir), 'state_digest': meta['state_digest']}
 
@@ -119,7 +116,6 @@ def predict_images(workdir: str, images: str, top_k: int, output: str,
     if not os.path.isdir(os.path.dirname(os.path.abspath(output))):
         raise ConfigError(f'--output={output}: no such folder')
     paths = _list_images(images)
-    runtime.start()
     job = _open(workdir)
     state, meta = _restore(job, workdir, at)
     classify = _classifier(job, state, min(top_k, len(job.facts.class_names)))
@@ -128,8 +124,6 @@ def predict_images(workdir: str, images: str, top_k: int, output: str,
         for start in range(0, len(paths), PREDICT_BATCH):
             rows += classify(paths[start:start + PREDICT_BATCH])
             bar.update(min(PREDICT_BATCH, len(paths) - start))
-            if runtime.preempted():
-                raise PreemptedError('asked to stop; nothing was written')
     _write_predictions(output, rows)
     failed = [row for row in rows if row['error']]
     if failed:
