@@ -107,12 +107,12 @@ def hear_stop():
     def note(signum, frame) -> None:
         _stop['asked'] = True
 
-    _stop['asked'] = False
     mine = threading.current_thread() is threading.main_thread()  # others may not set handlers
     before = signal.signal(signal.SIGTERM, note) if mine else None
     try:
         yield
     finally:
+        _stop['asked'] = False  # whoever comes next in this process was not asked
         if mine:
             signal.signal(signal.SIGTERM, before)
 
