@@ -22,7 +22,8 @@ FORBIDDEN = {
     'imgjax/checkpoint.py': ('imgjax.models', 'imgjax.data', 'imgjax.step'),
     'imgjax/metrics.py': ('imgjax.models', 'imgjax.data', 'imgjax.step'),
     'imgjax/runtime.py': ('imgjax.models', 'imgjax.data', 'imgjax.step'),
-    'imgjax/report/page.py': ('jax', 'imgjax.data', 'imgjax.step'),
+    **{f'imgjax/report/{name}.py': ('jax', 'imgjax.data', 'imgjax.step')
+       for name in ('page', 'plots', 'statistics', 'text')},
     'imgjax': ('launch', 'configs', 'tensorflow', 'torch', 'pickle', 'cloudpickle'),
 }
 CALLS = {'eval', 'exec', '__import__'}

@@ -16,6 +16,7 @@ from imgjax.build import Job
 from imgjax.data import Source, pipeline
 from imgjax.evaluate import Results
 from imgjax.report import page
+from imgjax.report.statistics import Evaluation
 
 WORST = 24
 
@@ -37,7 +38,7 @@ def write(workdir: str, job: Job, rows: list[dict], results: Results, source: So
     path = os.path.join(workdir, 'report.html')
     page.write_page(
         path, config=job.config, config_hash=config_lib.digest(job.config), rows=rows,
-        evaluation=page.Evaluation(
+        evaluation=Evaluation(
             split=result['split'], class_names=job.facts.class_names, labels=results.labels,
             predictions=results.predictions, confidences=results.confidences,
             worst=_worst(job, results, source), loss=result['loss']),

@@ -1,0 +1,153 @@
+"""Curves of a run's metrics as inline SVG in CSS colours, drawn by matplotlib."""
+
+import io
+import math
+import re
+
+import markupsafe
+import numpy as np
+
+from imgjax.report.text import MISSING, number, percent
+
+POINTS_PER_LINE = 800  # what a plot of this width can show
+
+_BLACK = '#000000'  # what matplotlib draws text and axes in; becomes currentColor
+_SERIES = ('#a00001', '#a00002', '#a00003', '#a00004')  # become var(--series-1) ...
+
+
+def curves(rows: list[dict]) -> tuple[list[dict], int]:
+    """Returns the curves of metrics.jsonl that have data, and the count of values left out.
+
+    A curve is a dict of `title`, `legend` ((split, colour number, last value) a line), `label`
+    (what a screen reader says), `logarithmic` and `svg`.
+    """
+    drawn, dropped = [], 0
+    for title, key, scale in (
+        ('Loss', 'loss', 'loss'),
+        ('Accuracy', 'accuracy', 'fraction'),
+        ('Learning rate', 'learning_rate', 'zero'),
+        ('Images per second', 'perf.images_per_second', 'zero'),
+    ):
+        series, missing = _series(rows, key)
+        # An unknown speed is null and no harm; a loss that is null or NaN is news.
+        dropped += missing if '.' not in key else 0
+        if not series:
+            continue
+        show = percent if scale == 'fraction' else number
+        legend = [(split, i % len(_SERIES) + 1, show(values[-1]))
+                  for i, (split, (_, values)) in enumerate(series.items())]
+        label = f'{title} against training step; last values: ' + ', '.join(
+            f'{split} {last}' for split, _, last in legend)
+        logarithmic = scale == 'loss' and _spans_decades(series)
+        drawn.append({
+            'title': title, 'legend': legend, 'label': label, 'logarithmic': logarithmic,
+            'svg': _draw(series, key, scale, logarithmic),
+        })
+    return drawn, dropped
+
+
+def _series(rows, key):
+    """`{split: (steps, values)}` of finite values, train first, and how many were not finite."""
+    table, missing = {}, 0
+    for row in rows:
+        step = value(row, 'step')
+        if not math.isfinite(step) or _get(row, key, MISSING) == MISSING:
+            continue
+        table.setdefault(str(row.get('split', 'train')), {})[step] = value(row, key)
+    series = {}
+    for split in sorted(table, key=lambda name: name != 'train'):  # stable: then as they came
+        steps = np.array(sorted(table[split]))
+        values = np.array([table[split][step] for step in steps])
+        finite = np.isfinite(values)
+        missing += int(np.sum(~finite))
+        if finite.any():
+            series[split] = (steps[finite], values[finite])
+    return series, missing
+
+
+def _thin(steps, values):
+    """Keeps the lowest and highest point of each stretch, so that no spike is lost."""
+    if len(steps) <= POINTS_PER_LINE:
+        return steps, values
+    edges = np.linspace(0, len(steps), POINTS_PER_LINE // 2 + 1).astype(int)
+    keep = {0, len(steps) - 1}
+    for low, high in zip(edges[:-1], edges[1:], strict=True):
+        keep |= {low + int(values[low:high].argmin()), low + int(values[low:high].argmax())}
+    index = sorted(keep)
+    return steps[index], values[index]
+
+
+def _spans_decades(series):
+    values = np.concatenate([v for _, v in series.values()])
+    return bool(values.min() > 0 and values.max() > 20 * values.min())
+
+
+def _draw(series, key, scale, logarithmic):
+    """Draws the lines of one panel as an SVG element in CSS colours."""
+    import matplotlib  # noqa: PLC0415  (1.9 s: only who draws pays for it)
+    from matplotlib import figure, ticker  # noqa: PLC0415
+
+    # hashsalt: the ids of clip paths must differ between the SVGs of one page, not between runs.
+    style = {'svg.fonttype': 'none', 'svg.hashsalt': key, 'font.size': 8.5, 'axes.linewidth': 0.6}
+    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **style}):
+        fig = figure.Figure(figsize=(5.2, 2.5))
+        fig.patch.set_visible(False)
+        axes = fig.add_axes((0.1, 0.12, 0.88, 0.83))
+        axes.patch.set_visible(False)
+        for i, (steps, values) in enumerate(series.values()):
+            axes.plot(*_thin(steps, values), color=_SERIES[i % len(_SERIES)], linewidth=1.4,
+                      marker='o' if len(steps) <= 30 else None, markersize=2.6)
+        if logarithmic:
+            axes.set_yscale('log')
+            axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_minor_locator(ticker.NullLocator())
+            axes.yaxis.set_major_formatter('{x:g}')
+        elif scale == 'fraction':
+            axes.yaxis.set_major_formatter(ticker.PercentFormatter(xmax=1))
+            axes.set_ylim(top=min(1.01, axes.get_ylim()[1]))
+        elif scale == 'zero':
+            axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]), top=axes.get_ylim()[1] or 1.0)
+            axes.ticklabel_format(axis='y', style='plain', useOffset=False)
+            axes.yaxis.set_major_formatter(
+                ticker.EngFormatter(sep='') if '.' in key else '{x:g}')
+        axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=''))
+        axes.margins(x=0.02)
+        axes.spines[['top', 'right', 'left']].set_visible(False)
+        axes.spines['bottom'].set_alpha(0.4)
+        axes.tick_params(length=0, pad=4)
+        axes.grid(axis='y', color=_BLACK, alpha=0.13, linewidth=0.6)
+        axes.set_axisbelow(True)
+        text = io.StringIO()
+        fig.savefig(text, format='svg', metadata={'Date': None})
+    return _to_css(text.getvalue())
+
+
+def _to_css(svg):
+    """Strips from matplotlib's SVG what an HTML page has of its own, and turns colours to CSS."""
+    svg = svg[svg.index('<svg'):]
+    svg = re.sub(r'<metadata>.*?</metadata>|<!--.*?-->', '', svg, flags=re.DOTALL)
+    # The style element speaks of `*`, which inside HTML is the whole page.
+    svg = re.sub(r'<style.*?</style>', '', svg, flags=re.DOTALL)
+    svg = re.sub(r'<g id="[^"]*"', '<g', svg)  # figure_1 ... of four SVGs would collide
+    svg = re.sub(r'<svg[^>]*?viewBox="([^"]*)"[^>]*>',
+                 r'<svg viewBox="\1" aria-hidden="true" focusable="false">', svg, count=1)
+    svg = re.sub(r'font(-family|-size|-weight|-style)?:[^;"]*;?', '', svg)
+    for i, colour in enumerate(_SERIES, 1):
+        svg = svg.replace(colour, f'var(--series-{i})')
+    return markupsafe.Markup(svg.replace(_BLACK, 'currentColor'))
+
+
+def _get(row, key, default=None):
+    for part in key.split('.'):
+        if not isinstance(row, dict) or part not in row:
+            return default
+        row = row[part]
+    return row
+
+
+def value(row, key, default=math.nan):
+    """The number under a dotted key; nan where it is null, and the default where it is absent."""
+    try:
+        return float(_get(row, key, default))
+    except (TypeError, ValueError):
+        return math.nan
