@@ -92,6 +92,9 @@ def optimizer(config, hparams, learning_rate):
                https://kellerjordan.github.io/posts/muon, scaled as in
                https://arxiv.org/abs/2502.16982: AdamW's learning rate and weight decay fit.
 
+    Layers that a scan stacked (a module ``blocks``, leading axis the layer) are updated as if each
+    had parameters of its own.
+
     >>> hparams = {'weight_decay': 0.0, 'momentum': 0.0, 'clip_norm': 0.0}
     >>> tx = optimizer({'name': 'sgd'}, hparams, 0.1)
     >>> params = {'kernel': jnp.ones(2)}
@@ -124,7 +127,7 @@ def optimizer(config, hparams, learning_rate):
     if name in ('sgd', 'adam'):
         steps = [decay, direction]
     elif name == 'lamb':
-        steps = [direction, decay, optax.scale_by_trust_ratio()]
+        steps = [direction, decay, _trust_ratio()]
     else:
         steps = [direction, decay]
     rate = jnp.asarray(learning_rate, jnp.float32)
@@ -147,13 +150,15 @@ def _direction(name, nesterov, rates):
 def _muon(nesterov, rates):
     # Not optax.contrib.muon: its AdamW half would take the nesterov of Muon, and no decay mask.
     def dimensions(updates):
-        return jax.tree.map(
-            lambda x: optax.contrib.MuonDimensionNumbers(tuple(range(x.ndim - 1)), x.ndim - 1),
-            updates)
+        return jax.tree_util.tree_map_with_path(
+            lambda path, x: optax.contrib.MuonDimensionNumbers(
+                tuple(range(_is_stack(path), x.ndim - 1)), x.ndim - 1), updates)
 
     def scale(updates, _):
-        return jax.tree.map(
-            lambda x: _MUON_RMS * math.sqrt(max(x.size // x.shape[-1], x.shape[-1])) * x, updates)
+        def one(path, x):
+            rows = math.prod(x.shape[_is_stack(path):-1])
+            return _MUON_RMS * math.sqrt(max(rows, x.shape[-1])) * x
+        return jax.tree_util.tree_map_with_path(one, updates)
 
     return optax.chain(
         optax.contrib.scale_by_muon(
@@ -164,9 +169,24 @@ def _muon(nesterov, rates):
 
 def _muon_labels(params):
     def label(path, x):
-        matrix = x.ndim == 2 or (x.ndim == 4 and x.shape[2] > 1)
+        shape = x.shape[_is_stack(path):]
+        matrix = len(shape) == 2 or (len(shape) == 4 and shape[2] > 1)
         return 'muon' if _is_kernel(path) and matrix else 'adam'
     return jax.tree_util.tree_map_with_path(label, params)
+
+
+def _trust_ratio():
+    """optax's, a layer at a time also where layers are stacked."""
+    layer = optax.scale_by_trust_ratio()
+
+    def update(updates, params):
+        def one(path, update, param):
+            def scale(update, param):
+                return layer.update(update, layer.init(param), param)[0]
+            return (jax.vmap(scale) if _is_stack(path) else scale)(update, param)
+        return jax.tree_util.tree_map_with_path(one, updates, params)
+
+    return optax.stateless(update)
 
 
 def _promoting(tx):
@@ -192,9 +212,17 @@ def _decay_mask(config):
 
 
 def _is_kernel(path):
+    return bool(path) and _name(path[-1]) == 'kernel'
+
+
+def _is_stack(path):
+    # Scanned layers: one module `blocks`, whose parameters have a leading axis of layers.
+    return any(_name(entry) == 'blocks' for entry in path)
+
+
+def _name(entry):
     # A dict entry has a key, an attribute a name, a place in a list neither.
-    last = path[-1] if path else None
-    return getattr(last, 'key', getattr(last, 'name', None)) == 'kernel'
+    return getattr(entry, 'key', getattr(entry, 'name', None))
 
 
 def _progress(step, warmup, total_steps):

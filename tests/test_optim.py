@@ -218,6 +218,26 @@ def test_muon_orthogonalises_matrices_only():
             updates[module][leaf], -np.sign(grads[module][leaf]), rtol=1e-3)
 
 
+@pytest.mark.parametrize('name', optim.OPTIMIZERS)
+def test_stacked_layers_are_updated_like_single_ones(name):
+    rng = np.random.default_rng(2)
+
+    def layer(scale):
+        return {'mlp': {'kernel': jnp.asarray(rng.normal(0, scale, (6, 4)), jnp.float32),
+                        'bias': jnp.asarray(rng.normal(0, scale, 4), jnp.float32)}}
+
+    def tree(layers, stacked):
+        if stacked:
+            return {'blocks': jax.tree.map(lambda *x: jnp.stack(x), *layers)}
+        return {f'block{i:02}': values for i, values in enumerate(layers)}
+
+    layers, grads = [layer(0.1), layer(2.0)], [layer(1.0), layer(0.01)]
+    single, stack = (update({'name': name}, HPARAMS, tree(grads, stacked), tree(layers, stacked))
+                     for stacked in (False, True))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+                 tree([single['block00'], single['block01']], True), stack)
+
+
 def matrix_shape(kernel):
     return kernel.size // kernel.shape[-1], kernel.shape[-1]
 
