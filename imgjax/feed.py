@@ -7,7 +7,7 @@ pixels. The batches are the same, bit for bit.
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -127,18 +127,32 @@ def open_feed(job: Job, source: Source, state, first: int, hparams: dict,
                 stride, seconds, cost.get('flops') or None)
 
 
-def _hold(job: Job, source: Source, beat) -> dict:
-    """Decodes a whole split and puts it on every device."""
-    with metrics.progress(len(source.examples), 0, 'image') as bar:
-        bar.set_description('decoding')
+def decoding(items: Iterable, total: int, unit: str, beat=lambda: None) -> Iterator:
+    """Yields what is being decoded before the first step, under a progress bar.
 
-        def tick() -> None:
+    Args:
+      items: iterable of `total` decoded things.
+      unit: what one of them is called.
+      beat: called once an item.
+
+    Raises:
+      PreemptedError: asked to stop.
+    """
+    with metrics.progress(total, 0, unit) as bar:
+        bar.set_description('decoding')
+        for item in items:
+            yield item
             bar.update()
             beat()
             if runtime.preempted():
                 raise PreemptedError('asked to stop while decoding; nothing had to be saved')
 
-        held = pipeline.load_all(source, job.config['data'], job.facts.image_shape[0], tick)
+
+def _hold(job: Job, source: Source, beat) -> dict:
+    """Decodes a whole split and puts it on every device."""
+    held = pipeline.load_all(
+        source, job.config['data'], job.facts.image_shape[0],
+        lambda items: decoding(items, len(source.examples), 'image', beat))
     return jax.device_put(held, sharding.replicated(job.mesh))
 
 

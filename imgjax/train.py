@@ -15,7 +15,7 @@ from imgjax import state as state_lib
 from imgjax.build import Job
 from imgjax.data import Source, pipeline
 from imgjax.errors import ConfigError, DataError, DivergedError, PreemptedError
-from imgjax.feed import Feed, fits, open_feed
+from imgjax.feed import Feed, decoding, fits, open_feed
 from imgjax.report import run as run_page
 
 log = logging.getLogger('imgjax')
@@ -136,13 +136,7 @@ def _evaluator(job: Job, source: Source, beat):
         process=(jax.process_index(), jax.process_count()))
     count = len(batches)
     if fits(job, source):
-        held = []
-        for batch in pipeline.iterate(batches, 0):
-            held.append(batch)
-            beat()
-            if runtime.preempted():
-                raise PreemptedError('asked to stop while decoding; nothing had to be saved')
-        batches = held
+        batches = list(decoding(pipeline.iterate(batches, 0), count, 'batch', beat))
     eval_step = evaluate.jit_eval_step(job.eval_step, job.shardings, job.mesh)
 
     def run_evaluation(state, step: int):

@@ -136,10 +136,11 @@ def _end_with_parent(index: int, count: int) -> None:
     threading.Thread(target=watch, daemon=True, name='parent watch').start()
 
 
-def load_all(source: Source, options: dict, size: int, tick=lambda: None) -> dict:
+def load_all(source: Source, options: dict, size: int, watch=iter) -> dict:
     """Decodes a whole split: {'image': uint8 (N, size, size, C), 'label': int32 (N,)}.
 
-    Decodes in threads; calls `tick` once an example, from the calling thread.
+    Decodes in threads; `watch` gets an iterable that comes to an end with them, an item an example,
+    and may raise to stop them.
     """
     images = np.empty((len(source.examples), size, size, options['channels']), np.uint8)
     labels = np.empty(len(source.examples), np.int32)
@@ -151,8 +152,8 @@ def load_all(source: Source, options: dict, size: int, tick=lambda: None) -> dic
 
     threads = concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count())
     try:
-        for _ in threads.map(load, range(len(source.examples))):
-            tick()
+        for _ in watch(threads.map(load, range(len(source.examples)))):
+            pass
     finally:  # an error, or a stop, does not wait for the rest
         threads.shutdown(cancel_futures=True)
     return {'image': images, 'label': labels}
