@@ -10,13 +10,12 @@ export TFDS_DATA_DIR ?= $(CURDIR)/data
 train: .venv/installed
 	@$(BIN)/python -m launch.train --config=$(CONFIG) --workdir=$(WORKDIR) $(FLAGS)
 
-test: .venv/installed-test
-	$(BIN)/ruff check --quiet .
+test: lint
 	@$(BIN)/python -m pytest $(PYTEST) || { code=$$?; \
 	  [ $$code -ne 5 ] || echo 'make test: no test was collected' >&2; exit $$code; }
 
 lint: .venv/installed-test
-	$(BIN)/ruff check .
+	$(BIN)/ruff check --quiet .
 
 .venv/installed: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("imgjax takes Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else 0'

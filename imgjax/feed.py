@@ -98,13 +98,8 @@ def open_feed(job: Job, source: Source, state, first: int, hparams: dict,
     Raises:
       PreemptedError: asked to stop while decoding.
     """
-    batch_size, shape = job.config['batch_size'], job.facts.image_shape
-    traced = jax.jit(job.train_step).trace(job.target, {
-        'image': jax.ShapeDtypeStruct((batch_size, *shape), np.uint8),
-        'label': jax.ShapeDtypeStruct((batch_size,), np.int32)}, hparams)
-    text = str(traced.jaxpr)
     if _is_resident(job, source):
-        stride = steps_per_dispatch(job, text, first)
+        stride = steps_per_dispatch(job, _step_as_text(job, hparams), first)
         held = _hold(job, source, beat)
         items = _index_items(job, len(source.examples), first, stride)
     else:
@@ -117,14 +112,33 @@ def open_feed(job: Job, source: Source, state, first: int, hparams: dict,
     if item is None:  # nothing is left to do
         return Feed(iter(()), lambda state, item: None, stride, 0.0, None)
     began = time.monotonic()
-    compiled = _compile(job, stride, state, held, item, hparams)
+    traced = _trace(job, stride, state, held, item, hparams)
+    lowered = traced.lower()
+    compiled = lowered.compile()
     seconds = time.monotonic() - began
-    # Of one step as lowered: remat and fusion are not in. XLA counts the body of a loop once, so
-    # a step with a loop (rnn, scanned layers, accumulation) has no figure rather than a wrong one.
-    cost = {} if ' scan[' in text or ' while[' in text else traced.lower().cost_analysis() or {}
     return Feed(itertools.chain([item], items),
                 lambda state, item: compiled(state, held, item, hparams),
-                stride, seconds, cost.get('flops') or None)
+                stride, seconds, _flops_of_a_step(traced, lowered, stride))
+
+
+def _step_as_text(job: Job, hparams: dict) -> str:
+    batch_size, shape = job.config['batch_size'], job.facts.image_shape
+    batch = {'image': jax.ShapeDtypeStruct((batch_size, *shape), np.uint8),
+             'label': jax.ShapeDtypeStruct((batch_size,), np.int32)}
+    return str(jax.make_jaxpr(job.train_step)(job.target, batch, hparams))
+
+
+def _flops_of_a_step(traced, lowered, stride: int) -> float | None:
+    """Returns the FLOPs of one step as lowered: remat and fusion are not in.
+
+    XLA counts the body of a loop once: of the loop over a dispatch's steps that is one step, as it
+    should be. A step with a loop of its own (rnn, scanned layers, accumulation) has no figure
+    rather than a wrong one.
+    """
+    text = str(traced.jaxpr)
+    if text.count(' scan[') + text.count(' while[') > (stride > 1):
+        return None
+    return (lowered.cost_analysis() or {}).get('flops') or None
 
 
 def decoding(items: Iterable, total: int, unit: str, beat=lambda: None) -> Iterator:
@@ -177,8 +191,8 @@ def _pixel_items(job: Job, source: Source, first: int) -> Iterator[dict]:
             {name: batch[name] for name in ('image', 'label')}, placement)
 
 
-def _compile(job: Job, stride: int, state, held: dict, item: dict, hparams: dict):
-    """Compiles dispatch(state, held, item, hparams): `stride` steps, the state donated."""
+def _trace(job: Job, stride: int, state, held: dict, item: dict, hparams: dict):
+    """Traces dispatch(state, held, item, hparams): `stride` steps, the state donated."""
     together = sharding.batch_sharding(job.mesh)
 
     def one(state, held, item, hparams):
@@ -201,6 +215,4 @@ def _compile(job: Job, stride: int, state, held: dict, item: dict, hparams: dict
     return jax.jit(
         dispatch, in_shardings=placed, donate_argnums=0,
         out_shardings=(placed[0], sharding.replicated(job.mesh)),
-    ).lower(state, held, item, hparams).compile()
-
-
+    ).trace(state, held, item, hparams)

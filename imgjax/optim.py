@@ -152,11 +152,11 @@ def _muon(nesterov, rates):
     def dimensions(updates):
         return jax.tree_util.tree_map_with_path(
             lambda path, x: optax.contrib.MuonDimensionNumbers(
-                tuple(range(_is_stack(path), x.ndim - 1)), x.ndim - 1), updates)
+                tuple(range(_layer_axes(path), x.ndim - 1)), x.ndim - 1), updates)
 
     def scale(updates, _):
         def one(path, x):
-            rows = math.prod(x.shape[_is_stack(path):-1])
+            rows = math.prod(x.shape[_layer_axes(path):-1])
             return _MUON_RMS * math.sqrt(max(rows, x.shape[-1])) * x
         return jax.tree_util.tree_map_with_path(one, updates)
 
@@ -169,7 +169,7 @@ def _muon(nesterov, rates):
 
 def _muon_labels(params):
     def label(path, x):
-        shape = x.shape[_is_stack(path):]
+        shape = x.shape[_layer_axes(path):]
         matrix = len(shape) == 2 or (len(shape) == 4 and shape[2] > 1)
         return 'muon' if _is_kernel(path) and matrix else 'adam'
     return jax.tree_util.tree_map_with_path(label, params)
@@ -183,7 +183,7 @@ def _trust_ratio():
         def one(path, update, param):
             def scale(update, param):
                 return layer.update(update, layer.init(param), param)[0]
-            return (jax.vmap(scale) if _is_stack(path) else scale)(update, param)
+            return (jax.vmap(scale) if _layer_axes(path) else scale)(update, param)
         return jax.tree_util.tree_map_with_path(one, updates, params)
 
     return optax.stateless(update)
@@ -215,9 +215,9 @@ def _is_kernel(path):
     return bool(path) and _name(path[-1]) == 'kernel'
 
 
-def _is_stack(path):
-    # Scanned layers: one module `blocks`, whose parameters have a leading axis of layers.
-    return any(_name(entry) == 'blocks' for entry in path)
+def _layer_axes(path):
+    # Scanned layers: one module `blocks`, whose parameters have one leading axis of layers.
+    return 1 if any(_name(entry) == 'blocks' for entry in path) else 0
 
 
 def _name(entry):

@@ -1,5 +1,6 @@
 """The README's commands, as written, in a copy of the checkout."""
 
+import json
 import os
 import pathlib
 import re
@@ -7,7 +8,9 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from imgjax import metrics
 
@@ -51,3 +54,21 @@ def test_commands_run_as_written(checkout):
     rows = metrics.read_rows(str(checkout / 'runs' / 'digits'))
     assert rows[-1]['accuracy'] >= 0.985, 'what the first command promises'
     assert (checkout / 'predictions.csv').exists()
+
+
+def test_own_images_train_as_the_readme_says(checkout, tmp_path):
+    """Photos of many sizes; three steps of the 64,000."""
+    command, = re.findall(r'^    (python -m launch.train .*?DIR\b.*?)\n\n', README, re.M | re.S)
+    rng = np.random.default_rng(0)
+    for split in ('train', 'test'):
+        for name in ('cat', 'dog'):
+            (tmp_path / split / name).mkdir(parents=True)
+            for i, size in enumerate([(40, 60, 3), (33, 20, 3), (50, 50, 3)]):
+                image = Image.fromarray(rng.integers(0, 255, size, np.uint8))
+                image.save(tmp_path / split / name / f'{i}.jpg')
+    command = command.replace('DIR', str(tmp_path)) + ' --config.steps=3 --config.batch_size=8'
+    done = subprocess.run(
+        ['bash', '-c', f'[ ! -e .venv ] || . .venv/bin/activate\n{command}'], cwd=checkout,
+        text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout.splitlines()[-1])['examples'] == 6

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from configs import digits
-from imgjax import build, feed, metrics, sharding, state, train
+from imgjax import build, checkpoint, feed, metrics, sharding, state, train
 from imgjax import config as config_lib
 from imgjax.errors import ConfigError, DivergedError
 
@@ -181,10 +181,17 @@ def test_bfloat16_compute_keeps_float32_parameters(dataset, solo):
 
 
 def test_divergence_ends_the_run_with_its_last_checkpoint_kept(tmp_path):
-    config = config_of(max_skipped_updates=5, loss='softmax')
+    config = config_of(max_skipped_updates=5, checkpoint={
+        'every': 2, 'keep_newest': 2, 'keep_every': 0, 'keep_best': False})
     config['hparams'] |= {'learning_rate': 1e30, 'clip_norm': 0.0}
     with pytest.raises(DivergedError, match='updates in a row were not finite'):
         train.run(config, str(tmp_path))
+    assert checkpoint.steps(str(tmp_path))
+    job = build.job(config, build.read_facts(str(tmp_path)))
+    kept, _ = checkpoint.restore_newest(
+        str(tmp_path), job.target, config_lib.digest(config), put_aside=False)
+    assert int(kept.skipped) > 0
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(kept.params)))
 
 
 def test_a_finished_run_says_the_same_again(tmp_path):
