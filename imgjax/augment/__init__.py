@@ -9,7 +9,12 @@ an operation, found by its name; to add one, write the function.
       a mixing operation, which moves the targets with the images.
 
 ``strength`` is a traced scalar, so that changing it does not recompile; what follows the ``*`` is
-static. Strength 0 leaves the batch as it is, bit for bit. Images are float32 in [0, 255].
+static. Strength 0 leaves the batch as it is, bit for bit. Images are float32 in [0, 255], and
+targets float32 rows that mixing adds up linearly, whatever they hold: one class, several labels, a
+column that says whether the example is real.
+
+What an operation does to the pixels is a function without randomness, with one number an example
+where it takes any; the operations of a file and the policies share those.
 """
 
 import importlib
@@ -20,13 +25,15 @@ import jax
 import jax.numpy as jnp
 
 from imgjax.augment import color as color
+from imgjax.augment.keys import example_keys as example_keys
 from imgjax.errors import unknown
 
 _IMAGE = ['key', 'images_NHWC', 'strength']
 _MIXING = ['key', 'images_NHWC', 'targets_NK', 'strength']
+_OF_A_VIEW = ('augmix',)
 
 
-def apply(ops, key, images_NHWC, targets_NK, strengths):
+def apply(ops, key, images_NHWC, targets_NK, strengths, view=None):
     """Applies the operations in their order.
 
     >>> bytes_NHWC = jnp.asarray([1, 2, 3], jnp.uint8).reshape(1, 1, 3, 1)
@@ -40,8 +47,10 @@ def apply(ops, key, images_NHWC, targets_NK, strengths):
       key: PRNG key of this step. The operation at place i gets ``fold_in(key, i)``.
       images_NHWC: float32 or uint8 in [0, 255]. It is the global batch: the position of an example
         in it decides what happens to the example, whatever the sharding.
-      targets_NK: float32, a distribution over the classes in every row.
+      targets_NK: float32; mixing operations add up rows, so that they need not sum to 1.
       strengths: dict of operation name -> scalar, traced or not; names not in ``ops`` are ignored.
+      view: None, or which of several views of one batch this is (a static int): all share every
+        draw but those of ``augmix``, which leaves view 0 as it is and differs among the others.
 
     Returns:
       float32 images_NHWC, and targets_NK.
@@ -58,6 +67,10 @@ def apply(ops, key, images_NHWC, targets_NK, strengths):
                 f'{sorted(strengths)}')
         function, first = _find(name)
         op_key = jax.random.fold_in(key, place)
+        if name in _OF_A_VIEW and view is not None:
+            if view == 0:
+                continue
+            op_key = jax.random.fold_in(op_key, view)
         strength = jnp.asarray(strengths[name], jnp.float32)
         if first == _MIXING:
             images_NHWC, targets_NK = function(op_key, images_NHWC, targets_NK, strength, **options)
@@ -97,20 +110,10 @@ def check(ops):
 def names():
     """Returns the sorted names of all operations.
 
-    >>> names()
-    ['cutmix', 'mixup', 'pad_crop', 'random_flip', 'shift_rotate']
+    >>> [name for name in names() if 'mix' in name]
+    ['augmix', 'cutmix', 'mixup', 'mixup_or_cutmix', 'resize_mix']
     """
     return sorted(_operations())
-
-
-def example_keys(key, size):
-    """Returns ``size`` keys, one an example: ``fold_in(key, position in the batch)``.
-
-    The position is all that a key depends on, so one example does not feel how many others there
-    are nor which device it lies on.
-    """
-    positions_N = jnp.arange(size, dtype=jnp.uint32)
-    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, positions_N)
 
 
 def _operations():

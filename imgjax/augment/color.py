@@ -1,6 +1,144 @@
-"""Functions of the pixel values."""
+"""Functions of a pixel's colour: jitter, grayscale, normalisation.
+
+One number an example where a function takes one; the policies use the same functions. Nothing is
+rounded: Pillow and torchvision truncate to whole numbers after each step.
+"""
 
 import jax.numpy as jnp
+
+from imgjax.augment.keys import between, pick, uniforms
+
+
+def color_jitter(key, images_NHWC, strength, *, brightness: float = 0.4, contrast: float = 0.4,
+                 saturation: float = 0.4, hue: float = 0.1):
+    """Changes brightness, contrast, saturation and hue of each image, in a random order.
+
+    Howard, `Some Improvements on Deep Convolutional Neural Network Based Image Classification
+    <https://arxiv.org/abs/1312.5402>`_, 2013, with the ranges of torchvision's ``ColorJitter``.
+
+    Args:
+      key: PRNG key.
+      images_NHWC: float32, 1 or 3 channels.
+      strength: scalar >= 0 that all four ranges are proportional to.
+      brightness: the factor is uniform in 1 plus and minus ``strength`` times this, at least 0.
+      contrast: likewise.
+      saturation: likewise.
+      hue: the turn is uniform in plus and minus ``strength`` times this, in whole turns, at most
+        half a turn.
+
+    Returns:
+      float32 images_NHWC.
+    """
+    size = images_NHWC.shape[0]
+    unit_N8 = uniforms(key, size, 8)
+    order_N4 = jnp.argsort(unit_N8[:, 4:], axis=1)
+    factor_3N = [
+        between(unit_N8[:, i], jnp.maximum(0.0, 1.0 - strength * width), 1.0 + strength * width)
+        for i, width in enumerate((brightness, contrast, saturation))]
+    reach = jnp.minimum(strength * hue, 0.5)
+    turn_N = between(unit_N8[:, 3], -reach, reach)
+    for place in range(4):
+        now_N = order_N4[:, place]
+        # The three factors pull towards black, the mean and the gray image: one pass for all.
+        target_NHW1 = pick(now_N == 2, luma(images_NHWC), jnp.zeros_like(images_NHWC[..., :1]))
+        target_NHW1 = pick(now_N == 1, mean_luma(images_NHWC), target_NHW1)
+        factor_N = jnp.select([now_N == i for i in range(3)], factor_3N, 1.0)
+        images_NHWC = blend(images_NHWC, target_NHW1, factor_N)
+        if hue:
+            images_NHWC = turn_hue(images_NHWC, jnp.where(now_N == 3, turn_N, 0.0))
+    return images_NHWC
+
+
+def grayscale(key, images_NHWC, strength):
+    """Takes the colour away with a probability.
+
+    Args:
+      key: PRNG key.
+      images_NHWC: float32, 1 or 3 channels.
+      strength: the probability, scalar in [0, 1].
+
+    Returns:
+      float32 images_NHWC of as many channels.
+    """
+    chosen_N = uniforms(key, images_NHWC.shape[0], 1)[:, 0] < strength
+    return pick(chosen_N, luma(images_NHWC), images_NHWC)
+
+
+def blend(images_NHWC, target_NHW1, factor_N):
+    """Returns ``factor * images + (1 - factor) * target``, cut off at 0 and 255."""
+    factor_N111 = factor_N[:, None, None, None]
+    return jnp.clip(images_NHWC * factor_N111 + target_NHW1 * (1.0 - factor_N111), 0.0, 255.0)
+
+
+def brighten(images_NHWC, factor_N):
+    """Factor 0 is black, 1 the image (Pillow's ``ImageEnhance.Brightness``)."""
+    return jnp.clip(images_NHWC * factor_N[:, None, None, None], 0.0, 255.0)
+
+
+def change_contrast(images_NHWC, factor_N, mean_N111):
+    """Factor 0 is the gray of ``mean_luma``, 1 the image (``ImageEnhance.Contrast``)."""
+    return blend(images_NHWC, mean_N111, factor_N)
+
+
+def saturate(images_NHWC, factor_N):
+    """Factor 0 is the gray image, 1 the image (Pillow's ``ImageEnhance.Color``)."""
+    return blend(images_NHWC, luma(images_NHWC), factor_N)
+
+
+def luma(images_NHWC):
+    """Returns the gray image images_NHW1 by the weights of ITU-R 601, as Pillow's mode L.
+
+    Raises:
+      ValueError: neither 1 nor 3 channels.
+    """
+    channels = images_NHWC.shape[-1]
+    if channels == 1:
+        return images_NHWC
+    if channels != 3:
+        raise ValueError(f'colours have 1 or 3 channels, the images have {channels}')
+    red, green, blue = (images_NHWC[..., i:i + 1] for i in range(3))
+    return 0.299 * red + 0.587 * green + 0.114 * blue
+
+
+def mean_luma(images_NHWC):
+    """Returns mean_N111 of the gray image, its pixels rounded as Pillow does.
+
+    Whole numbers add up to the same sum in any order, so that no layout changes a bit.
+    """
+    gray_NHW1 = jnp.round(luma(images_NHWC)).astype(jnp.int32)
+    _, height, width, _ = images_NHWC.shape
+    total_N111 = jnp.sum(gray_NHW1, axis=(1, 2, 3), keepdims=True)
+    return total_N111.astype(jnp.float32) / (height * width)
+
+
+def turn_hue(images_NHWC, turn_N):
+    """Turns the hue in the HSV model, value and saturation staying.
+
+    In float, as torchvision does on tensors; Pillow's HSV is rounded to bytes and so is coarser.
+    The way back is the closed form of `HSL and HSV <https://en.wikipedia.org/wiki/HSL_and_HSV>`_:
+    a channel is ``V - C * clip(min(k, 4 - k), 0, 1)`` with ``k = (n + 6 * hue) mod 6``.
+
+    Args:
+      images_NHWC: float32; what has not 3 channels comes back as it is.
+      turn_N: float32 in whole turns; 0 gives the image back bit for bit.
+    """
+    if images_NHWC.shape[-1] != 3:
+        return images_NHWC
+    red, green, blue = (images_NHWC[..., i] for i in range(3))
+    value_NHW = jnp.max(images_NHWC, axis=-1)
+    chroma_NHW = value_NHW - jnp.min(images_NHWC, axis=-1)
+    some_NHW = jnp.where(chroma_NHW > 0.0, chroma_NHW, 1.0)
+    # Which is largest is not asked by equality: a compiler may work a value out twice, and not to
+    # the same bits. Where two are equal both their formulas give the same hue.
+    sextant_NHW = jnp.where(
+        (red >= green) & (red >= blue), (green - blue) / some_NHW,
+        jnp.where(green >= blue, 2.0 + (blue - red) / some_NHW, 4.0 + (red - green) / some_NHW))
+    k_NHWC = jnp.mod(
+        jnp.asarray([5.0, 3.0, 1.0])[None, None, None] + sextant_NHW[..., None]
+        + 6.0 * turn_N[:, None, None, None], 6.0)
+    share_NHWC = jnp.clip(jnp.minimum(k_NHWC, 4.0 - k_NHWC), 0.0, 1.0)
+    turned_NHWC = value_NHW[..., None] - chroma_NHW[..., None] * share_NHWC
+    return pick(turn_N != 0.0, turned_NHWC, images_NHWC)
 
 
 def normalize(images_NHWC, mean, std):

@@ -1,11 +1,14 @@
 """Operations that mix pairs of examples, and their targets with them.
 
 One mixing ratio a batch; the partner of an example is the one before it in the batch (a roll by
-one, as in big_vision, which asks each device for one row of its neighbour).
+one, as in big_vision, which asks each device for one row of its neighbour). Targets are rows of any
+meaning, of one class or of several labels: they are mixed linearly.
 """
 
 import jax
 import jax.numpy as jnp
+
+from imgjax.augment.boxes import inside
 
 
 def mixup(key, images_NHWC, targets_NK, strength):
@@ -17,14 +20,14 @@ def mixup(key, images_NHWC, targets_NK, strength):
     Args:
       key: PRNG key.
       images_NHWC: float32.
-      targets_NK: float32, one distribution over the classes a row.
+      targets_NK: float32.
       strength: alpha >= 0; the share of the example itself is drawn from Beta(alpha, alpha), and
         is 1 where alpha is 0.
 
     Returns:
       float32 images_NHWC and targets_NK.
     """
-    share = _beta(key, strength)
+    share = beta(key, strength)
     return _blend(share, images_NHWC), _blend(share, targets_NK)
 
 
@@ -38,25 +41,83 @@ def cutmix(key, images_NHWC, targets_NK, strength):
     Args:
       key: PRNG key.
       images_NHWC: float32.
-      targets_NK: float32, one distribution over the classes a row.
+      targets_NK: float32.
       strength: alpha >= 0; the share of the example itself, before the box is cut off, is drawn
         from Beta(alpha, alpha), and is 1 where alpha is 0.
 
     Returns:
       float32 images_NHWC and targets_NK.
     """
-    _, height, width, _ = images_NHWC.shape
-    share_key, row_key, column_key = jax.random.split(key, 3)
-    side = jnp.sqrt(1.0 - _beta(share_key, strength))
-    rows_H = _interval(row_key, height, side)
-    columns_W = _interval(column_key, width, side)
-    box_HW = rows_H[:, None] & columns_W[None, :]
+    box_HW = _random_box(key, images_NHWC, strength)
     images = jnp.where(box_HW[None, :, :, None], jnp.roll(images_NHWC, 1, axis=0), images_NHWC)
     return images, _blend(1.0 - jnp.mean(box_HW.astype(jnp.float32)), targets_NK)
 
 
-def _beta(key, alpha):
-    """Draws from Beta(alpha, alpha); returns 1 where alpha is 0.
+def resize_mix(key, images_NHWC, targets_NK, strength, *, min_scale: float = 0.1,
+               max_scale: float = 0.8):
+    """Shrinks the partner as a whole and pastes it at a random place of each example.
+
+    Qin et al., `ResizeMix: Mixing Data with Preserved Object Information and True Labels
+    <https://arxiv.org/abs/2012.11101>`_, 2020.
+
+    Args:
+      key: PRNG key.
+      images_NHWC: float32.
+      targets_NK: float32.
+      strength: scalar in [0, 1] that multiplies the scale; the share of the partner is the share of
+        pixels that were replaced.
+      min_scale: the sides of what is pasted are at least this much of the image's at full strength.
+      max_scale: and at most this much, up to 1.
+
+    Returns:
+      float32 images_NHWC and targets_NK.
+
+    Raises:
+      ValueError: scales that are not ``0 <= min_scale <= max_scale <= 1``.
+    """
+    if not 0 <= min_scale <= max_scale <= 1:
+        raise ValueError('resize_mix takes 0 <= min_scale <= max_scale <= 1, not '
+                         f'min_scale={min_scale} and max_scale={max_scale}')
+    shape = images_NHWC.shape[1:]
+    sides_2 = jnp.asarray(shape[:2], jnp.float32)
+    unit_3 = jax.random.uniform(key, (3,))
+    size_2 = jnp.floor(strength * (min_scale + unit_3[0] * (max_scale - min_scale)) * sides_2)
+    corner_2 = jnp.floor(unit_3[1:] * (sides_2 - size_2 + 1.0))
+    small_NHWC = _shrink(images_NHWC, jnp.maximum(size_2, 1.0) / sides_2, corner_2)
+    mask_HW = inside(jnp.concatenate([corner_2, size_2])[None], *shape[:2])[0]
+    # The roll comes last, so that one row of small images moves between devices.
+    images = jnp.where(mask_HW[None, :, :, None], jnp.roll(small_NHWC, 1, axis=0), images_NHWC)
+    return images, _blend(1.0 - jnp.mean(mask_HW.astype(jnp.float32)), targets_NK)
+
+
+def mixup_or_cutmix(key, images_NHWC, targets_NK, strength, *, mixup_alpha: float = 0.8,
+                    cutmix_alpha: float = 1.0, switch_probability: float = 0.5):
+    """Mixes the batch by one of mixup and cutmix, as timm's ``Mixup`` in batch mode.
+
+    Args:
+      key: PRNG key.
+      images_NHWC: float32.
+      targets_NK: float32.
+      strength: the probability that this batch is mixed at all, scalar in [0, 1].
+      mixup_alpha: of the Beta that ``mixup`` draws from.
+      cutmix_alpha: of the Beta that ``cutmix`` draws from.
+      switch_probability: of cutmix, where the batch is mixed.
+
+    Returns:
+      float32 images_NHWC and targets_NK.
+    """
+    coin_key, mixup_key, cutmix_key = jax.random.split(key, 3)
+    mixed, cut = jax.random.uniform(coin_key, (2,)) < jnp.stack(
+        [jnp.asarray(strength, jnp.float32), jnp.float32(switch_probability)])
+    box_HW = _random_box(cutmix_key, images_NHWC, cutmix_alpha)
+    own_HW = jnp.where(cut, 1.0 - box_HW.astype(jnp.float32), beta(mixup_key, mixup_alpha))
+    own_HW = jnp.where(mixed, own_HW, 1.0)
+    share = jnp.where(cut, jnp.mean(own_HW), own_HW[0, 0])
+    return _blend(own_HW[None, :, :, None], images_NHWC), _blend(share, targets_NK)
+
+
+def beta(key, alpha):
+    """Draws a float32 scalar from Beta(alpha, alpha); returns 1 where alpha is 0.
 
     T / sqrt(n + T^2) of a Student's t of n = 2 alpha degrees of freedom is that beta on [-1, 1],
     and T has a closed form (Bailey, `Polar Generation of Random Variates with the t-Distribution`,
@@ -76,6 +137,33 @@ def _beta(key, alpha):
 
 def _blend(share, x):
     return share * x + (1.0 - share) * jnp.roll(x, 1, axis=0)
+
+
+def _shrink(images_NHWC, scale_2, corner_2):
+    """Shrinks the images to a corner, bilinearly and averaging, rounded between the directions.
+
+    Whole numbers by weights of 15 bits add up without error in any order, so that the sharding,
+    which products of matrices otherwise feel in their last bits, changes nothing.
+    """
+    for axis, formula in enumerate(('oh,nhwc->nowc', 'ow,nhwc->nhoc')):
+        length = images_NHWC.shape[axis + 1]
+        weights = jax.image.scale_and_translate(
+            jnp.eye(length), (length, length), (0,), scale_2[axis:axis + 1],
+            corner_2[axis:axis + 1], 'linear')
+        images_NHWC = jnp.clip(jnp.einsum(
+            formula, jnp.round(weights * 2.0**15) / 2.0**15, jnp.round(images_NHWC),
+            precision=jax.lax.Precision.HIGHEST), 0.0, 255.0)
+    return images_NHWC
+
+
+def _random_box(key, images_NHWC, alpha):
+    """Returns the mask of cutmix: the pixels that come from the partner."""
+    _, height, width, _ = images_NHWC.shape
+    share_key, row_key, column_key = jax.random.split(key, 3)
+    side = jnp.sqrt(1.0 - beta(share_key, alpha))
+    rows_H = _interval(row_key, height, side)
+    columns_W = _interval(column_key, width, side)
+    return rows_H[:, None] & columns_W[None, :]
 
 
 def _interval(key, size, fraction):

@@ -1,0 +1,189 @@
+"""Functions of one pixel value alone: solarize, posterize, equalize, autocontrast, invert.
+
+The plain functions work on images and, as well, on the ramp of the 256 byte values taken for an
+image of one column, which makes a look-up table of them: the policies do that. They are Pillow's
+``ImageOps``, where these keep whole numbers whole.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from imgjax.augment.keys import pick, uniforms
+
+
+def solarize(key, images_NHWC, strength, *, threshold: float = 128.0):
+    """Inverts the values from a threshold up, with a probability.
+
+    Args:
+      key: PRNG key.
+      images_NHWC: float32.
+      strength: the probability, scalar in [0, 1].
+      threshold: the least value that is inverted.
+
+    Returns:
+      float32 images_NHWC.
+    """
+    threshold_N = jnp.full(images_NHWC.shape[0], threshold, jnp.float32)
+    return _sometimes(key, strength, images_NHWC, invert_above(images_NHWC, threshold_N))
+
+
+def posterize(key, images_NHWC, strength, *, bits: int = 4):
+    """Keeps the highest bits of each value, with a probability.
+
+    Args:
+      key: PRNG key.
+      images_NHWC: float32.
+      strength: the probability, scalar in [0, 1].
+      bits: how many of the 8 bits are kept.
+
+    Returns:
+      float32 images_NHWC.
+    """
+    bits_N = jnp.full(images_NHWC.shape[0], bits, jnp.float32)
+    return _sometimes(key, strength, images_NHWC, keep_bits(images_NHWC, bits_N))
+
+
+def equalize(key, images_NHWC, strength):
+    """Levels the histogram of each channel, with a probability.
+
+    Args:
+      key: PRNG key.
+      images_NHWC: float32; rounded to whole numbers before.
+      strength: the probability, scalar in [0, 1].
+
+    Returns:
+      float32 images_NHWC.
+    """
+    bytes_NHWC = to_bytes(images_NHWC)
+    levelled_NHWC = look_up(bytes_NHWC, levelling_table(histogram(bytes_NHWC)))
+    return _sometimes(key, strength, images_NHWC, levelled_NHWC)
+
+
+def autocontrast(key, images_NHWC, strength):
+    """Stretches each channel to the full range, with a probability.
+
+    Args:
+      key: PRNG key.
+      images_NHWC: float32.
+      strength: the probability, scalar in [0, 1].
+
+    Returns:
+      float32 images_NHWC.
+    """
+    stretched_NHWC = stretch(images_NHWC, *extremes(images_NHWC))
+    return _sometimes(key, strength, images_NHWC, stretched_NHWC)
+
+
+def invert(key, images_NHWC, strength):
+    """Makes the negative of each image, with a probability.
+
+    Args:
+      key: PRNG key.
+      images_NHWC: float32.
+      strength: the probability, scalar in [0, 1].
+
+    Returns:
+      float32 images_NHWC.
+    """
+    return _sometimes(key, strength, images_NHWC, 255.0 - images_NHWC)
+
+
+def _sometimes(key, probability, images_NHWC, changed_NHWC):
+    chosen_N = uniforms(key, images_NHWC.shape[0], 1)[:, 0] < probability
+    return pick(chosen_N, changed_NHWC, images_NHWC)
+
+
+def invert_above(images_NHWC, threshold_N):
+    """Inverts every value of at least the threshold; above 255 none is."""
+    above_NHWC = images_NHWC >= threshold_N[:, None, None, None]
+    return jnp.where(above_NHWC, 255.0 - images_NHWC, images_NHWC)
+
+
+def add_below(images_NHWC, amount_N):
+    """Adds a number to every value below 128 (the paper's SolarizeAdd)."""
+    more_NHWC = jnp.minimum(images_NHWC + amount_N[:, None, None, None], 255.0)
+    return jnp.where(images_NHWC < 128.0, more_NHWC, images_NHWC)
+
+
+def keep_bits(images_NHWC, bits_N):
+    """Keeps the ``bits`` highest of 8 bits: 8 drops what follows the point, 0 leaves black."""
+    step_N111 = jnp.exp2(8.0 - bits_N)[:, None, None, None]
+    return jnp.floor(images_NHWC / step_N111) * step_N111
+
+
+def extremes(images_NHWC):
+    """Returns low_N11C, high_N11C: the least and the largest value of each channel."""
+    return (jnp.min(images_NHWC, axis=(1, 2), keepdims=True),
+            jnp.max(images_NHWC, axis=(1, 2), keepdims=True))
+
+
+def stretch(images_NHWC, low_N11C, high_N11C):
+    """Maps [low, high] to [0, 255]; a channel of one value stays."""
+    range_N11C = high_N11C - low_N11C
+    scale_N11C = 255.0 / jnp.where(range_N11C > 0.0, range_N11C, 1.0)
+    stretched_NHWC = jnp.clip((images_NHWC - low_N11C) * scale_N11C, 0.0, 255.0)
+    return jnp.where(range_N11C > 0.0, stretched_NHWC, images_NHWC)
+
+
+def to_bytes(images_NHWC):
+    """Rounds to uint8."""
+    return jnp.round(jnp.clip(images_NHWC, 0.0, 255.0)).astype(jnp.uint8)
+
+
+def histogram(bytes_NHWC):
+    """Returns int32 count_NVC: how many pixels of a channel have each of the 256 values.
+
+    XLA CPU, two cores, 128x224x224x3: 230 ms, against 450 ms with one scatter a channel, 1.9 s for
+    products of one-hot matrices and 29 s for comparisons. One scatter over the whole batch takes
+    160 ms, but sums over all devices.
+    """
+    size, _, _, channels = bytes_NHWC.shape
+
+    def count(place_P):
+        return jnp.zeros(256 * channels, jnp.int32).at[place_P].add(1, mode='promise_in_bounds')
+    counts = jax.vmap(count)(_place(bytes_NHWC).reshape(size, -1))
+    return counts.reshape(size, 256, channels)
+
+
+def ramp(size, channels):
+    """Returns the table that changes nothing: 0 to 255 as float32 table_NV1C."""
+    values_1V11 = jnp.arange(256, dtype=jnp.float32)[None, :, None, None]
+    return jnp.broadcast_to(values_1V11, (size, 256, 1, channels))
+
+
+def levelling_table(count_NVC):
+    """Returns float32 table_NV1C that levels the histograms, by Pillow's whole-number rule.
+
+    A channel whose pixels, all but those of its highest value, are fewer than 255 stays.
+    """
+    values_1V1 = jnp.arange(256, dtype=jnp.int32)[None, :, None]
+    _, highest_N11C = occupied(count_NVC)
+    # As many pixels as the image has, less those of the highest value, share 255 steps.
+    lower_NVC = values_1V1.astype(jnp.float32) < highest_N11C[:, 0]
+    rest_N1C = jnp.sum(jnp.where(lower_NVC, count_NVC, 0), axis=1, keepdims=True)
+    step_N1C = rest_N1C // 255
+    below_NVC = jnp.cumsum(count_NVC, axis=1) - count_NVC
+    level_NVC = (step_N1C // 2 + below_NVC) // jnp.maximum(step_N1C, 1)
+    table_NVC = jnp.where(step_N1C > 0, jnp.minimum(level_NVC, 255), values_1V1)
+    return table_NVC.astype(jnp.float32)[:, :, None]
+
+
+def occupied(count_NVC):
+    """Returns low_N11C, high_N11C as ``extremes`` does, from the histograms."""
+    low_NC = jnp.argmax(count_NVC > 0, axis=1)
+    high_NC = 255 - jnp.argmax(count_NVC[:, ::-1] > 0, axis=1)
+    return tuple(x_NC.astype(jnp.float32)[:, None, None] for x_NC in (low_NC, high_NC))
+
+
+def look_up(bytes_NHWC, table_NV1C):
+    """Replaces each value by its entry in the table of its image and channel; keeps its dtype."""
+    tables = table_NV1C.reshape(table_NV1C.shape[0], -1)
+    return jax.vmap(lambda table, place: table.at[place].get(mode='promise_in_bounds'))(
+        tables, _place(bytes_NHWC))
+
+
+def _place(bytes_NHWC):
+    """Returns where the entry of each value lies in the flattened (value, channel) table."""
+    channels = bytes_NHWC.shape[-1]
+    channel_111C = jnp.arange(channels, dtype=jnp.int32)[None, None, None]
+    return bytes_NHWC.astype(jnp.int32) * channels + channel_111C
