@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from imgjax import augment, data, losses, models, optim, sharding, state, step
 from imgjax.config import write_json
@@ -26,6 +27,7 @@ class Facts(NamedTuple):
     eval_examples: int
     train_fingerprint: str
     eval_fingerprint: str
+    multi_label: bool = False  # an image may have several labels, or none
 
 
 class Job(NamedTuple):
@@ -55,7 +57,11 @@ class Job(NamedTuple):
         return jax.tree.map(lambda leaf: leaf.sharding, self.target)
 
 
-def open_dataset(config: dict) -> tuple[Source, Source, Facts]:
+# The side of images whose source has no one size, where the config names none.
+USUAL_SIZE = 224
+
+
+def open_dataset(config: dict) -> tuple[Source, Source]:
     """Opens the training and the evaluation split, which must have the same classes."""
     options = config['data']
     train = data.open_split(options['train_split'], options)
@@ -64,10 +70,51 @@ def open_dataset(config: dict) -> tuple[Source, Source, Facts]:
         odd = sorted(set(train.class_names) ^ set(held_out.class_names))
         raise DataError(f'{options["name"]}: the splits {options["train_split"]!r} and '
                         f'{options["eval_split"]!r} have other classes, first {odd[0]!r}')
-    facts = Facts(list(train.class_names), list(pipeline.image_shape(train, options)),
-                  len(train.examples), len(held_out.examples), train.fingerprint,
-                  held_out.fingerprint)
-    return train, held_out, facts
+    return train, held_out
+
+
+def describe(config: dict, train: Source, held_out: Source) -> tuple[dict, Facts]:
+    """Returns the config with what it leaves to the dataset filled in, and the facts of that.
+
+    What is filled in: an image_size of 0 where the images have no one size, ('balanced',) class
+    weights, and steps from epochs.
+    """
+    options = config['data']
+    native = 0 if options['image_size'] else pipeline.native_size(train, options)
+    if not native and not options['image_size']:
+        options = options | {'image_size': USUAL_SIZE}
+    size = native or options['image_size']
+    facts = Facts(list(train.class_names), [size, size, options['channels']], len(train.examples),
+                  len(held_out.examples), train.fingerprint, held_out.fingerprint,
+                  train.multi_label)
+    config = config | {'data': options}
+    if config['hparams']['class_weights'] == ['balanced']:
+        weights = {'class_weights': _balanced(train)}
+        config = config | {'hparams': config['hparams'] | weights}
+    if config['epochs']:
+        steps = max(1, round(config['epochs'] * facts.train_examples / config['batch_size']))
+        config = config | {'steps': steps, 'epochs': 0.0}
+    return config, facts
+
+
+def _balanced(train: Source) -> list[float]:
+    """Returns a weight a class, inversely as frequent and 1 in the mean over the labels.
+
+    N / (K n) for a class of n among N labels of K classes, which is scikit-learn's 'balanced'; a
+    class without examples weighs 0 and is not counted.
+    """
+    labels = train.labels()
+    count_K = (labels > 0).sum(0) if labels.ndim == 2 else np.bincount(
+        labels, minlength=len(train.class_names))
+    present = (count_K > 0).sum()
+    return [round(float(count_K.sum() / (present * n)), 6) if n else 0.0 for n in count_K]
+
+
+def label_struct(facts: Facts, batch_size: int) -> jax.ShapeDtypeStruct:
+    """Returns the shape and dtype of a batch's labels."""
+    if facts.multi_label:
+        return jax.ShapeDtypeStruct((batch_size, len(facts.class_names)), np.float32)
+    return jax.ShapeDtypeStruct((batch_size,), np.int32)
 
 
 def check(config: dict) -> None:
@@ -83,15 +130,13 @@ def check(config: dict) -> None:
 
 
 def job(config: dict, facts: Facts, devices=None) -> Job:
-    """Builds a plain config for a dataset with these facts, on all devices or those given.
+    """Builds a config, as `describe` returns it, on all devices or those given.
 
     Raises:
       ConfigError: names the field.
     """
     _check_names(config)
-    if config['epochs']:
-        steps = max(1, round(config['epochs'] * facts.train_examples / config['batch_size']))
-        config = config | {'steps': steps, 'epochs': 0.0}
+    _check_labels(config, facts)
     mesh = sharding.make_mesh(config['mesh'], devices)
     model = _model(config, len(facts.class_names))
     try:
@@ -106,6 +151,17 @@ def job(config: dict, facts: Facts, devices=None) -> Job:
         abstract, sharding.state_shardings(abstract, mesh))
     return Job(config, facts, model, mesh, target, step.make_train_step(model, config),
                step.make_eval_step(model, config))
+
+
+def _check_labels(config: dict, facts: Facts) -> None:
+    """Checks what the dataset's classes say about the config."""
+    if facts.multi_label and config['loss'] == 'softmax':
+        raise ConfigError('config.loss: softmax takes one label an image, and this dataset has '
+                          'images with several; set it to sigmoid or focal')
+    weights, classes = config['hparams']['class_weights'], len(facts.class_names)
+    if weights and len(weights) != classes:
+        raise ConfigError(f'config.hparams.class_weights: takes a number for each of {classes} '
+                          f'classes, got {len(weights)}')
 
 
 def _model(config: dict, num_classes: int):
@@ -128,6 +184,10 @@ def _check_names(config: dict) -> None:
         if name not in valid:
             raise ConfigError(f'config.{field}: takes one of {", ".join(valid)}, got '
                               f'{name!r}{nearest(name, valid)}')
+    if config['consistency'] == 'jsd' and (
+            config['loss'] != 'softmax' or 'augmix' not in [op for op, _ in config['augment']]):
+        raise ConfigError('config.consistency: jsd takes the softmax loss and an augmix operation '
+                          'in config.augment')
     try:
         augment.check(config['augment'])
     except ValueError as error:
@@ -141,7 +201,10 @@ def write_facts(workdir: str, facts: Facts) -> None:
 
 
 def _facts_hash(facts: Facts) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    # Facts that came later are left out where they say what went without saying before.
+    said = [value for name, value in facts._asdict().items()
+            if value != Facts._field_defaults.get(name)]
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def read_facts(workdir: str) -> Facts:

@@ -70,11 +70,11 @@ class _KeepBest(checkpoint_managers.PreservationPolicy):
     Orbax's own BestN forgets the metrics of the steps before a restart; metrics.jsonl has them.
     """
 
-    def __init__(self, accuracy_of):
-        self._accuracy_of = accuracy_of
+    def __init__(self, score_of):
+        self._score_of = score_of
 
     def should_preserve(self, checkpoints, *, context):
-        known = {info.step: self._accuracy_of(info.step) for info in checkpoints}
+        known = {info.step: self._score_of(info.step) for info in checkpoints}
         known = {step: value for step, value in known.items() if value is not None}
         best = max(known, key=known.get) if known else None
         return [info.step == best for info in checkpoints]
@@ -83,17 +83,17 @@ class _KeepBest(checkpoint_managers.PreservationPolicy):
 class Writer:
     """Saves steps in the background; a save that fails (a full disk) is tried again later."""
 
-    def __init__(self, workdir: str, options: dict, accuracy_of=lambda step: None):
+    def __init__(self, workdir: str, options: dict, score_of=lambda step: None):
         """Opens the run's checkpoint directory.
 
         Args:
           workdir: the run directory.
           options: config['checkpoint'].
-          accuracy_of: accuracy of a step's evaluation, or None, for keeping the best.
+          score_of: score of a step's evaluation, or None, for keeping the best.
         """
         self._workdir = workdir
         self._options = options
-        self._accuracy_of = accuracy_of
+        self._score_of = score_of
         self._manager: ocp.CheckpointManager | None = self._open()
         self._pending: int | None = None
 
@@ -102,7 +102,7 @@ class Writer:
         if self._options['keep_every']:
             policies.append(checkpoint_managers.EveryNSteps(self._options['keep_every']))
         if self._options['keep_best']:
-            policies.append(_KeepBest(self._accuracy_of))
+            policies.append(_KeepBest(self._score_of))
         os.makedirs(directory(self._workdir), exist_ok=True)
         purge(self._workdir)
         return ocp.CheckpointManager(

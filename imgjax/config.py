@@ -5,6 +5,7 @@ receives as arrays; the rest is structure. FIELDS is the one list of fields; `co
 gives their defaults.
 """
 
+import copy
 import hashlib
 import json
 import math
@@ -15,12 +16,18 @@ from imgjax.errors import ConfigError, nearest
 
 
 class Field(NamedTuple):
-    """What a field holds: its type, the smallest and largest value, or the words it may be."""
+    """What a field holds: its type, the smallest and largest value, or the words it may be.
+
+    `before` is of a field that came after the first version: the value that does what runs did
+    without it. A config that lacks the field gets it, and it is left out of the hash, so that the
+    run directories of older versions stay theirs.
+    """
 
     type: type
     low: float = -math.inf
     high: float = math.inf
     choices: tuple = ()
+    before: Any = None
 
 
 FIELDS = {
@@ -38,12 +45,17 @@ FIELDS = {
     'hparams.label_smoothing': Field(float, 0, 1),
     'hparams.focal_gamma': Field(float, 0),
     'hparams.ema_decay': Field(float, 0, 1),
+    # a factor of the loss a class, () for none, or ('balanced',): inversely as frequent, mean 1
+    'hparams.class_weights': Field(tuple, before=[]),
+    'hparams.consistency_weight': Field(float, 0, before=12.0),  # of `consistency` in the loss
     'hparams.augment': Field(dict),  # strength of each operation in `augment`, by its name
     # model and objective
     'model.name': Field(str),  # a family or a variant of imgjax.models
     'model.dtype': Field(str, choices=('float32', 'bfloat16')),  # compute; parameters are float32
     'model.options': Field(dict),  # keyword arguments of the family's Model
     'loss': Field(str),  # imgjax.losses.NAMES
+    # jsd: three views of each image, two of them through `augmix`, shall agree (losses.agreement)
+    'consistency': Field(str, choices=('none', 'jsd'), before='none'),
     'optimizer.name': Field(str),  # imgjax.optim.OPTIMIZERS
     'optimizer.nesterov': Field(bool),
     'optimizer.decay_mask': Field(str, choices=('kernels', 'all')),
@@ -55,14 +67,29 @@ FIELDS = {
     'augment': Field(tuple),  # ((operation, {option: value}), ...) of imgjax.augment
     # data
     'data.name': Field(str),  # a file of imgjax/data, or a TFDS name
-    'data.path': Field(str),  # of `folder`: where it lies
+    'data.path': Field(str),  # of sources on disk: where it lies
+    'data.options': Field(dict, before={}),  # of the source, by name; each file says which it takes
     'data.data_dir': Field(str),  # of TFDS sets; '' is TFDS_DATA_DIR or ~/tensorflow_datasets
     'data.train_split': Field(str),
     'data.eval_split': Field(str),
-    'data.image_size': Field(int, 0, 4096),  # pixels of a side; 0 keeps the source's one size
+    'data.held_out': Field(float, 0, 0.9, before=0.1),  # share of a set that has no second split
+    'data.image_size': Field(int, 0, 4096),  # pixels of a side; 0 finds it (pipeline.native_size)
     'data.channels': Field(int, choices=(1, 3)),
     'data.train_crop': Field(str, choices=('center', 'random_resized')),
+    'data.crop_min_area': Field(float, 0, 1, before=0.08),  # of random_resized, share of the image
+    # how the crop is resized: bicubic and bilinear by Pillow, antialiased; linear by OpenCV, not
+    'data.train_resize': Field(str, choices=('bicubic', 'bilinear', 'linear'), before='bicubic'),
     'data.eval_crop_fraction': Field(float, 0.1, 1),  # image_size / shorter side after resizing
+    'data.eval_resize': Field(str, choices=('bicubic', 'bilinear'), before='bicubic'),
+    # tf, tf2: as networks born in TensorFlow 1 and 2 were evaluated; crop.py says how they differ
+    'data.eval_transform': Field(str, choices=('pil', 'tf', 'tf2'), before='pil'),
+    'data.exif_orientation': Field(bool, before=False),  # turn images as their EXIF tag says
+    'data.max_pixels': Field(int, 1, before=64_000_000),  # an image of more is refused unopened
+    'data.max_bytes': Field(int, 1, before=32 * 2**20),
+    # what an unreadable training image is: weight 0, up to this share of them; then exit 3
+    'data.max_unreadable_share': Field(float, 0, 1, before=0.01),
+    'data.sampler': Field(str, choices=('shuffle', 'class_balanced'), before='shuffle'),
+    'data.aug_repeats': Field(int, 1, before=1),  # times an image is in a batch, cropped anew
     'data.mean': Field(tuple),  # per channel, on the scale 0 to 1
     'data.std': Field(tuple),
     'data.resident': Field(str, choices=('auto', 'yes', 'no')),  # keep the set on the device
@@ -91,8 +118,8 @@ FIELDS = {
 # What says where and how fast a run happens: left out of the hash, and free to differ when a run
 # goes on. Other devices or dispatches round differently; everything else of the result is the same.
 INVOCATION = (
-    'name', 'data.path', 'data.data_dir', 'data.resident', 'data.workers', 'checkpoint.', 'mesh.',
-    'steps_per_dispatch', 'profile.', 'watchdog_seconds',
+    'name', 'data.path', 'data.data_dir', 'data.max_unreadable_share', 'data.resident',
+    'data.workers', 'checkpoint.', 'mesh.', 'steps_per_dispatch', 'profile.', 'watchdog_seconds',
 )
 
 
@@ -126,6 +153,10 @@ def to_plain(config) -> dict:
         if name not in FIELDS:
             raise ConfigError(f'config.{name}: no such field{nearest(name, FIELDS)}')
     for name, field in FIELDS.items():
+        if name not in flat and field.before is not None:
+            group, _, last = name.rpartition('.')
+            inner = plain.setdefault(group, {}) if group else plain
+            inner[last] = flat[name] = copy.copy(field.before)
         if name not in flat:
             raise ConfigError(
                 f'config.{name}: missing; start the config from configs/base.py')
@@ -171,6 +202,13 @@ def _check_together(config: dict) -> None:
     for name, values in numbers.items():
         if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
             raise ConfigError(f'config.{name}: takes numbers, got {values!r}')
+    weights = config['hparams']['class_weights']
+    if weights != ['balanced'] and not all(map(_is_weight, weights)):
+        raise ConfigError("config.hparams.class_weights: takes (), ('balanced',) or a number of at "
+                          f'least 0 for each class, got {weights!r}')
+    if config['batch_size'] % data['aug_repeats']:
+        raise ConfigError(f'config.data.aug_repeats: batch_size {config["batch_size"]} is not '
+                          f'divisible by {data["aug_repeats"]}')
     if min(data['std']) <= 0:
         raise ConfigError(f'config.data.std: takes numbers above 0, got {data["std"]}')
     for entry in config['augment']:
@@ -181,6 +219,10 @@ def _check_together(config: dict) -> None:
         if entry[0] not in config['hparams']['augment']:
             raise ConfigError(f'config.hparams.augment.{entry[0]}: missing; it takes the strength '
                               '(a number) of that operation in config.augment')
+
+
+def _is_weight(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
 
 
 def explain_overrides(arguments: list[str]) -> str:
@@ -201,7 +243,8 @@ def explain_overrides(arguments: list[str]) -> str:
 
 def digest(config: dict) -> str:
     """Returns 16 hex digits that say what a plain config's result depends on."""
-    flat = {k: v for k, v in flatten(config).items() if not k.startswith(INVOCATION)}
+    flat = {name: value for name, value in flatten(config).items()
+            if not name.startswith(INVOCATION) and value != FIELDS[name].before}
     return hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()[:16]
 
 

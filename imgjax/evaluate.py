@@ -9,20 +9,59 @@ from imgjax import metrics, runtime, sharding
 
 
 class Results(NamedTuple):
-    """Per-example results in the order of the split, on the host, each of shape (N,)."""
+    """Per-example results in the order of the split, on the host, each of shape (N,).
+
+    Of images with several labels, `labels` is (N, K) of 0 and 1 and `probabilities` (N, K);
+    otherwise `labels` is (N,) and there are none.
+    """
 
     labels: np.ndarray
     predictions: np.ndarray
     confidences: np.ndarray
     losses: np.ndarray
+    hits: np.ndarray
     top5: np.ndarray
+    probabilities: np.ndarray | None = None
 
     def summary(self) -> dict:
-        """Returns the means, summed in float64 so that no batch size changes them."""
-        return {'loss': float(self.losses.mean(dtype=np.float64)),
-                'accuracy': float((self.labels == self.predictions).mean(dtype=np.float64)),
-                'top5_accuracy': float(self.top5.mean(dtype=np.float64)),
-                'examples': len(self.labels)}
+        """Returns the means, summed in float64 so that no batch size changes them.
+
+        Where images have several labels, or none, accuracy is how often the likeliest class is one
+        of them, over the images that have any.
+        """
+        labelled = self.labelled()
+        means = {'loss': float(self.losses.mean(dtype=np.float64)),
+                 'accuracy': float(self.hits[labelled].mean(dtype=np.float64)),
+                 'top5_accuracy': float(self.top5[labelled].mean(dtype=np.float64)),
+                 'examples': len(self.labels)}
+        if self.probabilities is not None:
+            means['mean_average_precision'] = mean_average_precision(
+                self.labels, self.probabilities)
+        return means
+
+    def labelled(self) -> np.ndarray:
+        """Returns bool (N,): which images have a label, all where each has one."""
+        several = self.probabilities is not None
+        return self.labels.any(axis=1) if several else np.ones(len(self.labels), bool)
+
+
+def average_precisions(labels_NK: np.ndarray, probabilities_NK: np.ndarray) -> np.ndarray:
+    """Returns the average precision of each class, float64 (K,); NaN of one without positives.
+
+    The area under the precision-recall steps, without interpolation (scikit-learn's definition).
+    """
+    from sklearn.metrics import average_precision_score  # takes seconds to import
+
+    return np.array([
+        average_precision_score(label_N, score_N) if label_N.any() else np.nan
+        for label_N, score_N in zip(labels_NK.T > 0, probabilities_NK.T, strict=True)])
+
+
+def mean_average_precision(labels_NK: np.ndarray, probabilities_NK: np.ndarray) -> float | None:
+    """Returns the mean over the classes that have positives; None if the scores are not finite."""
+    if not np.isfinite(probabilities_NK).all():
+        return None
+    return float(np.nanmean(average_precisions(labels_NK, probabilities_NK)))
 
 
 def global_batch_size(batch_size: int, mesh) -> int:
@@ -65,8 +104,8 @@ def run(eval_step, state, batches, count: int, mesh, *, title: str,
 
 def _fetched(outputs: dict) -> tuple:
     outputs = jax.device_get(outputs)
-    names = ('label', 'prediction', 'confidence', 'loss', 'top5')
-    return tuple(outputs[name][outputs['mask']] for name in names)
+    names = ('label', 'prediction', 'confidence', 'loss', 'hit', 'top5', 'probability')
+    return tuple(outputs[name][outputs['mask']] for name in names if name in outputs)
 
 
 def jit_eval_step(eval_step, state_shardings, mesh):

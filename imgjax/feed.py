@@ -14,8 +14,9 @@ import jax
 import numpy as np
 
 from imgjax import metrics, runtime, sharding
-from imgjax.build import Job
+from imgjax.build import Job, label_struct
 from imgjax.data import Source, pipeline
+from imgjax.data.sampler import sampler
 from imgjax.errors import ConfigError, PreemptedError
 
 # A set of at most this size is kept on every device, as uint8 pixels.
@@ -84,7 +85,7 @@ def steps_per_dispatch(job: Job, traced_step: str, first: int) -> int:
 
 
 def open_feed(job: Job, source: Source, state, first: int, hparams: dict,
-              beat=lambda: None) -> Feed:
+              beat=lambda: None, note=lambda indices, faults: None) -> Feed:
     """Places the data, compiles the step and returns the feed from step `first` on.
 
     Args:
@@ -94,20 +95,21 @@ def open_feed(job: Job, source: Source, state, first: int, hparams: dict,
       first: the step to go on from.
       hparams: arrays on the mesh.
       beat: called while the data is decoded.
+      note: called with the indices of the examples of each batch and their `fault`.
 
     Raises:
       PreemptedError: asked to stop while decoding.
     """
     if _is_resident(job, source):
         stride = steps_per_dispatch(job, _step_as_text(job, hparams), first)
-        held = _hold(job, source, beat)
-        items = _index_items(job, len(source.examples), first, stride)
+        held = _hold(job, source, note, beat)
+        items = _index_items(job, source, first, stride)
     else:
         if job.config['steps_per_dispatch'] > 1:
             raise ConfigError('config.steps_per_dispatch: the set is streamed, which takes a '
                               'dispatch a step; set it to 0, or config.data.resident to yes')
         stride, held = 1, {}
-        items = _pixel_items(job, source, first)
+        items = _pixel_items(job, source, note, first)
     item = next(items, None)
     if item is None:  # nothing is left to do
         return Feed(iter(()), lambda state, item: None, stride, 0.0, None)
@@ -124,7 +126,8 @@ def open_feed(job: Job, source: Source, state, first: int, hparams: dict,
 def _step_as_text(job: Job, hparams: dict) -> str:
     batch_size, shape = job.config['batch_size'], job.facts.image_shape
     batch = {'image': jax.ShapeDtypeStruct((batch_size, *shape), np.uint8),
-             'label': jax.ShapeDtypeStruct((batch_size,), np.int32)}
+             'label': label_struct(job.facts, batch_size),
+             'weight': jax.ShapeDtypeStruct((batch_size,), np.float32)}
     return str(jax.make_jaxpr(job.train_step)(job.target, batch, hparams))
 
 
@@ -162,24 +165,27 @@ def decoding(items: Iterable, total: int, unit: str, beat=lambda: None) -> Itera
                 raise PreemptedError('asked to stop while decoding; nothing had to be saved')
 
 
-def _hold(job: Job, source: Source, beat) -> dict:
+def _hold(job: Job, source: Source, note, beat) -> dict:
     """Decodes a whole split and puts it on every device."""
     held = pipeline.load_all(
         source, job.config['data'], job.facts.image_shape[0],
         lambda items: decoding(items, len(source.examples), 'image', beat))
+    note(np.arange(len(source.examples)), held.pop('fault'))
     return jax.device_put(held, sharding.replicated(job.mesh))
 
 
-def _index_items(job: Job, num_examples: int, first: int, stride: int) -> Iterator[dict]:
-    batch_size, seed = job.config['batch_size'], job.config['hparams']['seed']
+def _index_items(job: Job, source: Source, first: int, stride: int) -> Iterator[dict]:
+    batch_size = job.config['batch_size']
+    draw = sampler(source, job.config['data'], batch_size=batch_size,
+                   seed=job.config['hparams']['seed'])
     placement = sharding.batch_sharding(job.mesh, leading=1)
     for step in range(first, job.config['steps'], stride):
-        positions = pipeline.batch_positions(step, batch_size, stride)
-        indices = pipeline.order(positions, num_examples, seed).astype(np.int32)
+        positions = step * batch_size + np.arange(stride * batch_size, dtype=np.int64)
+        indices = draw(positions).astype(np.int32)
         yield {'index': jax.device_put(indices.reshape(stride, batch_size), placement)}
 
 
-def _pixel_items(job: Job, source: Source, first: int) -> Iterator[dict]:
+def _pixel_items(job: Job, source: Source, note, first: int) -> Iterator[dict]:
     config = job.config
     batches = pipeline.train_batches(
         source, config['data'], job.facts.image_shape[0], batch_size=config['batch_size'],
@@ -187,8 +193,9 @@ def _pixel_items(job: Job, source: Source, first: int) -> Iterator[dict]:
     placement = sharding.batch_sharding(job.mesh)
     stream = pipeline.iterate(batches, config['data']['workers'], first)
     for batch in itertools.islice(stream, config['steps'] - first):
+        note(batch['index'], batch['fault'])
         yield sharding.to_device(
-            {name: batch[name] for name in ('image', 'label')}, placement)
+            {name: batch[name] for name in ('image', 'label', 'weight')}, placement)
 
 
 def _trace(job: Job, stride: int, state, held: dict, item: dict, hparams: dict):

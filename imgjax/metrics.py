@@ -120,9 +120,12 @@ class Log:
         for row in waiting:
             self._write_events(row)
 
-    def accuracy(self, step: int, split: str) -> float | None:
-        """Returns the accuracy in the row of that step and split; None without such a row."""
-        found = (row.get('accuracy') for row in self.rows
+    def score(self, step: int, split: str) -> float | None:
+        """Returns what the row of that step and split is judged by; None without such a row.
+
+        The mean average precision, where images have several labels, else the accuracy.
+        """
+        found = (row.get('mean_average_precision', row.get('accuracy')) for row in self.rows
                  if row['step'] == step and row['split'] == split)
         return next(found, None)
 

@@ -68,9 +68,14 @@ def init(model, config: dict, image_shape: tuple[int, int, int], hparams: dict) 
 
 
 def hparams_of(config: dict) -> dict:
-    """Returns config['hparams'] as NumPy scalars: the seed int32, all else float32."""
+    """Returns config['hparams'] as NumPy arrays: the seed int32, all else float32.
+
+    All are scalars but `class_weights`, (K,), or (0,) where the classes weigh alike.
+    """
     numbers = dict(config['hparams'])
-    return {'seed': np.int32(numbers.pop('seed'))} | jax.tree.map(np.float32, numbers)
+    arrays = {'seed': np.int32(numbers.pop('seed')),
+              'class_weights': np.asarray(numbers.pop('class_weights'), np.float32)}
+    return arrays | jax.tree.map(np.float32, numbers)
 
 
 def abstract(model, config: dict, image_shape: tuple[int, int, int]) -> TrainState:

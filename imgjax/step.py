@@ -11,9 +11,11 @@ from imgjax.state import MEASURES, TrainState
 def make_train_step(model, config: dict):
     """Returns train_step(state, batch, hparams) -> (state, metrics).
 
-    `batch` is {'image': uint8 (N, H, W, C), 'label': int32 (N,)}; `hparams` is what
-    state.hparams_of gives. Everything random comes from (hparams['seed'], state.step, position in
-    the global batch), so neither the device count nor the way the batch got there changes it.
+    `batch` is {'image': uint8 (N, H, W, C), 'label': int32 (N,) or, of images with several labels,
+    float32 (N, K) of 0 and 1, 'weight': float32 (N,), 0 for an image that could not be read};
+    `hparams` is what state.hparams_of gives. Everything random comes from (hparams['seed'],
+    state.step, position in the global batch), so neither the device count nor the way the batch got
+    there changes it.
 
     `metrics` are scalars: the means of loss, accuracy and grad_norm over the finite updates since
     the last multiple of config.log_every, the learning rate, and how many updates were skipped.
@@ -21,16 +23,10 @@ def make_train_step(model, config: dict):
     """
 
     def train_step(state: TrainState, batch: dict, hparams: dict):
-        key = jax.random.fold_in(jax.random.key(hparams['seed']), state.step)
-        augment_key, dropout_key = jax.random.split(key)
-        images_NHWC, targets_NK = augment.apply(
-            config['augment'], augment_key, batch['image'],
-            jax.nn.one_hot(batch['label'], model.num_classes, dtype=jnp.float32),
-            hparams['augment'])
-        images_NHWC = augment.color.normalize(
-            images_NHWC, config['data']['mean'], config['data']['std'])
+        augment_key, dropout_key = keys(hparams, state.step)
+        augmented = augmented_batch(config, model.num_classes, augment_key, batch, hparams)
         loss, accuracy, batch_stats, grads = _gradient(
-            model, config, state, dropout_key, images_NHWC, targets_NK, hparams)
+            model, config, state, dropout_key, augmented, hparams)
         grad_norm = optax.tree.norm(grads)
         learning_rate = optim.learning_rate(
             config['schedule'], state.step, config['steps'], hparams)
@@ -44,29 +40,76 @@ def make_train_step(model, config: dict):
     return train_step
 
 
-def _gradient(model, config, state, key, images_NHWC, targets_NK, hparams):
+def keys(hparams: dict, step):
+    """Returns the keys of one step: of the augmentation, and of dropout."""
+    return jax.random.split(jax.random.fold_in(jax.random.key(hparams['seed']), step))
+
+
+def augmented_batch(config: dict, num_classes: int, key, batch: dict, hparams: dict) -> dict:
+    """Returns what the model is trained on: {'image', 'target', 'weight'}.
+
+    Args:
+      config: plain.
+      num_classes: K.
+      key: of the augmentation at this step.
+      batch: as `train_step` takes it.
+      hparams: as `train_step` takes them.
+
+    Returns:
+      image, float32 (N, V, H, W, C) normalised, V views of each image (one but for
+      config.consistency); target, float32 (N, K); weight, float32 (N,) with mean 1.
+    """
+    weight_N1 = batch['weight'][:, None]
+    targets_NK = batch['label']
+    if targets_NK.ndim == 1:
+        targets_NK = jax.nn.one_hot(targets_NK, num_classes, dtype=jnp.float32)
+    # The weight travels as one class more: of an image mixed with an unreadable one, only the share
+    # that is its own counts.
+    carried = jnp.concatenate([targets_NK * weight_N1, weight_N1], axis=1)
+    views = []
+    for view in range(3 if config['consistency'] == 'jsd' else 1):
+        images_NHWC, mixed = augment.apply(
+            config['augment'], key, batch['image'], carried, hparams['augment'],
+            view=view if config['consistency'] == 'jsd' else None)
+        views.append(augment.color.normalize(
+            images_NHWC, config['data']['mean'], config['data']['std']))
+    weight_N1 = mixed[:, -1:]
+    targets_NK = mixed[:, :-1] / jnp.where(weight_N1 > 0, weight_N1, 1.0)
+    weight_N = weight_N1[:, 0]
+    # Scaled once for the whole batch, so that parts of it (accumulation) add up to the same.
+    scale = weight_N.shape[0] / jnp.maximum(weight_N.sum(), 1e-6)
+    return {'image': jnp.stack(views, axis=1), 'target': targets_NK, 'weight': weight_N * scale}
+
+
+def _gradient(model, config, state, key, augmented, hparams):
     """Returns (loss, accuracy, batch_stats, grads), means over the parts of the batch."""
     parts = config['accumulation_steps']
 
-    def part_loss(params, batch_stats, key, images_NHWC, targets_NK):
-        (logits_NK, _), updates = model.apply(
+    def part_loss(params, batch_stats, key, part):
+        views = part['image'].shape[1]
+        images_NHWC = part['image'].reshape(-1, *part['image'].shape[2:])
+        (logits, _), updates = model.apply(
             {'params': params, 'batch_stats': batch_stats}, images_NHWC, train=True,
             rngs={'dropout': key}, mutable=['batch_stats'])
+        logits_NVK = logits.reshape(-1, views, logits.shape[-1])
+        logits_NK, targets_NK = logits_NVK[:, 0], part['target']
+        weights_K = hparams['class_weights'] if hparams['class_weights'].shape[0] else None
         loss_N = losses.per_example(
-            config['loss'], logits_NK, targets_NK,
-            label_smoothing=hparams['label_smoothing'], gamma=hparams['focal_gamma'])
-        hit_N = jnp.argmax(logits_NK, -1) == jnp.argmax(targets_NK, -1)
-        return loss_N.mean(), (hit_N.mean(dtype=jnp.float32), updates.get('batch_stats', {}))
+            config['loss'], logits_NK, targets_NK, label_smoothing=hparams['label_smoothing'],
+            gamma=hparams['focal_gamma'], class_weights_K=weights_K)
+        if views > 1:
+            loss_N += hparams['consistency_weight'] * losses.agreement(logits_NVK)
+        hit_N = is_hit(logits_NK, targets_NK) * part['weight']
+        return (loss_N * part['weight']).mean(), (hit_N.mean(), updates.get('batch_stats', {}))
 
-    def part_gradient(batch_stats, part):
-        index, images_NHWC, targets_NK = part
+    def part_gradient(batch_stats, index, part):
         (loss, (accuracy, batch_stats)), grads = jax.value_and_grad(part_loss, has_aux=True)(
-            state.params, batch_stats, jax.random.fold_in(key, index), images_NHWC, targets_NK)
+            state.params, batch_stats, jax.random.fold_in(key, index), part)
         return batch_stats, (loss, accuracy, grads)
 
-    def accumulate(carry, part):
+    def accumulate(carry, indexed):
         batch_stats, total = carry
-        batch_stats, measured = part_gradient(batch_stats, part)
+        batch_stats, measured = part_gradient(batch_stats, *indexed)
         return (batch_stats, jax.tree.map(jnp.add, total, measured)), None
 
     # Part p takes the examples p, p + parts, ...: each device already holds its share of it.
@@ -74,17 +117,26 @@ def _gradient(model, config, state, key, images_NHWC, targets_NK, hparams):
         return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
 
     if parts == 1:
-        batch_stats, (loss, accuracy, grads) = part_gradient(
-            state.batch_stats, (0, images_NHWC, targets_NK))
+        batch_stats, (loss, accuracy, grads) = part_gradient(state.batch_stats, 0, augmented)
         return loss, accuracy, batch_stats, grads
     zero = jax.tree.map(jnp.zeros_like, (jnp.float32(0), jnp.float32(0), state.params))
     (batch_stats, total), _ = jax.lax.scan(
         accumulate, (state.batch_stats, zero),
-        (jnp.arange(parts), split(images_NHWC), split(targets_NK)),
+        (jnp.arange(parts), jax.tree.map(split, augmented)),
         # XLA's CPU backend runs a convolution inside a loop 8 to 18 times slower.
         unroll=jax.default_backend() == 'cpu')
     loss, accuracy, grads = jax.tree.map(lambda x: x / parts, total)
     return loss, accuracy, batch_stats, grads
+
+
+def is_hit(logits_NK, targets_NK):
+    """Returns float32 (N,): 1 where the class of the highest logit is a label, or the likeliest.
+
+    Of images with several labels each of them counts; an image without any is never hit.
+    """
+    predicted_N1 = jnp.argmax(logits_NK, -1, keepdims=True)
+    own_N = jnp.take_along_axis(targets_NK, predicted_N1, axis=1)[:, 0]
+    return ((own_N >= targets_NK.max(-1)) & (own_N > 0)).astype(jnp.float32)
 
 
 def _update(config, state, batch_stats, grads, learning_rate, hparams) -> TrainState:
@@ -118,15 +170,21 @@ def make_eval_step(model, config: dict):
     """Returns eval_step(state, batch) -> per-example results, each of shape (N,).
 
     `batch` is {'image', 'label', 'mask'}; `label` and `mask` come back with the results: `loss`
-    float32 (without label smoothing), `prediction` int32, `confidence` float32 (the probability
-    of the prediction; softmax over the classes), `top5` bool. With `config.ema` the mean of the
-    parameters is what is evaluated.
+    float32 (without label smoothing or weights), `prediction` int32, `confidence` float32 (the
+    probability of the prediction), `hit` bool (the prediction is a label), `top5` bool (a label is
+    among the five likeliest). Probabilities are a softmax over the classes; of images with several
+    labels, (N, K), a sigmoid of each, and `probability`, float32 (N, K), holds them all. With
+    `config.ema` the mean of the parameters is what is evaluated.
     """
 
     def eval_step(state: TrainState, batch: dict):
         logits_NK = predict(model, config, state, batch['image'])
-        targets_NK = jax.nn.one_hot(batch['label'], model.num_classes, dtype=jnp.float32)
-        own_N1 = jnp.take_along_axis(logits_NK, batch['label'][:, None], axis=1)
+        several = batch['label'].ndim == 2
+        targets_NK = batch['label'] if several else jax.nn.one_hot(
+            batch['label'], model.num_classes, dtype=jnp.float32)
+        probability_NK = jax.nn.sigmoid(logits_NK) if several else jax.nn.softmax(logits_NK)
+        # The best placed of the labels decides; an image without one is never right.
+        own_N1 = jnp.where(targets_NK > 0, logits_NK, -jnp.inf).max(-1, keepdims=True)
         return {
             'label': batch['label'],
             'mask': batch['mask'],
@@ -134,9 +192,10 @@ def make_eval_step(model, config: dict):
                 config['loss'], logits_NK, targets_NK, label_smoothing=jnp.float32(0),
                 gamma=jnp.float32(config['hparams']['focal_gamma'])),
             'prediction': jnp.argmax(logits_NK, -1).astype(jnp.int32),
-            'confidence': jax.nn.softmax(logits_NK).max(-1),
+            'confidence': probability_NK.max(-1),
+            'hit': is_hit(logits_NK, targets_NK) > 0,
             'top5': ((logits_NK > own_N1).sum(-1) < 5) & jnp.isfinite(own_N1[:, 0]),
-        }
+        } | ({'probability': probability_NK} if several else {})
 
     return eval_step
 

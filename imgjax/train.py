@@ -13,7 +13,7 @@ from imgjax import build, checkpoint, evaluate, metrics, runtime, sharding
 from imgjax import config as config_lib
 from imgjax import state as state_lib
 from imgjax.build import Job
-from imgjax.data import Source, pipeline
+from imgjax.data import Source, faults, pipeline
 from imgjax.errors import ConfigError, DataError, DivergedError, PreemptedError
 from imgjax.feed import Feed, decoding, fits, open_feed
 from imgjax.report import run as run_page
@@ -21,12 +21,14 @@ from imgjax.report import run as run_page
 log = logging.getLogger('imgjax')
 
 
-def run(config, workdir: str) -> dict:
+def run(config, workdir: str, sources: tuple[Source, Source] | None = None) -> dict:
     """Trains a config in a run directory, from where it stands; the same command goes on.
 
     Args:
       config: what a get_config returned, or its plain data; None takes the run directory's own.
       workdir: the run directory; made when it is missing.
+      sources: the training and the evaluation split, as of data.arrays.source; None opens those
+        that config.data names.
 
     Returns the result: split, accuracy, loss, step, examples, workdir, state_digest and more.
 
@@ -36,8 +38,8 @@ def run(config, workdir: str) -> dict:
     started = time.monotonic()
     config = _config_of(config, workdir)
     build.check(config)  # before a large dataset is listed
-    train_source, eval_source, facts = build.open_dataset(config)
-    job = build.job(config, facts)
+    train_source, eval_source = sources or build.open_dataset(config)
+    job = build.job(*build.describe(config, train_source, eval_source))
     _claim_directory(workdir)
     with (runtime.run_lock(workdir), runtime.hear_stop(),
           runtime.watchdog(config['watchdog_seconds']) as beat, jax.transfer_guard('disallow')):
@@ -48,10 +50,12 @@ def run(config, workdir: str) -> dict:
         rows = metrics.Log(workdir, _step_of(state))
         writer = checkpoint.Writer(
             workdir, job.config['checkpoint'],
-            lambda step: rows.accuracy(step, config['data']['eval_split']))
+            lambda step: rows.score(step, config['data']['eval_split']))
         try:
             evaluator = _evaluator(job, eval_source, beat)
-            feed = open_feed(job, train_source, state, _step_of(state), hparams, beat)
+            feed = open_feed(
+                job, train_source, state, _step_of(state), hparams, beat,
+                faults.watch(workdir, train_source, config['data']['max_unreadable_share']))
             beat()
             log.info('%d steps of %d images on %d x %s, %d a dispatch, compiled in %.1f s',
                      job.config['steps'], config['batch_size'], job.mesh.size,
@@ -165,11 +169,11 @@ def _loop(job: Job, state, feed: Feed, evaluator, rows, writer, beat):
                 _log_step(job, *measured, clock, feed, rows, bar)
                 measured = None
             if evaluates and not stop and (
-                    step == total or rows.accuracy(step, split) is None):
+                    step == total or rows.score(step, split) is None):
                 results = evaluator(state, step)
                 if results is None:
                     stop = saves = True
-                elif rows.accuracy(step, split) is None:
+                elif rows.score(step, split) is None:
                     rows.write({'step': step, 'split': split} | results.summary())
                     _say(rows.rows[-1], total, bar)
             if saves and step:
@@ -279,6 +283,7 @@ def _finish(job: Job, workdir: str, state, results, rows, source: Source, second
         'split': config['data']['eval_split'], **results.summary(), 'step': step,
         'workdir': os.path.abspath(workdir), 'state_digest': checkpoint.state_digest(state),
         'parameters': state_lib.parameter_count(job.target),
+        'unreadable_images': len(faults.read(workdir)),
         'train_seconds': round(_train_seconds(rows.rows), 2), 'seconds': round(seconds, 2)}
     run_page.write(workdir, job, rows.rows, results, source, result)
     print(run_page.table(result, rows.rows), file=sys.stderr)

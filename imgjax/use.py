@@ -157,7 +157,9 @@ def _classifier(job: build.Job, state, top_k: int):
 
     def top(state, images_NHWC):
         logits_NK = step.predict(job.model, job.config, state, images_NHWC)
-        return jax.lax.top_k(jax.nn.softmax(logits_NK), top_k)
+        several = job.facts.multi_label
+        return jax.lax.top_k(
+            jax.nn.sigmoid(logits_NK) if several else jax.nn.softmax(logits_NK), top_k)
 
     top = jax.jit(top, out_shardings=sharding.replicated(job.mesh))
     count = evaluate.global_batch_size(PREDICT_BATCH, job.mesh)
@@ -168,8 +170,8 @@ def _classifier(job: build.Job, state, top_k: int):
         for row, path in enumerate(paths):
             try:
                 with open(path, 'rb') as file:
-                    encoded = file.read(decode.MAX_BYTES + 1)
-                images_NHWC[row] = pipeline.pixels({'image': encoded, 'name': path}, options, size)
+                    encoded = file.read(options['max_bytes'] + 1)
+                images_NHWC[row] = decode.pixels({'image': encoded, 'name': path}, options, size)
             except OSError as error:
                 errors[row] = f'{path}: cannot be read ({error.strerror})'
             except DataError as error:

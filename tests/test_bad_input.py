@@ -1,5 +1,6 @@
 """What bad input gets: one line that names the field or file and the fix, and nothing is lost."""
 
+import json
 import os
 import shutil
 
@@ -74,11 +75,26 @@ HARM = {
     *((harm, {'resident': resident}) for harm in HARM for resident in ('yes', 'no')),
     ('cut', {'resident': 'no', 'workers': 1}),  # one is enough to see that a worker process tells
 ], ids=str)
-def test_a_harmed_image_is_named(harm, how, folder, tmp_path):
+def test_a_harmed_image_weighs_nothing_up_to_a_share(harm, how, folder, tmp_path):
     HARM[harm](folder / 'train' / 'b' / '7.png')
-    with pytest.raises(DataError, match=r'train/b/7.png: not a readable image') as error:
-        train.run(config_of(folder, data=how), str(tmp_path / 'run'))
+    run = tmp_path / 'run'
+    with pytest.raises(DataError, match='1 of 32 training images are unreadable') as error:
+        train.run(config_of(folder, data=how), str(run))
     assert '\n' not in str(error.value)
+    assert 'train/b/7.png' in str(error.value) and 'max_unreadable_share=0.01' in str(error.value)
+    # The share may be another one when a run goes on.
+    result = train.run(config_of(folder, data=how | {'max_unreadable_share': 0.1}), str(run))
+    assert result['unreadable_images'] == 1 and result['examples'] == 32
+    rows = [json.loads(line) for line in (run / 'unreadable.jsonl').read_text().splitlines()]
+    assert [os.path.basename(row['file']) for row in rows] == ['7.png']
+    assert rows[0]['kind'] == {'cut': 'truncated', 'text': 'not an image', 'empty': 'empty'}[harm]
+
+
+@pytest.mark.parametrize('resident', ['yes', 'no'])
+def test_a_harmed_image_of_the_evaluation_ends_it(resident, folder, tmp_path):
+    HARM['cut'](folder / 'test' / 'b' / '7.png')
+    with pytest.raises(DataError, match=r'test/b/7.png: not a readable image'):
+        train.run(config_of(folder, data={'resident': resident}), str(tmp_path / 'run'))
 
 
 def test_a_class_more_than_the_checkpoint_has(folder, tmp_path):

@@ -1,4 +1,5 @@
 import copy
+import hashlib
 import json
 
 import pytest
@@ -82,3 +83,34 @@ def test_what_was_written_is_read_and_an_edit_is_noticed(config, tmp_path):
 ])
 def test_overrides_are_explained(argument, message):
     assert message in config_lib.explain_overrides([argument])
+
+
+def test_a_config_of_before_a_field_keeps_its_hash_and_gets_what_it_did(config, tmp_path):
+    later = {name: field for name, field in config_lib.FIELDS.items() if field.before is not None}
+    assert later
+    old = copy.deepcopy(config)
+    for name, field in later.items():
+        group, _, last = name.rpartition('.')
+        assert (old[group] if group else old).pop(last) == field.before, (
+            f'configs/base.py: {name} must start at what runs did before it was there')
+    flat = {name: value for name, value in config_lib.flatten(old).items()
+            if not name.startswith(config_lib.INVOCATION)}
+    written = hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()[:16]
+    (tmp_path / 'config.json').write_text(json.dumps({'hash': written, 'config': old}))
+    assert config_lib.read(str(tmp_path)) == config
+    assert config_lib.digest(config) == written
+    config['data']['sampler'] = 'class_balanced'
+    assert config_lib.digest(config) != written
+
+
+@pytest.mark.parametrize('weights, message', [
+    (['balenced'], "config.hparams.class_weights: takes (), ('balanced',) or a number"),
+    ([1.0, -1.0], "config.hparams.class_weights: takes (), ('balanced',) or a number"),
+])
+def test_class_weights_are_checked(weights, message, config):
+    config['hparams']['class_weights'] = weights
+    with pytest.raises(ConfigError) as error:
+        config_lib.to_plain(config)
+    assert message in str(error.value)
+    config['hparams']['class_weights'] = ['balanced']
+    config_lib.to_plain(config)

@@ -19,6 +19,9 @@ FLAGS = {
     'evaluate': {'workdir', 'step', 'split'},
     'predict': {'workdir', 'step', 'images', 'top_k', 'output'},
     'inspect': {'workdir'},
+    'preview': {'config', 'output', 'images', 'steps'},
+    'prepare': {'dataset', 'data_dir', 'manual_dir', 'verify', 'source', 'path', 'options',
+                'output', 'splits', 'shorter_side', 'quality', 'shard_size', 'workers'},
 }
 CONFIG = '--config=tests/drill_config.py'
 SHORT = (CONFIG, '--config.steps=20', '--config.eval_every=0', '--config.checkpoint.every=10',

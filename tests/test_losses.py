@@ -109,3 +109,31 @@ def test_unknown_name_is_named():
     with pytest.raises(ValueError, match=r"'sofmax'; did you mean 'softmax'\?.*sigmoid") as error:
         losses.per_example('sofmax', jnp.zeros((1, 2)), jnp.zeros((1, 2)))
     assert '\n' not in str(error.value)
+
+
+@every_loss
+def test_class_weights_are_pytorchs(name, batch):
+    """A factor of each class's term; torch's cross_entropy(weight=...) without its own mean."""
+    weights_K = jnp.float32([0.0, 1.0, 2.0, 0.5, 3.0])
+    logits_NK, targets_NK = batch
+    alike = per_example(name, *batch, class_weights_K=jnp.ones(5))
+    np.testing.assert_array_equal(alike, per_example(name, *batch))
+    found_N = per_example(name, *batch, label_smoothing=0.1, class_weights_K=weights_K)
+    smooth_NK = 0.9 * np.asarray(targets_NK) + 0.1 / 5
+    single_NK = np.stack([
+        reference(name, logits_NK[:, [k]], smooth_NK[:, [k]], 0.0, 2.0) for k in range(5)], 1)
+    if name == 'softmax':
+        single_NK = -smooth_NK * np.asarray(jax.nn.log_softmax(logits_NK), np.float64)
+    np.testing.assert_allclose(found_N, single_NK @ np.asarray(weights_K, np.float64), rtol=2e-5)
+
+
+def test_agreement_is_the_jensen_shannon_divergence():
+    logits_NVK = np.random.default_rng(1).normal(0, 2, (7, 3, 5)).astype(np.float32)
+    found_N = jax.jit(losses.agreement)(logits_NVK)
+    p_NVK = np.exp(np.asarray(jax.nn.log_softmax(logits_NVK), np.float64))
+    mean_NK = p_NVK.mean(1)
+    entropy = lambda p: -(p * np.log(p)).sum(-1)  # noqa: E731
+    np.testing.assert_allclose(found_N, entropy(mean_NK) - entropy(p_NVK).mean(1), rtol=1e-4)
+    apart = 80.0 * jnp.eye(3)[None]
+    np.testing.assert_allclose(losses.agreement(apart), np.log(3), rtol=1e-5)
+    assert np.isfinite(jax.grad(lambda x: losses.agreement(x).sum())(1e4 * apart)).all()

@@ -37,9 +37,11 @@ def test_rows_and_events_go_on_after_a_restart_without_doubles(tmp_path):
     assert [r['step'] for r in log.rows] == [10, 20]
     log.write(row(30, loss=0.5))
     log.write(row(30, 'test', accuracy=0.5))
-    assert log.accuracy(30, 'test') == 0.5 and log.accuracy(20, 'test') is None
+    assert log.score(30, 'test') == 0.5 and log.score(20, 'test') is None
+    log.write(row(30, 'val', accuracy=0.5, mean_average_precision=0.7))
+    assert log.score(30, 'val') == 0.7, 'of several labels, the precision decides'
     log.close()
-    assert [r['step'] for r in metrics.read_rows(str(tmp_path))] == [10, 20, 30, 30]
+    assert [r['step'] for r in metrics.read_rows(str(tmp_path))] == [10, 20, 30, 30, 30]
     events = events_of(tmp_path)
     assert events['train/loss', 30] == 0.5
     assert ('perf/step_time', 20) in events and ('perf/mfu', 20) not in events

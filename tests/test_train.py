@@ -27,7 +27,8 @@ def config_of(family='mlp', **changes) -> dict:
 
 @pytest.fixture(scope='module')
 def dataset(data_dir):
-    return build.open_dataset(config_of())
+    train_split, test_split = build.open_dataset(config_of())
+    return train_split, test_split, build.describe(config_of(), train_split, test_split)[1]
 
 
 @pytest.fixture(scope='module')
@@ -104,7 +105,7 @@ def one_step(dataset):
     job = build.job(config, facts, jax.devices()[:1])
     rng = np.random.default_rng(0)
     batch = {'image': rng.integers(0, 255, (32, 8, 8, 1), np.uint8),
-             'label': rng.integers(0, 10, 32).astype(np.int32)}
+             'label': rng.integers(0, 10, 32).astype(np.int32), 'weight': np.ones(32, np.float32)}
     hparams = state.hparams_of(config)
     return job, state.init(job.model, config, (8, 8, 1), hparams), batch, hparams
 

@@ -7,27 +7,42 @@ is taken for a TFDS dataset. Nothing here imports JAX.
 import importlib
 import pkgutil
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from imgjax.errors import ConfigError
+import numpy as np
 
-_NOT_SOURCES = ('decode', 'pipeline', 'tfds')
+from imgjax.errors import ConfigError, nearest
+
+_NOT_SOURCES = ('crop', 'decode', 'faults', 'labels', 'pipeline', 'records', 'sampler', 'splits',
+                'tfds')
 
 
 class Source(NamedTuple):
     """One split of a dataset, in random access.
 
     Attributes:
-      examples: examples[i] is {'image': encoded bytes or uint8 (H, W, C), 'label': int,
-        'name': str}; reading it is thread-safe and always gives the same.
+      examples: examples[i] is {'image': encoded bytes or uint8 (H, W, C), 'label': int, or
+        float32 (K,) of 0 and 1 where multi_label, 'name': str}; reading it is thread-safe and
+        always gives the same. Where reading many at once is cheaper it also has
+        __getitems__(indices) -> list of them; `read` takes whichever there is.
       class_names: one a label.
       fingerprint: changes when the list of examples does.
+      labels: () -> int32 (N,), or float32 (N, K) where multi_label; decodes no image.
+      multi_label: an example may have none, one or several of the classes.
     """
 
     examples: Sequence[dict]
     class_names: tuple[str, ...]
     fingerprint: str
+    labels: Callable[[], np.ndarray]
+    multi_label: bool = False
+
+
+def read(source: Source, indices: Sequence[int]) -> list[dict]:
+    """Returns the examples at `indices`, in that order."""
+    many = getattr(source.examples, '__getitems__', None)
+    return many(indices) if many else [source.examples[index] for index in indices]
 
 
 def names() -> list[str]:
@@ -39,18 +54,24 @@ def open_split(split: str, options: dict) -> Source:
     """Opens one split of the dataset that config.data names.
 
     Args:
-      split: such as 'train'.
+      split: such as 'train'; of every source also a slice or a sum of slices in the form of TFDS
+        (https://www.tensorflow.org/datasets/splits): 'train[:90%]', 'train[10%:]+test',
+        'train[100:200]'.
       options: plain config['data'].
 
     Raises:
-      ConfigError: unknown dataset or split, or fewer than two classes.
+      ConfigError: unknown dataset, split or option, or fewer than two classes.
       DataError: the dataset is there but cannot be read.
     """
     name = options['name']
     if not re.fullmatch(r'[a-z0-9_]+', name):
         raise ConfigError(f'config.data.name: takes letters a-z, digits and _, got {name!r}')
-    module = name if name in names() else 'tfds'
-    source = importlib.import_module(f'imgjax.data.{module}').open_split(split, options)
+    module = importlib.import_module(f'imgjax.data.{name if name in names() else "tfds"}')
+    if '[' in split or '+' in split:
+        from imgjax.data import splits
+        source = splits.sliced(split, lambda bare: module.open_split(bare, options))
+    else:
+        source = module.open_split(split, options)
     if len(source.class_names) < 2:
         raise ConfigError(
             f'config.data: {name!r} has {len(source.class_names)} class '
@@ -58,3 +79,23 @@ def open_split(split: str, options: dict) -> Source:
     if not len(source.examples):
         raise ConfigError(f'config.data: the split {split!r} of {name!r} is empty')
     return source
+
+
+def source_options(options: dict, **defaults) -> dict:
+    """Returns config.data.options completed by a source's defaults, whose types it must have.
+
+    Raises:
+      ConfigError: names the option that the source does not take, or its type.
+    """
+    given = options.get('options', {})
+    for key, value in given.items():
+        field = f'config.data.options.{key}'
+        if key not in defaults:
+            there = ', '.join(defaults) or 'no options'
+            raise ConfigError(f'{field}: {options["name"]!r} has no such option'
+                              f'{nearest(key, defaults)} It takes {there}')
+        kind = type(defaults[key])
+        fits = isinstance(value, int | float if kind is float else kind)
+        if not fits or (isinstance(value, bool) and kind is not bool):
+            raise ConfigError(f'{field}: takes {kind.__name__}, got {value!r}')
+    return defaults | given

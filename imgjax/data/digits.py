@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from imgjax.data import Source
+from imgjax.data import Source, source_options
 from imgjax.data import tfds as tfds_source
 
 
@@ -53,6 +53,7 @@ class ImgjaxDigits(tfds.core.GeneratorBasedBuilder):
 
 def open_split(split: str, options: dict) -> Source:
     """Opens 'train' (1,442 images) or 'test' (355), preparing the files when they are missing."""
+    source_options(options)
     place = tfds_source.data_dir(options)
     os.makedirs(place, exist_ok=True)
     # Two first runs at once must not both prepare; 0.5 s of work.

@@ -1,8 +1,7 @@
-"""Which examples make batch k, and their pixels: a pure function of (seed, step).
+"""Batches of decoded images: batch k is a pure function of (seed, k).
 
-position -> order -> load -> batch, all in random access, so that neither workers nor hosts nor a
-restart change a batch. A position is the global number of an example in the endless stream of
-training: batch k holds the positions k*N to k*N + N - 1.
+position -> sampler -> read -> decode -> batch, all in random access, so that neither workers nor
+hosts nor a restart change a batch.
 """
 
 import concurrent.futures
@@ -16,63 +15,102 @@ import grain
 import numpy as np
 from absl import flags
 
+from imgjax import data
 from imgjax.data import Source, decode
-from imgjax.errors import DataError
+from imgjax.data.sampler import sampler
+
+# Examples that a thread reads and decodes in one go, at most. A source that reads many at once gets
+# them in large parts; of others the parts are small, so that the threads end a batch together.
+CHUNK, CHUNK_AT_ONCE = 16, 128
+# What an unreadable image's `fault` says, 1 for the first; 0 is none.
+FAULTS = decode.KINDS
 
 
-def image_shape(source: Source, options: dict) -> tuple[int, int, int]:
-    """Returns (H, W, C) of the decoded images.
+def native_size(source: Source, options: dict) -> int:
+    """Returns the side of the source's images, 0 where they are not squares of one size up to 256.
+
+    As far as 64 of them tell, spread over the split; only their headers are read.
 
     Raises:
-      DataError: image_size is 0 and the first image is not square, so there is no one size.
+      Unreadable: none of those is an image.
     """
-    if options['image_size']:
-        return (options['image_size'], options['image_size'], options['channels'])
-    example = source.examples[0]
-    width, height = decode.decode(example['image'], options['channels'], example['name']).size
-    if width != height:
-        raise DataError(f'{example["name"]}: is {width}x{height}; set config.data.image_size to '
-                        'the side that images shall have')
-    return (height, width, options['channels'])
+    picked = np.unique(np.linspace(0, len(source.examples) - 1, 64).astype(int))
+    found, complaint = set(), None
+    for example in data.read(source, picked):
+        try:
+            found.add(decode.image_size(example, options))
+        except decode.Unreadable as error:
+            complaint = complaint or error
+    if not found:
+        raise complaint
+    (width, height), *others = found
+    return width if not others and width == height <= 256 else 0
 
 
-def pixels(example: dict, options: dict, size: int, rng=None) -> np.ndarray:
-    """Returns uint8 (size, size, C) of one example, randomly cropped when `rng` is given."""
-    image = decode.decode(example['image'], options['channels'], example['name'])
-    if rng is not None:
-        return decode.random_resized_crop(image, size, rng)
-    if options['image_size']:
-        return decode.center_crop(image, size, options['eval_crop_fraction'])
-    if image.size != (size, size):
-        raise DataError(f'{example["name"]}: is {image.size[0]}x{image.size[1]} where the first '
-                        f'image is {size}x{size}; set config.data.image_size')
-    return decode.as_array(image)
+@functools.cache
+def _threads() -> concurrent.futures.ThreadPoolExecutor:
+    # Decoding lets go of Python's lock. More threads than cores, as reading waits for the disk.
+    return concurrent.futures.ThreadPoolExecutor(thread_name_prefix='decode')
 
 
-@functools.lru_cache(maxsize=4)
-def _epoch_order(num_examples: int, seed: int, epoch: int) -> np.ndarray:
-    # Sorting raw bits, as NumPy promises to keep a bit generator's stream but no shuffle of it.
-    # Grain's index_shuffle needs no memory but 40 us an index: 22,000 images/s at best.
-    bits = np.random.Philox(key=[seed, epoch]).random_raw(num_examples)
-    return np.argsort(bits, kind='stable')
+def load(source: Source, options: dict, size: int, indices: np.ndarray, *,
+         positions: np.ndarray | None = None, seed: int = 0, strict: bool = False,
+         watch=iter) -> dict:
+    """Returns the examples at these indices, decoded by all threads into one batch.
 
+    {'image': uint8 (n, size, size, C), 'label': int32 (n,) or float32 (n, K), 'weight': float32
+    (n,), 'fault': uint8 (n,)}; an image that cannot be decoded is black with weight 0, and `fault`
+    says which of FAULTS it has, counted from 1.
 
-def order(positions: np.ndarray, num_examples: int, seed: int) -> np.ndarray:
-    """Returns the example index at each position, int64 of the same shape.
-
-    Every epoch holds every example once, in an order of its own.
+    Args:
+      source: where they are.
+      options: plain config['data'].
+      size: side of the images in pixels.
+      indices: int64 (n,).
+      positions: int64 (n,) in the stream of training, which train_crop follows (another number of
+        processes or workers cuts the same crops); None takes the evaluation's view of the images.
+      seed: of the crops.
+      strict: raise Unreadable instead.
+      watch: gets an iterable that comes to an end with the decoding, an item an example, and may
+        raise to stop it.
     """
-    epochs, places = np.divmod(positions, num_examples)
-    indices = np.empty(positions.shape, np.int64)
-    for epoch in np.unique(epochs):
-        here = epochs == epoch
-        indices[here] = _epoch_order(num_examples, seed, int(epoch))[places[here]]
-    return indices
+    cropped = positions is not None and options['train_crop'] == 'random_resized'
+    count = len(indices)
+    several = source.multi_label
+    batch = {
+        'image': np.zeros((count, size, size, options['channels']), np.uint8),
+        'label': np.zeros((count, len(source.class_names)) if several else count,
+                          np.float32 if several else np.int32),
+        'weight': np.ones(count, np.float32), 'fault': np.zeros(count, np.uint8)}
 
+    at_once = hasattr(source.examples, '__getitems__')
+    share = -(-count // (os.cpu_count() or 1)) if at_once else count // 8
+    stride = max(1, min(share, CHUNK_AT_ONCE if at_once else CHUNK))
 
-def batch_positions(step: int, batch_size: int, steps: int = 1) -> np.ndarray:
-    """Returns the positions of the batches step ... step + steps - 1, int64, one after another."""
-    return step * batch_size + np.arange(steps * batch_size, dtype=np.int64)
+    def fill(first: int) -> range:
+        rows = range(first, min(first + stride, count))
+        for row, example in zip(rows, data.read(source, indices[rows.start:rows.stop]),
+                                strict=True):
+            batch['label'][row] = example['label']
+            try:
+                rng = np.random.Generator(
+                    np.random.Philox(key=[seed, positions[row]])) if cropped else None
+                batch['image'][row] = decode.pixels(example, options, size, rng)
+            except decode.Unreadable as error:
+                if strict:
+                    raise
+                batch['weight'][row] = 0.0
+                batch['fault'][row] = 1 + FAULTS.index(error.kind)
+        return rows
+
+    futures = [_threads().submit(fill, first) for first in range(0, count, stride)]
+    try:
+        for _ in watch(row for future in futures for row in future.result()):
+            pass
+    finally:  # an error, or a stop, does not wait for the rest
+        for future in futures:
+            future.cancel()
+    return batch
 
 
 def train_batches(source: Source, options: dict, size: int, *, batch_size: int, seed: int,
@@ -80,7 +118,8 @@ def train_batches(source: Source, options: dict, size: int, *, batch_size: int, 
     """Returns this process's rows of every batch; item k belongs to step k.
 
     Process p of c holds rows p*n to (p+1)*n - 1 of each batch of batch_size = c*n:
-    {'position': int64 (n,), 'image': uint8 (n, size, size, C), 'label': int32 (n,)}.
+    {'position': int64 (n,), 'index': int64 (n,) of the examples, 'image': uint8
+    (n, size, size, C), and label, weight and fault as `load` has them}.
 
     Args:
       source: the training split.
@@ -92,18 +131,37 @@ def train_batches(source: Source, options: dict, size: int, *, batch_size: int, 
     """
     index, count = process
     share = batch_size // count
+    draw = sampler(source, options, batch_size=batch_size, seed=seed)
 
-    def load(local):
-        step, row = divmod(int(local), share)
-        position = step * batch_size + index * share + row
-        # Crops follow the position: another number of processes or workers cuts the same ones.
-        rng = np.random.Generator(np.random.Philox(key=[seed, position]))
-        example = source.examples[int(order(np.int64([position]), len(source.examples), seed)[0])]
-        crop = rng if options['train_crop'] == 'random_resized' else None
-        return {'position': np.int64(position), 'image': pixels(example, options, size, crop),
-                'label': np.int32(example['label'])}
+    def batch(step: int) -> dict:
+        positions = int(step) * batch_size + index * share + np.arange(share, dtype=np.int64)
+        indices = draw(positions)
+        return {'position': positions, 'index': indices,
+                **load(source, options, size, indices, positions=positions, seed=seed)}
 
-    return grain.MapDataset.range(2**62).map(load).batch(share)
+    return grain.MapDataset.range(2**62).map(batch)
+
+
+def eval_batches(source: Source, options: dict, size: int, *, batch_size: int,
+                 process: tuple[int, int] = (0, 1)) -> grain.MapDataset:
+    """Returns this process's rows of the batches that hold every example exactly once.
+
+    The last batch is filled up with copies of example 0 whose `mask` is False:
+    {'index': int64 (n,), 'image': uint8 (n, size, size, C), 'label': int32 (n,) or float32 (n, K),
+    'mask': bool (n,)}. An image that cannot be decoded is an error here: a figure over fewer
+    images than the split has would not be the figure of the split.
+    """
+    index, count = process
+    share = batch_size // count
+    total = len(source.examples)
+
+    def batch(place: int) -> dict:
+        numbers = int(place) * batch_size + index * share + np.arange(share, dtype=np.int64)
+        mask = numbers < total
+        loaded = load(source, options, size, np.where(mask, numbers, 0), strict=True)
+        return {'index': numbers, 'image': loaded['image'], 'label': loaded['label'], 'mask': mask}
+
+    return grain.MapDataset.range(-(-total // batch_size)).map(batch)
 
 
 def iterate(batches: grain.MapDataset, workers: int, first: int = 0) -> Iterator[dict]:
@@ -114,8 +172,9 @@ def iterate(batches: grain.MapDataset, workers: int, first: int = 0) -> Iterator
       workers: decoding processes; 0 decodes in threads of this one.
       first: the batch to begin with.
     """
+    # Two batches under way keep the threads busy at the border between them.
     stream = batches[first:].to_iter_dataset(
-        grain.ReadOptions(num_threads=16, prefetch_buffer_size=16))
+        grain.ReadOptions(num_threads=2, prefetch_buffer_size=2))
     if workers:
         if not flags.FLAGS.is_parsed():  # Grain's workers read flags, also from a script
             flags.FLAGS.mark_as_parsed()
@@ -137,45 +196,9 @@ def _end_with_parent(index: int, count: int) -> None:
 
 
 def load_all(source: Source, options: dict, size: int, watch=iter) -> dict:
-    """Decodes a whole split: {'image': uint8 (N, size, size, C), 'label': int32 (N,)}.
+    """Decodes a whole split: `image`, `label`, `weight` and `fault` as in `load`.
 
-    Decodes in threads; `watch` gets an iterable that comes to an end with them, an item an example,
-    and may raise to stop them.
+    `watch` gets an iterable that comes to an end with the decoding, an item an example, and may
+    raise to stop it.
     """
-    images = np.empty((len(source.examples), size, size, options['channels']), np.uint8)
-    labels = np.empty(len(source.examples), np.int32)
-
-    def load(index: int) -> None:
-        example = source.examples[index]
-        images[index] = pixels(example, options, size)
-        labels[index] = example['label']
-
-    threads = concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count())
-    try:
-        for _ in watch(threads.map(load, range(len(source.examples)))):
-            pass
-    finally:  # an error, or a stop, does not wait for the rest
-        threads.shutdown(cancel_futures=True)
-    return {'image': images, 'label': labels}
-
-
-def eval_batches(source: Source, options: dict, size: int, *, batch_size: int,
-                 process: tuple[int, int] = (0, 1)) -> grain.MapDataset:
-    """Returns this process's rows of the batches that hold every example exactly once.
-
-    The last batch is filled up with copies of example 0 whose `mask` is False:
-    {'index': int64 (n,), 'image': uint8 (n, size, size, C), 'label': int32 (n,),
-    'mask': bool (n,)}.
-    """
-    index, count = process
-    share = batch_size // count
-    total = len(source.examples)
-
-    def load(local):
-        batch, row = divmod(int(local), share)
-        number = batch * batch_size + index * share + row
-        example = source.examples[number if number < total else 0]
-        return {'index': np.int64(number), 'image': pixels(example, options, size),
-                'label': np.int32(example['label']), 'mask': np.bool_(number < total)}
-
-    return grain.MapDataset.range(-(-total // batch_size) * share).map(load).batch(share)
+    return load(source, options, size, np.arange(len(source.examples)), watch=watch)

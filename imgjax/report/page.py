@@ -94,6 +94,7 @@ def render_page(
         curves=curves,
         split=evaluation.split,
         names=evaluation.class_names,
+        several=evaluation.average_precisions is not None,
         examples=len(evaluation.labels),
         matrix=_matrix(evaluation) if classes <= MATRIX_CLASSES else None,
         pairs=pairs[:PAIRS_SHOWN],
@@ -125,7 +126,10 @@ def _tiles(rows, evaluation, result):
               if row.get('split') == 'train']
     speeds = [speed for speed in speeds if math.isfinite(speed)]
     parameters = result.get('parameters')
-    tiles = [
+    precisions = evaluation.average_precisions
+    tiles = [] if precisions is None else [
+        ('mAP', percent(np.nanmean(precisions)), 'mean average precision of the classes')]
+    tiles += [
         (f'{evaluation.split} loss', number(evaluation.loss), 'nats an example'),
         ('train loss', number(plots.value(last, 'loss')), 'last logged'),
         ('steps', number(result.get('step', last.get('step'))), ''),
@@ -147,7 +151,11 @@ def _notes(rows, evaluation, result, dropped):
         if n and math.isfinite(stated) and abs(stated * n - correct) > 0.5:
             notes.append(f'The run recorded an accuracy of {percent(stated)}, but the predictions '
                          f'here give {percent(correct / n)}.')
-        if result.get('examples') not in (None, n):
+        if evaluation.average_precisions is not None:
+            notes.append('Images have several labels: accuracy is how often the likeliest class is '
+                         f'one of them, over {number(n)} of {number(result.get("examples"))} '
+                         'images that have any; the confusions are with the likeliest of them.')
+        elif result.get('examples') not in (None, n):
             notes.append(f'The run recorded {number(result["examples"])} examples; '
                          f'here are {number(n)}.')
     skipped = [plots.value(row, 'skipped_updates', 0) for row in rows]

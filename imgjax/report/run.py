@@ -13,8 +13,8 @@ from PIL import Image
 
 from imgjax import config as config_lib
 from imgjax.build import Job
-from imgjax.data import Source, pipeline
-from imgjax.evaluate import Results
+from imgjax.data import Source, decode
+from imgjax.evaluate import Results, average_precisions
 from imgjax.report import page
 from imgjax.report.statistics import Evaluation
 
@@ -38,24 +38,44 @@ def write(workdir: str, job: Job, rows: list[dict], results: Results, source: So
     path = os.path.join(workdir, 'report.html')
     page.write_page(
         path, config=job.config, config_hash=config_lib.digest(job.config), rows=rows,
-        evaluation=Evaluation(
-            split=result['split'], class_names=job.facts.class_names, labels=results.labels,
-            predictions=results.predictions, confidences=results.confidences,
-            worst=_worst(job, results, source), loss=result['loss']),
-        environment=surroundings, result=result)
+        evaluation=_evaluation(job, results, source, result), environment=surroundings,
+        result=result)
     return path
+
+
+def _evaluation(job: Job, results: Results, source: Source, result: dict) -> Evaluation:
+    """Returns what the page shows of the answers.
+
+    Of several labels an image is taken for the one that was predicted, or else for the likeliest
+    one; images without a label are in the average precisions only.
+    """
+    labels, shown = results.labels, np.flatnonzero(results.labelled())
+    precisions = None
+    if results.probabilities is not None:
+        precisions = average_precisions(results.labels, results.probabilities)
+        labels = np.where(results.labels > 0, results.probabilities, -1.0).argmax(axis=1)
+    labels = labels[shown]
+    return Evaluation(
+        split=result['split'], class_names=job.facts.class_names, labels=labels,
+        predictions=results.predictions[shown], confidences=results.confidences[shown],
+        worst=_worst(job, results, labels, shown, source), loss=result['loss'],
+        average_precisions=precisions)
 
 
 def table(result: dict, rows: list[dict]) -> str:
     """Returns the result and where everything lies, as a few lines for people."""
     workdir = result['workdir']
     speeds = [row['perf']['images_per_second'] for row in rows if 'perf' in row]
-    lines = {
+    precision = result.get('mean_average_precision')
+    lines = ({'mAP': f'{precision:.2%}'} if precision is not None else {}) | {
         'accuracy': f'{result["accuracy"]:.2%} of {result["examples"]:,} {result["split"]} images',
         'loss': f'{result["loss"]:.4f}',
         'steps': f'{result["step"]:,}',
         'parameters': f'{result["parameters"]:,}',
         'time': f'{result["seconds"]:.1f} s, {result["train_seconds"]:.1f} s of it in steps',
+        **({'unreadable': f'{result["unreadable_images"]} training images, weight 0, listed in '
+                          f'{os.path.join(workdir, "unreadable.jsonl")}'}
+           if result['unreadable_images'] else {}),
         'speed': f'{sorted(speeds)[len(speeds) // 2]:,.0f} images/s (median)' if speeds else '-',
         'checkpoint': os.path.join(workdir, 'checkpoints', str(result['step'])),
         'metrics': os.path.join(workdir, 'metrics.jsonl'),
@@ -83,18 +103,20 @@ def _version(package: str) -> str:
         return 'not installed'
 
 
-def _worst(job: Job, results: Results, source: Source) -> list[dict]:
+def _worst(job: Job, results: Results, labels: np.ndarray, shown: np.ndarray,
+           source: Source) -> list[dict]:
     """Returns the most confident errors with their pictures, worst first."""
-    wrong = np.flatnonzero(results.labels != results.predictions)
-    worst = wrong[np.argsort(-results.confidences[wrong], kind='stable')][:WORST]
-    shown = []
-    for index in worst.tolist():
+    wrong = np.flatnonzero(labels != results.predictions[shown])
+    order = np.argsort(-results.confidences[shown[wrong]], kind='stable')
+    pictures = []
+    for place in wrong[order][:WORST].tolist():
+        index = int(shown[place])
         example = source.examples[index]
-        pixels = pipeline.pixels(example, job.config['data'], job.facts.image_shape[0])
+        pixels = decode.pixels(example, job.config['data'], job.facts.image_shape[0])
         png = io.BytesIO()
         Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(png, 'PNG')
-        shown.append({
-            'image': png.getvalue(), 'label': int(results.labels[index]),
+        pictures.append({
+            'image': png.getvalue(), 'label': int(labels[place]),
             'prediction': int(results.predictions[index]),
             'confidence': float(results.confidences[index]), 'name': example['name']})
-    return shown
+    return pictures

@@ -21,6 +21,8 @@ class Evaluation:
         worst: the most confident errors, worst first, each a dict of `image` (PNG bytes), `label`
             and `prediction` (int), `confidence` (0 to 1) and `name`.
         loss: mean loss over the split, in nats.
+        average_precisions: float[C], NaN for a class without examples, where images have several
+            labels; `labels` then holds the one that an image is taken for.
     """
 
     split: str
@@ -30,6 +32,7 @@ class Evaluation:
     confidences: np.ndarray
     worst: list[dict]
     loss: float
+    average_precisions: np.ndarray | None = None
 
 
 def check(evaluation: Evaluation) -> None:
@@ -85,7 +88,8 @@ def per_class(evaluation: Evaluation) -> list[dict]:
     """Returns, for every class, `examples`, `precision`, `recall`, `f1` and `confused`.
 
     A ratio of nothing is nan: the recall of a class without examples, the precision of one that
-    was never predicted. `confused` is the commonest wrong answer (a dict of `confused_pairs`) or
+    was never predicted. Where images have several labels there is `average_precision`, else it is
+    None. `confused` is the commonest wrong answer (a dict of `confused_pairs`) or
     None.
     """
     labels, predictions = np.asarray(evaluation.labels), np.asarray(evaluation.predictions)
@@ -96,11 +100,13 @@ def per_class(evaluation: Evaluation) -> list[dict]:
     confused = {}
     for pair in confused_pairs(evaluation):
         confused.setdefault(pair['label'], pair)
+    precisions = evaluation.average_precisions
     ratio = lambda a, b: float(a / b) if b else math.nan  # noqa: E731
     return [
         {'index': i, 'name': name, 'examples': int(support[i]),
          'precision': ratio(hits[i], predicted[i]), 'recall': ratio(hits[i], support[i]),
-         'f1': ratio(2 * hits[i], support[i] + predicted[i]), 'confused': confused.get(i)}
+         'f1': ratio(2 * hits[i], support[i] + predicted[i]), 'confused': confused.get(i),
+         'average_precision': None if precisions is None else float(precisions[i])}
         for i, name in enumerate(evaluation.class_names)
     ]
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from configs import base
 from imgjax import data
-from imgjax.data import pipeline
-from imgjax.errors import DataError
+from imgjax.data import pipeline, sampler
 
-OPTIONS = dict(name='digits', path='', data_dir='', image_size=0, channels=1,
-               train_crop='center', eval_crop_fraction=1.0)
+OPTIONS = base.get_config().data.to_dict() | dict(
+    name='digits', channels=1, eval_crop_fraction=1.0)
 
 
 @pytest.fixture(scope='module')
@@ -49,23 +49,11 @@ def test_hosts_change_nothing(hosts, digits):
 def test_a_resident_set_gives_the_same_batches(digits):
     held = pipeline.load_all(digits, OPTIONS, 8)
     batches = pipeline.train_batches(digits, OPTIONS, 8, batch_size=100, seed=1)
+    draw = sampler.sampler(digits, OPTIONS, batch_size=100, seed=1)
     for step in (0, 14, 15, 400):  # 14 holds the border of the first epoch
-        index = pipeline.order(pipeline.batch_positions(step, 100), 1442, 1)
+        index = draw(step * 100 + np.arange(100))
         np.testing.assert_array_equal(held['image'][index], batches[step]['image'])
         np.testing.assert_array_equal(held['label'][index], batches[step]['label'])
-
-
-def test_every_epoch_holds_every_example_once_in_its_own_order():
-    epochs = pipeline.order(np.arange(3 * 101), 101, seed=5).reshape(3, 101)
-    for epoch in epochs:
-        assert sorted(epoch) == list(range(101))
-    assert len({tuple(epoch) for epoch in epochs}) == 3
-    assert not np.array_equal(epochs[0], pipeline.order(np.arange(101), 101, seed=6))
-
-
-def test_the_order_is_the_one_that_runs_began_with():
-    """Golden: resuming a run of an older version needs the same order."""
-    assert pipeline.order(np.arange(6), 10, seed=0).tolist() == [0, 2, 9, 1, 8, 5]
 
 
 @pytest.mark.parametrize('batch_size, hosts', [(355, 1), (100, 1), (64, 2), (512, 4), (1, 1)])
@@ -103,7 +91,7 @@ def test_loading_runs_in_parallel_threads():
                 Slow.now -= 1
             return {'image': np.zeros((8, 8, 1), np.uint8), 'label': 0, 'name': str(index)}
 
-    source = data.Source(Slow(), ('a', 'b'), '')
+    source = data.Source(Slow(), ('a', 'b'), '', lambda: np.zeros(64, np.int32))
     stream = pipeline.iterate(
         pipeline.train_batches(source, OPTIONS, 8, batch_size=4, seed=0), workers=0)
     for _ in itertools.islice(stream, 8):
@@ -111,14 +99,21 @@ def test_loading_runs_in_parallel_threads():
     assert Slow.most >= 4
 
 
-def test_native_size_must_be_one_size(tmp_path):
-    for name, size in (('a/1.png', (8, 8)), ('b/1.png', (8, 9))):
+def test_the_native_size_is_found(tmp_path):
+    def add(name, size):
         path = tmp_path / 'train' / name
-        path.parent.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         Image.new('L', size).save(path)
-    options = OPTIONS | {'name': 'folder', 'path': str(tmp_path)}
-    source = data.open_split('train', options)
-    assert pipeline.image_shape(source, options) == (8, 8, 1)
-    with pytest.raises(DataError,
-                       match='b/1.png: is 8x9 where the first image is 8x8; set config.data'):
-        pipeline.load_all(source, options, 8)
+
+    def found():
+        options = OPTIONS | {'name': 'folder', 'path': str(tmp_path)}
+        return pipeline.native_size(data.open_split('train', options), options)
+
+    add('a/1.png', (8, 8))
+    add('b/1.png', (8, 8))
+    assert found() == 8
+    add('b/2.png', (8, 9))
+    assert found() == 0
+    for name in ('a/1.png', 'b/1.png', 'b/2.png'):
+        add(name, (300, 300))
+    assert found() == 0  # photographs that happen to be square are not trained on at that size

@@ -1,0 +1,79 @@
+"""The unreadable images of a run: listed in its directory, counted, and a limit on their share."""
+
+import collections
+import json
+import logging
+import os
+from collections.abc import Callable
+
+import numpy as np
+
+from imgjax.data import Source
+from imgjax.data.pipeline import FAULTS
+from imgjax.errors import DataError
+
+log = logging.getLogger('imgjax')
+
+FILE = 'unreadable.jsonl'
+_SHOWN = 10  # that many are named in the log and in an error
+
+
+def watch(workdir: str, source: Source, share: float) -> Callable[[np.ndarray, np.ndarray], None]:
+    """Returns note(indices, faults), to be called with every batch that is trained on.
+
+    Each unreadable file gets one line in the run directory, over all starts of the run:
+    {'index', 'file', 'kind'}.
+
+    Args:
+      workdir: the run directory.
+      source: the training split.
+      share: of its examples; note raises DataError when more are unreadable.
+    """
+    path = os.path.join(workdir, FILE)
+    found = {row['index']: row for row in read(workdir)}
+    total = len(source.examples)
+
+    def note(indices: np.ndarray, faults: np.ndarray) -> None:
+        rows = []
+        for place in np.flatnonzero(faults):
+            index = int(indices[place])
+            if index not in found:
+                rows.append({'index': index, 'file': source.examples[index]['name'],
+                             'kind': FAULTS[faults[place] - 1]})
+                found[index] = rows[-1]
+                if len(found) <= _SHOWN:
+                    log.warning('%s: unreadable (%s), trained on with weight 0',
+                                rows[-1]['file'], rows[-1]['kind'])
+        if rows:
+            with open(path, 'a', encoding='utf-8') as file:
+                file.writelines(json.dumps(row) + '\n' for row in rows)
+        if len(found) > share * total:
+            raise DataError(_complaint(list(found.values()), total, share, path))
+
+    return note
+
+
+def _complaint(rows: list[dict], total: int, share: float, path: str) -> str:
+    kinds = collections.Counter(row['kind'] for row in rows)
+    named = ', '.join(row['file'] for row in rows[:_SHOWN])
+    return (f'{len(rows)} of {total} training images are unreadable '
+            f'({", ".join(f"{kind}: {count}" for kind, count in kinds.most_common())}), more than '
+            f'config.data.max_unreadable_share={share} allows: {named}'
+            f'{", ..." if len(rows) > _SHOWN else ""}; all are in {path}; repair or remove them')
+
+
+def read(workdir: str) -> list[dict]:
+    """Returns the lines so far; one that a kill cut off is left out."""
+    rows = []
+    try:
+        with open(os.path.join(workdir, FILE), encoding='utf-8') as file:
+            for line in file:
+                try:
+                    row = json.loads(line)
+                    rows.append({'index': int(row['index']), 'file': str(row['file']),
+                                 'kind': str(row['kind'])})
+                except (ValueError, KeyError, TypeError):
+                    continue
+    except OSError:
+        pass
+    return rows

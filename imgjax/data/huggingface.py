@@ -1,0 +1,102 @@
+"""A dataset that Hugging Face's `datasets` saved to disk (`save_to_disk`), read with that library.
+
+The column `image` holds images, `label` a class number, a name, or a list of either, which makes
+the set multi-label. Images stay encoded.
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from imgjax.data import Source, parquet, source_options, splits
+from imgjax.data import labels as labels_lib
+from imgjax.errors import ConfigError, DataError
+
+
+class _Examples:
+    """Rows of a Dataset, whose files are mapped into memory."""
+
+    def __init__(self, dataset, column: str, labels: np.ndarray, name: str):
+        self._dataset = dataset
+        self._column = column
+        self._labels = labels
+        self._name = name
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> dict:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict]:
+        images = self._dataset[[int(index) for index in indices]][self._column]
+        return [self._example(index, image) for index, image in zip(indices, images, strict=True)]
+
+    def _example(self, index: int, image: dict | None) -> dict:
+        name = f'{self._name}[{index}]'
+        if not image or image['bytes'] is None:
+            raise DataError(f'{name}: has no bytes; save the set with its images embedded')
+        return {'image': image['bytes'], 'label': labels_lib.at(self._labels, index), 'name': name}
+
+    def labels(self) -> np.ndarray:
+        return labels_lib.whole(self._labels)
+
+
+def open_split(split: str, options: dict) -> Source:
+    """Opens a split of config.data.path; a Dataset without splits is `train`.
+
+    Options: image and label, the columns.
+
+    Raises:
+      ConfigError: `datasets` is missing, no path given, or no such folder, split or column.
+      DataError: it cannot be read.
+    """
+    settings = source_options(options, image='image', label='label')
+    try:
+        import datasets
+    except ImportError:
+        raise ConfigError("config.data.name: 'huggingface' needs the library datasets; install it "
+                          "with: pip install 'imgjax[huggingface]'") from None
+    path = splits.data_path(options, 'the folder that Dataset.save_to_disk wrote')
+    try:
+        every = datasets.load_from_disk(path)
+    except Exception as error:  # whatever its files make Arrow, JSON or the library raise
+        raise DataError(f'{path}: not what Dataset.save_to_disk writes '
+                        f'({" ".join(str(error).split())[:200]})') from None
+    every = every if isinstance(every, dict) else {'train': every}
+    split = splits.resolve(split, every, f'config.data: {path} has no split {split!r}')
+    for name in ('image', 'label'):
+        there = every[split].column_names
+        if settings[name] not in there:
+            raise ConfigError(f'config.data.options.{name}: {path} has no column '
+                              f'{settings[name]!r}; it has {", ".join(there)}')
+    if not isinstance(every[split].features[settings['image']], datasets.Image):
+        raise ConfigError(f'config.data.options.image: {path}: column {settings["image"]!r} is no '
+                          'column of images; cast it to datasets.Image()')
+    dataset = every[split].select_columns([settings['image']]).cast_column(
+        settings['image'], datasets.Image(decode=False))
+    class_names, labels, multi_label = _labels(every, split, settings['label'], path)
+    mark = hashlib.sha256('\0'.join([split, *class_names]).encode())
+    mark.update(np.ascontiguousarray(labels))
+    for file in dataset.cache_files:
+        size = os.path.getsize(file['filename'])
+        mark.update(f'{os.path.basename(file["filename"])} {size}\n'.encode())
+    examples = _Examples(dataset, settings['image'], labels, f'{path}:{split}')
+    return Source(examples, class_names, mark.hexdigest()[:16], examples.labels, multi_label)
+
+
+def _labels(every: dict, split: str, column: str, path: str):
+    """Returns (class names, labels of the split, multi_label); reads no image."""
+    feature = every[split].features[column]
+    feature = getattr(feature, 'feature', feature)
+    names = tuple(getattr(feature, 'names', None) or ())
+    others = [] if names else sorted(set(every) - {split})  # they say which classes there are
+    columns = [every[name].select_columns([column])[:][column] for name in [split, *others]]
+    multi_label = any(isinstance(value, list) for value in columns[0])
+    lists = [value if isinstance(value, list) else [value] for one in columns for value in one]
+    place = f'{path}: column {column!r} of {split!r}'
+    return (*parquet.labels_of(lists, names, multi_label, len(columns[0]), place), multi_label)

@@ -1,0 +1,65 @@
+"""Labels as stored, int32 (N,) or bool (N, K), as names, and as a Source gives them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from imgjax.errors import DataError
+
+
+def at(labels: np.ndarray, index: int):
+    """Returns the label of one example: int, or float32 (K,) of bool (N, K)."""
+    return int(labels[index]) if labels.ndim == 1 else labels[index].astype(np.float32)
+
+
+def whole(labels: np.ndarray) -> np.ndarray:
+    """Returns int32 (N,), or float32 (N, K) of bool (N, K)."""
+    return labels.astype(np.int32 if labels.ndim == 1 else np.float32)
+
+
+def from_lists(lists: Sequence[Sequence[int]], classes: int) -> np.ndarray:
+    """Returns bool (N, K) of the class numbers that each example has."""
+    matrix = np.zeros((len(lists), classes), bool)
+    rows = np.repeat(np.arange(len(lists)), [len(numbers) for numbers in lists])
+    matrix[rows, np.fromiter((n for numbers in lists for n in numbers), np.int64, len(rows))] = True
+    return matrix
+
+
+def from_names(lists: Sequence[Sequence[str]], multi_label: bool, place: str):
+    """Returns (class names, labels) of the names that each example has.
+
+    Names are sorted, as numbers where all of them are.
+
+    Args:
+      lists: the labels of each example, exactly one unless `multi_label`.
+      multi_label: whether labels become bool (N, K) or int32 (N,).
+      place: what an error calls it.
+    """
+    there = {name for names in lists for name in names}
+    names = tuple(sorted(there, key=int) if there and all(n.isdecimal() for n in there)
+                  else sorted(there))
+    number = {name: i for i, name in enumerate(names)}
+    numbers = [[number[name] for name in one] for one in lists]
+    if multi_label:
+        return names, from_lists(numbers, len(names))
+    for row, one in enumerate(numbers):
+        if len(one) != 1:
+            raise DataError(f'{place}: example {row} has {len(one)} labels; give it one')
+    return names, np.fromiter((one[0] for one in numbers), np.int32, len(numbers))
+
+
+def numbered(labels: np.ndarray | Sequence, class_names: Sequence[str], place: str):
+    """Returns (class names, int32 (N,)) of class numbers; without names they are the numbers.
+
+    Raises:
+      DataError: a number is negative or has no name.
+    """
+    values = np.asarray(labels, np.int64)
+    top = int(values.max(initial=-1))
+    limit = len(class_names) or top + 1
+    if values.min(initial=0) < 0 or top >= limit or limit > 10_000_000:
+        row = int(np.argmax((values < 0) | (values >= limit)))
+        raise DataError(f'{place}: label {row:,} (from 0) is {values[row]}; labels are 0 to '
+                        f'{len(class_names) - 1 if class_names else "the number of classes - 1"}')
+    names = tuple(class_names) or tuple(str(number) for number in range(limit))
+    return names, values.astype(np.int32)

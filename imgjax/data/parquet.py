@@ -1,0 +1,190 @@
+"""Parquet files as the Hugging Face Hub stores image sets.
+
+Files are `PATH/data/<split>-*.parquet`, `PATH/<split>-*.parquet` or `PATH/<split>/*.parquet`; the
+column `image` holds {bytes, path} or bytes, the column `label` a class number (its names in the
+file's metadata), a name, or a list of either, which makes the set multi-label.
+
+Parquet has no random access: to get one image a whole group of rows is read and decompressed. So
+the encoded images are copied once, one after another, into one file that is then read in place.
+"""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+
+import numpy as np
+
+from imgjax.data import Source, records, source_options, splits
+from imgjax.data import labels as labels_lib
+from imgjax.errors import ConfigError, DataError
+
+log = logging.getLogger('imgjax')
+
+
+def open_split(split: str, options: dict) -> Source:
+    """Opens a split of config.data.path.
+
+    Options: image and label, the columns; cache, where the copy is kept ('': beside the files, or
+    in ~/.cache/imgjax).
+
+    Raises:
+      ConfigError: pyarrow is missing, no path given, or no such folder, split or column.
+      DataError: a file or a row that cannot be read.
+    """
+    settings = source_options(options, image='image', label='label', cache='')
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise ConfigError("config.data.name: 'parquet' needs pyarrow; install it with: "
+                          "pip install 'imgjax[parquet]'") from None
+    path = splits.data_path(options, 'the folder that holds <split>-*.parquet')
+    every = splits.files(path, '.parquet', ('', 'data'))
+    split = splits.resolve(split, every,
+                           f'config.data: {path} has no {split}-*.parquet for that split')
+    try:
+        class_names, labels, multi_label = _labels(every, split, settings)
+        mark = records.stamp(every[split], settings['image'])
+
+        def fits(place: str, index: dict) -> bool:
+            copy = _copy_path(place, split, mark)
+            return (len(index['size']) == len(labels) and os.path.exists(copy)
+                    and os.path.getsize(copy) == int(index['size'].sum()))
+
+        place, index = records.kept(
+            path, f'{split}.parquet', mark,
+            lambda place: _copy(every[split], settings['image'], place,
+                                _copy_path(place, split, mark)), fits, settings['cache'])
+    except pyarrow.ArrowException as error:
+        raise DataError(f'{path}: {split}-*.parquet cannot be read '
+                        f'({" ".join(str(error).split())[:200]}); download it again') from None
+    index |= {'labels': labels, 'shard': np.zeros(len(labels), np.uint8),
+              'offset': np.cumsum(index['size']) - index['size']}
+    examples = records.Ranges([_copy_path(place, split, mark)], index, options)
+    return Source(examples, class_names, examples.fingerprint(class_names), examples.labels,
+                  multi_label)
+
+
+def _copy_path(place: str, split: str, mark: str) -> str:
+    return os.path.join(place, f'{split}-{mark}.images')
+
+
+def _check_columns(file, path: str, settings: dict) -> None:
+    there = file.schema_arrow.names
+    for name in ('image', 'label'):
+        if settings[name] not in there:
+            raise ConfigError(f'config.data.options.{name}: {path} has no column '
+                              f'{settings[name]!r}; it has {", ".join(there)}')
+
+
+def _labels(every: dict[str, list[str]], split: str, settings: dict):
+    """Returns (class names, labels of the split, multi_label); reads no image.
+
+    Without names in the metadata the labels of all splits say which classes there are.
+    """
+    import pyarrow.parquet
+
+    columns, names = {}, ()
+    for name in [split, *sorted(set(every) - {split})]:
+        columns[name] = []
+        for path in every[name]:
+            try:
+                with pyarrow.parquet.ParquetFile(path) as file:
+                    _check_columns(file, path, settings)
+                    names = names or _stored_names(file.schema_arrow, settings['label'])
+                    columns[name] += file.read([settings['label']])[0].to_pylist()
+            except (OSError, pyarrow.ArrowInvalid) as error:
+                raise DataError(f'{path}: cannot be read ({" ".join(str(error).split())[:200]}); '
+                                'download it again') from None
+        if names:  # the other splits are not needed
+            break
+    mine = columns[split]
+    place = f'{every[split][0]}: column {settings["label"]!r}'
+    multi_label = any(isinstance(value, list) for value in mine)
+    lists = [[value] if not isinstance(value, list) else value
+             for column in columns.values() for value in column]
+    return (*labels_of(lists, names, multi_label, len(mine), place), multi_label)
+
+
+def labels_of(lists: list[list], names: tuple[str, ...], multi_label: bool, count: int, place: str):
+    """Returns (class names, labels of the first `count`) of class numbers or names.
+
+    Raises:
+      DataError: a label is neither.
+    """
+    flat = [value for one in lists for value in one]
+    if all(isinstance(value, str) for value in flat):
+        names, labels = labels_lib.from_names(lists, multi_label, place)
+        return names, labels[:count]
+    if not all(isinstance(value, int) and not isinstance(value, bool) for value in flat):
+        odd = next(value for value in flat if not isinstance(value, int) or value is True)
+        raise DataError(f'{place}: holds {odd!r}; expected class numbers, or names, in every row')
+    names, numbers = labels_lib.numbered(flat, names, place)
+    return names, labels_lib.from_lists(lists[:count], len(names)) if multi_label else (
+        numbers[:count])
+
+
+def _stored_names(schema, column: str) -> tuple[str, ...]:
+    """Returns the class names that the Hub's metadata has for a column, or ()."""
+    try:
+        features = json.loads((schema.metadata or {}).get(b'huggingface', b'{}'))
+        feature = features.get('info', {}).get('features', {}).get(column, {})
+        feature = feature[0] if isinstance(feature, list) else feature.get('feature', feature)
+        names = feature.get('names', ())
+        return tuple(names) if all(isinstance(name, str) for name in names) else ()
+    except (ValueError, AttributeError, IndexError, TypeError, RecursionError):
+        return ()
+
+
+def _images(path: str, column: str) -> Iterator[bytes]:
+    """Yields the encoded images of a file, b'' where a row has none."""
+    import pyarrow
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(path) as file:
+        kind = file.schema_arrow.field(column).type
+        if pyarrow.types.is_struct(kind):
+            if kind.get_field_index('bytes') < 0:
+                raise ConfigError(f'config.data.options.image: {path}: column {column!r} has no '
+                                  f'field bytes, it is {kind}')
+            column = f'{column}.bytes'
+        elif not (pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)):
+            raise ConfigError(f'config.data.options.image: {path}: column {column!r} is {kind}; '
+                              'images are bytes, or {bytes, path}')
+        for batch in file.iter_batches(batch_size=64, columns=[column]):
+            values = batch.column(0)
+            values = values.field('bytes') if pyarrow.types.is_struct(values.type) else values
+            yield from (value.as_py() or b'' for value in values)
+
+
+def _copy(paths: list[str], column: str, place: str, copy: str) -> dict[str, np.ndarray]:
+    """Writes the encoded images of `paths` one after another into the file `copy`."""
+    need = sum(os.path.getsize(path) for path in paths)
+    free = shutil.disk_usage(place).free
+    if need > 0.98 * free:
+        raise DataError(f'{place}: a copy in random access takes {need / 2**30:.1f} GiB, free are '
+                        f'{free / 2**30:.1f}; set config.data.options.cache to another folder')
+    log.info('%s: copying %.1f GiB of images for random access, once', place, need / 2**30)
+    old = [entry.path for entry in os.scandir(place)
+           if entry.name.endswith('.images')
+           and entry.name.split('-')[0] == os.path.basename(copy).split('-')[0]]
+    sizes, names = [], []
+    try:
+        with open(f'{copy}.tmp', 'wb') as file:
+            for path in paths:
+                for row, image in enumerate(_images(path, column)):
+                    file.write(image)
+                    sizes.append(len(image))
+                    names.append(f'{os.path.basename(path)}[{row}]')
+        if not any(sizes):
+            raise DataError(f'{paths[0]}: column {column!r} stores no bytes; save the set with its '
+                            'images embedded')
+    except BaseException:
+        os.remove(f'{copy}.tmp')
+        raise
+    os.replace(f'{copy}.tmp', copy)
+    for path in set(old) - {copy}:
+        os.remove(path)  # of files that have changed
+    return {'size': np.array(sizes, np.int64), 'names': records.pack_names(names)}

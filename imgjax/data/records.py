@@ -1,0 +1,212 @@
+"""Examples that are whole files, or byte ranges of a few large ones; indexes kept between runs."""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import logging
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from imgjax.data import labels as labels_lib
+from imgjax.errors import DataError
+
+log = logging.getLogger('imgjax')
+
+MAX_BYTES = 32 * 2**20  # where the config does not say what is too much for an image
+KEPT_OPEN = 256  # files a set keeps open for reading; the rest are opened for each example
+
+
+def _most(options: dict) -> int:
+    """Returns how much of an image is read: a byte more than decoding allows, which says so."""
+    return options.get('max_bytes', MAX_BYTES) + 1
+
+
+class Files:
+    """Listed image files, read when asked for."""
+
+    def __init__(self, root: str, names: Sequence[str], labels: np.ndarray, options: dict):
+        """Takes names relative to `root`, labels int (N,) or bool (N, K), and config['data']."""
+        self._root = root
+        self._names = names
+        self._labels = labels
+        self._most = _most(options)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, index: int) -> dict:
+        path = os.path.join(self._root, self._names[index])
+        try:
+            with open(path, 'rb', buffering=0) as file:
+                large = os.fstat(file.fileno()).st_size > self._most
+                image = file.read(self._most) if large else file.read()
+        except OSError as error:
+            raise DataError(f'{path}: cannot be read ({error.strerror})') from None
+        return {'image': image, 'label': labels_lib.at(self._labels, index), 'name': path}
+
+    def labels(self) -> np.ndarray:
+        return labels_lib.whole(self._labels)
+
+
+class Ranges:
+    """Images that lie as byte ranges in files, read without a lock or a shared position."""
+
+    def __init__(self, paths: Sequence[str], index: dict[str, np.ndarray], options: dict):
+        """Takes the files and an index of them.
+
+        Args:
+          paths: the files.
+          index: 'shard' (N,), which of the files, 'offset' (N,) and 'size' (N,) of each image,
+            'labels' int (N,) or bool (N, K), and 'names', as `pack_names` makes it.
+          options: plain config['data'].
+        """
+        self._paths = paths
+        self._shard, self._offset, self._size = index['shard'], index['offset'], index['size']
+        self._labels = index['labels']
+        self._names = index['names']
+        self._name_ends = np.flatnonzero(self._names == 0)
+        self._most = _most(options)
+        self._open = {}
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {'_open': {}}  # a decoding process opens its own
+
+    def __len__(self) -> int:
+        return len(self._shard)
+
+    def name(self, index: int) -> str:
+        start = self._name_ends[index - 1] + 1 if index else 0
+        text = self._names[start:self._name_ends[index]].tobytes().decode(errors='replace')
+        return f'{self._paths[self._shard[index]]}:{text}'
+
+    def __getitem__(self, index: int) -> dict:
+        file, size = int(self._shard[index]), min(int(self._size[index]), self._most)
+        try:
+            image = self._read(file, size, int(self._offset[index]))
+        except OSError as error:
+            raise DataError(f'{self.name(index)}: cannot be read ({error.strerror})') from None
+        if len(image) != size:
+            raise DataError(f'{self.name(index)}: the file ends before it; it was cut while in use')
+        return {'image': image, 'label': labels_lib.at(self._labels, index),
+                'name': self.name(index)}
+
+    def _read(self, file: int, size: int, offset: int) -> bytes:
+        descriptor = self._open.get(file)
+        if descriptor is not None:
+            return os.pread(descriptor, size, offset)
+        descriptor = os.open(self._paths[file], os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return os.pread(descriptor, size, offset)
+        finally:
+            # Another thread may have been first; what is kept is never closed while in use.
+            if (len(self._open) >= KEPT_OPEN
+                    or self._open.setdefault(file, descriptor) != descriptor):
+                os.close(descriptor)
+
+    def __del__(self, close=os.close):  # bound here: at the end of the process `os` may be gone
+        for descriptor in getattr(self, '_open', {}).values():
+            close(descriptor)
+
+    def labels(self) -> np.ndarray:
+        return labels_lib.whole(self._labels)
+
+    def fingerprint(self, class_names: Sequence[str]) -> str:
+        """Returns what changes with the names, sizes or labels, but not with where it lies."""
+        mark = hashlib.sha256('\0'.join(class_names).encode())
+        for array in (self._names, np.ascontiguousarray(self._size, np.int64),
+                      np.ascontiguousarray(self._labels)):
+            mark.update(array)
+        return mark.hexdigest()[:16]
+
+
+def pack_names(names: Sequence[str]) -> np.ndarray:
+    """Returns names as uint8, each ended by a zero; a list of strings takes several times that."""
+    text = ''.join(name.replace('\0', '?') + '\0' for name in names)
+    return np.frombuffer(text.encode(errors='replace'), np.uint8)
+
+
+def stamp(paths: Sequence[str], *more: str) -> str:
+    """Returns what changes when a file is written again, or `more` is another."""
+    mark = hashlib.sha256('\0'.join(more).encode())
+    for path in paths:
+        status = os.stat(path)
+        mark.update(f'\0{os.path.basename(path)} {status.st_size} {status.st_mtime_ns}'.encode())
+    return mark.hexdigest()[:16]
+
+
+def _places(folder: str, given: str) -> list[str]:
+    """Returns where indexes of `folder` may lie: beside the data, else in the user's cache."""
+    if given:
+        return [os.path.expanduser(given)]
+    home = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
+    mark = hashlib.sha256(os.path.abspath(folder).encode()).hexdigest()[:16]
+    return [os.path.join(folder, '.imgjax'), os.path.join(home, 'imgjax', mark)]
+
+
+def _load(path: str, mark: str) -> dict[str, np.ndarray] | None:
+    try:
+        with np.load(path) as file:  # a zip, whose checksums it verifies
+            index = {name: file[name] for name in file.files}
+        return index if str(index.pop('stamp')) == mark else None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None  # none there, or one that is of no use
+
+
+def _writable(places: Sequence[str]) -> str:
+    for place in places:
+        with contextlib.suppress(OSError):
+            os.makedirs(place, exist_ok=True)
+            with tempfile.TemporaryFile(dir=place):
+                return place
+    raise DataError(f'{places[-1]}: cannot be written, and an index has to be kept; set '
+                    'config.data.options.cache to a folder that can be')
+
+
+def kept(folder: str, name: str, mark: str, make: Callable[[str], dict[str, np.ndarray]],
+         fits: Callable[[str, dict], bool], cache: str = '') -> tuple[str, dict]:
+    """Returns (place, index): the one kept from an earlier run if it fits, else made and kept.
+
+    It lies in `.imgjax` beside the data, or where that cannot be written in ~/.cache/imgjax.
+
+    Args:
+      folder: the data's.
+      name: of the index.
+      mark: `stamp` of what it is an index of.
+      make: place -> arrays; may write other files there.
+      fits: (place, arrays) -> whether they hold together.
+      cache: a place to use instead.
+    """
+    places = _places(folder, cache)
+
+    def find():
+        for place in places:
+            index = _load(os.path.join(place, f'{name}.npz'), mark)
+            if index is not None and fits(place, index):
+                return place, index
+        return None
+
+    found = find()
+    if found:
+        return found
+    place = _writable(places)
+    with open(os.path.join(place, f'{name}.lock'), 'w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of several that start at once one makes it
+        found = find()
+        if found:
+            return found
+        index = make(place)
+        path = os.path.join(place, f'{name}.npz')
+        try:
+            with open(f'{path}.tmp', 'wb') as file:
+                np.savez(file, stamp=mark, **index)
+            os.replace(f'{path}.tmp', path)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            log.warning('%s: no space to keep the index; the next run makes it again', path)
+    return place, index

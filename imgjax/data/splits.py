@@ -1,0 +1,186 @@
+"""Splits: which there are, the share that is held out where there is only one, slices of them."""
+
+import bisect
+import hashlib
+import itertools
+import os
+import types
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import xxhash
+
+from imgjax.data import Source, read
+from imgjax.errors import ConfigError, nearest
+
+# What the split `held_out` is: the first of these that a dataset has.
+HELD_OUT = ('held_out', 'val', 'validation', 'valid', 'dev', 'test')
+
+
+def data_path(options: dict, what: str) -> str:
+    """Returns config.data.path with ~ expanded; `what` says what it shall name.
+
+    Raises:
+      ConfigError: it is empty, or there is nothing of that name.
+    """
+    path = os.path.expanduser(options['path'])
+    if not path:
+        raise ConfigError(f'config.data.path: empty; name {what}')
+    if not os.path.exists(path):
+        raise ConfigError(f'config.data.path: {path}: no such {what.split()[1]}; name {what}')
+    return path
+
+
+def resolve(split: str, there: Iterable[str], refusal: str) -> str:
+    """Returns which of the splits `there` is meant.
+
+    Raises:
+      ConfigError: none; the line begins with `refusal`.
+    """
+    there = sorted(there)
+    if split in there:
+        return split
+    if split == 'held_out':
+        for name in HELD_OUT:
+            if name in there:
+                return name
+        if 'train' in there:
+            raise ConfigError(f'{refusal}; it has {", ".join(there)}; take a share of it: '
+                              "'train[:90%]' to train on and 'train[90%:]' to evaluate on")
+    raise ConfigError(f'{refusal}; it has {", ".join(there[:10]) or "none"}{nearest(split, there)}')
+
+
+def resolve_share(split: str, there: Iterable[str], refusal: str) -> tuple[str, bool | None]:
+    """Returns (split of `there`, which part of it), where `train` alone can be divided.
+
+    The part is None for all of it; where nothing is held out on disk, `train` is (train, False):
+    what `held_out_share` leaves, and `held_out`, `val`, `test` ... are (train, True).
+
+    Raises:
+      ConfigError: no such split; the line begins with `refusal`.
+    """
+    there = set(there)
+    if 'train' in there and not there & set(HELD_OUT) and split in ('train', *HELD_OUT):
+        return 'train', split != 'train'
+    return resolve(split, there, refusal), None
+
+
+def held_out_share(names: Sequence[str], labels: np.ndarray, share: float) -> np.ndarray:
+    """Returns which examples are held out, bool (N,): a share of each class, by hash of the name.
+
+    So it depends on neither order nor seed. A class of two or more gives at least one and keeps at
+    least one; a share of 0 holds out nothing. Of several labels the first counts.
+
+    Args:
+      names: relative to the dataset, with '/'.
+      labels: int (N,), or bool (N, K).
+      share: 0 to below 1.
+    """
+    if not 0 <= share < 1:
+        raise ConfigError(f'config.data.held_out: takes 0 to below 1, got {share}')
+    held_out = np.zeros(len(names), bool)
+    if not share:
+        return held_out
+    groups = labels if labels.ndim == 1 else labels.argmax(axis=1)
+    hashes = np.fromiter((xxhash.xxh3_64_intdigest(os.fsencode(name)) for name in names),
+                         np.uint64, len(names))
+    order = np.lexsort((hashes, groups))
+    for members in np.split(order, np.flatnonzero(np.diff(groups[order])) + 1):
+        if len(members) > 1:
+            count = min(max(1, round(share * len(members))), len(members) - 1)
+            held_out[members[:count]] = True
+    return held_out
+
+
+def files(path: str, extension: str, folders: Sequence[str] = ('',)) -> dict[str, list[str]]:
+    """Returns {split: its files in the order of their names}.
+
+    In each of `folders` of `path`: `<split>.EXT`, `<split>-*.EXT`, `<split>/*.EXT`.
+    """
+    found = {}
+    for folder in folders:
+        place = os.path.join(path, folder)
+        for entry in os.scandir(place) if os.path.isdir(place) else ():
+            if entry.name.startswith('.') or (not folder and entry.name in folders):
+                continue
+            if entry.is_dir():
+                inner = [e.path for e in os.scandir(entry.path)
+                         if e.name.endswith(extension) and not e.name.startswith('.')]
+                if inner:
+                    found.setdefault(entry.name, []).extend(inner)
+            elif entry.name.endswith(extension):
+                split = entry.name.removesuffix(extension).split('-')[0]
+                found.setdefault(split, []).append(entry.path)
+    return {split: sorted(paths) for split, paths in found.items()}
+
+
+class _View:
+    """Ranges of other examples, one after another."""
+
+    def __init__(self, parts: list[tuple[Source, int, int]]):
+        self._parts = parts
+        self._ends = list(itertools.accumulate(stop - start for _, start, stop in parts))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def _find(self, index: int) -> tuple[int, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        part = bisect.bisect_right(self._ends, index)
+        _, _, stop = self._parts[part]
+        return part, index - self._ends[part] + stop
+
+    def __getitem__(self, index: int) -> dict:
+        part, inner = self._find(index)
+        return self._parts[part][0].examples[inner]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict]:
+        found = [self._find(index) for index in indices]
+        examples = [None] * len(found)
+        for number in {part for part, _ in found}:
+            rows = [row for row, (part, _) in enumerate(found) if part == number]
+            inner = read(self._parts[number][0], [found[row][1] for row in rows])
+            for row, example in zip(rows, inner, strict=True):
+                examples[row] = example
+        return examples
+
+    def labels(self) -> np.ndarray:
+        return np.concatenate([part.labels()[start:stop] for part, start, stop in self._parts])
+
+
+def sliced(spec: str, open_one: Callable[[str], Source]) -> Source:
+    """Opens a TFDS split spec such as 'train[:90%]+test' over the splits of any source.
+
+    Raises:
+      ConfigError: the spec cannot be read, asks for more than there is, or adds up splits of
+        different classes.
+    """
+    from tensorflow_datasets.core import splits as tfds_splits  # a second, and rarely needed
+
+    sources = {}
+    for part in spec.split('+'):
+        name = part.split('[')[0].strip()
+        sources[name] = sources.get(name) or open_one(name)
+    lengths = {name: types.SimpleNamespace(num_examples=len(source.examples), shard_lengths=())
+               for name, source in sources.items()}
+    try:
+        if 'shard' in spec.partition('[')[2]:
+            raise ValueError('shards are of the files; take % or numbers of examples')
+        ranges = tfds_splits.ReadInstruction.from_spec(spec).to_absolute(lengths)
+    except (ValueError, NotImplementedError) as error:
+        text = ' '.join(str(error).split())
+        raise ConfigError(f'config.data: split {spec!r}: {text}; write it such as train[:90%], '
+                          'train[100:200] or train[10%:]+test') from None
+    parts = []
+    for one in ranges:
+        source = sources[one.splitname]
+        start, stop, _ = slice(one.from_, one.to).indices(len(source.examples))
+        parts.append((source, start, max(start, stop)))
+    first = parts[0][0]
+    if any(source.class_names != first.class_names for source in sources.values()):
+        raise ConfigError(f'config.data: split {spec!r}: its parts have other classes')
+    view = _View(parts)
+    marks = [source.fingerprint for source in sources.values()]
+    fingerprint = hashlib.sha256(' '.join([spec, *marks]).encode()).hexdigest()[:16]
+    return Source(view, first.class_names, fingerprint, view.labels, first.multi_label)

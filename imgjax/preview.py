@@ -1,0 +1,103 @@
+"""A picture of what the model is trained on: the images of a config after crop and augmentation."""
+
+import os
+
+import jax
+import matplotlib.backends.backend_agg
+import matplotlib.figure
+import numpy as np
+
+from imgjax import build, data, step
+from imgjax import config as config_lib
+from imgjax import state as state_lib
+from imgjax.data import decode, pipeline
+from imgjax.errors import ConfigError
+
+FORMATS = ('.png', '.jpg', '.pdf', '.svg')
+
+
+def draw(config, output: str, images: int = 8, steps: int = 5) -> dict:
+    """Draws the first images of the first batch as they are evaluated and as they are trained on.
+
+    A column is an image. The first row is the evaluation's view of it; each row below is what the
+    train step makes of it with the crop and the keys of one step, titled with its targets. The row
+    of step 0 is what that step of a run really sees, but that an operation which mixes neighbours
+    takes the last image shown for the neighbour of the first.
+
+    Args:
+      config: what a get_config returned.
+      output: path of the picture; its ending says the format.
+      images: how many columns.
+      steps: how many rows below the first.
+
+    Returns output, classes, image_shape and train_examples.
+    """
+    if not output.endswith(FORMATS):
+        raise ConfigError(f'--output={output}: takes a name ending in {", ".join(FORMATS)}')
+    if not os.path.isdir(os.path.dirname(os.path.abspath(output))):
+        raise ConfigError(f'--output={output}: no such folder')
+    config = config_lib.to_plain(config)
+    build.check(config)
+    train, held_out = build.open_dataset(config)
+    config, facts = build.describe(config, train, held_out)
+    images = min(images, config['batch_size'])
+    size, options = facts.image_shape[0], config['data']
+    batches = pipeline.train_batches(
+        train, options, size, batch_size=config['batch_size'], seed=config['hparams']['seed'])
+    first = batches[0]['index'][:images]
+    examples = data.read(train, first)
+    rows = [('evaluated', [decode.pixels(example, options, size) for example in examples],
+             [_names(example['label'], facts.class_names) for example in examples])]
+    hparams = state_lib.hparams_of(config)
+
+    @jax.jit
+    def trained_on(at, batch):
+        key, _ = step.keys(hparams, at)
+        return step.augmented_batch(config, len(facts.class_names), key, batch, hparams)
+
+    for at in range(steps):
+        batch = pipeline.load(
+            train, options, size, first, seed=config['hparams']['seed'],
+            positions=at * config['batch_size'] + np.arange(images, dtype=np.int64))
+        batch.pop('fault')
+        shown = jax.device_get(trained_on(np.int32(at), batch))
+        # The last view, where there are several: the first is as it was.
+        pixels = shown['image'][:, -1] * np.float32(options['std']) + np.float32(options['mean'])
+        rows.append((f'step {at}', np.clip(pixels, 0, 1),
+                     [_names(target, facts.class_names) for target in shown['target']]))
+    operations = ', '.join(name for name, _ in config['augment']) or 'no augmentation'
+    _save(rows, output, ': '.join(filter(None, (config['name'], operations))))
+    return {'output': os.path.abspath(output), 'classes': len(facts.class_names),
+            'image_shape': facts.image_shape, 'train_examples': facts.train_examples}
+
+
+def _names(label, class_names: list[str]) -> str:
+    """Returns the classes of a label or of a row of targets, with their shares if not whole."""
+    if np.ndim(label) == 0:
+        return class_names[label]
+    likeliest = [k for k in np.argsort(-label, kind='stable')[:3] if label[k] > 0.005]
+    return '\n'.join(class_names[k] if label[k] > 0.995 else f'{class_names[k]} {label[k]:.2f}'
+                     for k in likeliest) or 'none'
+
+
+def _save(rows: list[tuple], output: str, title: str) -> None:
+    """Draws rows of (name, images, titles) as a grid."""
+    count = len(rows[0][1])
+    lines = max(text.count('\n') + 1 for _, _, texts in rows for text in texts)
+    figure = matplotlib.figure.Figure(
+        figsize=(1.3 * count + 0.9, (1.3 + 0.15 * lines) * len(rows) + 0.5), layout='constrained')
+    matplotlib.backends.backend_agg.FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=10)
+    axes = figure.subplots(len(rows), count, squeeze=False)
+    for row, (name, images, texts) in zip(axes, rows, strict=True):
+        for axis, image, text in zip(row, images, texts, strict=True):
+            image = np.asarray(image)
+            axis.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap='gray',
+                        vmin=0, vmax=255 if image.dtype == np.uint8 else 1,
+                        interpolation='nearest')
+            axis.set_title('\n'.join(line[:18] for line in text.split('\n')), fontsize=7, pad=2)
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.spines[:].set_visible(False)
+        row[0].set_ylabel(name, fontsize=8)
+    figure.savefig(output, dpi=150)

@@ -1,0 +1,25 @@
+"""Draws what the model of a config is trained on: crops, augmentation, mixed targets.
+
+    python -m launch.preview --config=configs/digits.py --output=preview.png
+"""
+
+from absl import flags
+from ml_collections import config_flags
+
+from imgjax import runtime
+
+_CONFIG = config_flags.DEFINE_config_file(
+    'config', None, 'A file of configs/, as PATH or PATH:ARGUMENT.')
+_OUTPUT = flags.DEFINE_string('output', 'preview.png', 'Where to draw: .png, .jpg, .pdf or .svg.')
+_IMAGES = flags.DEFINE_integer('images', 8, 'How many images.', lower_bound=1)
+_STEPS = flags.DEFINE_integer('steps', 5, 'Of how many steps each is shown.', lower_bound=1)
+flags.mark_flag_as_required('config')
+
+
+def main() -> dict:
+    from imgjax import preview
+    return preview.draw(_CONFIG.value, _OUTPUT.value, _IMAGES.value, _STEPS.value)
+
+
+if __name__ == '__main__':
+    runtime.main(main)

@@ -1,0 +1,620 @@
+"""Every source reads the same images alike: index to pixels and label, in whatever they lie."""
+
+import concurrent.futures
+import csv
+import io
+import json
+import os
+import pathlib
+import pickle
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from configs import base
+from imgjax import data
+from imgjax.data import arrays
+from imgjax.errors import ConfigError, DataError
+from tests import real
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+CLASSES = ('ant', 'bee', 'cat')
+
+
+def options_of(name, path='', **options) -> dict:
+    return base.get_config().data.to_dict() | dict(
+        name=name, path=str(path), data_dir=str(path), options=options)
+
+
+def pixels(example: dict) -> np.ndarray:
+    image = example['image']
+    return image if isinstance(image, np.ndarray) else np.asarray(
+        Image.open(io.BytesIO(image)).convert('RGB'))
+
+
+# Writers: (folder, {split: [(name, encoded bytes, label or labels)]}, class names) -> options.
+
+def write_folder(path, splits, names):
+    for split, rows in splits.items():
+        for name in names:
+            (path / split / name).mkdir(parents=True)
+        for name, encoded, label in rows:
+            (path / split / names[label] / name).write_bytes(encoded)
+    return options_of('folder', path)
+
+
+def _write_files(path, splits):
+    for split, rows in splits.items():
+        (path / split).mkdir(parents=True)
+        for name, encoded, _ in rows:
+            (path / split / name).write_bytes(encoded)
+
+
+def _names_of(label, names) -> list[str]:
+    return [names[i] for i in (label if isinstance(label, list) else [label])]
+
+
+def write_csv(path, splits, names):
+    _write_files(path, splits)
+    with open(path / 'list.csv', 'w', newline='', encoding='utf-8') as file:
+        rows = csv.writer(file)
+        rows.writerow(['file', 'label', 'split'])
+        for split, examples in splits.items():
+            for name, _, label in examples:
+                rows.writerow([f'{split}/{name}', '|'.join(_names_of(label, names)), split])
+    return options_of('listing', path / 'list.csv')
+
+
+def write_json(path, splits, names):
+    _write_files(path, splits)
+    (path / 'list.json').write_text(json.dumps([
+        {'file': f'{split}/{name}', 'split': split,
+         'label': _names_of(label, names) if isinstance(label, list) else names[label]}
+        for split, rows in splits.items() for name, _, label in rows]))
+    return options_of('listing', path / 'list.json')
+
+
+def write_tar(path, splits, names, shard_size=5):
+    path.mkdir(parents=True)
+    (path / 'classnames.txt').write_text(''.join(f'{name}\n' for name in names))
+    for split, rows in splits.items():
+        for first in range(0, len(rows), shard_size):
+            with tarfile.open(path / f'{split}-{first // shard_size:04d}.tar', 'w') as tar:
+                for name, encoded, label in rows[first:first + shard_size]:
+                    extension = 'json' if isinstance(label, list) else 'cls'
+                    text = json.dumps({'label': label}) if extension == 'json' else str(label)
+                    for member, content in ((name, encoded), (f'{name.split(".")[0]}.{extension}',
+                                                              text.encode())):
+                        info = tarfile.TarInfo(member)
+                        info.size = len(content)
+                        tar.addfile(info, io.BytesIO(content))
+    return options_of('tar', path)
+
+
+def write_parquet(path, splits, names, label_type='number'):
+    pa = pytest.importorskip('pyarrow')
+    import pyarrow.parquet as pq
+    (path / 'data').mkdir(parents=True)
+    for split, rows in splits.items():
+        several = isinstance(rows[0][2], list)
+        feature = {'names': list(names), '_type': 'ClassLabel'}
+        features = {'image': {'_type': 'Image'}, 'label': [feature] if several else feature}
+        labels = [row[2] for row in rows]
+        if label_type == 'text':
+            labels = [names[label] for label in labels]
+        table = pa.table({
+            'image': pa.array([{'bytes': encoded, 'path': name} for name, encoded, _ in rows],
+                              pa.struct([('bytes', pa.binary()), ('path', pa.string())])),
+            'label': pa.array(labels)})
+        if label_type == 'number':
+            table = table.replace_schema_metadata(
+                {'huggingface': json.dumps({'info': {'features': features}})})
+        half = len(rows) // 2
+        for shard, part in enumerate((table.slice(0, half), table.slice(half))):
+            pq.write_table(part, path / 'data' / f'{split}-{shard:05d}-of-00002.parquet',
+                           row_group_size=3)
+    return options_of('parquet', path)
+
+
+def write_parquet_text(path, splits, names):
+    return write_parquet(path, splits, names, 'text')
+
+
+def write_huggingface(path, splits, names):
+    hub = pytest.importorskip('datasets')
+    every = {}
+    for split, rows in splits.items():
+        label = hub.ClassLabel(names=list(names))
+        label = hub.Sequence(label) if isinstance(rows[0][2], list) else label
+        every[split] = hub.Dataset.from_dict(
+            {'image': [{'bytes': encoded, 'path': name} for name, encoded, _ in rows],
+             'label': [row[2] for row in rows]},
+            features=hub.Features({'image': hub.Image(), 'label': label}))
+    hub.disable_progress_bars()
+    hub.DatasetDict(every).save_to_disk(str(path))
+    return options_of('huggingface', path)
+
+
+def write_npz(path, splits, names):
+    path.mkdir(parents=True)
+    stored = {'class_names': np.array(names)}
+    for split, rows in splits.items():
+        stored[f'{split}_images'] = np.stack([
+            np.asarray(Image.open(io.BytesIO(encoded)).convert('RGB')) for _, encoded, _ in rows])
+        labels = [row[2] for row in rows]
+        if isinstance(labels[0], list):
+            labels = [[i in one for i in range(len(names))] for one in labels]
+        stored[f'{split}_labels'] = np.array(labels, np.uint8)
+    np.savez_compressed(path / 'set.npz', **stored)
+    return options_of('arrays', path / 'set.npz')
+
+
+# Read without its code, as a set that someone else prepared is.
+with tfds.core.registered.skip_registration():
+    class ImgjaxFormats(tfds.core.GeneratorBasedBuilder):
+        """What a test gives it, in that order."""
+
+        VERSION = tfds.core.Version('1.0.0')
+
+        def __init__(self, *, splits=None, names=(), **more):
+            self._given = splits
+            self._names = list(names)
+            super().__init__(**more)
+
+        def _info(self):
+            label = tfds.features.ClassLabel(names=self._names)
+            several = self._given and isinstance(next(iter(self._given.values()))[0][2], list)
+            labels = {'labels': tfds.features.Sequence(label)} if several else {'label': label}
+            return tfds.core.DatasetInfo(
+                builder=self, description='x', disable_shuffling=True,
+                features=tfds.features.FeaturesDict({'image': tfds.features.Image(), **labels}))
+
+        def _split_generators(self, dl_manager):
+            return {split: self._generate_examples(rows) for split, rows in self._given.items()}
+
+        def _generate_examples(self, rows):
+            for row, (_, encoded, label) in enumerate(rows):
+                field = 'labels' if isinstance(label, list) else 'label'
+                yield row, {'image': encoded, field: label}
+
+
+def write_tfds(path, splits, names):
+    tfds.disable_progress_bar()
+    builder = ImgjaxFormats(splits=splits, names=names, data_dir=str(path),
+                            file_format='array_record')
+    builder.download_and_prepare()
+    return options_of('imgjax_formats', path)
+
+
+WRITERS = (write_folder, write_csv, write_json, write_tar, write_parquet, write_parquet_text,
+           write_huggingface, write_npz, write_tfds)
+MULTI_LABEL = [w for w in WRITERS if w not in (write_folder, write_parquet_text)]
+
+
+def encoded(seed: int) -> bytes:
+    file = io.BytesIO()
+    rng = np.random.default_rng(seed)
+    Image.fromarray(rng.integers(0, 255, (6, 8, 3), np.uint8)).save(file, 'PNG')
+    return file.getvalue()
+
+
+def images(count: int, first: int = 0) -> list[tuple]:
+    """Returns `count` examples, sorted by class as folders are."""
+    labels = sorted(i % 3 for i in range(count))
+    return [(f'{i:03d}.png', encoded(first + i), label) for i, label in enumerate(labels)]
+
+
+SPLITS = {'train': images(12), 'test': images(7, 100)}
+
+
+@pytest.fixture(scope='module')
+def written(tmp_path_factory):
+    """Returns written(writer) -> options; each format is written once."""
+    done = {}
+
+    def write(writer):
+        if writer not in done:
+            done[writer] = writer(tmp_path_factory.mktemp('set') / 'in', SPLITS, CLASSES)
+        return done[writer]
+
+    return write
+
+
+def assert_same(source: data.Source, rows: list[tuple]):
+    assert len(source.examples) == len(rows)
+    np.testing.assert_array_equal(source.labels(), [label for _, _, label in rows])
+    assert source.labels().dtype == np.int32 and not source.multi_label
+    for index, (_, content, label) in enumerate(rows):
+        example = source.examples[index]
+        assert example['label'] == label and isinstance(example['label'], int)
+        np.testing.assert_array_equal(pixels(example), pixels({'image': content, 'name': ''}))
+
+
+@pytest.mark.parametrize('writer', WRITERS, ids=lambda w: w.__name__)
+def test_every_source_gives_the_same_images_at_the_same_index(writer, written):
+    options = written(writer)
+    for split, rows in SPLITS.items():
+        source = data.open_split(split, options)
+        assert source.class_names == CLASSES
+        assert_same(source, rows)
+
+
+@pytest.mark.parametrize('writer', WRITERS, ids=lambda w: w.__name__)
+def test_every_source_keeps_the_contract(writer, written):
+    options = written(writer)
+    source = data.open_split('train', options)
+    indices = np.random.default_rng(0).integers(0, 12, 40).tolist()
+    wanted = [source.examples[i] for i in indices]
+
+    def same(examples):
+        return all(a['name'] == b['name'] and a['label'] == b['label']
+                   and np.array_equal(pixels(a), pixels(b))
+                   for a, b in zip(examples, wanted, strict=True))
+
+    assert same(data.read(source, indices))
+    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+        assert same(threads.map(source.examples.__getitem__, indices))
+    stored = pickle.dumps(source.examples)  # as a decoding process gets them
+    with pytest.raises(IndexError):
+        source.examples[12]
+    assert data.open_split('train', options).fingerprint == source.fingerprint
+    held_out = data.open_split('held_out', options)
+    assert held_out.fingerprint == data.open_split('test', options).fingerprint
+    assert held_out.fingerprint != source.fingerprint
+    del source  # and the files it held open
+    elsewhere = pickle.loads(stored)
+    assert same([elsewhere[i] for i in indices])
+
+
+@pytest.mark.parametrize('writer', WRITERS, ids=lambda w: w.__name__)
+def test_every_source_takes_slices_and_refuses_what_it_does_not_know(writer, written):
+    options = written(writer)
+    rows = SPLITS['train'][9:] + SPLITS['test'][:2]
+    source = data.open_split('train[75%:]+test[:2]', options)
+    assert_same(source, rows)
+    names = [example['name'] for example in data.read(source, [4, 0, 2])]
+    assert names == [source.examples[i]['name'] for i in (4, 0, 2)]
+    with pytest.raises(ConfigError, match="'?vl'?.*; it has test, train"):
+        data.open_split('vl', options)
+    with pytest.raises(ConfigError, match=r'config.data.options.hold_out: .* has no such option'):
+        data.open_split('train', options | {'options': {'hold_out': 0.1}})
+
+
+@pytest.mark.parametrize('writer', MULTI_LABEL, ids=lambda w: w.__name__)
+def test_several_labels_are_zeros_and_ones(writer, tmp_path):
+    labels = [[0, 2], [1], [2], [0, 1, 2], [1, 2], [0]]
+    rows = [(f'{i:03d}.png', encoded(i), label) for i, label in enumerate(labels)]
+    splits = {'train': rows, 'test': rows[:1]}
+    source = data.open_split('train', writer(tmp_path / 'set', splits, CLASSES))
+    matrix = np.float32([[1, 0, 1], [0, 1, 0], [0, 0, 1], [1, 1, 1], [0, 1, 1], [1, 0, 0]])
+    assert source.class_names == CLASSES and source.multi_label is True
+    np.testing.assert_array_equal(source.labels(), matrix)
+    assert source.labels().dtype == np.float32
+    for index in range(6):
+        label = source.examples[index]['label']
+        assert label.dtype == np.float32
+        np.testing.assert_array_equal(label, matrix[index])
+    half = data.open_split('train[3:]', writer(tmp_path / 'again', splits, CLASSES))
+    assert half.multi_label and half.labels().shape == (3, 3)
+
+
+@pytest.fixture(scope='module')
+def cifar(tmp_path_factory):
+    """2,000 training images of CIFAR-10 as {'train': examples}, in the order of a folder."""
+    with zipfile.ZipFile(real.CIFAR) as archive:
+        files = sorted(name for name in archive.namelist()
+                       if name.startswith('train/') and name.endswith('.jpg'))[::25]
+        names = sorted({name.split('/')[1] for name in files})
+        rows = [(f'{i:05d}.jpg', archive.read(name), names.index(name.split('/')[1]))
+                for i, name in enumerate(files)]
+    return {'train': rows, 'test': rows[::10]}, names
+
+
+@real.needs_cifar
+@pytest.mark.parametrize('writer', [write_folder, write_tar, write_parquet, write_tfds],
+                         ids=lambda w: w.__name__)
+def test_cifar_is_the_same_in_every_format(writer, cifar, tmp_path):
+    splits, names = cifar
+    more = {'shard_size': 700} if writer is write_tar else {}
+    source = data.open_split('train', writer(tmp_path / 'set', splits, names, **more))
+    assert len(source.examples) == 2000 and list(source.class_names) == names
+    assert_same(source, splits['train'])
+
+
+# What wrong input says, a row each: (writer, harm, error, words).
+
+def _shard(path):
+    return path / 'train-0001.tar'
+
+
+def _add_member(path, name, content):
+    with tarfile.open(_shard(path), 'a') as tar:
+        info = tarfile.TarInfo(name)
+        info.size = len(content)
+        tar.addfile(info, io.BytesIO(content))
+
+
+def _cut(path, size):
+    os.truncate(path, size if size >= 0 else path.stat().st_size + size)
+
+
+def _cut_between_members(path):
+    with tarfile.open(_shard(path)) as tar:
+        offset = tar.getmembers()[4].offset
+    os.truncate(_shard(path), offset)
+
+
+def _rewrite(path, old, new):
+    path.write_text(path.read_text().replace(old, new))
+
+
+def _parquet(**columns):
+    def harm(path):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+        file = path / 'data' / 'train-00000-of-00002.parquet'
+        table = pq.read_table(file)
+        for name, values in columns.items():
+            table = table.drop_columns([name])
+            if values is not None:
+                table = table.append_column(name, pa.array(values))
+        pq.write_table(table, file)
+    return harm
+
+
+def _npz(**changes):
+    def harm(path):
+        with np.load(path / 'set.npz') as file:
+            stored = dict(file) | changes
+        np.savez(path / 'set.npz', **{k: v for k, v in stored.items() if v is not None})
+    return harm
+
+
+def _declare(path, shape):
+    """An archive whose header promises another shape than is stored."""
+    with zipfile.ZipFile(path / 'set.npz', 'w') as archive:
+        for name, dims, kind in (('train_images', shape, '|u1'), ('train_labels', (12,), '<i8')):
+            file = io.BytesIO()
+            np.lib.format.write_array_header_1_0(
+                file, {'descr': kind, 'fortran_order': False, 'shape': dims})
+            archive.writestr(f'{name}.npy', file.getvalue() + bytes(96))
+
+
+_NO_BYTES = [{'bytes': None, 'path': 'a.png'}] * 5 + [{'bytes': b'', 'path': 'b.png'}]
+
+BAD = [
+    (write_csv, lambda p: _rewrite(p / 'list.csv', 'file,label', 'path,label'), ConfigError,
+     "first line has no column 'file'"),
+    (write_csv, lambda p: _rewrite(p / 'list.csv', 'train/003.png,ant,train', 'train/003.png'),
+     DataError, 'line 5 has other columns'),
+    (write_csv, lambda p: [os.remove(p / 'train' / f'00{i}.png') for i in (4, 7)], DataError,
+     r'2 of 12 files are missing, first .*train/004.png'),
+    (write_csv, lambda p: _rewrite(p / 'list.csv', 'train/003.png', 'train/../../x.png'),
+     DataError, r"item 3: .*'\.\.' may not be"),
+    (write_csv, lambda p: _rewrite(p / 'list.csv', 'train/003.png', '/etc/passwd'), DataError,
+     "item 3: '/etc/passwd' is absolute; .*config.data.options.root"),
+    (write_csv, lambda p: _rewrite(p / 'list.csv', '003.png,ant', '003.png,'), DataError,
+     'example 3 has 0 labels; give it one'),
+    (write_csv, lambda p: (p / 'list.csv').write_bytes(b'\xff\xfe\0'), DataError,
+     'list.csv: cannot be read'),
+    (write_csv, lambda p: (p / 'list.csv').write_text('file,label\n'), DataError,
+     'lists nothing'),
+    (write_json, lambda p: _cut(p / 'list.json', -5), DataError, 'list.json: cannot be read'),
+    (write_json, lambda p: (p / 'list.json').write_text('{}'), DataError, 'takes a list of'),
+    (write_json, lambda p: (p / 'list.json').write_text('[{"file": "x"}]'), DataError,
+     'item 0 is not {"file": text'),
+    (write_tar, lambda p: _cut(_shard(p), -11000), DataError, r'0001.tar: .*(not a whole|cut sh)'),
+    (write_tar, _cut_between_members, DataError, '0001.tar: cut short or damaged'),
+    (write_tar, lambda p: _shard(p).write_bytes(b'no tar' * 1000), DataError, 'not a whole tar'),
+    (write_tar, lambda p: _add_member(p, 'x.png', encoded(0)), DataError,
+     r'x.png: has no label; expected x.cls or x.json'),
+    (write_tar, lambda p: _add_member(p, '005.cls', b'many'), DataError,
+     "005.cls: holds b'many'; expected a class number"),
+    (write_tar, lambda p: _add_member(p, '005.cls', b'1' * 101), DataError, 'at most 100'),
+    (write_tar, lambda p: _add_member(p, '005.cls', b'3'), DataError,
+     'is 3; labels are 0 to 2'),
+    (write_tar, lambda p: _add_member(p, '005.json', b'{"label": "ant"}'), DataError,
+     'a class number or a list'),
+    (write_tar, lambda p: _add_member(p, '005.jpg', encoded(0)), DataError,
+     "a second image of the key '005'"),
+    (write_parquet, lambda p: _cut(p / 'data' / 'train-00000-of-00002.parquet', -9), DataError,
+     'cannot be read .*download it again'),
+    (write_parquet, _parquet(label=None), ConfigError,
+     "config.data.options.label: .* has no column 'label'; it has image"),
+    (write_parquet, _parquet(image=['x'] * 6), ConfigError, "column 'image' is string; images are"),
+    (write_parquet, lambda p: [harm(p) for harm in (
+        _parquet(image=_NO_BYTES), lambda p: os.remove(p / 'data/train-00001-of-00002.parquet'))],
+     DataError, "column 'image' stores no bytes; save the set with its images embedded"),
+    (write_parquet, _parquet(label=[0, 1, 2, 0, 1, 3]), DataError, r'label 5 \(from 0\) is 3'),
+    (write_parquet, _parquet(label=[0.5] * 6), DataError, 'holds 0.5; expected class numbers'),
+    (write_huggingface, lambda p: os.remove(p / 'dataset_dict.json'), DataError,
+     'not what Dataset.save_to_disk writes'),
+    (write_npz, lambda p: _cut(p / 'set.npz', -30), DataError, 'not a readable .npz'),
+    (write_npz, _npz(train_images=np.zeros((12, 4, 4, 3), np.float32)), DataError,
+     r'takes images uint8 \(N, H, W\) .*got float32'),
+    (write_npz, _npz(train_images=np.zeros((12, 4, 4, 7), np.uint8)), DataError, '1, 3 or 4 chan'),
+    (write_npz, _npz(train_labels=np.zeros(11, np.int64)), DataError, 'one label for each of 12'),
+    (write_npz, _npz(train_labels=np.full(12, 3)), DataError, 'is 3; labels are 0 to 2'),
+    (write_npz, _npz(train_labels=np.array([None] * 12)), DataError, "'train_labels' says object"),
+    (write_npz, _npz(train_labels=None), ConfigError, "has no array 'train_labels'"),
+    (write_npz, lambda p: _declare(p, (12, 2**20, 2**20, 3)), DataError, "'train_images' says"),
+]
+
+
+@pytest.mark.parametrize('writer, harm, error, words', BAD, ids=[row[3] for row in BAD])
+def test_wrong_input_is_named_in_one_line(writer, harm, error, words, tmp_path):
+    options = writer(tmp_path / 'set', SPLITS, CLASSES)
+    data.open_split('train', options)
+    harm(tmp_path / 'set')
+    with pytest.raises(error, match=words) as caught:
+        data.open_split('train', options)
+    assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('name', ['folder', 'listing', 'tar', 'parquet', 'huggingface', 'arrays'])
+def test_a_path_that_is_not_there(name, tmp_path):
+    with pytest.raises(ConfigError, match='config.data.path: empty; name '):
+        data.open_split('train', options_of(name))
+    with pytest.raises(ConfigError, match='nothing: no such '):
+        data.open_split('train', options_of(name, tmp_path / 'nothing'))
+
+
+@pytest.mark.parametrize('name, module, extra', [
+    ('parquet', 'pyarrow', 'parquet'), ('huggingface', 'datasets', 'huggingface')])
+def test_a_missing_package_is_named(name, module, extra, monkeypatch, tmp_path):
+    monkeypatch.setitem(__import__('sys').modules, module, None)
+    with pytest.raises(ConfigError, match=rf"pip install 'imgjax\[{extra}\]'"):
+        data.open_split('train', options_of(name, tmp_path))
+
+
+@pytest.mark.parametrize('writer', [write_folder, write_csv, write_tar, write_parquet])
+def test_of_a_huge_image_only_what_decoding_refuses_is_read(writer, tmp_path):
+    rows = [('0.png', encoded(0), 0), ('1.png', bytes(9000), 1), ('2.png', b'', 2)]
+    options = writer(tmp_path / 'set', {'train': rows, 'test': rows[:1]}, CLASSES)
+    source = data.open_split('train', options | {'max_bytes': 2000})
+    assert [len(e['image']) for e in data.read(source, range(3))] == [len(rows[0][1]), 2001, 0]
+
+
+def test_an_index_follows_its_files(tmp_path):
+    options = write_tar(tmp_path / 'set', SPLITS, CLASSES)
+    first = data.open_split('train', options)
+    kept = tmp_path / 'set' / '.imgjax' / 'train.tar.npz'
+    before = kept.stat().st_mtime_ns
+    data.open_split('train', options)
+    assert kept.stat().st_mtime_ns == before, 'indexed once'
+    kept.write_bytes(kept.read_bytes()[:100] + b'flipped' + kept.read_bytes()[107:])
+    assert data.open_split('train', options).fingerprint == first.fingerprint
+    write_tar(tmp_path / 'other', {'train': images(9, 50)}, CLASSES)
+    os.replace(tmp_path / 'other' / 'train-0001.tar', tmp_path / 'set' / 'train-0001.tar')
+    changed = data.open_split('train', options)
+    assert changed.fingerprint != first.fingerprint
+    assert changed.examples[5]['image'] == encoded(55)
+
+
+@pytest.mark.parametrize('writer', [write_tar, write_parquet])
+def test_what_cannot_be_kept_beside_the_data_is_kept_elsewhere(writer, tmp_path, monkeypatch):
+    options = writer(tmp_path / 'set', SPLITS, CLASSES)
+    (tmp_path / 'set' / '.imgjax').write_text('in the way, as root may write anywhere')
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    assert_same(data.open_split('train', options), SPLITS['train'])
+    assert list((tmp_path / 'cache').rglob('train.*.npz'))
+    given = options | {'options': {'cache': str(tmp_path / 'given')}}
+    assert_same(data.open_split('train', given), SPLITS['train'])
+    assert list((tmp_path / 'given').glob('train.*.npz'))
+
+
+def test_parquet_copies_are_replaced_not_collected(tmp_path):
+    options = write_parquet(tmp_path / 'set', SPLITS, CLASSES)
+    data.open_split('train', options)
+    _parquet(image=[encoded(i) for i in range(30, 36)])(tmp_path / 'set')
+    assert data.open_split('train', options).examples[2]['image'] == encoded(32)
+    assert len(list((tmp_path / 'set' / '.imgjax').glob('train-*.images'))) == 1
+    # A copy that lost its end is made again.
+    copy, = (tmp_path / 'set' / '.imgjax').glob('train-*.images')
+    _cut(copy, -1)
+    assert data.open_split('train', options).examples[11]['image'] == encoded(11)
+
+
+def test_tfds_records_read_by_threads_are_the_same(written, monkeypatch):
+    source = data.open_split('train', written(write_tfds))
+    indices = np.random.default_rng(0).integers(0, 12, 40).tolist()
+    one_by_one = [source.examples[i] for i in indices]
+    read = []
+    monkeypatch.setattr('imgjax.data.tfds.WORTH_THREADS', 0)
+    many = type(source.examples._data_source).__getitems__
+    monkeypatch.setattr(type(source.examples._data_source), '__getitems__',
+                        lambda self, keys: read.append(len(keys)) or many(self, keys))
+    assert data.read(source, indices) == one_by_one
+    assert source.labels().tolist() == [label for _, _, label in SPLITS['train']]
+    assert read == [40, 12]
+
+
+def test_a_tfds_label_that_is_no_class_is_named(tmp_path):
+    rows = [('0.png', encoded(0), 0), ('1.png', encoded(1), -1)]  # as unlabelled test sets have it
+    source = data.open_split('train', write_tfds(tmp_path / 'set', {'train': rows}, CLASSES))
+    with pytest.raises(DataError, match=r'imgjax_formats/train/1: has 1 image and the labels .-1.'):
+        source.examples[1]
+
+
+def test_tar_cut_while_in_use_is_named(tmp_path):
+    source = data.open_split('train', write_tar(tmp_path / 'set', SPLITS, CLASSES))
+    os.truncate(tmp_path / 'set' / 'train-0002.tar', 100)
+    with pytest.raises(DataError, match='train-0002.tar:011.png: the file ends before it'):
+        source.examples[11]
+
+
+def test_absolute_files_need_a_root_they_lie_in(tmp_path):
+    options = write_csv(tmp_path / 'set', SPLITS, CLASSES)
+    _rewrite(tmp_path / 'set' / 'list.csv', 'train/003.png', f'{tmp_path}/set/train/003.png')
+    rooted = options | {'options': {'root': str(tmp_path)}}
+    assert_same(data.open_split('train', rooted), SPLITS['train'])
+    with pytest.raises(DataError, match='is absolute'):
+        data.open_split('train', options | {'options': {'root': f'{tmp_path}/se'}})
+
+
+@pytest.mark.parametrize('stored, names', [
+    (dict(x_train=np.zeros((4, 5, 5), np.uint8), y_train=np.array([[0], [2], [1], [0]]),
+          x_test=np.zeros((2, 5, 5), np.uint8), y_test=np.array([[3], [0]])), '0123'),
+    (dict(train_images=np.zeros((4, 5, 5, 1), np.uint8), train_labels=np.array([0, 1, 1, 0]),
+          test_images=np.zeros((2, 5, 5, 1), np.uint8), test_labels=np.array([0, 0])), '01'),
+])
+def test_archives_as_keras_and_others_have_them(stored, names, tmp_path):
+    np.savez(tmp_path / 'set.npz', **stored)
+    for split in ('train', 'test'):
+        source = data.open_split(split, options_of('arrays', tmp_path / 'set.npz'))
+        assert ''.join(source.class_names) == names, 'the numbers of all splits'
+        assert source.examples[0]['image'].shape == (5, 5, 1)
+        np.testing.assert_array_equal(source.labels(), stored[
+            f'y_{split}' if f'y_{split}' in stored else f'{split}_labels'].reshape(-1))
+
+
+def test_arrays_of_a_script():
+    rng = np.random.default_rng(0)
+    pixels_, labels = rng.integers(0, 255, (5, 4, 4, 3), np.uint8), np.arange(5) % 2
+    source = arrays.source(pixels_, labels, ('no', 'yes'))
+    np.testing.assert_array_equal(source.examples[3]['image'], pixels_[3])
+    assert source.examples[3]['label'] == 1 and source.class_names == ('no', 'yes')
+    changed = pixels_.copy()
+    changed[4, 0, 0, 0] ^= 1
+    assert arrays.source(changed, labels).fingerprint != arrays.source(pixels_, labels).fingerprint
+
+
+@pytest.mark.parametrize('kind', ['', 'jpeg', 'png'])
+def test_synthetic_images_are_of_their_index(kind):
+    options = options_of('synthetic', examples=50, classes=5, height=12, width=16, encoded=kind)
+    first, again = (data.open_split('train', options) for _ in range(2))
+    assert len(first.examples) == 50 and len(first.class_names) == 5
+    held_out = data.open_split('held_out', options)
+    assert len(held_out.examples) == 5
+    for i in (0, 7, 49):
+        np.testing.assert_array_equal(pixels(first.examples[i]), pixels(again.examples[i]))
+        assert first.examples[i]['label'] == first.labels()[i] == i % 5
+        assert pixels(first.examples[i]).shape == (12, 16, 3)
+    assert not np.array_equal(pixels(first.examples[0]), pixels(held_out.examples[0]))
+
+
+def test_synthetic_classes_can_be_told_apart():
+    options = options_of('synthetic', examples=200, classes=4)
+    source = data.open_split('train', options)
+    spectra = np.stack([np.abs(np.fft.fft2(pixels(e)[..., 0] - 127.0))[:16, :16].ravel()
+                        for e in map(source.examples.__getitem__, range(200))])
+    labels = source.labels()
+    means = np.stack([spectra[:100][labels[:100] == k].mean(axis=0) for k in range(4)])
+    nearest = ((spectra[100:, None] - means) ** 2).sum(-1).argmin(1)
+    assert (nearest == labels[100:]).mean() > 0.9
+
+
+@pytest.mark.parametrize('options, words', [
+    ({'classes': 1}, 'config.data.options.classes: takes 2 to'),
+    ({'encoded': 'gif'}, "config.data.options.encoded: takes '', 'jpeg' or 'png'"),
+    ({'height': 1.5}, 'config.data.options.height: takes int, got 1.5'),
+    ({'classes': True}, 'config.data.options.classes: takes int, got True'),
+    ({'clases': 3}, "no such option; did you mean 'classes'?"),
+])
+def test_synthetic_options(options, words):
+    with pytest.raises(ConfigError, match=words):
+        data.open_split('train', options_of('synthetic', **options))

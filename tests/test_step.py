@@ -1,0 +1,139 @@
+"""What the step makes of weights, of several labels, of class weights and of several views."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import base
+from imgjax import build, losses, state, step
+from imgjax import config as config_lib
+from imgjax.errors import ConfigError
+
+SIZE, CLASSES = 16, 5
+rng = np.random.default_rng(0)
+IMAGES = rng.integers(0, 255, (SIZE, 8, 8, 1), np.uint8)
+LABELS = rng.integers(0, CLASSES, SIZE).astype(np.int32)
+SEVERAL = (rng.random((SIZE, CLASSES)) < 0.4).astype(np.float32)
+
+
+def config_of(**changes) -> dict:
+    config = base.get_config()
+    config.update(model=dict(name='test_mlp'), batch_size=SIZE, steps=10,
+                  data=dict(channels=1, mean=(0.5,), std=(0.5,)), optimizer=dict(name='sgd'))
+    config.hparams.augment = dict(mixup=0.4, random_flip=0.5, augmix=3.0)
+    plain = config.to_dict()
+    plain['hparams'] |= changes.pop('hparams', {})
+    return config_lib.to_plain(plain | changes)
+
+
+def after(config: dict, batch: dict, multi_label=False):
+    """Returns (loss, parameters) after one step; without augmentation, no key plays a part."""
+    facts = build.Facts([str(k) for k in range(CLASSES)], [8, 8, 1], 100, 10, 'a', 'b', multi_label)
+    job = build.job(config, facts, jax.devices()[:1])
+    hparams = state.hparams_of(config)
+    begin = state.init(job.model, config, (8, 8, 1), hparams)
+    now, measured = jax.jit(job.train_step)(begin, batch, hparams)
+    assert int(now.skipped) == 0
+    return float(measured['loss']), jax.device_get(now.params)
+
+
+def batch_of(rows=slice(None), weight=None, labels=LABELS) -> dict:
+    images = IMAGES[rows]
+    weight = np.ones(len(images)) if weight is None else weight
+    return {'image': images, 'label': labels[rows], 'weight': np.asarray(weight, np.float32)}
+
+
+def assert_close(a, b):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), a, b)
+
+
+@pytest.mark.parametrize('parts', [1, 4])
+@pytest.mark.parametrize('loss', losses.NAMES)
+def test_an_image_of_weight_zero_is_as_if_it_were_not_there(loss, parts):
+    readable = np.arange(SIZE) % 3 > 0
+    blank = batch_of(weight=readable)
+    blank['image'] = np.where(readable[:, None, None, None], IMAGES, np.uint8(0))
+    config = config_of(loss=loss, accumulation_steps=parts, hparams={'label_smoothing': 0.1})
+    alone = config_of(loss=loss, batch_size=int(readable.sum()), hparams={'label_smoothing': 0.1})
+    assert_close(after(config, blank), after(alone, batch_of(readable)))
+
+
+def test_of_an_image_mixed_with_an_unreadable_one_its_own_share_counts():
+    weight = np.ones(SIZE)
+    weight[3] = 0
+    config = config_of(augment=[['mixup', {}]])
+    key, _ = step.keys(state.hparams_of(config), jnp.int32(0))
+    shown = jax.device_get(step.augmented_batch(
+        config, CLASSES, key, batch_of(weight=weight), state.hparams_of(config)))
+    share = shown['weight'] / shown['weight'].max()
+    own = share[4]  # mixed with 3
+    assert 0 < own < 1 and share[3] == pytest.approx(1 - own, abs=1e-5)
+    np.testing.assert_allclose(np.delete(share, [3, 4]), 1.0, rtol=1e-6)
+    np.testing.assert_allclose(shown['target'][4], np.eye(CLASSES)[LABELS[4]], atol=1e-6)
+    np.testing.assert_allclose(shown['target'][3], np.eye(CLASSES)[LABELS[2]], atol=1e-6)
+    assert shown['weight'].mean() == pytest.approx(1)
+
+
+def test_a_batch_of_unreadable_images_changes_nothing_and_is_finite():
+    loss, params = after(config_of(), batch_of(weight=np.zeros(SIZE)))
+    assert loss == 0
+    hparams = state.hparams_of(config_of())
+    begin = state.init(build.job(config_of(), build.Facts(
+        [str(k) for k in range(CLASSES)], [8, 8, 1], 1, 1, 'a', 'b')).model, config_of(),
+        (8, 8, 1), hparams)
+    assert_close(params, jax.device_get(begin.params))
+
+
+def test_several_labels_are_trained_on_with_mixup():
+    config = config_of(loss='sigmoid', augment=[['mixup', {}]])
+    key, _ = step.keys(state.hparams_of(config), jnp.int32(0))
+    shown = jax.device_get(step.augmented_batch(
+        config, CLASSES, key, batch_of(labels=SEVERAL), state.hparams_of(config)))
+    share = (shown['target'] - np.roll(SEVERAL, 1, 0))[(SEVERAL - np.roll(SEVERAL, 1, 0)) == 1]
+    np.testing.assert_allclose(
+        shown['target'], share[0] * SEVERAL + (1 - share[0]) * np.roll(SEVERAL, 1, 0), atol=1e-5)
+    loss, _ = after(config, batch_of(labels=SEVERAL), multi_label=True)
+    assert loss == pytest.approx(CLASSES * np.log(2), rel=0.6)
+    with pytest.raises(ConfigError, match='config.loss: softmax takes one label an image'):
+        after(config_of(), batch_of(labels=SEVERAL), multi_label=True)
+
+
+def test_class_weights_are_of_the_class():
+    weights = [0.0, 2.0, 1.0, 0.5, 1.0]
+    config = config_of(hparams={'class_weights': weights})
+    rows = [int(np.flatnonzero(LABELS == k)[0]) for k in (1, 3)]
+    scaled = [after(config, batch_of([row]))[0] / after(config_of(), batch_of([row]))[0]
+              for row in rows]
+    np.testing.assert_allclose(scaled, [2.0, 0.5], rtol=1e-4)
+    with pytest.raises(ConfigError, match='class_weights: takes a number for each of 5 classes'):
+        after(config_of(hparams={'class_weights': [1.0]}), batch_of())
+
+
+def test_is_hit():
+    logits = jnp.array([[0.0, 2.0, 1.0]] * 4)
+    targets = jnp.array([[0.0, 1, 1], [1, 0, 0], [0, 0, 0], [0.4, 0.6, 0]])
+    assert step.is_hit(logits, targets).tolist() == [1, 0, 0, 1]
+
+
+def test_three_views_shall_agree():
+    """AugMix's consistency: one view without it, two with draws of their own, the rest shared."""
+    ops = [['random_flip', {}], ['augmix', {'width': 1, 'depth': 1}]]
+    config = config_of(augment=ops, consistency='jsd', hparams={'label_smoothing': 0.1})
+    hparams = state.hparams_of(config)
+    key, _ = step.keys(hparams, jnp.int32(0))
+
+    def views_of(config):
+        shown = jax.jit(lambda batch: step.augmented_batch(
+            config, CLASSES, key, batch, hparams))(batch_of())
+        return np.moveaxis(jax.device_get(shown['image']), 1, 0)
+
+    views, flipped = views_of(config), views_of(config_of(augment=ops[:1]))
+    assert views.shape == (3, SIZE, 8, 8, 1) and flipped.shape == (1, SIZE, 8, 8, 1)
+    np.testing.assert_array_equal(views[0], flipped[0])
+    assert not np.array_equal(views[1], views[0]) and not np.array_equal(views[1], views[2])
+    loss, _ = after(config, batch_of())
+    alone, _ = after(config_of(augment=ops[:1]), batch_of())
+    assert loss < alone + 12 * np.log(3) and loss != alone
+    with pytest.raises(ConfigError, match='config.consistency: jsd takes the softmax loss and an'):
+        after(config_of(consistency='jsd'), batch_of())
