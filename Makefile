@@ -5,7 +5,7 @@ WORKDIR ?= runs/$(subst :,_,$(subst .py,,$(notdir $(CONFIG))))
 BIN := .venv/bin
 export TFDS_DATA_DIR ?= $(CURDIR)/data
 
-.PHONY: train test lint clean
+.PHONY: train test test-reference lint clean
 
 train: .venv/installed
 	@$(BIN)/python -m launch.train --config=$(CONFIG) --workdir=$(WORKDIR) $(FLAGS)
@@ -13,6 +13,11 @@ train: .venv/installed
 test: lint
 	@$(BIN)/python -m pytest $(PYTEST) || { code=$$?; \
 	  [ $$code -ne 5 ] || echo 'make test: no test was collected' >&2; exit $$code; }
+
+# Against the packages that define what ours must equal; they take minutes to install, so they have
+# an environment of their own, and imgjax is tested without them.
+test-reference: .venv-reference/installed
+	@.venv-reference/bin/python -m pytest tests/reference $(PYTEST)
 
 lint: .venv/installed-test
 	$(BIN)/ruff check --quiet .
@@ -27,5 +32,13 @@ lint: .venv/installed-test
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable .[test]
 	touch $@
 
+# torchvision asks for a torch with CUDA; its transforms do without.
+.venv-reference/installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv .venv-reference
+	.venv-reference/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
+	.venv-reference/bin/pip install --quiet --disable-pip-version-check --no-deps torchvision==0.28.0
+	.venv-reference/bin/pip install --quiet --disable-pip-version-check --editable .[test,reference]
+	touch $@
+
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv .venv-reference build *.egg-info

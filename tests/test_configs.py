@@ -22,11 +22,13 @@ RECIPES = {
     'digits:vit': ((8, 8, 1), 10, None),
     'cifar10_resnet20': ((32, 32, 3), 10, 269_722),
     'cifar10_resnet20:folder': ((32, 32, 3), 10, 269_722),
+    'folder': ((224, 224, 3), 10, 11_181_642),
+    'folder:small': ((32, 32, 3), 10, 269_722),
     'imagenet_resnet50': ((224, 224, 3), 1000, 25_557_032),
     'imagenet_vit_s16': ((224, 224, 3), 1000, None),
     'imagenet_vit_b16': ((224, 224, 3), 1000, None),
 }
-TINY = {'resnet50': 'test_resnet', 'vit_small_patch16_224': 'test_vit',
+TINY = {'resnet50': 'test_resnet', 'resnet18': 'test_resnet', 'vit_small_patch16_224': 'test_vit',
         'vit_base_patch16_224': 'test_vit'}
 
 
@@ -56,11 +58,12 @@ def test_recipe_says_what_it_is(recipe):
 @pytest.mark.parametrize('recipe', RECIPES)
 def test_recipe_is_counted_and_its_step_traces_at_full_size(recipe):
     shape, classes, parameters = RECIPES[recipe]
-    job = build.job(load(recipe), facts(shape, classes))
+    job = build.job(load(recipe) | {'steps': 1000, 'epochs': 0.0}, facts(shape, classes))
     found = state.parameter_count(job.target)
     assert parameters is None or found == parameters
     batch = {'image': jax.ShapeDtypeStruct((16, *shape), jnp.uint8),
-             'label': jax.ShapeDtypeStruct((16,), jnp.int32)}
+             'label': jax.ShapeDtypeStruct((16,), jnp.int32),
+             'weight': jax.ShapeDtypeStruct((16,), jnp.float32)}
     hparams = jax.eval_shape(lambda: state.hparams_of(job.config))
     after, metrics = jax.eval_shape(job.train_step, job.target, batch, hparams)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
@@ -68,11 +71,12 @@ def test_recipe_is_counted_and_its_step_traces_at_full_size(recipe):
     assert {'loss', 'accuracy', 'grad_norm', 'learning_rate'} <= set(metrics)
 
 
-@pytest.mark.parametrize('recipe', sorted(set(RECIPES) - {'cifar10_resnet20:folder'}))
+@pytest.mark.parametrize(
+    'recipe', sorted(set(RECIPES) - {'cifar10_resnet20:folder', 'folder:small'}))
 def test_recipe_steps_once(recipe):
     """With the family's tiny variant on small synthetic images, for ImageNet's."""
     shape, classes, _ = RECIPES[recipe]
-    config = load(recipe)
+    config = load(recipe) | {'steps': 1000, 'epochs': 0.0}
     if config['model']['name'] in TINY:
         config['model'] = {'name': TINY[config['model']['name']], 'dtype': 'bfloat16',
                            'options': config['model']['options']}
@@ -83,7 +87,8 @@ def test_recipe_steps_once(recipe):
         lambda hparams: state.init(job.model, job.config, shape, hparams))(hparams)
     rng = np.random.default_rng(0)
     batch = {'image': rng.integers(0, 255, (8, *shape), np.uint8),
-             'label': rng.integers(0, classes, 8).astype(np.int32)}
+             'label': rng.integers(0, classes, 8).astype(np.int32),
+             'weight': np.ones(8, np.float32)}
     after, metrics = jax.jit(job.train_step)(before, batch, hparams)
     assert int(after.step) == 1
     assert int(after.skipped) == 0

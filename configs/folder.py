@@ -1,0 +1,43 @@
+"""How well can my own images be told apart?
+
+Any folder of class folders, with or without splits, by its path alone: the classes, the image size
+and the split are found there (docs/data.md says how), and each is a field that can be set.
+
+    python -m launch.train --config=configs/folder.py --workdir=runs/mine --config.data.path=DIR
+    python -m launch.train --config=configs/folder.py:small --workdir=runs/mine \\
+        --config.data.path=DIR
+
+The first is a ResNet-18, for photographs on a GPU; the second ResNet-20 of the CIFAR paper, for
+small images, or to see within minutes on a CPU that a set can be learnt at all. Both from scratch.
+Hardware: any. Result: that of the second on CIFAR-10 is in README.md; of the first, untested.
+"""
+
+from configs import base
+
+
+def get_config(arg=''):
+    if arg not in ('', 'small'):
+        raise ValueError(f'folder takes no argument or small, got {arg!r}')
+    config = base.get_config()
+    config.name = 'folder'
+    config.model.update(name='resnet18', options=dict(stem='auto'))
+    config.update(
+        data=dict(
+            name='folder', eval_split='held_out',
+            train_crop='random_resized', crop_min_area=0.35, train_resize='linear',
+            mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
+        augment=(('random_flip', {}),),
+        batch_size=64,
+        eval_batch_size=64,
+        epochs=30.0,
+        log_every=20,
+        eval_every=200,
+        checkpoint=dict(every=200),
+        optimizer=dict(name='adamw'),
+        schedule=dict(name='cosine', warmup_steps=100),
+    )
+    config.hparams.update(learning_rate=1e-3, weight_decay=0.05, label_smoothing=0.1, clip_norm=1.0)
+    config.hparams.augment = dict(random_flip=0.5)
+    if arg == 'small':
+        config.model.update(name='resnet20_cifar', options=dict())
+    return config

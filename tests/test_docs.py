@@ -1,0 +1,52 @@
+"""The guides of docs/: their commands run as written, and what they link to is there."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = pathlib.Path(__file__).parent.parent
+PAGES = sorted((ROOT / 'docs').glob('*.md'))
+
+
+@pytest.fixture
+def images(tmp_path):
+    """A folder of two classes, of 8x8 photographs of nothing."""
+    rng = np.random.default_rng(0)
+    for name in ('cat', 'dog'):
+        (tmp_path / 'images' / name).mkdir(parents=True)
+        for i in range(80):
+            Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8)).save(
+                tmp_path / 'images' / name / f'{i}.jpg')
+    return tmp_path / 'images'
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.stem)
+def test_links_and_names(page):
+    text = page.read_text()
+    for link in re.findall(r'\]\(([^)#:]+)\)', text):
+        assert (page.parent / link).exists(), link
+    for name in re.findall(r'`((?:imgjax|configs|launch|tests|benchmarks|docs)/[\w/.]*)`', text):
+        assert (ROOT / name).exists(), name
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.stem)
+def test_commands_run_as_written(page, checkout, images):
+    """One shell for the page; a python block is a script of its own, run in its place."""
+    script = ['set -e']
+    for kind, text in re.findall(r'```(sh|python)\n(.*?)```', page.read_text(), re.DOTALL):
+        script.append(text if kind == 'sh' else f"python - <<'END'\n{text}END\n")
+    env = {k: v for k, v in os.environ.items() if k not in ('XLA_FLAGS', 'JAX_PLATFORMS')}
+    env |= {'DIR': str(images), 'PATH': f'{pathlib.Path(sys.executable).parent}:{env["PATH"]}'}
+    if not (checkout / '.venv').exists():  # an environment that `make` did not make
+        script = [part.replace('. .venv/bin/activate\n', '') for part in script]
+    done = subprocess.run(['bash', '-c', '\n'.join(script)], cwd=checkout, env=env, text=True,
+                          capture_output=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    if page.stem == 'data':
+        assert (checkout / 'preview.png').exists() and (checkout / 'runs/mine/report.html').exists()
