@@ -281,7 +281,8 @@ def reduce(example: dict, options: dict, shorter_side: int, quality: int) -> tup
 
     What is small enough keeps its bytes; an array becomes a PNG. Others are resized by Pillow
     (bicubic, antialiased) as they are stored and become JPEGs (4:2:0) that keep their EXIF
-    orientation; grayscale stays so.
+    orientation; grayscale stays so. A restart marker after every row of blocks lets a crop be
+    decoded without the rows above it.
 
     Args:
       example: {'image': file content or uint8 (H, W, C), 'name': str}.
@@ -312,7 +313,8 @@ def reduce(example: dict, options: dict, shorter_side: int, quality: int) -> tup
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     more = {'exif': exif} if orientation > 1 else {}
-    image.save(file, 'JPEG', quality=quality, subsampling='4:2:0', **more)
+    image.save(file, 'JPEG', quality=quality, subsampling='4:2:0', restart_marker_rows=1,
+               **more)
     return file.getvalue(), '.jpg'
 
 

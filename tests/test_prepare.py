@@ -20,6 +20,7 @@ from PIL import Image
 
 from configs import base
 from imgjax import data, prepare
+from imgjax.data import decode
 from imgjax.errors import ConfigError, DataError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -243,6 +244,7 @@ def test_reduced_images_are_small_jpegs():
     with Image.open(io.BytesIO(small)) as image:
         assert image.size == (200, 150) and image.layer[1][1:3] == (1, 1)
         assert image.layer[0][1:3] == (2, 2), 'chroma 4:2:0'
+    assert decode._jpeg_header(small).restart == 16, 'a crop is decoded without the rows above'
     assert reduced(np.asarray(picture), 150, 90) == (small, '.jpg')
     assert len(reduced(encoded(picture), 150, 50)[0]) < len(small)
     with pytest.raises(DataError, match='x: not a readable image'):

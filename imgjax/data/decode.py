@@ -3,13 +3,15 @@
 header -> limits -> box -> decoding of no more than the box needs -> resizing. A JPEG is decoded by
 libjpeg-turbo directly (nvImageCodec where it is installed, else simplejpeg), all else by Pillow,
 which also says what is wrong with an image that the faster ones refuse. They agree to the bit. Of
-damaged data, what libjpeg mends is accepted, as Pillow does; damage below a crop can go unseen.
+damaged data, what libjpeg mends is accepted, as Pillow does; damage below a crop can go unseen, and
+above it too where restart markers (launch.prepare writes them) allow to leave those rows out.
 """
 
 import importlib
 import importlib.util
 import io
 import os
+import re
 import struct
 import tempfile
 import threading
@@ -32,6 +34,7 @@ KINDS = ('empty', 'not an image', 'truncated', 'damaged', 'too many bytes', 'too
 MAX_ASPECT = 100
 # A progressive JPEG has about ten; a forged one decodes for an hour with a hundred thousand.
 MAX_SCANS = 200
+_RESTART, _END = re.compile(rb'\xff[\xd0-\xd7]'), b'\xff\xd9'
 _MAGIC = (b'\xff\xd8\xff', b'\x89PNG', b'RIFF', b'BM', b'GIF8', b'II*\0', b'MM\0*')
 # What compressed comments may unpack to, in all, before an image is refused; Pillow's is 64 MiB.
 PngImagePlugin.MAX_TEXT_MEMORY = 8 * 2**20
@@ -54,6 +57,8 @@ class _Jpeg(NamedTuple):
     height: int
     at: int  # where the frame header lies
     one_scan: bool  # rows follow each other, so that the last ones may be left undecoded
+    restart: int  # rows of pixels between two restart markers, 0 where they do not end with a row
+    data: int  # where the entropy-coded data begins
 
 
 class _Header(NamedTuple):
@@ -157,7 +162,7 @@ def _jpeg_header(encoded: bytes) -> _Jpeg | None:
     """
     if encoded[:2] != b'\xff\xd8':
         return None
-    at, frame = 2, None
+    at, frame, interval = 2, None, 0
     while at + 10 < len(encoded) and encoded[at] == 0xFF:
         marker = encoded[at + 1]
         if marker == 0xFF:  # a fill byte
@@ -170,14 +175,50 @@ def _jpeg_header(encoded: bytes) -> _Jpeg | None:
                 return None
             frame = (width, height, at)
             several = marker == 0xC2
+        elif marker == 0xDD and length == 4:
+            interval = encoded[at + 4] << 8 | encoded[at + 5]
         elif marker == 0xDA:  # start of the first scan
-            if not frame or encoded.rfind(b'\xff\xd9') < at:
+            if not frame or encoded.rfind(_END) < at:
                 return None
-            return _Jpeg(*frame, one_scan=not several and encoded[at + 4] == channels)
-        elif 0xC0 <= marker <= 0xDF and marker not in (0xC4, 0xDB, 0xDD) or length < 2:
+            one_scan = not several and encoded[at + 4] == channels
+            restart = _restart_rows(encoded, frame, channels, interval) if one_scan else 0
+            return _Jpeg(*frame, one_scan, restart, data=at + 2 + length)
+        elif 0xC0 <= marker <= 0xDF and marker not in (0xC4, 0xDB) or length < 2:
             return None  # arithmetic coding, lossless, or no header at all
         at += 2 + length
     return None
+
+
+def _restart_rows(encoded: bytes, frame, channels: int, interval: int) -> int:
+    """Returns the rows of pixels in a restart interval (in MCUs), 0 unless they are whole ones."""
+    width, _, at = frame
+    factors = encoded[at + 11:at + 11 + 3 * channels:3] if channels > 1 else b'\x11'
+    across = -(-width // (8 * max(1, *(f >> 4 for f in factors))))  # MCUs in a row
+    rows, rest = divmod(interval, across)
+    return 0 if rest else rows * 8 * max(f & 15 for f in factors)
+
+
+def _cut_rows(encoded: bytes, jpeg: _Jpeg, top: int, bottom: int) -> tuple[bytearray, int] | None:
+    """Returns (a JPEG of the rows from one at or above `top` to `bottom`, the rows cut off above).
+
+    Decoding can start at any restart marker (ITU-T T.81, E.2.4), and nothing between may look like
+    one. None where there is nothing to cut off, or not the markers that the header speaks of.
+    """
+    before = top // jpeg.restart if jpeg.restart else 0  # intervals to leave out
+    if not before:
+        return None
+    end = encoded.rfind(_END)
+    ends = [found.start() for found in _RESTART.finditer(encoded, jpeg.data, end)]
+    if len(ends) != (jpeg.height - 1) // jpeg.restart:
+        return None
+    ends.append(end)
+    last = (bottom - 1) // jpeg.restart
+    begin = ends[before - 1] + 2
+    cut = bytearray().join((encoded[:jpeg.data], encoded[begin:ends[last]], _END))
+    for number, at in enumerate(ends[before:last]):
+        cut[jpeg.data + at - begin + 1] = 0xD0 + number % 8
+    struct.pack_into('>H', cut, jpeg.at + 5, bottom - before * jpeg.restart)
+    return cut, before * jpeg.restart
 
 
 def _decode(example: dict, options: dict, header: _Header, box, *, shrink_to: int = 0,
@@ -212,16 +253,19 @@ def _decode_jpeg(encoded: bytes, jpeg: _Jpeg, box, shrink_to: int,
     while shrink < 8 and shrink_to and min(w, h) >= 2 * shrink * shrink_to:
         shrink *= 2
     # Of several scans the damaged ones are smoothed over, differently at the border of a region.
-    if shrink == 1 and jpeg.one_scan and not fast_dct and nvimgcodec is not None:
+    # Where rows can be cut off, simplejpeg is the faster one: nvImageCodec gains nothing from it.
+    if (shrink == 1 and jpeg.one_scan and not jpeg.restart and not fast_dct
+            and nvimgcodec is not None):
         return _decode_with_nvimgcodec(encoded, box)
-    rows = min(jpeg.height, top + h + 2)  # two more, as chroma is interpolated between rows
-    if jpeg.one_scan and rows < jpeg.height:
+    margin = 2 * shrink  # as chroma is interpolated between rows
+    rows, above = min(jpeg.height, top + h + margin) if jpeg.one_scan else jpeg.height, 0
+    if cut := _cut_rows(encoded, jpeg, max(0, top - margin), rows):
+        encoded, above = cut
+    elif rows < jpeg.height:
         # simplejpeg has no word for it, but decoding ends where the header says the image does.
         encoded = bytearray(encoded)
         struct.pack_into('>H', encoded, jpeg.at + 5, rows)
-    else:
-        rows = jpeg.height
-    image = np.empty((-(-rows // shrink), -(-jpeg.width // shrink), 3), np.uint8)
+    image = np.empty((-(-(rows - above) // shrink), -(-jpeg.width // shrink), 3), np.uint8)
     try:
         simplejpeg.decode_jpeg(encoded, fastdct=fast_dct, min_height=image.shape[0],
                                min_width=image.shape[1], buffer=image)
@@ -232,7 +276,8 @@ def _decode_jpeg(encoded: bytes, jpeg: _Jpeg, box, shrink_to: int,
             return None
     top, bottom, left, right = (
         round(edge / shrink) for edge in (top, top + h, left, left + w))
-    return image[top:bottom, left:right]
+    above //= shrink
+    return image[top - above:bottom - above, left:right]
 
 
 def _decode_with_nvimgcodec(encoded: bytes, box) -> np.ndarray | None:

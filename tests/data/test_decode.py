@@ -164,6 +164,40 @@ def test_boxes_are_cut_out_of_what_pillow_decodes(decoder):
             np.testing.assert_array_equal(part, expected[top:top + h, left:left + w])
 
 
+@pytest.mark.parametrize('subsampling, block', [(0, (8, 8)), (1, (16, 8)), (2, (16, 16)),
+                                                ('gray', (8, 8))])
+def test_rows_above_a_box_are_cut_off_where_restart_markers_allow(subsampling, block, decoder):
+    rng = np.random.default_rng(0)
+    more = {} if subsampling == 'gray' else {'subsampling': subsampling}
+    for size in ((131, 197), (33, 64), (160, 49)):
+        image = corrupt.picture(5).resize(size).convert('L' if subsampling == 'gray' else 'RGB')
+        across = -(-size[0] // block[0])
+        for rows in (1, 2):
+            content = encoded(image, 'JPEG', restart_marker_rows=rows, **more)
+            jpeg, expected = decode._jpeg_header(content), np.asarray(pillows(content))
+            assert jpeg.restart == rows * block[1]
+            for _ in range(25):
+                w, h = (int(rng.integers(1, side + 1)) for side in size)
+                left, top = int(rng.integers(size[0] - w + 1)), int(rng.integers(size[1] - h + 1))
+                part = decode._decode_jpeg(content, jpeg, (left, top, w, h), 0, False)
+                np.testing.assert_array_equal(part, expected[top:top + h, left:left + w])
+                for settings in ((8, False), (0, True)):  # shrunk, and TensorFlow's transform
+                    np.testing.assert_array_equal(*(
+                        decode._decode_jpeg(content, header, (left, top, w, h), *settings)
+                        for header in (jpeg, jpeg._replace(restart=0))))
+            bottom = min(size[1], 46)
+            cut, above = decode._cut_rows(content, jpeg, 41, bottom)
+            assert above == 41 // jpeg.restart * jpeg.restart and len(cut) < len(content)
+            first = content.index(b'\xff\xd0', jpeg.data)
+            without = content[:first] + content[first + 2:]
+            assert decode._cut_rows(without, jpeg, 41, bottom) is None
+        for blocks in (across - 1, across + 1, 2 * across + 1):
+            content = encoded(image, 'JPEG', restart_marker_blocks=blocks, **more)
+            jpeg = decode._jpeg_header(content)
+            assert not jpeg.restart and decode._cut_rows(content, jpeg, 41, size[1]) is None
+    assert decode._jpeg_header(encoded(image, 'JPEG')).restart == 0
+
+
 def test_threads_do_not_disturb_each_other(decoder):
     one_by_one = [pixels(c, 64, np.random.default_rng(i)) for i, c in enumerate(jpegs()[-40:])]
     with concurrent.futures.ThreadPoolExecutor(8) as threads:
