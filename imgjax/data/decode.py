@@ -1,10 +1,11 @@
 """Encoded bytes to uint8 pixels of one size, on the host.
 
 header -> limits -> box -> decoding of no more than the box needs -> resizing. A JPEG is decoded by
-libjpeg-turbo directly (nvImageCodec where it is installed, else simplejpeg), all else by Pillow,
-which also says what is wrong with an image that the faster ones refuse. They agree to the bit. Of
-damaged data, what libjpeg mends is accepted, as Pillow does; damage below a crop can go unseen, and
-above it too where restart markers (launch.prepare writes them) allow to leave those rows out.
+libjpeg-turbo directly (by nvImageCodec where it is installed, else by simplejpeg, and always by
+simplejpeg where restart markers spare the rows above a crop), all else by Pillow, which also says
+what is wrong with an image that the faster ones refuse. They agree to the bit. Of damaged data,
+what libjpeg mends is accepted, as Pillow does; damage that lies outside of what a crop needs can go
+unseen.
 """
 
 import importlib
