@@ -20,7 +20,7 @@ def get_config(arg=''):
         raise ValueError(f'folder takes no argument or small, got {arg!r}')
     config = base.get_config()
     config.name = 'folder'
-    config.model.update(name='resnet18', options=dict(stem='auto'))
+    config.model.name = 'resnet20_cifar' if arg else 'resnet18'
     config.update(
         data=dict(
             name='folder', eval_split='held_out',
@@ -38,6 +38,4 @@ def get_config(arg=''):
     )
     config.hparams.update(learning_rate=1e-3, weight_decay=0.05, label_smoothing=0.1, clip_norm=1.0)
     config.hparams.augment = dict(random_flip=0.5)
-    if arg == 'small':
-        config.model.update(name='resnet20_cifar', options=dict())
     return config

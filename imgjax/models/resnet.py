@@ -94,8 +94,7 @@ class Model(nn.Module):
       depths: blocks of every stage; each stage but the first halves the image.
       widths: channels of every stage, at least as many as stages; a bottleneck puts out four times.
       block: 'basic' or 'bottleneck'.
-      stem: 'imagenet' (7x7 of stride 2, then max pooling), 'cifar' (3x3, full resolution), or
-        'auto', which is 'cifar' for images of fewer than 96 rows.
+      stem: 'imagenet' (7x7 of stride 2, then max pooling) or 'cifar' (3x3, full resolution).
       shortcut: 'conv', a 1x1 projection where the shape changes (option B), or 'pad', strided
         subsampling with zeros for the new channels and no parameters (option A).
       norm: 'batch', 'group' (32 groups, or as many as fit the width), 'layer' or 'none'.
@@ -136,13 +135,11 @@ class Model(nn.Module):
             act=act,
             last_scale=layers.zeros if self.zero_init else layers.ones,
         )
-        found = {'auto': 'cifar' if image_NHWC.shape[1] < 96 else 'imagenet'}
-        stem = found.get(self.stem, self.stem)
-        kernel_size, strides = layers.pick('stem', stem, {'imagenet': (7, 2), 'cifar': (3, 1)})
+        kernel_size, strides = layers.pick('stem', self.stem, {'imagenet': (7, 2), 'cifar': (3, 1)})
 
         x_NHWC = conv(self.widths[0], kernel_size, strides, name='conv1')(image_NHWC)
         x_NHWC = act(norm(name='bn1')(x_NHWC))
-        if stem == 'imagenet':
+        if self.stem == 'imagenet':
             x_NHWC = nn.max_pool(x_NHWC, (3, 3), (2, 2), ((1, 1), (1, 1)))
         out = {'stem': x_NHWC}
         for i, depth in enumerate(self.depths, 1):
