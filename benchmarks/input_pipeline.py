@@ -23,8 +23,8 @@ import numpy as np
 from absl import app, flags
 
 from configs import base
-from imgjax import data, prepare
-from imgjax.data import decode, pipeline
+from imgjax import data, small_copy
+from imgjax.data import decode, jpeg, pipeline
 
 ROOT = pathlib.Path(__file__).parents[1]
 _IMAGES = flags.DEFINE_string(
@@ -39,7 +39,7 @@ SIZE, BATCH = 224, 128
 RESIZES = ('linear', 'bilinear', 'bicubic')
 OPTIONS = base.get_config().to_dict()['data'] | dict(
     image_size=SIZE, channels=3, train_crop='random_resized')
-DECODERS = {'simplejpeg': None, 'nvimgcodec': decode.nvimgcodec}
+DECODERS = {'simplejpeg': None, 'nvimgcodec': jpeg.nvimgcodec}
 
 
 def read_images() -> list[bytes]:
@@ -94,7 +94,7 @@ class Ours:
 
     def measure(self) -> tuple[float, float]:
         """Returns images per second of CPU time, and of wall time."""
-        decode.nvimgcodec = DECODERS[self._decoder]
+        jpeg.nvimgcodec = DECODERS[self._decoder]
         stream = self._make(*self._arguments)
         for _ in range(4 if self._make is ours_in_a_run else 1):  # what is loaded ahead
             next(stream)
@@ -162,7 +162,8 @@ def loaders(images: list[bytes], small: list[bytes], folders: tuple) -> tuple[di
 
 def main(_) -> None:
     images = read_images()
-    small = [prepare.reduce({'image': image, 'name': ''}, OPTIONS, 320, 90)[0] for image in images]
+    small = [small_copy.reduce({'image': image, 'name': ''}, OPTIONS, 320, 90)[0]
+             for image in images]
     with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
         folders = (write_folder(images, first), write_folder(small, second))
         found, left_out = loaders(images, small, folders)

@@ -14,8 +14,8 @@ import numpy as np
 
 from imgjax.errors import ConfigError, nearest
 
-_NOT_SOURCES = ('crop', 'decode', 'faults', 'labels', 'pipeline', 'records', 'sampler', 'splits',
-                'tfds')
+_NOT_SOURCES = ('crop', 'decode', 'faults', 'jpeg', 'labels', 'pipeline', 'records', 'sampler',
+                'splits', 'tfds')
 
 
 class Source(NamedTuple):

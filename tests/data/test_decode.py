@@ -17,7 +17,7 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from imgjax.data import crop, decode
+from imgjax.data import crop, decode, jpeg
 from tests import real
 from tests.data import corrupt
 from tests.data.corrupt import chunk, encoded
@@ -29,14 +29,14 @@ OPTIONS = dict(image_size=224, channels=3, eval_crop_fraction=0.875, crop_min_ar
 AS_IS = OPTIONS | {'image_size': 0}
 RAW = np.random.default_rng(0).integers(0, 255, (20, 30, 4), np.uint8)
 RGB = Image.fromarray(RAW[..., :3])
-NVIMGCODEC = decode.nvimgcodec
+NVIMGCODEC = jpeg.nvimgcodec
 
 
 @pytest.fixture(params=['simplejpeg', 'nvimgcodec'])
 def decoder(request, monkeypatch):
     if request.param == 'nvimgcodec' and NVIMGCODEC is None:
         pytest.skip('nvidia-nvimgcodec-cu12 is not installed')
-    monkeypatch.setattr(decode, 'nvimgcodec', NVIMGCODEC if request.param == 'nvimgcodec' else None)
+    monkeypatch.setattr(jpeg, 'nvimgcodec', NVIMGCODEC if request.param == 'nvimgcodec' else None)
 
 
 def pixels(image, size, rng=None, **options):
@@ -155,47 +155,54 @@ def test_boxes_are_cut_out_of_what_pillow_decodes(decoder):
     for content in jpegs():
         expected = np.asarray(pillows(content))
         height, width = expected.shape[:2]
-        jpeg = decode._jpeg_header(content)
-        assert (jpeg.width, jpeg.height) == (width, height)
+        frame = jpeg.read_frame(content)
+        assert (frame.width, frame.height) == (width, height)
         for full in (True, False):
             w, h = (width, height) if full else map(int, rng.integers(1, (width + 1, height + 1)))
             left, top = map(int, rng.integers(0, (width - w + 1, height - h + 1)))
-            part = decode._decode_jpeg(content, jpeg, (left, top, w, h), 0, False)
+            part = jpeg.decode(content, frame, (left, top, w, h))
             np.testing.assert_array_equal(part, expected[top:top + h, left:left + w])
 
 
 @pytest.mark.parametrize('subsampling, block', [(0, (8, 8)), (1, (16, 8)), (2, (16, 16)),
                                                 ('gray', (8, 8))])
-def test_rows_above_a_box_are_cut_off_where_restart_markers_allow(subsampling, block, decoder):
+def test_what_surrounds_a_box_is_cut_off_where_restart_markers_allow(subsampling, block, decoder):
     rng = np.random.default_rng(0)
     more = {} if subsampling == 'gray' else {'subsampling': subsampling}
     for size in ((131, 197), (33, 64), (160, 49)):
         image = corrupt.picture(5).resize(size).convert('L' if subsampling == 'gray' else 'RGB')
         across = -(-size[0] // block[0])
-        for rows in (1, 2):
-            content = encoded(image, 'JPEG', restart_marker_rows=rows, **more)
-            jpeg, expected = decode._jpeg_header(content), np.asarray(pillows(content))
-            assert jpeg.restart == rows * block[1]
+        parts = [n for n in range(1, across + 1) if not across % n]
+        for blocks in (*parts, 2 * across):
+            content = encoded(image, 'JPEG', restart_marker_blocks=blocks, **more)
+            frame, expected = jpeg.read_frame(content), np.asarray(pillows(content))
+            assert frame.tile == (min(blocks, across) * block[0],
+                                  max(1, blocks // across) * block[1])
             for _ in range(25):
                 w, h = (int(rng.integers(1, side + 1)) for side in size)
                 left, top = int(rng.integers(size[0] - w + 1)), int(rng.integers(size[1] - h + 1))
-                part = decode._decode_jpeg(content, jpeg, (left, top, w, h), 0, False)
+                part = jpeg.decode(content, frame, (left, top, w, h))
                 np.testing.assert_array_equal(part, expected[top:top + h, left:left + w])
                 for settings in ((8, False), (0, True)):  # shrunk, and TensorFlow's transform
                     np.testing.assert_array_equal(*(
-                        decode._decode_jpeg(content, header, (left, top, w, h), *settings)
-                        for header in (jpeg, jpeg._replace(restart=0))))
-            bottom = min(size[1], 46)
-            cut, above = decode._cut_rows(content, jpeg, 41, bottom)
-            assert above == 41 // jpeg.restart * jpeg.restart and len(cut) < len(content)
-            first = content.index(b'\xff\xd0', jpeg.data)
+                        jpeg.decode(content, header, (left, top, w, h), *settings)
+                        for header in (frame, frame._replace(tile=(0, 0)))))
+            box = (size[0] - 5, 41, size[0] - 3, 46)
+            cut, found = jpeg._cut(content, frame, box)
+            tile_w, tile_h = frame.tile
+            left = (size[0] - 5) // tile_w * tile_w
+            right = min(size[0], -(-(size[0] - 3) // tile_w) * tile_w)
+            assert found == (left, 41 // tile_h * tile_h, right - left, 46 - found[1])
+            assert len(cut) < len(content)
+            first = content.index(b'\xff\xd0', frame.data)
             without = content[:first] + content[first + 2:]
-            assert decode._cut_rows(without, jpeg, 41, bottom) is None
-        for blocks in (across - 1, across + 1, 2 * across + 1):
+            assert jpeg._cut(without, frame, box) is None
+            assert jpeg._cut(content, frame, (0, 0, *size)) is None, 'nothing to cut off'
+        for blocks in {across - 1, across + 1, 2 * across + 1} - {1}:
             content = encoded(image, 'JPEG', restart_marker_blocks=blocks, **more)
-            jpeg = decode._jpeg_header(content)
-            assert not jpeg.restart and decode._cut_rows(content, jpeg, 41, size[1]) is None
-    assert decode._jpeg_header(encoded(image, 'JPEG')).restart == 0
+            frame = jpeg.read_frame(content)
+            assert frame.tile == (0, 0) and jpeg._cut(content, frame, box) is None
+    assert jpeg.read_frame(encoded(image, 'JPEG')).tile == (0, 0)
 
 
 def test_threads_do_not_disturb_each_other(decoder):
@@ -236,8 +243,8 @@ def test_linear_takes_the_four_nearest_and_halves_large_jpegs(decoder):
     found = pixels(content, 64, np.random.default_rng(5), train_resize='linear')
     smooth = pixels(content, 64, np.random.default_rng(5), train_resize='bilinear')
     assert np.abs(found.astype(int) - smooth).mean() < 3  # half a pixel apart at most
-    box, header = (8, 16, 600, 520), decode._jpeg_header(content)
-    shrunk = decode._decode_jpeg(content, header, box, 64, False)
+    box, header = (8, 16, 600, 520), jpeg.read_frame(content)
+    shrunk = jpeg.decode(content, header, box, 64, False)
     assert shrunk.shape == (65, 75, 3)
 
 
@@ -245,7 +252,7 @@ def test_linear_takes_the_four_nearest_and_halves_large_jpegs(decoder):
 @pytest.mark.parametrize('method', ['bicubic', 'bilinear'])
 @pytest.mark.parametrize('mode', ['RGB', 'L'])
 def test_evaluation_is_timms(size, fraction, method, mode, monkeypatch):
-    monkeypatch.setattr(decode, 'nvimgcodec', NVIMGCODEC)
+    monkeypatch.setattr(jpeg, 'nvimgcodec', NVIMGCODEC)
     every = 1 if method == 'bicubic' else 5
     for content in (real.jpegs() or jpegs())[::every]:
         found = pixels(content, size, eval_crop_fraction=fraction, eval_resize=method,
@@ -435,7 +442,7 @@ def test_damaged_files_are_judged_alike_by_both_decoders(monkeypatch):
         for index in range(12):
             content, both = corrupt.make(kind, index), []
             for module in (NVIMGCODEC, None):
-                monkeypatch.setattr(decode, 'nvimgcodec', module)
+                monkeypatch.setattr(jpeg, 'nvimgcodec', module)
                 both.append([outcome(content, None), outcome(content, np.random.default_rng(1))])
             for a, b in zip(*both, strict=True):
                 np.testing.assert_array_equal(a, b, err_msg=f'{kind} {index}')
