@@ -30,18 +30,22 @@ def data_dir(tmp_path_factory):
 
 
 @pytest.fixture(scope='session')
-def launch(tmp_path_factory, data_dir):
-    """Returns launch(module, *flags, devices=1) -> Popen of `python -m launch.<module>`.
+def compiled(tmp_path_factory):
+    """The environment by which processes share what XLA compiles, which would dominate."""
+    place = tmp_path_factory.getbasetemp()
+    if 'PYTEST_XDIST_WORKER' in os.environ:  # the folder of all of pytest's processes
+        place = place.parent
+    return dict(JAX_COMPILATION_CACHE_DIR=str(place / 'xla'),
+                JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS='0',
+                JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES='-1')
 
-    The processes share a compilation cache, as XLA's compiles would dominate.
-    """
-    cache = str(tmp_path_factory.mktemp('xla'))
 
+@pytest.fixture(scope='session')
+def launch(compiled, data_dir):
+    """Returns launch(module, *flags, devices=1) -> Popen of `python -m launch.<module>`."""
     def start(module: str, *flags: str, devices: int = 1) -> subprocess.Popen:
         env = dict(
-            os.environ, TFDS_DATA_DIR=data_dir, JAX_COMPILATION_CACHE_DIR=cache,
-            JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS='0',
-            JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES='-1', JAX_NUMPY_RANK_PROMOTION='raise',
+            os.environ, TFDS_DATA_DIR=data_dir, **compiled, JAX_NUMPY_RANK_PROMOTION='raise',
             JAX_NUMPY_DTYPE_PROMOTION='strict',
             XLA_FLAGS=f'--xla_force_host_platform_device_count={devices}')
         return subprocess.Popen(

@@ -36,13 +36,14 @@ def test_links_and_names(page):
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.stem)
-def test_commands_run_as_written(page, checkout, images):
+def test_commands_run_as_written(page, checkout, images, compiled):
     """One shell for the page; a python block is a script of its own, run in its place."""
     script = ['set -e']
     for kind, text in re.findall(r'```(sh|python)\n(.*?)```', page.read_text(), re.DOTALL):
         script.append(text if kind == 'sh' else f"python - <<'END'\n{text}END\n")
     env = {k: v for k, v in os.environ.items() if k not in ('XLA_FLAGS', 'JAX_PLATFORMS')}
-    env |= {'DIR': str(images), 'PATH': f'{pathlib.Path(sys.executable).parent}:{env["PATH"]}'}
+    path = f'{pathlib.Path(sys.executable).parent}:{env["PATH"]}'
+    env |= compiled | {'DIR': str(images), 'PATH': path}
     if not (checkout / '.venv').exists():  # an environment that `make` did not make
         script = [part.replace('. .venv/bin/activate\n', '') for part in script]
     done = subprocess.run(['bash', '-c', '\n'.join(script)], cwd=checkout, env=env, text=True,

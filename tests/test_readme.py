@@ -23,10 +23,10 @@ def test_readme_is_short_and_names_what_is_there():
     assert [kind for kind, _ in BLOCKS][:1] == ['sh'] and 'make train' in BLOCKS[0][1]
 
 
-def test_commands_run_as_written(checkout):
+def test_commands_run_as_written(checkout, compiled):
     """One shell a block, in order; `make test` is what runs this, and benchmarks take hours."""
     env = {k: v for k, v in os.environ.items()
-           if k not in ('XLA_FLAGS', 'TFDS_DATA_DIR', 'JAX_PLATFORMS')}
+           if k not in ('XLA_FLAGS', 'TFDS_DATA_DIR', 'JAX_PLATFORMS')} | compiled
     for kind, text in BLOCKS:
         if kind == 'python':
             text = f"python - <<'END'\n{text}END\n"
