@@ -5,7 +5,7 @@ WORKDIR ?= runs/$(subst :,_,$(subst .py,,$(notdir $(CONFIG))))
 BIN := .venv/bin
 export TFDS_DATA_DIR ?= $(CURDIR)/data
 
-.PHONY: train test test-reference lint clean
+.PHONY: train test test-zoo test-reference lint clean
 
 train: .venv/installed
 	@$(BIN)/python -m launch.train --config=$(CONFIG) --workdir=$(WORKDIR) $(FLAGS)
@@ -14,10 +14,14 @@ test: lint
 	@$(BIN)/python -m pytest $(PYTEST) || { code=$$?; \
 	  [ $$code -ne 5 ] || echo 'make test: no test was collected' >&2; exit $$code; }
 
+# Every family of models through every check: as long as all else together.
+test-zoo: .venv/installed-test
+	@$(BIN)/python -m pytest --dist loadgroup tests/zoo $(PYTEST)
+
 # Against the packages that define what ours must equal; they take minutes to install, so they have
 # an environment of their own, and imgjax is tested without them.
 test-reference: .venv-reference/installed
-	@.venv-reference/bin/python -m pytest tests/reference $(PYTEST)
+	@.venv-reference/bin/python -m pytest --dist worksteal tests/reference $(PYTEST)
 
 lint: .venv/installed-test
 	$(BIN)/ruff check --quiet .
@@ -32,12 +36,14 @@ lint: .venv/installed-test
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable .[test]
 	touch $@
 
-# torchvision asks for a torch with CUDA; its transforms do without.
+# torchvision asks for a torch with CUDA, its models and transforms do without; jax2onnx for an older
+# Orbax, which exporting does without.
 .venv-reference/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv .venv-reference
 	.venv-reference/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
 	.venv-reference/bin/pip install --quiet --disable-pip-version-check --no-deps torchvision==0.28.0
 	.venv-reference/bin/pip install --quiet --disable-pip-version-check --editable .[test,reference]
+	.venv-reference/bin/pip install --quiet --disable-pip-version-check --no-deps 'jax2onnx>=0.17,<0.18'
 	touch $@
 
 clean:

@@ -19,7 +19,7 @@ log = logging.getLogger('imgjax')
 PREDICT_BATCH = 64
 
 
-def _open(workdir: str) -> build.Job:
+def open_run(workdir: str) -> build.Job:
     """Builds a run from its directory alone, on the devices that are here."""
     config = config_lib.read(workdir) if os.path.isdir(workdir) else None
     if config is None:
@@ -29,7 +29,7 @@ def _open(workdir: str) -> build.Job:
     return build.job(config, build.read_facts(workdir))
 
 
-def _restore(job: build.Job, workdir: str, at: int | None):
+def restore(job: build.Job, workdir: str, at: int | None):
     """Returns (state, meta) of one step, or of the newest that verifies."""
     if at is not None:
         return checkpoint.restore(workdir, at, job.target, config_lib.digest(job.config))
@@ -50,7 +50,7 @@ def evaluate_split(workdir: str, at: int | None = None, split: str | None = None
 
     Returns split, accuracy, loss, step, examples, workdir, state_digest and top5_accuracy.
     """
-    job = _open(workdir)
+    job = open_run(workdir)
     options = job.config['data']
     split = split or options['eval_split']
     source = data.open_split(split, options)
@@ -58,7 +58,7 @@ def evaluate_split(workdir: str, at: int | None = None, split: str | None = None
         raise ConfigError(
             f'{workdir}: its model has {len(job.facts.class_names)} classes, the dataset has '
             f'{len(source.class_names)}; use the dataset it was trained on')
-    state, meta = _restore(job, workdir, at)
+    state, meta = restore(job, workdir, at)
     batch_size = evaluate.global_batch_size(job.config['eval_batch_size'], job.mesh)
     batches = pipeline.eval_batches(source, options, job.facts.image_shape[0],
                                     batch_size=batch_size)
@@ -77,7 +77,7 @@ def inspect_run(workdir: str) -> dict:
     Returns the newest sound step and its state_digest, all steps with `verified`, the parameter
     count and the config hash.
     """
-    job = _open(workdir)
+    job = open_run(workdir)
     config_hash = config_lib.digest(job.config)
     found = []
     for at in checkpoint.steps(workdir):
@@ -116,8 +116,8 @@ def predict_images(workdir: str, images: str, top_k: int, output: str,
     if not os.path.isdir(os.path.dirname(os.path.abspath(output))):
         raise ConfigError(f'--output={output}: no such folder')
     paths = _list_images(images)
-    job = _open(workdir)
-    state, meta = _restore(job, workdir, at)
+    job = open_run(workdir)
+    state, meta = restore(job, workdir, at)
     classify = _classifier(job, state, min(top_k, len(job.facts.class_names)))
     rows = []
     with metrics.progress(len(paths), 0, 'image') as bar:

@@ -7,7 +7,7 @@ def get_config(arg=''):
     config = base.get_config(arg)
     config.update(
         data=dict(name='digits', channels=1, mean=(0.3,), std=(0.37,)),
-        model=dict(name='test_cnn', options=dict(norm='batch', dropout=0.1)),
+        model=dict(name='tiny_cnn', options=dict(norm='batch', dropout=0.1)),
         augment=(('shift_rotate', {}), ('mixup', {})),
         ema=True, batch_size=32, accumulation_steps=2, steps=1600, log_every=20, eval_every=400,
         checkpoint=dict(every=40))

@@ -30,7 +30,7 @@ def folder(tmp_path):
 
 def config_of(folder, **changes) -> dict:
     config = base.get_config()
-    config.update(model=dict(name='test_mlp'), batch_size=16, steps=4, log_every=2)
+    config.update(model=dict(name='tiny_mlp'), batch_size=16, steps=4, log_every=2)
     plain = config.to_dict()
     plain['data'] |= {'name': 'folder', 'path': str(folder)} | changes.pop('data', {})
     plain['checkpoint']['every'] = 2
@@ -45,9 +45,9 @@ def test_a_folder_trains(folder, tmp_path):
 @pytest.mark.parametrize('changes, words', [
     ({'model': {'name': 'rasnet50', 'dtype': 'float32', 'options': {}}},
      "config.model: unknown model 'rasnet50'; did you mean 'resnet50'?"),
-    ({'model': {'name': 'test_mlp', 'dtype': 'float32', 'options': {'depht': 1}}},
+    ({'model': {'name': 'tiny_mlp', 'dtype': 'float32', 'options': {'depht': 1}}},
      "config.model: unknown option of model family 'mlp' 'depht'"),
-    ({'model': {'name': 'test_mlp', 'dtype': 'float32', 'options': {'act': 'rellu'}}},
+    ({'model': {'name': 'tiny_mlp', 'dtype': 'float32', 'options': {'act': 'rellu'}}},
      "unknown act 'rellu'; did you mean 'relu'?"),
     ({'loss': 'sofmax'}, "config.loss: takes one of .* got 'sofmax'; did you mean 'softmax'?"),
     ({'augment': [['mixap', {}]], 'hparams': base.get_config().hparams.to_dict()

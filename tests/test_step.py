@@ -19,7 +19,7 @@ SEVERAL = (rng.random((SIZE, CLASSES)) < 0.4).astype(np.float32)
 
 def config_of(**changes) -> dict:
     config = base.get_config()
-    config.update(model=dict(name='test_mlp'), batch_size=SIZE, steps=10,
+    config.update(model=dict(name='tiny_mlp'), batch_size=SIZE, steps=10,
                   data=dict(channels=1, mean=(0.5,), std=(0.5,)), optimizer=dict(name='sgd'))
     config.hparams.augment = dict(mixup=0.4, random_flip=0.5, augmix=3.0)
     plain = config.to_dict()

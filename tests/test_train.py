@@ -18,7 +18,7 @@ from imgjax.errors import ConfigError, DivergedError
 def config_of(family='mlp', **changes) -> dict:
     config = digits.get_config(family)
     config.model.options = {'mlp': {}, 'cnn': dict(norm='batch')}[family]
-    config.model.name = f'test_{family}'
+    config.model.name = f'tiny_{family}'
     config.update(steps=50, log_every=1, eval_every=0, batch_size=32, checkpoint=dict(every=0))
     config.unlock()
     config.update(changes)

@@ -21,19 +21,31 @@ from flax import linen as nn
 
 from imgjax.errors import nearest, unknown
 
+# What families are made of.
+_PARTS = ('attention', 'coat', 'convolve', 'layers', 'mbconv', 'pooling', 'windows')
+
 
 def families() -> list[str]:
     """The names of the model families, sorted; imports none of them."""
     return sorted(
         module.name
         for module in pkgutil.iter_modules(__path__)
-        if module.name != 'layers' and re.fullmatch('[a-z0-9_]+', module.name)
+        if module.name not in _PARTS and re.fullmatch('[a-z0-9_]+', module.name)
     )
 
 
 def variants() -> dict[str, str]:
     """Every variant's name -> the family it belongs to; imports every family."""
     return {name: family for family in families() for name in _family(family).VARIANTS}
+
+
+def options(name: str) -> list[str]:
+    """The options that ``create`` takes for that variant or family, sorted."""
+    return _options(_family(variants().get(name, name)))
+
+
+def _options(module) -> list[str]:
+    return sorted(set(module.Model.__dataclass_fields__) - {'num_classes', 'name', 'parent'})
 
 
 def create(name: str, num_classes: int, **options) -> nn.Module:
@@ -56,7 +68,7 @@ def create(name: str, num_classes: int, **options) -> nn.Module:
             f'unknown model {name!r}{nearest(name, [*known, *families()])} '
             f'families: {", ".join(families())}')
     module = _family(family)
-    valid = sorted(set(module.Model.__dataclass_fields__) - {'num_classes', 'name', 'parent'})
+    valid = _options(module)
     for option in options:
         if option not in valid:
             raise ValueError(unknown(f'option of model family {family!r}', option, valid))

@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgjax.models import layers
+from imgjax.models import convolve, layers
 
 VARIANTS = {
     'cnn': {},
@@ -22,7 +22,7 @@ VARIANTS = {
         'pool': 'avg',
         'act': 'tanh',
     },
-    'test_cnn': {'widths': (4, 8), 'hidden': (16, 12)},
+    'tiny_cnn': {'widths': (4, 8), 'hidden': (16, 12)},
 }
 
 
@@ -74,7 +74,7 @@ class Model(nn.Module):
         act = layers.activation(self.act)
         padding = layers.pick('padding', self.padding, {'same': 'SAME', 'valid': 'VALID'})
         conv = partial(
-            layers.Conv,
+            convolve.Conv,
             kernel_size=self.kernel_size,
             padding=padding,
             dtype=dtype,

@@ -59,72 +59,50 @@ def compute_dtype(dtype: Any) -> jnp.dtype:
     return pick('dtype', dtype if isinstance(dtype, str) else jnp.dtype(dtype).name, allowed)
 
 
-class Conv(nn.Module):
-    """2-D convolution, x_NHWC -> y_NHWF, with the parameters of ``nn.Conv``: kernel HWIO, bias.
-
-    Attributes:
-      features: F, the output channels.
-      kernel_size: side of the square window.
-      strides: step along both sides.
-      padding: zeros on every side; None for ``kernel_size // 2`` (torch's usual symmetrical
-        padding, which differs from 'SAME' at strides above 1), or 'SAME' or 'VALID'.
-      groups: feature groups.
-      dilation: of the window; the default padding grows with it.
-    """
-
-    features: int
-    kernel_size: int = 3
-    strides: int = 1
-    padding: int | str | None = None
-    groups: int = 1
-    dilation: int = 1
-    use_bias: bool = False
-    dtype: Any = jnp.float32
-    kernel_init: Any = kaiming_fan_out
-    bias_init: Any = zeros
-
-    @nn.compact
-    def __call__(self, x_NHWC):
-        k, s = self.kernel_size, self.strides
-        kernel = self.param(
-            'kernel',
-            self.kernel_init,
-            (k, k, x_NHWC.shape[-1] // self.groups, self.features),
-            jnp.float32,
-        )
-        kernel = kernel.astype(self.dtype)
-        x_NHWC = x_NHWC.astype(self.dtype)
-        padding = k // 2 * self.dilation if self.padding is None else self.padding
-        if k == 1 and self.groups == 1 and padding in (0, 'SAME', 'VALID'):
-            # XLA's CPU convolution is 2 to 4 times slower than the dot it amounts to here.
-            y_NHWF = lax.dot_general(x_NHWC[:, ::s, ::s, :], kernel[0, 0], (((3,), (0,)), ((), ())))
-        else:
-            y_NHWF = lax.conv_general_dilated(
-                x_NHWC,
-                kernel,
-                (s, s),
-                padding if isinstance(padding, str) else [(padding,) * 2] * 2,
-                rhs_dilation=(self.dilation,) * 2,
-                feature_group_count=self.groups,
-                dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-            )
-        if self.use_bias:
-            bias = self.param('bias', self.bias_init, (self.features,), jnp.float32)
-            y_NHWF += bias.astype(self.dtype).reshape(1, 1, 1, -1)
-        return y_NHWF
-
-
-# flax's norms mix float32 statistics with a bfloat16 input, which strict promotion refuses, so they
-# run in float32 and the cast comes last; XLA fuses both casts.
-
-
-def batch_norm(*, train: bool, dtype: Any, **options):
+class BatchNorm(nn.Module):
     """Batch norm (Ioffe and Szegedy 2015, arXiv:1502.03167) over all but the last axis of x.
 
-    The running variance is that of the batch as it is, where torch's is scaled by n / (n - 1).
+    In training x is normalised with the batch's own variance, while the running one takes the
+    unbiased estimate, as torch and fused TensorFlow do. Statistics are float32.
+
+    Attributes:
+      momentum: share of the old statistics that a step keeps (torch's is 1 less this).
     """
-    options = {'momentum': 0.9, 'epsilon': 1e-5, 'use_running_average': not train, **options}
-    return lambda x: nn.BatchNorm(**options)(x.astype(jnp.float32)).astype(dtype)
+
+    train: bool
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    scale_init: Any = ones
+    bias_init: Any = zeros
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        C = x.shape[-1]
+        scale_C = self.param('scale', self.scale_init, (C,), jnp.float32)
+        bias_C = self.param('bias', self.bias_init, (C,), jnp.float32)
+        running_mean = self.variable('batch_stats', 'mean', jnp.zeros, (C,), jnp.float32)
+        running_var = self.variable('batch_stats', 'var', jnp.ones, (C,), jnp.float32)
+        mean_C, var_C = running_mean.value, running_var.value
+        x = x.astype(jnp.float32)
+        if self.train:
+            axes = tuple(range(x.ndim - 1))
+            mean_C = jnp.mean(x, axes)
+            var_C = jnp.maximum(0.0, jnp.mean(jnp.square(x), axes) - jnp.square(mean_C))
+            if not self.is_initializing():
+                count = x.size // C
+                old, new = self.momentum, 1.0 - self.momentum
+                running_mean.value = old * running_mean.value + new * mean_C
+                running_var.value = (
+                    old * running_var.value + new * count / max(1, count - 1) * var_C)
+        every = (1,) * (x.ndim - 1) + (C,)
+        factor_C = lax.rsqrt(var_C + self.epsilon) * scale_C
+        y = (x - mean_C.reshape(every)) * factor_C.reshape(every) + bias_C.reshape(every)
+        return y.astype(self.dtype)
+
+
+# flax's norms mix float32 statistics with a bfloat16 input, which strict promotion refuses, so
+# these run in float32 and the cast comes last; XLA fuses both casts.
 
 
 def group_norm(*, dtype: Any, **options):
@@ -149,7 +127,7 @@ def norm(name: str, *, train: bool, dtype: Any):
     It is called as ``norm(name='bn1', scale_init=...)(x)``. ValueError if unknown.
     """
     makers = {
-        'batch': functools.partial(batch_norm, train=train, dtype=dtype),
+        'batch': functools.partial(BatchNorm, train=train, dtype=dtype),
         'group': functools.partial(group_norm, dtype=dtype),
         'layer': functools.partial(layer_norm, dtype=dtype),
         'none': lambda **_: lambda x: x,
@@ -176,13 +154,67 @@ class DropPath(nn.Module):
         return x * jnp.where(mask, 1.0 / keep, 0.0).astype(x.dtype)
 
 
-def head(x_NF, num_classes: int, kernel_init=small_normal):
-    """Float32 logits_NK by a dense layer ``head`` of the calling module; x_NF if no classes.
+class Mlp(nn.Module):
+    """Two dense layers over the last axis of x, dropout after both.
+
+    Attributes:
+      hidden: width between them.
+      drop: constructor of the dropout, or None.
+    """
+
+    hidden: int
+    act: Any
+    drop: Any = None
+    dtype: Any = jnp.float32
+    kernel_init: Any = nn.initializers.xavier_uniform()
+    bias_init: Any = zeros
+
+    @nn.compact
+    def __call__(self, x):
+        drop = self.drop or (lambda: lambda x: x)
+        dense = functools.partial(
+            nn.Dense, dtype=self.dtype, kernel_init=self.kernel_init, bias_init=self.bias_init)
+        y = drop()(self.act(dense(self.hidden, name='fc1')(x)))
+        return drop()(dense(x.shape[-1], name='fc2')(y))
+
+
+class LayerScale(nn.Module):
+    """x times a learned factor ``gamma`` a channel (Touvron et al. 2021, arXiv:2103.17239)."""
+
+    start: float
+
+    @nn.compact
+    def __call__(self, x):
+        init = nn.initializers.constant(self.start)
+        gamma_C = self.param('gamma', init, (x.shape[-1],), jnp.float32)
+        return x * gamma_C.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+def layer_scale(start: float | None):
+    """The constructor of ``LayerScale``, called as ``scale(name='ls1')(x)``; None: no factor."""
+    if start is None:
+        return lambda name: lambda x: x
+    return functools.partial(LayerScale, start)
+
+
+def scaled(module: nn.Module, x, name: str, start: float | None):
+    """x times that parameter of the module, a factor a channel; x as it is where start is None.
+
+    For families whose factors are no modules of their own, unlike ``LayerScale``.
+    """
+    if start is None:
+        return x
+    factor_C = module.param(name, nn.initializers.constant(start), (x.shape[-1],), jnp.float32)
+    return x * factor_C.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+def head(x_NF, num_classes: int, kernel_init=small_normal, name: str = 'head'):
+    """Float32 logits_NK by a dense layer of the calling module; x_NF if no classes.
 
     The layer is computed in float32 whatever the model's dtype: bfloat16 logits have three digits,
     too few for calibration and for confidences near 1.
     """
     x_NF = x_NF.astype(jnp.float32)
     return (
-        nn.Dense(num_classes, kernel_init=kernel_init, name='head')(x_NF) if num_classes else x_NF
+        nn.Dense(num_classes, kernel_init=kernel_init, name=name)(x_NF) if num_classes else x_NF
     )

@@ -9,7 +9,7 @@ from imgjax.models import layers
 
 VARIANTS = {
     'mlp': {},
-    'test_mlp': {'hidden': (16, 12)},
+    'tiny_mlp': {'hidden': (16, 12)},
 }
 
 

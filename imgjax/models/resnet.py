@@ -1,4 +1,4 @@
-"""Residual networks: the ImageNet ones as timm has them, and those of the paper for CIFAR."""
+"""Residual networks: the ImageNet ones as timm has them, and those of the papers for CIFAR."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,69 +7,126 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgjax.models import layers
+from imgjax.models import convolve, layers, pooling
+from imgjax.models.attention import ECA, SqueezeExcite
 
-_CIFAR = {'widths': (16, 32, 64), 'stem': 'cifar', 'shortcut': 'pad'}
+_50, _101, _152 = (
+    {'depths': depths, 'block': 'bottleneck'}
+    for depths in ((3, 4, 6, 3), (3, 4, 23, 3), (3, 8, 36, 3)))
+_D = {'stem': 'deep', 'shortcut': 'avg'}
+_CIFAR = {'widths': (16, 32, 64), 'stem': 'cifar', 'block': 'basic', 'shortcut': 'pad'}
 VARIANTS = {
     'resnet18': {'depths': (2, 2, 2, 2), 'block': 'basic'},
     'resnet34': {'depths': (3, 4, 6, 3), 'block': 'basic'},
     'resnet26': {'depths': (2, 2, 2, 2), 'block': 'bottleneck'},
-    'resnet50': {'depths': (3, 4, 6, 3), 'block': 'bottleneck'},
-    'resnet101': {'depths': (3, 4, 23, 3), 'block': 'bottleneck'},
-    'resnet152': {'depths': (3, 8, 36, 3), 'block': 'bottleneck'},
-    'resnet20_cifar': {'depths': (3, 3, 3), 'block': 'basic', **_CIFAR},
-    'resnet32_cifar': {'depths': (5, 5, 5), 'block': 'basic', **_CIFAR},
-    'resnet44_cifar': {'depths': (7, 7, 7), 'block': 'basic', **_CIFAR},
-    'resnet56_cifar': {'depths': (9, 9, 9), 'block': 'basic', **_CIFAR},
-    'resnet110_cifar': {'depths': (18, 18, 18), 'block': 'basic', **_CIFAR},
-    'test_resnet': {'depths': (1, 1), 'widths': (8, 16), 'block': 'bottleneck', 'stem': 'cifar'},
+    'resnet50': _50,
+    'resnet101': _101,
+    'resnet152': _152,
+    'resnet18d': {'depths': (2, 2, 2, 2), 'block': 'basic', **_D},
+    'resnet34d': {'depths': (3, 4, 6, 3), 'block': 'basic', **_D},
+    'resnet26d': {'depths': (2, 2, 2, 2), 'block': 'bottleneck', **_D},
+    'resnet50d': {**_50, **_D},
+    'resnet101d': {**_101, **_D},
+    'resnet152d': {**_152, **_D},
+    'resnext50_32x4d': {**_50, 'groups': 32, 'base_width': 4},
+    'resnext101_32x4d': {**_101, 'groups': 32, 'base_width': 4},
+    'resnext101_32x8d': {**_101, 'groups': 32, 'base_width': 8},
+    'resnext101_64x4d': {**_101, 'groups': 64, 'base_width': 4},
+    'wide_resnet50_2': {**_50, 'base_width': 128},
+    'wide_resnet101_2': {**_101, 'base_width': 128},
+    'seresnet18': {'depths': (2, 2, 2, 2), 'block': 'basic', 'attention': 'se'},
+    'seresnet34': {'depths': (3, 4, 6, 3), 'block': 'basic', 'attention': 'se'},
+    'seresnet50': {**_50, 'attention': 'se'},
+    'seresnet101': {**_101, 'attention': 'se'},
+    'seresnet152': {**_152, 'attention': 'se'},
+    'seresnext50_32x4d': {**_50, 'groups': 32, 'base_width': 4, 'attention': 'se'},
+    'ecaresnet50d': {**_50, **_D, 'attention': 'eca'},
+    'ecaresnet101d': {**_101, **_D, 'attention': 'eca'},
+    'resnet20_cifar': {'depths': (3, 3, 3), **_CIFAR},
+    'resnet32_cifar': {'depths': (5, 5, 5), **_CIFAR},
+    'resnet44_cifar': {'depths': (7, 7, 7), **_CIFAR},
+    'resnet56_cifar': {'depths': (9, 9, 9), **_CIFAR},
+    'resnet110_cifar': {'depths': (18, 18, 18), **_CIFAR},
+    'wrn_16_4': {**_CIFAR, 'depths': (2, 2, 2), 'block': 'preact', 'widths': (64, 128, 256)},
+    'wrn_28_10': {**_CIFAR, 'depths': (4, 4, 4), 'block': 'preact', 'widths': (160, 320, 640)},
+    'tiny_resnet': {'depths': (1, 1), 'widths': (8, 16), 'block': 'bottleneck', 'stem': 'cifar'},
 }
+RENAMES = {'head': 'fc'}
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions around a shortcut, x_NHWC -> y_NHWF with F = features."""
+def _se(name: str, features: int, dtype):
+    reduced = max(8, int(features / 16 + 4) // 8 * 8)
+    return SqueezeExcite(reduced, dtype=dtype, name=name)
+
+
+class _Block(nn.Module):
+    """What the blocks share: (x_NHWC, drop_path rate) -> y_NHWF with F = features * expansion."""
 
     features: int
     strides: int
-    pad_shortcut: bool
     conv: Callable
     norm: Callable
     act: Callable
     last_scale: Callable
+    shortcut: str
+    attention: Callable
+    drop_path: Callable
+    groups: int
+    base_width: int
+    stride_first: bool
+
+
+class BasicBlock(_Block):
+    """Two 3x3 convolutions around a shortcut."""
 
     expansion = 1
 
     @nn.compact
-    def __call__(self, x_NHWC):
+    def __call__(self, x_NHWC, rate):
         y_NHWF = self.conv(self.features, 3, self.strides, name='conv1')(x_NHWC)
         y_NHWF = self.act(self.norm(name='bn1')(y_NHWF))
         y_NHWF = self.conv(self.features, 3, name='conv2')(y_NHWF)
         y_NHWF = self.norm(name='bn2', scale_init=self.last_scale)(y_NHWF)
-        return self.act(y_NHWF + _shortcut(self, x_NHWC))
+        y_NHWF = self.attention(name='se', features=self.features)(y_NHWF)
+        return self.act(self.drop_path()(y_NHWF, rate) + _shortcut(self, x_NHWC))
 
 
-class BottleneckBlock(nn.Module):
-    """1x1, 3x3 (which has the stride: v1.5) and 1x1, x_NHWC -> y_NHWF with F = 4 * features."""
-
-    features: int
-    strides: int
-    pad_shortcut: bool
-    conv: Callable
-    norm: Callable
-    act: Callable
-    last_scale: Callable
+class BottleneckBlock(_Block):
+    """1x1, 3x3 (which has the stride: v1.5; in v1 the first has it) and 1x1 around a shortcut."""
 
     expansion = 4
 
     @nn.compact
-    def __call__(self, x_NHWC):
-        y_NHWF = self.conv(self.features, 1, name='conv1')(x_NHWC)
+    def __call__(self, x_NHWC, rate):
+        width = self.features * self.base_width // 64 * self.groups
+        first, second = (self.strides, 1) if self.stride_first else (1, self.strides)
+        y_NHWF = self.conv(width, 1, first, name='conv1')(x_NHWC)
         y_NHWF = self.act(self.norm(name='bn1')(y_NHWF))
-        y_NHWF = self.conv(self.features, 3, self.strides, name='conv2')(y_NHWF)
+        y_NHWF = self.conv(width, 3, second, groups=self.groups, name='conv2')(y_NHWF)
         y_NHWF = self.act(self.norm(name='bn2')(y_NHWF))
         y_NHWF = self.conv(self.features * 4, 1, name='conv3')(y_NHWF)
         y_NHWF = self.norm(name='bn3', scale_init=self.last_scale)(y_NHWF)
-        return self.act(y_NHWF + _shortcut(self, x_NHWC))
+        y_NHWF = self.attention(name='se', features=self.features * 4)(y_NHWF)
+        return self.act(self.drop_path()(y_NHWF, rate) + _shortcut(self, x_NHWC))
+
+
+class PreactBlock(_Block):
+    """Norm and activation before both 3x3 convolutions (He et al. 2016, arXiv:1603.05027)."""
+
+    expansion = 1
+
+    @nn.compact
+    def __call__(self, x_NHWC, rate):
+        y_NHWC = self.act(self.norm(name='bn1')(x_NHWC))
+        if self.strides > 1 or x_NHWC.shape[-1] != self.features:
+            x_NHWC = self.conv(self.features, 1, self.strides, name='downsample')(y_NHWC)
+        y_NHWF = self.conv(self.features, 3, self.strides, name='conv1')(y_NHWC)
+        y_NHWF = self.conv(self.features, 3, name='conv2')(self.act(self.norm(name='bn2')(y_NHWF)))
+        y_NHWF = self.attention(name='se', features=self.features)(y_NHWF)
+        return x_NHWC + self.drop_path()(y_NHWF, rate)
+
+
+BLOCKS = {'basic': BasicBlock, 'bottleneck': BottleneckBlock, 'preact': PreactBlock}
 
 
 def _shortcut(block, x_NHWC):
@@ -78,29 +135,46 @@ def _shortcut(block, x_NHWC):
     extra = width - x_NHWC.shape[-1]
     if s == 1 and extra == 0:
         return x_NHWC
-    if block.pad_shortcut:
-        return jnp.pad(
-            x_NHWC[:, ::s, ::s], ((0, 0), (0, 0), (0, 0), (extra // 2, extra - extra // 2))
-        )
-    y_NHWF = block.conv(width, 1, s, name='downsample_conv')(x_NHWC)
-    return block.norm(name='downsample_bn')(y_NHWF)
+    if block.shortcut == 'pad':
+        sides = ((0, 0), (0, 0), (0, 0), (extra // 2, extra - extra // 2))
+        return jnp.pad(x_NHWC[:, ::s, ::s], sides)
+    first = 0
+    if block.shortcut == 'avg':
+        first = 1
+        if s > 1:  # at a border of odd side over the pixels that are there
+            x_NHWC = pooling.avg_pool_inside(x_NHWC, s)
+            s = 1
+    y_NHWF = block.conv(width, 1, s, name=f'downsample.{first}')(x_NHWC)
+    return block.norm(name=f'downsample.{first + 1}')(y_NHWF)
 
 
 class Model(nn.Module):
     """Residual network (He et al. 2015, arXiv:1512.03385), v1.5 in its bottleneck form.
 
+    With 'deep' stem and 'avg' shortcut it is ResNet-D (He et al. 2018, arXiv:1812.01187), with
+    groups ResNeXt (Xie et al. 2016, arXiv:1611.05431), with another base width or the block
+    'preact' a wide one (Zagoruyko and Komodakis 2016, arXiv:1605.07146).
+
     Attributes:
       num_classes: K, or 0 for the features.
       depths: blocks of every stage; each stage but the first halves the image.
       widths: channels of every stage, at least as many as stages; a bottleneck puts out four times.
-      block: 'basic' or 'bottleneck'.
-      stem: 'imagenet' (7x7 of stride 2, then max pooling) or 'cifar' (3x3, full resolution).
-      shortcut: 'conv', a 1x1 projection where the shape changes (option B), or 'pad', strided
-        subsampling with zeros for the new channels and no parameters (option A).
+      block: 'basic', 'bottleneck' or 'preact'.
+      groups: of a bottleneck's 3x3 convolution.
+      base_width: a bottleneck's 3x3 convolution has this many channels a group and 64 of width.
+      stride_first: a bottleneck's first 1x1 convolution has the stride, not its 3x3 one (v1).
+      stem: 'imagenet' (7x7 of stride 2, then max pooling), 'deep' (three 3x3 in its place) or
+        'cifar' (3x3, full resolution).
+      shortcut: where the shape changes 'conv', a 1x1 projection (option B), 'avg', the same after
+        average pooling, or 'pad', strided subsampling with zeros for the new channels and no
+        parameters (option A); 'preact' projects in any case.
+      attention: over channels at the end of a block, 'none', 'se' or 'eca'.
       norm: 'batch', 'group' (32 groups, or as many as fit the width), 'layer' or 'none'.
       zero_init: the last norm of a block starts at scale 0, so that every block starts as its
-        shortcut (Goyal et al. 2017, arXiv:1706.02677).
+        shortcut (Goyal et al. 2017, arXiv:1706.02677); 'preact' has no such norm.
       dropout: rate before the head.
+      drop_path: stochastic depth, rising linearly from 0 to this rate in the last block.
+      remat: recomputes the blocks in the backward pass, for memory.
       act: activation, see ``layers.ACTIVATIONS``.
       dtype: compute dtype, 'float32' or 'bfloat16'.
     """
@@ -109,11 +183,17 @@ class Model(nn.Module):
     depths: tuple[int, ...] = (3, 4, 6, 3)
     widths: tuple[int, ...] = (64, 128, 256, 512)
     block: str = 'bottleneck'
+    groups: int = 1
+    base_width: int = 64
+    stride_first: bool = False
     stem: str = 'imagenet'
     shortcut: str = 'conv'
+    attention: str = 'none'
     norm: str = 'batch'
     zero_init: bool = True
     dropout: float = 0.0
+    drop_path: float = 0.0
+    remat: bool = False
     act: str = 'relu'
     dtype: Any = 'float32'
 
@@ -124,32 +204,54 @@ class Model(nn.Module):
         ``out`` has stem, stage1_block0.., stage1.., pre_logits and logits.
         """
         dtype = layers.compute_dtype(self.dtype)
-        conv = partial(layers.Conv, dtype=dtype, use_bias=self.norm == 'none')
+        conv = partial(convolve.Conv, dtype=dtype, use_bias=self.norm == 'none')
         norm = layers.norm(self.norm, train=train, dtype=dtype)
         act = layers.activation(self.act)
+        attention = layers.pick('attention', self.attention, {
+            'none': lambda name, features: lambda x: x,
+            'se': partial(_se, dtype=dtype),
+            'eca': lambda name, features: ECA(dtype, name=name)})
+        Block = layers.pick('block', self.block, BLOCKS)
         block = partial(
-            layers.pick('block', self.block, {'basic': BasicBlock, 'bottleneck': BottleneckBlock}),
-            pad_shortcut=layers.pick('shortcut', self.shortcut, {'conv': False, 'pad': True}),
-            conv=conv,
-            norm=norm,
-            act=act,
+            nn.remat(Block) if self.remat else Block, conv=conv, norm=norm, act=act,
+            groups=self.groups, base_width=self.base_width, stride_first=self.stride_first,
+            attention=attention,
+            shortcut=layers.pick(
+                'shortcut', self.shortcut, {name: name for name in ('conv', 'avg', 'pad')}),
             last_scale=layers.zeros if self.zero_init else layers.ones,
-        )
-        kernel_size, strides = layers.pick('stem', self.stem, {'imagenet': (7, 2), 'cifar': (3, 1)})
+            drop_path=partial(layers.DropPath, not train or self.drop_path == 0))
 
-        x_NHWC = conv(self.widths[0], kernel_size, strides, name='conv1')(image_NHWC)
-        x_NHWC = act(norm(name='bn1')(x_NHWC))
-        if self.stem == 'imagenet':
-            x_NHWC = nn.max_pool(x_NHWC, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        x_NHWC = self._stem(image_NHWC, conv, norm, act)
         out = {'stem': x_NHWC}
+        total, count = sum(self.depths), 0
         for i, depth in enumerate(self.depths, 1):
             for j in range(depth):
-                x_NHWC = block(
-                    self.widths[i - 1], 2 if i > 1 and j == 0 else 1, name=f'layer{i}_{j}'
-                )(x_NHWC)
+                rate = self.drop_path * count / max(1, total - 1)
+                strides = 2 if i > 1 and j == 0 else 1
+                x_NHWC = block(self.widths[i - 1], strides, name=f'layer{i}.{j}')(x_NHWC, rate)
                 out[f'stage{i}_block{j}'] = x_NHWC
+                count += 1
             out[f'stage{i}'] = x_NHWC
+        if self.block == 'preact':
+            x_NHWC = act(norm(name='bn1')(x_NHWC))
         out['pre_logits'] = x_NHWC.mean(axis=(1, 2), dtype=jnp.float32)
         x_NF = nn.Dropout(self.dropout, deterministic=not train)(out['pre_logits'])
         out['logits'] = layers.head(x_NF, self.num_classes)
         return out['logits'], out
+
+    def _stem(self, x_NHWC, conv, norm, act):
+        width = self.widths[0]
+        stem = layers.pick('stem', self.stem, {'imagenet': 1, 'deep': 2, 'cifar': 3})
+        if stem == 3:
+            if self.block == 'preact':  # the first block has the norm and the activation
+                return conv(16, 3, name='conv1')(x_NHWC)
+            return act(norm(name='bn1')(conv(width, 3, name='conv1')(x_NHWC)))
+        if stem == 1:
+            x_NHWC = conv(width, 7, 2, name='conv1')(x_NHWC)
+        else:
+            for i, strides in ((0, 2), (3, 1)):
+                x_NHWC = conv(width // 2, 3, strides, name=f'conv1.{i}')(x_NHWC)
+                x_NHWC = act(norm(name=f'conv1.{i + 1}')(x_NHWC))
+            x_NHWC = conv(width, 3, name='conv1.6')(x_NHWC)
+        x_NHWC = act(norm(name='bn1')(x_NHWC))
+        return pooling.max_pool(x_NHWC, 3, 2, padding=1)

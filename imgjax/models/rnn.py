@@ -14,7 +14,7 @@ VARIANTS = {
     'gru': {'cell': 'gru'},
     'bilstm': {'cell': 'lstm', 'bidirectional': True},
     'bigru': {'cell': 'gru', 'bidirectional': True},
-    'test_rnn': {'hidden': 12, 'num_layers': 2},
+    'tiny_rnn': {'hidden': 12, 'num_layers': 2},
 }
 
 

@@ -4,18 +4,20 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from imgjax.models import layers
+from imgjax.models import convolve, layers
+from imgjax.models.attention import ATTENTIONS, Attention, attend
 
 _TINY = {'width': 192, 'depth': 12, 'heads': 3}
 _SMALL = {'width': 384, 'depth': 12, 'heads': 6}
 _BASE = {'width': 768, 'depth': 12, 'heads': 12}
 _LARGE = {'width': 1024, 'depth': 24, 'heads': 16}
 _HUGE = {'width': 1280, 'depth': 32, 'heads': 16}
+_DEIT3 = {'layer_scale': 1e-6, 'pos_tokens': False}
+_CLIP = {'pre_norm': True, 'epsilon': 1e-5}
 VARIANTS = {
     'vit_tiny_patch16_224': {**_TINY, 'patch_size': 16},
     'vit_small_patch16_224': {**_SMALL, 'patch_size': 16},
@@ -27,72 +29,72 @@ VARIANTS = {
     'vit_large_patch16_224': {**_LARGE, 'patch_size': 16},
     'vit_large_patch32_224': {**_LARGE, 'patch_size': 32},
     'vit_huge_patch14_224': {**_HUGE, 'patch_size': 14},
-    'test_vit': {'width': 16, 'depth': 2, 'heads': 2, 'patch_size': 4},
+    'deit_tiny_patch16_224': {**_TINY, 'patch_size': 16},
+    'deit_small_patch16_224': {**_SMALL, 'patch_size': 16},
+    'deit_base_patch16_224': {**_BASE, 'patch_size': 16},
+    'deit_tiny_distilled_patch16_224': {**_TINY, 'patch_size': 16, 'distilled': True},
+    'deit_small_distilled_patch16_224': {**_SMALL, 'patch_size': 16, 'distilled': True},
+    'deit_base_distilled_patch16_224': {**_BASE, 'patch_size': 16, 'distilled': True},
+    'deit3_small_patch16_224': {**_SMALL, 'patch_size': 16, **_DEIT3},
+    'deit3_base_patch16_224': {**_BASE, 'patch_size': 16, **_DEIT3},
+    'deit3_large_patch16_224': {**_LARGE, 'patch_size': 16, **_DEIT3},
+    'vit_small_patch14_dinov2': {**_SMALL, 'patch_size': 14, 'layer_scale': 1e-5},
+    'vit_base_patch14_dinov2': {**_BASE, 'patch_size': 14, 'layer_scale': 1e-5},
+    'vit_large_patch14_dinov2': {**_LARGE, 'patch_size': 14, 'layer_scale': 1e-5},
+    'vit_base_patch16_clip_224': {**_BASE, 'patch_size': 16, **_CLIP},
+    'vit_base_patch32_clip_224': {**_BASE, 'patch_size': 32, **_CLIP},
+    'vit_large_patch14_clip_224': {**_LARGE, 'patch_size': 14, **_CLIP},
+    'vit_base_patch16_siglip_224': {**_BASE, 'patch_size': 16, 'pool': 'map'},
+    'vit_large_patch16_siglip_256': {**_LARGE, 'patch_size': 16, 'pool': 'map'},
+    'tiny_vit': {'width': 16, 'depth': 2, 'heads': 2, 'patch_size': 4},
 }
-
-
-def _einsum(q_NLHK, k_NLHK, v_NLHK):
-    # jax.nn.dot_product_attention does the same by implicit promotion, which strict mode refuses.
-    scores_NHLL = jnp.einsum('nqhk,nvhk->nhqv', q_NLHK, k_NLHK, preferred_element_type=jnp.float32)
-    attn_NHLL = jax.nn.softmax(scores_NHLL * q_NLHK.shape[-1] ** -0.5)
-    return jnp.einsum('nhqv,nvhk->nqhk', attn_NHLL.astype(v_NLHK.dtype), v_NLHK), attn_NHLL
-
-
-def _cudnn(q_NLHK, k_NLHK, v_NLHK):
-    return jax.nn.dot_product_attention(q_NLHK, k_NLHK, v_NLHK, implementation='cudnn'), None
-
-
-ATTENTIONS = {'xla': lambda *qkv: (_einsum(*qkv)[0], None), 'cudnn': _cudnn, 'maps': _einsum}
 POOLS = {
     'token': lambda x_NLD: x_NLD[:, 0],
     'avg': partial(jnp.mean, axis=1),
     'max': partial(jnp.max, axis=1),
+    'token_avg': lambda x_NLD: jnp.concatenate([x_NLD[:, 0], x_NLD[:, 1:].mean(axis=1)], axis=-1),
 }
+_WITH_TOKEN = ('token', 'token_avg')
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention (Vaswani et al. 2017, arXiv:1706.03762) with one qkv projection.
-
-    x_NLD -> (y_NLD, attn_NHLL in float32 or None), as ``attend(q, k, v)`` gives them.
-    """
+class AttentionPool(nn.Module):
+    """Pooling by a learned query, x_NLD -> y_ND (SigLIP, Zhai et al. 2023, arXiv:2303.15343)."""
 
     heads: int
-    qkv_bias: bool
-    attend: Callable
+    mlp: Callable
+    norm: Callable
     dtype: Any
 
     @nn.compact
     def __call__(self, x_NLD):
         N, L, D = x_NLD.shape
-        dense = partial(nn.Dense, dtype=self.dtype)
-        # Fan-in of the joint kernel is Xavier's scale for three separate square ones.
-        init = nn.initializers.variance_scaling(1.0, 'fan_in', 'uniform')
-        qkv = dense(3 * D, use_bias=self.qkv_bias, kernel_init=init, name='qkv')(x_NLD)
-        qkv_NL3HK = qkv.reshape(N, L, 3, self.heads, D // self.heads)
-        y_NLHK, attn_NHLL = self.attend(*(qkv_NL3HK[:, :, i] for i in range(3)))
-        proj = dense(D, kernel_init=nn.initializers.xavier_uniform(), name='proj')
-        return proj(y_NLHK.reshape(N, L, D)), attn_NHLL
+        dense = partial(nn.Dense, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform())
+        latent_11D = self.param('latent', nn.initializers.normal(D**-0.5), (1, 1, D), jnp.float32)
+        q_11HK = dense(D, name='q')(latent_11D.astype(self.dtype)).reshape(1, 1, self.heads, -1)
+        q_N1HK = jnp.broadcast_to(q_11HK, (N, *q_11HK.shape[1:]))
+        kv_NL2HK = dense(2 * D, name='kv')(x_NLD).reshape(N, L, 2, self.heads, -1)
+        y_N1HK, _ = attend(q_N1HK, kv_NL2HK[:, :, 0], kv_NL2HK[:, :, 1])
+        y_ND = dense(D, name='proj')(y_N1HK.reshape(N, D))
+        return y_ND + self.mlp(name='mlp')(self.norm(name='norm')(y_ND))
 
 
 class Block(nn.Module):
     """Pre-norm transformer block: (x_NLD, drop_path rate) -> (y_NLD, {suffix in out: array})."""
 
     attention: Callable
-    dense: Callable
+    mlp: Callable
     norm: Callable
-    act: Callable
     drop: Callable
     drop_path: Callable
-    mlp_ratio: float
+    layer_scale: Callable
 
     @nn.compact
     def __call__(self, x_NLD, rate):
-        D = x_NLD.shape[-1]
         y_NLD, attn_NHLL = self.attention(name='attn')(self.norm(name='norm1')(x_NLD))
-        x_NLD = x_NLD + self.drop_path()(self.drop()(y_NLD), rate)
-        y_NLM = self.dense(round(D * self.mlp_ratio), name='fc1')(self.norm(name='norm2')(x_NLD))
-        y_NLD = self.dense(D, name='fc2')(self.drop()(self.act(y_NLM)))
-        x_NLD = x_NLD + self.drop_path()(self.drop()(y_NLD), rate)
+        y_NLD = self.layer_scale(name='ls1')(self.drop()(y_NLD))
+        x_NLD = x_NLD + self.drop_path()(y_NLD, rate)
+        y_NLD = self.mlp(name='mlp')(self.norm(name='norm2')(x_NLD))
+        x_NLD = x_NLD + self.drop_path()(self.layer_scale(name='ls2')(y_NLD), rate)
         return x_NLD, {'': x_NLD} if attn_NHLL is None else {'': x_NLD, '_attn': attn_NHLL}
 
 
@@ -122,13 +124,22 @@ class Model(nn.Module):
       heads: attention heads.
       mlp_ratio: hidden width of a block's MLP over ``width``.
       qkv_bias: whether queries, keys and values have a bias.
-      pos: 'learned' (with an entry for the class token) or 'sincos' (fixed, patches only).
-      pool: 'token', a class token, or with none the 'avg' or 'max' of the normed patches.
+      pos: 'learned' or 'sincos' (fixed, patches only).
+      pos_tokens: whether tokens other than patches have a learned position too (not in DeiT III,
+        Touvron et al. 2022, arXiv:2204.07118).
+      pre_norm: whether the embedding is normed, and the patches' map without bias (CLIP).
+      layer_scale: start of a factor a channel after attention and MLP (Touvron et al. 2021,
+        arXiv:2103.17239); None for no such factors.
+      epsilon: of the norms.
+      pool: 'token', a class token, or 'token_avg', it and the mean of the others side by side; or
+        with none the 'avg' or 'max' of the normed patches, or 'map', attention by a learned query.
+      distilled: a second token with a head of its own (DeiT, Touvron et al. 2020,
+        arXiv:2012.12877): ``out`` has logits_dist, and evaluation takes the mean of both heads.
       attention: 'xla', 'cudnn' (GPU, bfloat16) or 'maps', which adds block00_attn.. to ``out``.
       dropout: rate after positions, attention and both MLP layers.
       drop_path: stochastic depth, rising linearly from 0 to this rate in the last block.
       scan_layers: one traced block scanned over parameters ``blocks`` of leading axis ``depth``,
-        not ``block00``..: compiles in constant time.
+        not ``blocks.0``..: compiles in constant time.
       remat: recomputes the blocks in the backward pass, for memory.
       act: activation, see ``layers.ACTIVATIONS``.
       dtype: compute dtype, 'float32' or 'bfloat16'.
@@ -142,7 +153,12 @@ class Model(nn.Module):
     mlp_ratio: float = 4.0
     qkv_bias: bool = True
     pos: str = 'learned'
+    pos_tokens: bool = True
+    pre_norm: bool = False
+    layer_scale: float | None = None
+    epsilon: float = 1e-6
     pool: str = 'token'
+    distilled: bool = False
     attention: str = 'xla'
     dropout: float = 0.0
     drop_path: float = 0.0
@@ -155,78 +171,94 @@ class Model(nn.Module):
     def __call__(self, image_NHWC, *, train: bool):
         """float (N, H, W, C) -> float32 logits (N, K).
 
-        ``out`` has embed, block00.. (N, L, D; the class token first), encoded, pre_logits, logits.
+        ``out`` has embed, block00.. (N, L, D; other tokens first), encoded, pre_logits, logits.
 
         Raises:
           ValueError: the patch size does not divide the image, or the heads the width.
         """
         dtype = layers.compute_dtype(self.dtype)
         drop = partial(nn.Dropout, self.dropout, deterministic=not train)
-        norm = partial(layers.layer_norm, epsilon=1e-6, dtype=dtype)
-        pool = layers.pick('pool', self.pool, POOLS)
+        norm = partial(layers.layer_norm, epsilon=self.epsilon, dtype=dtype)
+        mlp = partial(layers.Mlp, round(self.width * self.mlp_ratio), drop=drop, dtype=dtype,
+                      act=layers.activation(self.act), bias_init=nn.initializers.normal(1e-6))
         policy = {
             'attention': partial(
-                Attention,
-                heads=self.heads,
-                qkv_bias=self.qkv_bias,
-                attend=layers.pick('attention', self.attention, ATTENTIONS),
-                dtype=dtype,
-            ),
-            'dense': partial(
-                nn.Dense,
-                dtype=dtype,
-                kernel_init=nn.initializers.xavier_uniform(),
-                bias_init=nn.initializers.normal(1e-6),
-            ),
+                Attention, heads=self.heads, qkv_bias=self.qkv_bias, dtype=dtype,
+                attend=layers.pick('attention', self.attention, ATTENTIONS)),
+            'mlp': mlp,
             'norm': norm,
-            'act': layers.activation(self.act),
             'drop': drop,
             'drop_path': partial(layers.DropPath, not train or self.drop_path == 0),
-            'mlp_ratio': self.mlp_ratio,
+            'layer_scale': layers.layer_scale(self.layer_scale),
         }
+        layers.pick('pool', self.pool, POOLS | {'map': None})
         if self.width % self.heads:
             raise ValueError(f'width {self.width} is not divisible by {self.heads} heads')
 
         out = {'embed': drop()(self._embed(image_NHWC.astype(dtype), dtype))}
-        x_NLD = out['embed']
+        x_NLD = norm(name='norm_pre')(out['embed']) if self.pre_norm else out['embed']
+        for name, arrays in self._blocks(policy, x_NLD):
+            x_NLD = arrays['']
+            out |= {name + suffix: array for suffix, array in arrays.items()}
+        out['encoded'] = norm(name='norm')(x_NLD)
+        if self.pool == 'map':
+            pool = AttentionPool(self.heads, mlp, norm, dtype, name='attn_pool')
+        else:
+            pool = POOLS[self.pool]
+        out['pre_logits'] = pool(out['encoded'])
+        out['logits'] = layers.head(out['pre_logits'], self.num_classes, layers.zeros)
+        if self.distilled:
+            second_ND = out['encoded'][:, 1]
+            second_NK = layers.head(second_ND, self.num_classes, layers.zeros, name='head_dist')
+            if not self.num_classes:
+                out['pre_logits'] = (out['pre_logits'] + second_ND) / 2
+            elif train:
+                out['logits_dist'] = second_NK
+            if not train or not self.num_classes:
+                out['logits'] = (out['logits'] + second_NK) / 2
+        return out['logits'], out
+
+    def _blocks(self, policy, x_NLD):
+        """Yields (name in out, arrays) block by block."""
         # Inside a scan nothing can be merged with the forward pass, and the barrier only costs.
         block = nn.remat(Block, prevent_cse=not self.scan_layers) if self.remat else Block
         rates = np.linspace(0.0, self.drop_path, self.depth, dtype=np.float32)
-        names = [f'block{i:02}' for i in range(self.depth)]
         if self.scan_layers:
             splits = {'params': True, 'dropout': True}
             blocks = nn.scan(
                 block, variable_axes={'params': 0}, split_rngs=splits, length=self.depth
             )(**policy, name='blocks')
-            x_NLD, stacked = blocks(x_NLD, jnp.asarray(rates))
-            for i, name in enumerate(names):
-                out |= {name + suffix: array[i] for suffix, array in stacked.items()}
+            _, stacked = blocks(x_NLD, jnp.asarray(rates))
+            for i in range(self.depth):
+                yield f'block{i:02}', {suffix: array[i] for suffix, array in stacked.items()}
         else:
-            for name, rate in zip(names, rates, strict=True):
-                x_NLD, arrays = block(**policy, name=name)(x_NLD, rate)
-                out |= {name + suffix: array for suffix, array in arrays.items()}
-        out['encoded'] = norm(name='norm')(x_NLD)
-        out['pre_logits'] = pool(out['encoded'])
-        out['logits'] = layers.head(out['pre_logits'], self.num_classes, layers.zeros)
-        return out['logits'], out
+            for i, rate in enumerate(rates):
+                x_NLD, arrays = block(**policy, name=f'blocks.{i}')(x_NLD, rate)
+                yield f'block{i:02}', arrays
 
     def _embed(self, x_NHWC, dtype):
-        """Tokens x_NLD: a linear map of every patch, positions, and the class token if any."""
-        N, H, W, C = x_NHWC.shape
+        """Tokens x_NLD: a linear map of every patch, positions, and other tokens if any."""
+        N, H, W, _ = x_NHWC.shape
         P, D = self.patch_size, self.width
         if H % P or W % P:
             raise ValueError(f'patches of {P} pixels do not tile an image of {H} by {W}')
-        x_NLF = x_NHWC.reshape(N, H // P, P, W // P, P, C).swapaxes(2, 3).reshape(N, -1, P * P * C)
-        x_NLD = nn.Dense(D, dtype=dtype, name='patch_embed')(x_NLF)
-        if self.pool == 'token':
-            token_11D = self.param('cls_token', layers.zeros, (1, 1, D), jnp.float32)
+        embed = convolve.Conv(D, P, P, padding=0, use_bias=not self.pre_norm, dtype=dtype,
+                            kernel_init=nn.initializers.lecun_normal(), name='patch_embed.proj')
+        x_NHWD = embed(x_NHWC)
+        x_NLD = x_NHWD.reshape(N, -1, D)
+        names = ['cls_token'] * (self.pool in _WITH_TOKEN) + ['dist_token'] * self.distilled
+        tokens = [self.param(name, layers.zeros, (1, 1, D), jnp.float32) for name in names]
+        if layers.pick('pos', self.pos, {'learned': True, 'sincos': False}):
+            length = x_NLD.shape[1] + len(tokens) * self.pos_tokens
+            init = nn.initializers.normal(0.02)
+            pos_1LD = self.param('pos_embed', init, (1, length, D), jnp.float32)
+        else:
+            pos_1LD = jnp.asarray(sincos_2d(H // P, W // P, D))
+        before = pos_1LD.shape[1] - x_NLD.shape[1]  # tokens that have a position
+        x_NLD = x_NLD + pos_1LD[:, before:].astype(dtype)
+        for i, token_11D in reversed(list(enumerate(tokens))):
+            if before:
+                token_11D = token_11D + pos_1LD[:, i:i + 1]
             token_N1D = jnp.broadcast_to(token_11D.astype(dtype), (N, 1, D))
             x_NLD = jnp.concatenate([token_N1D, x_NLD], axis=1)
-        L = x_NLD.shape[1]
-        if layers.pick('pos', self.pos, {'learned': True, 'sincos': False}):
-            init = nn.initializers.normal(0.02)
-            pos_1LD = self.param('pos_embedding', init, (1, L, D), jnp.float32)
-        else:
-            before = L - x_NLF.shape[1]  # the class token has no place
-            pos_1LD = jnp.pad(sincos_2d(H // P, W // P, D), ((0, 0), (before, 0), (0, 0)))
-        return x_NLD + pos_1LD.astype(dtype)
+        return x_NLD

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from imgjax import models
-from imgjax.models import resnet
+from imgjax.models import regnet, repvgg, resnet
 
 
 def normal(*shape):
@@ -44,18 +44,18 @@ def test_resnet_strides_and_shapes():
         (2, 14, 14, 1024),
         (2, 7, 7, 2048),
     ]
-    assert variables['params']['layer2_0']['downsample_conv']['kernel'] == (1, 1, 256, 512)
+    assert variables['params']['layer2.0']['downsample.0']['kernel'] == (1, 1, 256, 512)
     assert shapes('resnet20_cifar', 32)[0]['stage3'] == (2, 8, 8, 64)
     assert 'batch_stats' not in shapes('resnet18', 32, norm='group')[1]
 
 
 def test_resnet_halves_in_its_3x3():
     # v1.5: the 1x1 before the stride sees every pixel, v1's would skip three of four.
-    model = models.create('test_resnet', 5, norm='none', depths=(1, 1))
+    model = models.create('tiny_resnet', 5, norm='none', depths=(1, 1))
     x = normal(1, 8, 8, 3)
     variables = filled(model, x)
     _, out = run(model, variables, x)
-    x_NHWC, block = out['stage1'], variables['params']['layer2_0']
+    x_NHWC, block = out['stage1'], variables['params']['layer2.0']
     conv = functools.partial(
         jax.lax.conv_general_dilated, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
     )
@@ -68,15 +68,15 @@ def test_resnet_halves_in_its_3x3():
     y = jax.nn.relu(y) @ block['conv3']['kernel'][0, 0] + block['conv3']['bias'].reshape(
         1, 1, 1, -1
     )
-    s = x_NHWC[:, ::2, ::2] @ block['downsample_conv']['kernel'][0, 0]
-    s = s + block['downsample_conv']['bias'].reshape(1, 1, 1, -1)
+    s = x_NHWC[:, ::2, ::2] @ block['downsample.0']['kernel'][0, 0]
+    s = s + block['downsample.0']['bias'].reshape(1, 1, 1, -1)
     np.testing.assert_allclose(out['stage2'], jax.nn.relu(y + s), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize('block', ['basic', 'bottleneck'])
 def test_resnet_blocks_start_as_their_shortcut(block):
     model = models.create(
-        'test_resnet', 5, block=block, shortcut='pad', depths=(2, 1), widths=(8, 16), norm='group'
+        'tiny_resnet', 5, block=block, shortcut='pad', depths=(2, 1), widths=(8, 16), norm='group'
     )
     x = normal(1, 8, 8, 3)
     variables = filled(model, x)
@@ -95,12 +95,12 @@ def test_resnet_blocks_start_as_their_shortcut(block):
 
 @pytest.mark.parametrize(('zero_init', 'start'), [(True, 0), (False, 1)])
 def test_resnet_zero_init(zero_init, start):
-    model = models.create('test_resnet', 5, zero_init=zero_init, depths=(1,), widths=(4,))
+    model = models.create('tiny_resnet', 5, zero_init=zero_init, depths=(1,), widths=(4,))
 
     @jax.jit  # drops the random draws of all the rest
     def scales():
         params = model.init(jax.random.key(0), normal(1, 4, 4, 1), train=False)['params']
-        return [params['layer1_0'][norm]['scale'] for norm in ('bn2', 'bn3')]
+        return [params['layer1.0'][norm]['scale'] for norm in ('bn2', 'bn3')]
 
     middle, last = scales()
     assert (middle == 1).all() and (last == start).all()
@@ -153,3 +153,39 @@ def test_rnn_backward_is_forward_on_the_image_upside_down(cell):
         x,
     )
     np.testing.assert_allclose(mean, out['layer1'].mean(1), rtol=1e-5, atol=1e-6)
+
+
+def test_regnet_widths_are_the_published_ones():
+    # Table of the paper's appendix: widths and blocks of RegNetX-3.2GF and RegNetY-16GF.
+    def plan(name):
+        options = regnet.VARIANTS[name]
+        keys = ('depth', 'w0', 'wa', 'wm', 'group_width')
+        return regnet.stages(*(options[key] for key in keys))
+
+    assert plan('regnetx_032') == [(96, 2, 2), (192, 6, 4), (432, 15, 9), (1008, 2, 21)]
+    assert plan('regnety_160') == [(224, 2, 2), (448, 4, 4), (1232, 11, 11), (3024, 1, 27)]
+
+
+@pytest.mark.parametrize('groups', [1, 4])
+def test_repvgg_fused_is_the_form_that_trained(groups):
+    options = {'depths': (2, 2), 'groups': groups}
+    model = models.create('tiny_repvgg', 5, **options)
+    x = normal(3, 9, 9, 3)
+    variables = filled(model, x)
+    variables['batch_stats'] = jax.tree.map(lambda a: 0.5 + np.abs(a), variables['batch_stats'])
+    logits, out = run(model, variables, x)
+    plain = models.create('tiny_repvgg', 5, fused=True, drop_path=0.5, **options)
+    fused = repvgg.fuse(variables)
+    shapes = jax.eval_shape(lambda: plain.init(jax.random.key(0), x, train=False))
+    assert jax.tree.map(jnp.shape, fused) == jax.tree.map(jnp.shape, shapes)
+    fused_logits, fused_out = run(plain, fused, x)
+    np.testing.assert_allclose(fused_out['stage1'], out['stage1'], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(fused_logits, logits, rtol=1e-4, atol=1e-4)
+    assert np.std(logits) > 0.1
+    with pytest.raises(ValueError, match='fused'):
+        plain.apply(fused, x, train=True)
+
+
+def test_shufflenet_refuses_an_odd_width():
+    with pytest.raises(ValueError, match='even'):
+        shapes('shufflenet_v2_x1_0', 32, widths=(15, 30, 60))

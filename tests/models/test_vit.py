@@ -15,7 +15,7 @@ X = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
 
 @functools.cache
 def parameters(**options):
-    model = models.create('test_vit', 5, **options)
+    model = models.create('tiny_vit', 5, **options)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), X, train=False))
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda s: 0.3 * rng.normal(size=s.shape).astype(s.dtype), shapes)['params']
@@ -23,7 +23,7 @@ def parameters(**options):
 
 def stacked(params):
     """The parameters of scanned blocks from those of single ones."""
-    names = [name for name in params if name.startswith('block')]
+    names = [name for name in params if name.startswith('blocks.')]
     rest = {name: params[name] for name in params if name not in names}
     return rest | {'blocks': jax.tree.map(lambda *x: np.stack(x), *(params[n] for n in names))}
 
@@ -34,12 +34,12 @@ def jit(f):
 
 
 def forward(params, x=X, train=False, **options):
-    model, rngs = models.create('test_vit', 5, **options), {'dropout': jax.random.key(1)}
+    model, rngs = models.create('tiny_vit', 5, **options), {'dropout': jax.random.key(1)}
     return jit(lambda p: model.apply({'params': p}, x, train=train, rngs=rngs))(params)
 
 
 def loss_and_grads(params, **options):
-    model = models.create('test_vit', 5, **options)
+    model = models.create('tiny_vit', 5, **options)
 
     def loss(params):
         logits, out = model.apply({'params': params}, X, train=False)
@@ -67,14 +67,14 @@ def test_scan_has_the_same_number_of_parameters_with_a_leading_axis():
 
 
 def test_scanned_blocks_start_and_drop_apart():
-    model = models.create('test_vit', 5, scan_layers=True)
+    model = models.create('tiny_vit', 5, scan_layers=True)
     init = jit(lambda: model.init(jax.random.key(0), X, train=False)['params']['blocks'])
-    kernels = np.asarray(init()['fc1']['kernel'])
+    kernels = np.asarray(init()['mlp']['fc1']['kernel'])
     assert np.abs(kernels[0] - kernels[1]).max() > 0.1
 
     # Blocks whose MLP adds 1 to every token: the tokens tell for which examples they were dropped.
     params = jax.tree.map(np.zeros_like, parameters(scan_layers=True))
-    params['blocks']['fc2']['bias'] = np.ones((2, 16), np.float32)
+    params['blocks']['mlp']['fc2']['bias'] = np.ones((2, 16), np.float32)
     _, out = forward(params, np.tile(X, (16, 1, 1, 1)), train=True, scan_layers=True, drop_path=0.5)
     first, second = (
         np.asarray(out[after] - out[before])[:, 0, 0]
@@ -95,18 +95,18 @@ def test_maps_are_the_attention():
 
 
 def test_without_a_class_token():
-    assert parameters()['pos_embedding'].shape == (1, 5, 16)
+    assert parameters()['pos_embed'].shape == (1, 5, 16)
     pooled = parameters(pool='avg')
-    assert pooled['pos_embedding'].shape == (1, 4, 16) and 'cls_token' not in pooled
-    assert 'pos_embedding' not in parameters(pos='sincos')
+    assert pooled['pos_embed'].shape == (1, 4, 16) and 'cls_token' not in pooled
+    assert 'pos_embed' not in parameters(pos='sincos')
 
 
 def test_patches_are_a_convolution():
     params = parameters(pool='avg', pos='sincos')
     _, out = forward(params, pool='avg', pos='sincos')
-    patch = params['patch_embed']
-    kernel_HWIO, layout = patch['kernel'].reshape(4, 4, 3, 16), ('NHWC', 'HWIO', 'NHWC')
-    conv = jax.lax.conv_general_dilated(X, kernel_HWIO, (4, 4), 'VALID', dimension_numbers=layout)
+    patch, layout = params['patch_embed.proj'], ('NHWC', 'HWIO', 'NHWC')
+    conv = jax.lax.conv_general_dilated(
+        X, patch['kernel'], (4, 4), 'VALID', dimension_numbers=layout)
     embed = np.asarray(conv).reshape(4, 4, 16) + patch['bias'] + vit.sincos_2d(2, 2, 16)
     np.testing.assert_allclose(out['embed'], embed, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(out['pre_logits'], out['encoded'].mean(1), rtol=1e-5, atol=1e-6)
@@ -122,7 +122,7 @@ def test_sincos_positions():
 
 
 def test_the_head_starts_at_zero():
-    model = models.create('test_vit', 5)
+    model = models.create('tiny_vit', 5)
     head = jax.jit(lambda: model.init(jax.random.key(0), X, train=False)['params']['head'])()
     assert not head['kernel'].any() and not head['bias'].any()
 

@@ -1,0 +1,105 @@
+"""Attention over tokens, and over channels: what several families share."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from imgjax.models import convolve
+
+
+def attend(q_NLHK, k_NLHK, v_NLHK, bias_HLL=None):
+    """Softmax attention (Vaswani et al. 2017, arXiv:1706.03762), scaled by 1 / sqrt(K).
+
+    Args:
+      q_NLHK, k_NLHK, v_NLHK: of one dtype; q may be of another length than k and v.
+      bias_HLL: float32, added to the scores; any shape that broadcasts to attn_NHLL with its rank
+        or one less.
+
+    Returns:
+      y_NLHK of their dtype and attn_NHLL in float32.
+    """
+    # jax.nn.dot_product_attention does the same by implicit promotion, which strict mode refuses.
+    scores_NHLL = jnp.einsum('nqhk,nvhk->nhqv', q_NLHK, k_NLHK, preferred_element_type=jnp.float32)
+    scores_NHLL *= q_NLHK.shape[-1] ** -0.5
+    if bias_HLL is not None:
+        scores_NHLL += bias_HLL if bias_HLL.ndim == 4 else bias_HLL[None]
+    attn_NHLL = jax.nn.softmax(scores_NHLL)
+    return jnp.einsum('nhqv,nvhk->nqhk', attn_NHLL.astype(v_NLHK.dtype), v_NLHK), attn_NHLL
+
+
+def cudnn(q_NLHK, k_NLHK, v_NLHK, bias_HLL=None):
+    """``attend`` by cuDNN's fused kernel: GPU, bfloat16, without a bias and without the maps."""
+    if bias_HLL is not None:
+        raise ValueError("attention 'cudnn' takes no bias on the scores; use 'xla'")
+    return jax.nn.dot_product_attention(q_NLHK, k_NLHK, v_NLHK, implementation='cudnn'), None
+
+
+# 'maps' gives what others throw away.
+ATTENTIONS = {'xla': lambda *args: (attend(*args)[0], None), 'cudnn': cudnn, 'maps': attend}
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention (Vaswani et al. 2017, arXiv:1706.03762) with one qkv projection.
+
+    x_NLD -> (y_NLD, attn_NHLL in float32 or None), as ``attend(q, k, v)`` gives them.
+    """
+
+    heads: int
+    qkv_bias: bool
+    attend: Callable
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x_NLD):
+        N, L, D = x_NLD.shape
+        dense = partial(nn.Dense, dtype=self.dtype)
+        # Fan-in of the joint kernel is Xavier's scale for three separate square ones.
+        init = nn.initializers.variance_scaling(1.0, 'fan_in', 'uniform')
+        qkv = dense(3 * D, use_bias=self.qkv_bias, kernel_init=init, name='qkv')(x_NLD)
+        qkv_NL3HK = qkv.reshape(N, L, 3, self.heads, D // self.heads)
+        y_NLHK, attn_NHLL = self.attend(*(qkv_NL3HK[:, :, i] for i in range(3)))
+        proj = dense(D, kernel_init=nn.initializers.xavier_uniform(), name='proj')
+        return proj(y_NLHK.reshape(N, L, D)), attn_NHLL
+
+
+class SqueezeExcite(nn.Module):
+    """x_NHWC times a gate a channel, made of their means (Hu et al. 2017, arXiv:1709.01507).
+
+    Attributes:
+      reduced: width of the bottleneck.
+      act: activation in the bottleneck.
+      gate: of the result.
+      names: of its two layers.
+    """
+
+    reduced: int
+    act: Any = jax.nn.relu
+    gate: Any = jax.nn.sigmoid
+    names: tuple[str, str] = ('fc1', 'fc2')
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x_NHWC):
+        conv = partial(convolve.Conv, kernel_size=1, use_bias=True, dtype=self.dtype)
+        mean_N11C = x_NHWC.mean(axis=(1, 2), keepdims=True)
+        y_N11R = self.act(conv(self.reduced, name=self.names[0])(mean_N11C))
+        return x_NHWC * self.gate(conv(x_NHWC.shape[-1], name=self.names[1])(y_N11R))
+
+
+class ECA(nn.Module):
+    """Efficient channel attention (Wang et al. 2019, arXiv:1910.03151): x_NHWC times a gate."""
+
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x_NHWC):
+        width = int((math.log2(x_NHWC.shape[-1]) + 1) / 2)
+        width = max(3, width if width % 2 else width + 1)
+        conv = nn.Conv(1, (width,), use_bias=False, dtype=self.dtype, name='conv')
+        gate_NC1 = nn.sigmoid(conv(x_NHWC.mean(axis=(1, 2))[:, :, None]))
+        return x_NHWC * gate_NC1[:, None, None, :, 0]

@@ -1,0 +1,197 @@
+"""BEiT: vision transformers whose positions are biases on the scores of attention, as timm has."""
+
+import functools
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from imgjax.models import convolve, layers
+from imgjax.models.attention import ATTENTIONS
+
+_BASE = {'width': 768, 'depth': 12, 'heads': 12, 'patch_size': 16}
+_LARGE = {'width': 1024, 'depth': 24, 'heads': 16, 'patch_size': 16}
+VARIANTS = {
+    'beit_base_patch16_224': {**_BASE, 'layer_scale': 0.1},
+    'beit_base_patch16_384': {**_BASE, 'layer_scale': 0.1},
+    'beit_large_patch16_224': {**_LARGE, 'layer_scale': 1e-5},
+    'beit_large_patch16_384': {**_LARGE, 'layer_scale': 1e-5},
+    'beit_large_patch16_512': {**_LARGE, 'layer_scale': 1e-5},
+    'beitv2_base_patch16_224': {**_BASE, 'layer_scale': 1e-5},
+    'beitv2_large_patch16_224': {**_LARGE, 'layer_scale': 1e-5},
+    'tiny_beit': {'width': 16, 'depth': 2, 'heads': 2, 'patch_size': 4, 'init_std': 0.1},
+}
+BUFFERS = ('relative_position_index',)
+
+
+@functools.cache
+def relative_index(h: int, w: int) -> np.ndarray:
+    """Rows of the bias table, int (1 + h * w, 1 + h * w), query by key; the first is the token.
+
+    The table has a row for each of (2 h - 1) (2 w - 1) offsets of two patches, and three more: from
+    the token to patches, from patches to the token and from the token to itself.
+    """
+    y_L, x_L = (grid.reshape(-1) for grid in np.mgrid[:h, :w])
+    dy_LL = y_L[:, None] - y_L[None] + h - 1
+    dx_LL = x_L[:, None] - x_L[None] + w - 1
+    offsets = (2 * h - 1) * (2 * w - 1)
+    index_LL = np.full((1 + h * w, 1 + h * w), offsets)
+    index_LL[1:, 0] = offsets + 1
+    index_LL[0, 0] = offsets + 2
+    index_LL[1:, 1:] = dy_LL * (2 * w - 1) + dx_LL
+    return index_LL
+
+
+class Attention(nn.Module):
+    """Self-attention with a learned bias for every offset: x_NLD -> (y_NLD, attn_NHLL or None).
+
+    Keys have no bias, as one would add the same to all scores of a query.
+    """
+
+    heads: int
+    grid: tuple[int, int]
+    attend: Callable
+    dtype: Any
+    kernel_init: Callable
+    proj_init: Callable
+
+    @nn.compact
+    def __call__(self, x_NLD):
+        N, L, D = x_NLD.shape
+        dense = partial(nn.Dense, dtype=self.dtype)
+        qkv_NLF = dense(3 * D, use_bias=False, kernel_init=self.kernel_init, name='qkv')(x_NLD)
+        q_bias, v_bias = (
+            self.param(name, layers.zeros, (D,), jnp.float32) for name in ('q_bias', 'v_bias'))
+        bias_F = jnp.concatenate([q_bias, jnp.zeros_like(q_bias), v_bias]).astype(self.dtype)
+        qkv_NL3HK = (qkv_NLF + bias_F[None, None]).reshape(N, L, 3, self.heads, D // self.heads)
+        index_LL = relative_index(*self.grid)
+        table_RH = self.param('relative_position_bias_table', layers.zeros,
+                              (int(index_LL.max()) + 1, self.heads), jnp.float32)
+        bias_HLL = table_RH[index_LL].transpose(2, 0, 1)
+        y_NLHK, attn_NHLL = self.attend(*(qkv_NL3HK[:, :, i] for i in range(3)), bias_HLL)
+        proj = dense(D, kernel_init=self.proj_init, name='proj')
+        return proj(y_NLHK.reshape(N, L, D)), attn_NHLL
+
+
+class Block(nn.Module):
+    """Pre-norm block: (x_NLD, drop_path rate) -> (y_NLD, attn_NHLL or None)."""
+
+    attention: Callable
+    hidden: int
+    act: Callable
+    norm: Callable
+    drop_path: Callable
+    layer_scale: float
+    kernel_init: Callable
+    proj_init: Callable
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x_NLD, rate):
+        D = x_NLD.shape[-1]
+        dense = partial(nn.Dense, dtype=self.dtype)
+        scale = partial(layers.scaled, self, start=self.layer_scale)
+        attention = self.attention(kernel_init=self.kernel_init, proj_init=self.proj_init,
+                                   name='attn')
+        y_NLD, attn_NHLL = attention(self.norm(name='norm1')(x_NLD))
+        x_NLD = x_NLD + self.drop_path()(scale(y_NLD, name='gamma_1'), rate)
+        y_NLD = self.norm(name='norm2')(x_NLD)
+        y_NLF = self.act(dense(self.hidden, kernel_init=self.kernel_init, name='mlp.fc1')(y_NLD))
+        y_NLD = dense(D, kernel_init=self.proj_init, name='mlp.fc2')(y_NLF)
+        return x_NLD + self.drop_path()(scale(y_NLD, name='gamma_2'), rate), attn_NHLL
+
+
+class Model(nn.Module):
+    """BEiT (Bao et al. 2021, arXiv:2106.08254) and BEiT v2 (Peng et al. 2022, arXiv:2208.06366).
+
+    The image given to ``init`` sets the resolution: the tables of biases are shaped by it.
+
+    Attributes:
+      num_classes: K, or 0 for the features.
+      patch_size: side of a patch; must divide the image's.
+      width: D of the tokens; divisible by ``heads``.
+      depth: number of blocks.
+      heads: attention heads.
+      mlp_ratio: hidden width of a block's MLP over ``width``.
+      layer_scale: start of a factor a channel after attention and MLP.
+      init_std: standard deviation of the kernels' start; those that end block i (from 1) of their
+        branch have it divided by sqrt(2 i).
+      epsilon: of the norms.
+      pool: 'avg', a norm of the patches' mean, or 'token', the normed class token.
+      attention: 'xla', or 'maps', which adds block00_attn.. to ``out``.
+      dropout: rate before the head.
+      drop_path: stochastic depth, rising linearly from 0 to this rate in the last block.
+      remat: recomputes the blocks in the backward pass, for memory.
+      act: activation, see ``layers.ACTIVATIONS``.
+      dtype: compute dtype, 'float32' or 'bfloat16'.
+    """
+
+    num_classes: int
+    patch_size: int = 16
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp_ratio: float = 4.0
+    layer_scale: float = 0.1
+    init_std: float = 0.02
+    epsilon: float = 1e-6
+    pool: str = 'avg'
+    attention: str = 'xla'
+    dropout: float = 0.0
+    drop_path: float = 0.0
+    remat: bool = False
+    act: str = 'gelu'
+    dtype: Any = 'float32'
+
+    @nn.compact
+    def __call__(self, image_NHWC, *, train: bool):
+        """float (N, H, W, C) -> float32 logits (N, K).
+
+        ``out`` has embed, block00.. (N, L, D; class token first), encoded, pre_logits, logits.
+
+        Raises:
+          ValueError: the patch size does not divide the image, or the heads the width.
+        """
+        dtype = layers.compute_dtype(self.dtype)
+        (N, H, W, _), P, D = image_NHWC.shape, self.patch_size, self.width
+        if H % P or W % P:
+            raise ValueError(f'patches of {P} pixels do not tile an image of {H} by {W}')
+        if D % self.heads:
+            raise ValueError(f'width {D} is not divisible by {self.heads} heads')
+        norm = partial(layers.layer_norm, epsilon=self.epsilon, dtype=dtype)
+        normal = nn.initializers.normal
+        attend = layers.pick('attention', self.attention, {
+            name: ATTENTIONS[name] for name in ('xla', 'maps')})  # cuDNN's takes no bias
+        block = partial(
+            nn.remat(Block) if self.remat else Block, hidden=int(D * self.mlp_ratio), norm=norm,
+            attention=partial(Attention, self.heads, (H // P, W // P), attend, dtype),
+            act=layers.activation(self.act), layer_scale=self.layer_scale, dtype=dtype,
+            kernel_init=normal(self.init_std),
+            drop_path=partial(layers.DropPath, not train or self.drop_path == 0))
+
+        embed = convolve.Conv(D, P, P, padding=0, use_bias=True, dtype=dtype,
+                            kernel_init=nn.initializers.lecun_normal(), name='patch_embed.proj')
+        x_NLD = embed(image_NHWC).reshape(N, -1, D)
+        token_11D = self.param('cls_token', normal(0.02), (1, 1, D), jnp.float32)
+        token_N1D = jnp.broadcast_to(token_11D.astype(dtype), (N, 1, D))
+        x_NLD = jnp.concatenate([token_N1D, x_NLD], axis=1)
+        out = {'embed': x_NLD}
+        for i, rate in enumerate(np.linspace(0.0, self.drop_path, self.depth, dtype=np.float32)):
+            proj_init = normal(self.init_std / (2 * (i + 1)) ** 0.5)
+            x_NLD, attn_NHLL = block(proj_init=proj_init, name=f'blocks.{i}')(x_NLD, rate)
+            out[f'block{i:02}'] = x_NLD
+            if attn_NHLL is not None:
+                out[f'block{i:02}_attn'] = attn_NHLL
+        if layers.pick('pool', self.pool, {'token': True, 'avg': False}):
+            out['encoded'] = norm(name='norm')(x_NLD)
+            x_ND = out['encoded'][:, 0]
+        else:
+            out['encoded'] = x_NLD
+            x_ND = norm(name='fc_norm')(x_NLD[:, 1:].mean(axis=1))
+        out['pre_logits'] = x_ND.astype(jnp.float32)
+        x_ND = nn.Dropout(self.dropout, deterministic=not train)(out['pre_logits'])
+        out['logits'] = layers.head(x_ND, self.num_classes, normal(2e-5))
+        return out['logits'], out

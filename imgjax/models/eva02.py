@@ -1,0 +1,250 @@
+"""EVA-02 and DINOv3: vision transformers with rotary positions, with timm's names and counts."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from imgjax.models import convolve, layers
+from imgjax.models.attention import ATTENTIONS
+
+_SMALL = {'width': 384, 'depth': 12, 'heads': 6}
+_BASE = {'width': 768, 'depth': 12, 'heads': 12}
+_LARGE = {'width': 1024, 'depth': 24, 'heads': 16}
+_SPLIT = {'joint_qkv': False, 'mlp': 'normed'}
+_CLIP = {**_SPLIT, 'attention_norm': True, 'pool': 'token', 'norm_pooled': False}
+_DINO = {'patch_size': 16, 'mlp_ratio': 4.0, 'mlp': 'plain', 'act': 'gelu', 'qkv_bias': False,
+         'layer_scale': 1e-5, 'rotary': 'centred', 'learned_positions': False, 'registers': 4,
+         'norm_pooled': False, 'epsilon': 1e-5}
+VARIANTS = {
+    'eva02_tiny_patch14_336': {'width': 192, 'depth': 12, 'heads': 3},
+    'eva02_small_patch14_336': _SMALL,
+    'eva02_base_patch14_448': {**_BASE, **_SPLIT},
+    'eva02_large_patch14_448': {**_LARGE, **_SPLIT},
+    'eva02_base_patch16_clip_224': {**_BASE, **_CLIP, 'patch_size': 16},
+    'eva02_large_patch14_clip_224': {**_LARGE, **_CLIP},
+    'vit_small_patch16_dinov3': {**_SMALL, **_DINO},
+    'vit_small_plus_patch16_dinov3': {**_SMALL, **_DINO, 'mlp': 'swiglu', 'act': 'silu'},
+    'vit_base_patch16_dinov3': {**_BASE, **_DINO},
+    'vit_large_patch16_dinov3': {**_LARGE, **_DINO},
+    'tiny_eva02': {'width': 16, 'depth': 2, 'heads': 2, 'patch_size': 4, **_SPLIT,
+                   'init_std': 0.1},
+}
+ROTARY = {'grid': 10_000.0, 'centred': 100.0}
+MLPS = {name: name for name in ('plain', 'packed', 'swiglu', 'normed')}
+
+
+def angles(kind: str, h: int, w: int, width: int) -> np.ndarray:
+    """Angles (h * w, width / 2) by which rotary positions turn the pairs of a head's channels.
+
+    The first half is of y, the second of x, each at ``width / 4`` frequencies that fall
+    geometrically. 'grid' counts patches as if 16 were along a side, which is EVA-02's way to keep
+    its positions at other resolutions; 'centred' spans two turns from border to border (DINOv3).
+    """
+    omega_F = ROTARY[kind] ** (-np.arange(width // 4) / (width // 4))
+    if kind == 'grid':
+        sides = [np.arange(side) * 16 / side for side in (h, w)]
+    else:
+        sides = [2 * np.pi * ((2 * np.arange(side) + 1) / side - 1) for side in (h, w)]
+    positions_2HW = np.stack(np.meshgrid(*sides, indexing='ij'))
+    return (positions_2HW.reshape(2, -1).T[:, :, None] * omega_F).reshape(h * w, -1)
+
+
+def rotate(x_NLHK, angles_LF, halves: bool):
+    """x_NLHK with its pairs of channels turned, in float32 (Su et al. 2021, arXiv:2104.09864).
+
+    Pairs are the channels i and i + K / 2 if ``halves``, else 2 i and 2 i + 1.
+    """
+    cos, sin = (jnp.asarray(f(angles_LF), jnp.float32)[None, :, None] for f in (np.cos, np.sin))
+    axis = 3 if halves else 4
+    pairs = (2, -1) if halves else (-1, 2)
+    a, b = jnp.unstack(x_NLHK.astype(jnp.float32).reshape(*x_NLHK.shape[:3], *pairs), axis=axis)
+    turned = jnp.stack([a * cos - b * sin, b * cos + a * sin], axis=axis)
+    return turned.reshape(x_NLHK.shape).astype(x_NLHK.dtype)
+
+
+class Block(nn.Module):
+    """Pre-norm block: (x_NLD, drop_path rate) -> (y_NLD, attn_NHLL or None).
+
+    ``rotary``: kind of angles, rows and columns of patches. ``proj_init``: where a branch ends.
+    """
+
+    heads: int
+    hidden: int
+    rotary: tuple[str, int, int]
+    joint_qkv: bool
+    qkv_bias: bool
+    attention_norm: bool
+    mlp: str
+    attend: Callable
+    act: Callable
+    norm: Callable
+    drop_path: Callable
+    layer_scale: float | None
+    kernel_init: Callable
+    proj_init: Callable
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x_NLD, rate):
+        scale = partial(layers.scaled, self, start=self.layer_scale)
+        y_NLD, attn_NHLL = self._attention(self.norm(name='norm1')(x_NLD))
+        x_NLD = x_NLD + self.drop_path()(scale(y_NLD, name='gamma_1'), rate)
+        y_NLD = self._mlp(self.norm(name='norm2')(x_NLD))
+        return x_NLD + self.drop_path()(scale(y_NLD, name='gamma_2'), rate), attn_NHLL
+
+    def _dense(self, features, name, use_bias=True, init=None):
+        return nn.Dense(features, use_bias, dtype=self.dtype, name=name,
+                        kernel_init=init or self.kernel_init)
+
+    def _attention(self, x_NLD):
+        """Keys have no bias, as one would add the same to all scores of a query."""
+        N, L, D = x_NLD.shape
+        if self.joint_qkv:
+            qkv = jnp.split(self._dense(3 * D, 'attn.qkv', False)(x_NLD), 3, axis=-1)
+            for i, name in ((0, 'attn.q_bias'), (2, 'attn.v_bias')) if self.qkv_bias else ():
+                bias_D = self.param(name, layers.zeros, (D,), jnp.float32)
+                qkv[i] += bias_D.astype(self.dtype)[None, None]
+        else:
+            qkv = [self._dense(D, f'attn.{name}_proj', self.qkv_bias and name != 'k')(x_NLD)
+                   for name in 'qkv']
+        q_NLHK, k_NLHK, v_NLHK = (y.reshape(N, L, self.heads, D // self.heads) for y in qkv)
+        kind, h, w = self.rotary
+        # Other tokens have no position: the angle 0.
+        angles_LF = np.pad(angles(kind, h, w, D // self.heads), ((L - h * w, 0), (0, 0)))
+        q_NLHK, k_NLHK = (rotate(y, angles_LF, kind == 'centred') for y in (q_NLHK, k_NLHK))
+        y_NLHK, attn_NHLL = self.attend(q_NLHK, k_NLHK, v_NLHK)
+        y_NLD = y_NLHK.reshape(N, L, D)
+        if self.attention_norm:
+            y_NLD = self.norm(name='attn.norm')(y_NLD)
+        return self._dense(D, 'attn.proj', init=self.proj_init)(y_NLD), attn_NHLL
+
+    def _mlp(self, x_NLD):
+        if self.mlp == 'plain':
+            y_NLF = self.act(self._dense(self.hidden, 'mlp.fc1')(x_NLD))
+        elif self.mlp == 'packed':
+            gate_NLF, y_NLF = jnp.split(self._dense(2 * self.hidden, 'mlp.fc1')(x_NLD), 2, axis=-1)
+            y_NLF = self.act(gate_NLF) * y_NLF
+        else:
+            gate_NLF = self._dense(self.hidden, 'mlp.fc1_g')(x_NLD)
+            y_NLF = self.act(gate_NLF) * self._dense(self.hidden, 'mlp.fc1_x')(x_NLD)
+        if self.mlp == 'normed':
+            y_NLF = self.norm(name='mlp.norm')(y_NLF)
+        return self._dense(x_NLD.shape[-1], 'mlp.fc2', init=self.proj_init)(y_NLF)
+
+
+class Model(nn.Module):
+    """EVA-02 (Fang et al. 2023, arXiv:2303.11331), DINOv3 (Simeoni et al. 2025, arXiv:2508.10104).
+
+    The image given to ``init`` sets the resolution where positions are learned, too.
+
+    Attributes:
+      num_classes: K, or 0 for the features.
+      patch_size: side of a patch; must divide the image's.
+      width: D of the tokens; divisible by 4 times ``heads``.
+      depth: number of blocks.
+      heads: attention heads.
+      mlp_ratio: hidden width of a block's MLP over ``width``.
+      mlp: 'plain', or a SwiGLU (Shazeer 2020, arXiv:2002.05202): 'packed', gate and value by one
+        matrix, 'swiglu', by two, or 'normed', with a norm before the last layer, too.
+      joint_qkv: queries, keys and values by one matrix.
+      qkv_bias: whether queries and values have a bias.
+      attention_norm: a norm before attention's last layer.
+      rotary: 'grid' or 'centred', see ``angles``.
+      learned_positions: added to the tokens, too.
+      registers: further tokens (Darcet et al. 2023, arXiv:2309.16588).
+      layer_scale: start of a factor a channel after attention and MLP; None for no such factors.
+      init_std: standard deviation of the kernels' start; those that end block i (from 1) of their
+        branch have it divided by sqrt(2 i).
+      epsilon: of the norms.
+      pool: 'avg' of the patches, or 'token', the class token.
+      norm_pooled: the last norm is of what pooling gives, not of the tokens before.
+      attention: 'xla', 'cudnn' (GPU, bfloat16) or 'maps', which adds block00_attn.. to ``out``.
+      dropout: rate before the head.
+      drop_path: stochastic depth, rising linearly from 0 to this rate in the last block.
+      remat: recomputes the blocks in the backward pass, for memory.
+      act: activation, see ``layers.ACTIVATIONS``; in a SwiGLU of the gate.
+      dtype: compute dtype, 'float32' or 'bfloat16'.
+    """
+
+    num_classes: int
+    patch_size: int = 14
+    width: int = 384
+    depth: int = 12
+    heads: int = 6
+    mlp_ratio: float = 8 / 3
+    mlp: str = 'packed'
+    joint_qkv: bool = True
+    qkv_bias: bool = True
+    attention_norm: bool = False
+    rotary: str = 'grid'
+    learned_positions: bool = True
+    registers: int = 0
+    layer_scale: float | None = None
+    init_std: float = 0.02
+    epsilon: float = 1e-6
+    pool: str = 'avg'
+    norm_pooled: bool = True
+    attention: str = 'xla'
+    dropout: float = 0.0
+    drop_path: float = 0.0
+    remat: bool = False
+    act: str = 'silu'
+    dtype: Any = 'float32'
+
+    @nn.compact
+    def __call__(self, image_NHWC, *, train: bool):
+        """float (N, H, W, C) -> float32 logits (N, K).
+
+        ``out`` has embed, block00.. (N, L, D; class token, registers, patches), encoded,
+        pre_logits, logits. ValueError if patch_size does not divide the image or 4 heads the width.
+        """
+        dtype = layers.compute_dtype(self.dtype)
+        (N, H, W, _), P, D = image_NHWC.shape, self.patch_size, self.width
+        if H % P or W % P:
+            raise ValueError(f'patches of {P} pixels do not tile an image of {H} by {W}')
+        if D % (4 * self.heads):
+            raise ValueError(f'width {D} is not divisible by 4 times {self.heads} heads')
+        layers.pick('rotary', self.rotary, ROTARY)
+        normal = nn.initializers.normal
+        norm = partial(layers.layer_norm, epsilon=self.epsilon, dtype=dtype)
+        block = partial(
+            nn.remat(Block) if self.remat else Block, heads=self.heads,
+            hidden=int(D * self.mlp_ratio), rotary=(self.rotary, H // P, W // P),
+            joint_qkv=self.joint_qkv, qkv_bias=self.qkv_bias, attention_norm=self.attention_norm,
+            mlp=layers.pick('mlp', self.mlp, MLPS), act=layers.activation(self.act), norm=norm,
+            attend=layers.pick('attention', self.attention, ATTENTIONS), dtype=dtype,
+            layer_scale=self.layer_scale, kernel_init=normal(self.init_std),
+            drop_path=partial(layers.DropPath, not train or self.drop_path == 0))
+
+        x_NLD = convolve.Conv(
+            D, P, P, padding=0, use_bias=True, dtype=dtype, name='patch_embed.proj',
+            kernel_init=nn.initializers.lecun_normal())(image_NHWC).reshape(N, -1, D)
+        for name, count in (('reg_token', self.registers), ('cls_token', 1)):
+            if count:
+                token_1LD = self.param(name, normal(0.02), (1, count, D), jnp.float32)
+                token_NLD = jnp.broadcast_to(token_1LD.astype(dtype), (N, count, D))
+                x_NLD = jnp.concatenate([token_NLD, x_NLD], axis=1)
+        if self.learned_positions:
+            pos_1LD = self.param('pos_embed', normal(0.02), (1, *x_NLD.shape[1:]), jnp.float32)
+            x_NLD = x_NLD + pos_1LD.astype(dtype)
+        out = {'embed': x_NLD}
+        for i, rate in enumerate(np.linspace(0.0, self.drop_path, self.depth, dtype=np.float32)):
+            proj_init = normal(self.init_std / (2 * (i + 1)) ** 0.5)
+            x_NLD, attn_NHLL = block(proj_init=proj_init, name=f'blocks.{i}')(x_NLD, rate)
+            out[f'block{i:02}'] = x_NLD
+            if attn_NHLL is not None:
+                out[f'block{i:02}_attn'] = attn_NHLL
+        out['encoded'] = x_NLD if self.norm_pooled else norm(name='norm')(x_NLD)
+        if layers.pick('pool', self.pool, {'token': True, 'avg': False}):
+            x_ND = out['encoded'][:, 0]
+        else:
+            x_ND = out['encoded'][:, 1 + self.registers:].mean(axis=1)
+        x_ND = norm(name='fc_norm')(x_ND) if self.norm_pooled else x_ND
+        out['pre_logits'] = x_ND.astype(jnp.float32)
+        x_ND = nn.Dropout(self.dropout, deterministic=not train)(out['pre_logits'])
+        out['logits'] = layers.head(x_ND, self.num_classes, normal(2e-5))
+        return out['logits'], out

@@ -1,0 +1,43 @@
+"""MobileNet of depthwise separable convolutions, without shortcuts."""
+
+from imgjax.models import mbconv
+
+
+def _table(*rows):
+    return tuple(
+        ({'block': 'separable', 'depth': depth, 'strides': strides, 'features': features,
+          'last_act': True, 'shortcut': False},)
+        for depth, strides, features in rows)
+
+
+# Blocks, stride and channels of every stage (table 1 of the paper).
+STAGES = _table((1, 1, 64), (2, 2, 128), (2, 2, 256), (6, 2, 512), (2, 2, 1024))
+VARIANTS = {
+    'mobilenetv1_100': {},
+    'mobilenetv1_100h': {'head': 1024},
+    'mobilenetv1_125': {'width': 1.25, 'stem': 40},
+    'tiny_mobilenetv1': {'stem': 8, 'stages': _table((1, 1, 16), (1, 2, 32))},
+}
+RENAMES = {'head': 'classifier'}
+
+
+class Model(mbconv.Net):
+    """MobileNet (Howard et al. 2017, arXiv:1704.04861).
+
+    Attributes:
+      num_classes: K, or 0 for the features.
+      stages: table of the blocks, see ``mbconv``.
+      stem: channels of the first convolution, not scaled by ``width``.
+      head: width of a 1x1 convolution before pooling; 0 for none, as in the paper.
+      width: factor of the stages' channels, which are rounded to multiples of 8.
+      padding: 'torch', the same on both sides, or 'same', TensorFlow's, which differs at stride 2.
+      epsilon: of the norms.
+      dropout: rate before the head.
+      remat: recomputes the blocks in the backward pass, for memory.
+      act: activation, see ``layers.ACTIVATIONS``.
+      dtype: compute dtype, 'float32' or 'bfloat16'.
+    """
+
+    stages: tuple = STAGES
+    head: int = 0
+    act: str = 'relu6'

@@ -1,0 +1,160 @@
+"""MobileViT v2: attention by one score a pixel, linear in the number of patches, as timm has it."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from imgjax.models import convolve, layers
+from imgjax.models.mobilevit import ConvNormAct, InvertedResidual, fold, resize, unfold
+
+VARIANTS = {
+    f'mobilevitv2_{percent:03}': {
+        'stem': 32 * percent // 100,
+        'widths': tuple(width * percent // 100 for width in (64, 128, 256, 384, 512)),
+    } for percent in (50, 75, 100, 125, 150, 175, 200)
+}
+VARIANTS['tiny_mobilevitv2'] = {
+    'stem': 16, 'widths': (8, 16), 'depths': (1, 1), 'transformer_depths': (1,)}
+RENAMES = {'head': 'head.fc'}
+
+
+def norm(*, dtype: Any, name: str):
+    """Norm over all places and channels of an example, which then has a scale a channel."""
+    group_norm = nn.GroupNorm(1, epsilon=1e-5, use_fast_variance=False, name=name)
+    return lambda x: group_norm(x.astype(jnp.float32)).astype(dtype)
+
+
+class Transformer(nn.Module):
+    """Separable self-attention and an MLP: (x_NPLC, drop_path rate) -> y_NPLC.
+
+    Every pixel has one score; the mean of the keys under their softmax over the patches is what
+    all values are multiplied with. The relu of the values belongs to attention, so ``act`` is not
+    in its place.
+    """
+
+    hidden: int
+    act: Callable
+    drop_path: Callable
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x_NPLC, rate):
+        C = x_NPLC.shape[-1]
+        conv = partial(convolve.Conv, kernel_size=1, use_bias=True, dtype=self.dtype)
+        y_NPLC = norm(dtype=self.dtype, name='norm1')(x_NPLC)
+        y_NPLF = conv(1 + 2 * C, name='attn.qkv_proj')(y_NPLC)
+        score_NPL1, key_NPLC, value_NPLC = jnp.split(y_NPLF, (1, 1 + C), axis=-1)
+        share_NPL1 = jax.nn.softmax(score_NPL1.astype(jnp.float32), axis=2).astype(self.dtype)
+        mean_NP1C = jnp.sum(key_NPLC * share_NPL1, axis=2, keepdims=True)
+        y_NPLC = conv(C, name='attn.out_proj')(jax.nn.relu(value_NPLC) * mean_NP1C)
+        x_NPLC = x_NPLC + self.drop_path()(y_NPLC, rate)
+        y_NPLC = norm(dtype=self.dtype, name='norm2')(x_NPLC)
+        y_NPLF = self.act(conv(self.hidden, name='mlp.fc1')(y_NPLC))
+        return x_NPLC + self.drop_path()(conv(C, name='mlp.fc2')(y_NPLF), rate)
+
+
+class MobileBlock(nn.Module):
+    """Transformers between convolutions, (x_NHWC, drop_path rate) -> y_NHWC, without a shortcut.
+
+    Where patches do not tile the image, it is made larger, and stays so.
+    """
+
+    depth: int
+    patch_size: int
+    mlp_ratio: float
+    unit: Callable
+    act: Callable
+    drop_path: Callable
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x_NHWC, rate):
+        _, H, W, C = x_NHWC.shape
+        p, width = self.patch_size, C // 2
+        h, w = -(-H // p) * p, -(-W // p) * p
+        x_NHWC = resize(x_NHWC, h, w, corners=True)
+        x_NHWC = self.unit(C, 3, groups=C, act=self.act, name='conv_kxk')(x_NHWC)
+        x_NHWC = convolve.Conv(width, 1, dtype=self.dtype, name='conv_1x1')(x_NHWC)
+        x_NPLC = unfold(x_NHWC, p)
+        for i in range(self.depth):
+            x_NPLC = Transformer(int(width * self.mlp_ratio), self.act, self.drop_path, self.dtype,
+                                 name=f'transformer.{i}')(x_NPLC, rate)
+        x_NPLC = norm(dtype=self.dtype, name='norm')(x_NPLC)
+        return self.unit(C, 1, name='conv_proj')(fold(x_NPLC, h, w, p))
+
+
+class Model(nn.Module):
+    """MobileViT v2 (Mehta and Rastegari 2022, arXiv:2206.02680).
+
+    No parameter depends on the image's size.
+
+    Attributes:
+      num_classes: K, or 0 for the features.
+      stem: channels of the first convolution.
+      widths: channels of every stage; each stage but the first halves the image.
+      depths: inverted residuals of every stage.
+      expansion: of the inverted residuals.
+      transformer_depths: of the last stages, which end in a block with transformers of half the
+        stage's channels.
+      mlp_ratio: hidden width of a transformer's MLP over its width.
+      patch_size: side of the patches, in pixels of the stage.
+      dropout: rate before the head.
+      drop_path: stochastic depth, rising linearly from 0 to this rate in the last block.
+      remat: recomputes the blocks in the backward pass, for memory.
+      act: activation, see ``layers.ACTIVATIONS``.
+      dtype: compute dtype, 'float32' or 'bfloat16'.
+    """
+
+    num_classes: int
+    stem: int = 32
+    widths: tuple[int, ...] = (64, 128, 256, 384, 512)
+    depths: tuple[int, ...] = (1, 2, 1, 1, 1)
+    expansion: int = 2
+    transformer_depths: tuple[int, ...] = (2, 4, 3)
+    mlp_ratio: float = 2.0
+    patch_size: int = 2
+    dropout: float = 0.0
+    drop_path: float = 0.0
+    remat: bool = False
+    act: str = 'silu'
+    dtype: Any = 'float32'
+
+    @nn.compact
+    def __call__(self, image_NHWC, *, train: bool):
+        """float (N, H, W, C) -> float32 logits (N, K).
+
+        ``out`` has stem, stage1.., pre_logits and logits.
+        """
+        dtype, act = layers.compute_dtype(self.dtype), layers.activation(self.act)
+        wrap = nn.remat if self.remat else lambda block: block
+        policy = {
+            'unit': partial(ConvNormAct, train=train, dtype=dtype),
+            'act': act,
+            'drop_path': partial(layers.DropPath, not train or self.drop_path == 0),
+        }
+        convolve = partial(wrap(InvertedResidual), expansion=self.expansion, **policy)
+        transform = partial(wrap(MobileBlock), patch_size=self.patch_size, dtype=dtype,
+                            mlp_ratio=self.mlp_ratio, **policy)
+
+        x_NHWC = policy['unit'](self.stem, 3, 2, act=act, name='stem')(image_NHWC)
+        out = {'stem': x_NHWC}
+        first = len(self.widths) - len(self.transformer_depths)
+        total, count = sum(self.depths) + len(self.transformer_depths), 0
+        for i, (features, depth) in enumerate(zip(self.widths, self.depths, strict=True)):
+            blocks = [convolve(features, 2 if i and not j else 1, name=f'stages.{i}.{j}')
+                      for j in range(depth)]
+            if i >= first:
+                blocks.append(
+                    transform(self.transformer_depths[i - first], name=f'stages.{i}.{depth}'))
+            for block in blocks:
+                x_NHWC = block(x_NHWC, self.drop_path * count / max(1, total - 1))
+                count += 1
+            out[f'stage{i + 1}'] = x_NHWC
+        out['pre_logits'] = x_NHWC.mean(axis=(1, 2), dtype=jnp.float32)
+        x_NF = nn.Dropout(self.dropout, deterministic=not train)(out['pre_logits'])
+        out['logits'] = layers.head(x_NF, self.num_classes)
+        return out['logits'], out

@@ -1,0 +1,73 @@
+"""Pooling over windows, with the borders that torch has."""
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import lax
+
+
+def max_pool(x_NHWC, window: int, strides: int, padding: int = 0, ceil: bool = False):
+    """Maxima over square windows, as many as torch's.
+
+    Args:
+      padding: pixels on every side, which never are the maximum.
+      ceil: whether the pixels left over below and on the right have windows of their own.
+
+    Raises:
+      ValueError: the image is smaller than a window.
+    """
+    pads = _pool_pads(x_NHWC.shape[1:3], window, strides, padding, ceil)
+    return nn.max_pool(
+        x_NHWC, window_shape=(window, window), strides=(strides, strides), padding=pads)
+
+
+def avg_pool(x_NHWC, window: int, strides: int, padding: int = 0):
+    """Means over square windows, in which padding counts as zeros; ValueError as ``max_pool``."""
+    # nn.avg_pool divides by an integer, which strict promotion refuses.
+    pads = _pool_pads(x_NHWC.shape[1:3], window, strides, padding, False)
+    total_NHWC = nn.pooling.pool(
+        x_NHWC, 0.0, lax.add, (window, window), (strides, strides), pads)
+    return total_NHWC * (1 / window**2)
+
+
+def avg_pool_inside(x_NHWC, side: int):
+    """Means of the squares of that side; where one is cut by the border, of the pixels it has."""
+    # flax divides by a float32 count, which strict promotion refuses for a bfloat16 input.
+    window = (side, side)
+    y_NHWC = nn.avg_pool(
+        x_NHWC.astype(jnp.float32), window_shape=window, strides=window, padding='SAME',
+        count_include_pad=False)
+    return y_NHWC.astype(x_NHWC.dtype)
+
+
+def adaptive_avg_pool(x_NHWC, size: tuple[int, int]):
+    """Means over ``size`` windows, down and across, as torch's: they overlap where they must.
+
+    A window reaches from the floor of its share of the image to the ceiling, so that ``size`` may
+    be larger than the image, too.
+    """
+    y_NHWC = x_NHWC.astype(jnp.float32)
+    for axis, out in enumerate(size, 1):
+        side = x_NHWC.shape[axis]
+        if side == out:
+            continue
+        i_O1, j_1L = np.arange(out)[:, None], np.arange(side)[None]
+        start_O1, stop_O1 = i_O1 * side // out, -(-(i_O1 + 1) * side // out)
+        share_OL = ((j_1L >= start_O1) & (j_1L < stop_O1)) / (stop_O1 - start_O1)
+        terms = ('ol,nlwc->nowc', 'ol,nhlc->nhoc')[axis - 1]
+        y_NHWC = jnp.einsum(terms, jnp.asarray(share_OL, jnp.float32), y_NHWC, precision='highest')
+    return y_NHWC.astype(x_NHWC.dtype)
+
+
+def _pool_pads(sides, window, strides, padding, ceil):
+    pads = []
+    for side in sides:
+        room = side + 2 * padding - window
+        extra = -room % strides if ceil else 0
+        if room + extra >= side + padding:  # the last window would hold padding alone
+            extra = 0
+        if room + extra < 0:
+            raise ValueError('the image is too small: {}x{} is left of it for a pooling of '
+                             '{}x{}'.format(*sides, window, window))
+        pads.append((padding, padding + extra))
+    return pads

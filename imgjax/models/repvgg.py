@@ -1,0 +1,182 @@
+"""RepVGG: trained with three branches a block, evaluated as a plain stack of 3x3 convolutions."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from imgjax.models import convolve, layers
+
+_A, _B = {'depths': (2, 4, 14, 1)}, {'depths': (4, 6, 16, 1)}
+VARIANTS = {
+    'repvgg_a0': {**_A, 'widths': (48, 96, 192, 1280), 'stem_width': 48},
+    'repvgg_a1': {**_A, 'widths': (64, 128, 256, 1280)},
+    'repvgg_a2': {**_A, 'widths': (96, 192, 384, 1408)},
+    'repvgg_b0': {**_B, 'widths': (64, 128, 256, 1280)},
+    'repvgg_b1': {**_B, 'widths': (128, 256, 512, 2048)},
+    'repvgg_b1g4': {**_B, 'widths': (128, 256, 512, 2048), 'groups': 4},
+    'repvgg_b2': {**_B, 'widths': (160, 320, 640, 2560)},
+    'repvgg_b2g4': {**_B, 'widths': (160, 320, 640, 2560), 'groups': 4},
+    'repvgg_b3': {**_B, 'widths': (192, 384, 768, 2560)},
+    'repvgg_b3g4': {**_B, 'widths': (192, 384, 768, 2560), 'groups': 4},
+    'tiny_repvgg': {'depths': (2, 1), 'widths': (8, 16), 'stem_width': 8, 'stem_strides': 1},
+}
+RENAMES = {'head': 'head.fc'}
+EPSILON = 1e-5  # of the norms
+
+
+class ConvNorm(nn.Module):
+    """Convolution and batch norm, x_NHWC -> y_NHWF."""
+
+    features: int
+    kernel_size: int
+    strides: int
+    groups: int
+    norm: Callable
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x_NHWC):
+        # Normal of variance 2 / fan-out, where the fan-out is a group's.
+        init = nn.initializers.variance_scaling(2.0 * self.groups, 'fan_out', 'normal')
+        y_NHWF = convolve.Conv(self.features, self.kernel_size, self.strides, groups=self.groups,
+                             kernel_init=init, dtype=self.dtype, name='conv')(x_NHWC)
+        return self.norm(name='bn')(y_NHWF)
+
+
+class Block(nn.Module):
+    """Sum of 3x3, 1x1 and, where the shape allows, no convolution, each with a norm of its own.
+
+    (x_NHWC, drop_path rate) -> y_NHWF. Fused it is one 3x3 convolution.
+    """
+
+    features: int
+    strides: int
+    groups: int
+    fused: bool
+    norm: Callable
+    act: Callable
+    drop_path: Callable
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x_NHWC, rate):
+        if self.fused:
+            conv = convolve.Conv(self.features, 3, self.strides, groups=self.groups, use_bias=True,
+                               dtype=self.dtype, name='reparam_conv')
+            return self.act(conv(x_NHWC))
+        conv = partial(ConvNorm, self.features, strides=self.strides, groups=self.groups,
+                       norm=self.norm, dtype=self.dtype)
+        y_NHWF = conv(3, name='conv_kxk')(x_NHWC) + conv(1, name='conv_1x1')(x_NHWC)
+        if self.strides == 1 and x_NHWC.shape[-1] == self.features:
+            y_NHWF = self.drop_path()(y_NHWF, rate) + self.norm(name='identity')(x_NHWC)
+        return self.act(y_NHWF)
+
+
+class Model(nn.Module):
+    """RepVGG (Ding et al. 2021, arXiv:2101.03697).
+
+    Attributes:
+      num_classes: K, or 0 for the features.
+      depths: blocks of every stage; each halves the image.
+      widths: channels of every stage, at least as many as stages.
+      groups: of the convolutions of every second block of a stage.
+      stem_width: channels of the block before the stages.
+      stem_strides: its strides.
+      fused: the plain form, for evaluation; ``fuse`` makes its variables.
+      dropout: rate before the head.
+      drop_path: stochastic depth of the convolutions beside an identity, rising linearly from 0 to
+        this rate in the last block.
+      remat: recomputes the blocks in the backward pass, for memory.
+      act: activation, see ``layers.ACTIVATIONS``.
+      dtype: compute dtype, 'float32' or 'bfloat16'.
+    """
+
+    num_classes: int
+    depths: tuple[int, ...] = (2, 4, 14, 1)
+    widths: tuple[int, ...] = (64, 128, 256, 1280)
+    groups: int = 1
+    stem_width: int = 64
+    stem_strides: int = 2
+    fused: bool = False
+    dropout: float = 0.0
+    drop_path: float = 0.0
+    remat: bool = False
+    act: str = 'relu'
+    dtype: Any = 'float32'
+
+    @nn.compact
+    def __call__(self, image_NHWC, *, train: bool):
+        """float (N, H, W, C) -> float32 logits (N, K).
+
+        ``out`` has stem, stage1.., pre_logits and logits.
+
+        Raises:
+          ValueError: fused, and to be trained with stochastic depth.
+        """
+        if self.fused and train and self.drop_path:
+            raise ValueError('drop_path needs the branches: a fused RepVGG cannot train with it')
+        dtype = layers.compute_dtype(self.dtype)
+        block = partial(
+            nn.remat(Block) if self.remat else Block, fused=self.fused, dtype=dtype,
+            norm=partial(layers.BatchNorm, train=train, epsilon=EPSILON, dtype=dtype),
+            act=layers.activation(self.act),
+            drop_path=partial(layers.DropPath, not train or self.drop_path == 0))
+
+        x_NHWC = block(self.stem_width, self.stem_strides, 1, name='stem')(image_NHWC, 0.0)
+        out = {'stem': x_NHWC}
+        total, count = sum(self.depths), 0
+        for i, depth in enumerate(self.depths):
+            for j in range(depth):
+                rate = self.drop_path * count / max(1, total - 1)
+                groups = self.groups if j % 2 else 1
+                x_NHWC = block(
+                    self.widths[i], 1 if j else 2, groups, name=f'stages.{i}.{j}')(x_NHWC, rate)
+                count += 1
+            out[f'stage{i + 1}'] = x_NHWC
+        out['pre_logits'] = x_NHWC.mean(axis=(1, 2), dtype=jnp.float32)
+        x_NF = nn.Dropout(self.dropout, deterministic=not train)(out['pre_logits'])
+        out['logits'] = layers.head(x_NF, self.num_classes)
+        return out['logits'], out
+
+
+def fuse(variables):
+    """Returns the variables of ``Model(..., fused=True)`` from those of the form that trains.
+
+    A norm in evaluation is a linear map of every channel, so a branch is a convolution with a bias,
+    and the branches' kernels, their centres aligned, add up to one. It is done in float64, for
+    the sum's sake. Its logits are those of the form that trains up to rounding.
+    """
+    params, stats = variables['params'], variables['batch_stats']
+    fused = {name: block if name.startswith('head') else _fuse(block, stats[name])
+             for name, block in params.items()}
+    return {'params': fused}
+
+
+def _fuse(block, stats):
+    kernel_HWIF = _double(block['conv_kxk']['conv']['kernel'])
+    branches = [(kernel_HWIF, block['conv_kxk']['bn'], stats['conv_kxk']['bn']),
+                (_centred(_double(block['conv_1x1']['conv']['kernel'][0, 0])),
+                 block['conv_1x1']['bn'], stats['conv_1x1']['bn'])]
+    if 'identity' in block:
+        inputs, features = kernel_HWIF.shape[2:]
+        one_IF = np.tile(np.eye(inputs), features // inputs)  # group by group
+        branches.append((_centred(one_IF), block['identity'], stats['identity']))
+    kernel, bias = 0.0, 0.0
+    for kernel_HWIF, norm, stat in branches:
+        factor_F = _double(norm['scale']) / np.sqrt(_double(stat['var']) + EPSILON)
+        kernel = kernel + kernel_HWIF * factor_F
+        bias = bias + _double(norm['bias']) - _double(stat['mean']) * factor_F
+    return {'reparam_conv': {'kernel': np.float32(kernel), 'bias': np.float32(bias)}}
+
+
+def _double(array):
+    return np.asarray(array, np.float64)
+
+
+def _centred(kernel_IF):
+    """A 1x1 kernel as a 3x3 one."""
+    return np.pad(kernel_IF[None, None], ((1, 1), (1, 1), (0, 0), (0, 0)))

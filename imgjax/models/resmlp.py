@@ -1,0 +1,118 @@
+"""ResMLP: one dense layer over the patches, an MLP over the channels, and no norm."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from imgjax.models import convolve, layers
+
+VARIANTS = {
+    'resmlp_12_224': {'depth': 12, 'layer_scale': 1e-4},
+    'resmlp_24_224': {'depth': 24, 'layer_scale': 1e-5},
+    'resmlp_36_224': {'depth': 36, 'layer_scale': 1e-6},
+    'resmlp_big_24_224': {'depth': 24, 'layer_scale': 1e-6, 'width': 768, 'patch_size': 8},
+    'tiny_resmlp': {'depth': 2, 'layer_scale': 0.1, 'width': 16, 'patch_size': 4},
+}
+
+
+class Affine(nn.Module):
+    """x_NLD times a factor plus an offset a channel, in place of a norm."""
+
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x_NLD):
+        shape = (1, 1, x_NLD.shape[-1])
+        alpha_11D = self.param('alpha', layers.ones, shape, jnp.float32)
+        beta_11D = self.param('beta', layers.zeros, shape, jnp.float32)
+        return (x_NLD.astype(jnp.float32) * alpha_11D + beta_11D).astype(self.dtype)
+
+
+class Block(nn.Module):
+    """(x_NLD, drop_path rate) -> y_NLD: the layer over patches and the MLP, around shortcuts."""
+
+    hidden: int
+    layer_scale: float | None
+    act: Callable
+    affine: Callable
+    drop_path: Callable
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x_NLD, rate):
+        xavier = nn.initializers.xavier_uniform()
+        over_patches = nn.Dense(
+            x_NLD.shape[1], dtype=self.dtype, kernel_init=xavier, name='linear_tokens')
+        y_NLD = over_patches(self.affine(name='norm1')(x_NLD).swapaxes(1, 2)).swapaxes(1, 2)
+        y_NLD = layers.scaled(self, y_NLD, 'ls1', self.layer_scale)
+        x_NLD = x_NLD + self.drop_path()(y_NLD, rate)
+        over_channels = layers.Mlp(
+            self.hidden, self.act, dtype=self.dtype, bias_init=nn.initializers.normal(1e-6),
+            name='mlp_channels')
+        y_NLD = over_channels(self.affine(name='norm2')(x_NLD))
+        return x_NLD + self.drop_path()(layers.scaled(self, y_NLD, 'ls2', self.layer_scale), rate)
+
+
+class Model(nn.Module):
+    """ResMLP (Touvron et al. 2021, arXiv:2105.03404); its head starts at zero.
+
+    The image given to ``init`` sets the resolution: the layers over patches are shaped by it.
+
+    Attributes:
+      num_classes: K, or 0 for the features.
+      patch_size: side of a patch; must divide the image's.
+      width: D of the tokens.
+      depth: number of blocks.
+      mlp_ratio: hidden width of the MLP over ``width``.
+      layer_scale: start of a factor a channel at the end of both branches, the smaller the deeper
+        the network; None for no such factors.
+      dropout: rate before the head.
+      drop_path: stochastic depth, rising linearly from 0 to this rate in the last block.
+      remat: recomputes the blocks in the backward pass, for memory.
+      act: activation, see ``layers.ACTIVATIONS``.
+      dtype: compute dtype, 'float32' or 'bfloat16'.
+    """
+
+    num_classes: int
+    patch_size: int = 16
+    width: int = 384
+    depth: int = 24
+    mlp_ratio: float = 4.0
+    layer_scale: float | None = 1e-5
+    dropout: float = 0.0
+    drop_path: float = 0.0
+    remat: bool = False
+    act: str = 'gelu'
+    dtype: Any = 'float32'
+
+    @nn.compact
+    def __call__(self, image_NHWC, *, train: bool):
+        """float (N, H, W, C) -> float32 logits (N, K).
+
+        ``out`` has embed, block00.. (N, L, D), encoded, pre_logits and logits.
+
+        Raises:
+          ValueError: the patch size does not divide the image.
+        """
+        dtype = layers.compute_dtype(self.dtype)
+        block = partial(
+            nn.remat(Block) if self.remat else Block, hidden=int(self.width * self.mlp_ratio),
+            layer_scale=self.layer_scale, act=layers.activation(self.act), dtype=dtype,
+            affine=partial(Affine, dtype),
+            drop_path=partial(layers.DropPath, not train or self.drop_path == 0))
+
+        x_NLD = convolve.patch_tokens(
+            image_NHWC.astype(dtype), self.width, self.patch_size, dtype=dtype, name='stem.proj')
+        out = {'embed': x_NLD}
+        for i in range(self.depth):
+            rate = self.drop_path * i / max(1, self.depth - 1)
+            x_NLD = block(name=f'blocks.{i}')(x_NLD, rate)
+            out[f'block{i:02}'] = x_NLD
+        out['encoded'] = Affine(dtype, name='norm')(x_NLD)
+        out['pre_logits'] = out['encoded'].mean(axis=1, dtype=jnp.float32)
+        x_ND = nn.Dropout(self.dropout, deterministic=not train)(out['pre_logits'])
+        out['logits'] = layers.head(x_ND, self.num_classes, layers.zeros)
+        return out['logits'], out

@@ -1,0 +1,165 @@
+"""Swin transformers, with timm's names and parameter counts."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from imgjax.models import layers, windows
+from imgjax.models.attention import ATTENTIONS
+
+_TINY = {'width': 96, 'depths': (2, 2, 6, 2), 'heads': (3, 6, 12, 24)}
+_SMALL = {'width': 96, 'depths': (2, 2, 18, 2), 'heads': (3, 6, 12, 24)}
+_BASE = {'width': 128, 'depths': (2, 2, 18, 2), 'heads': (4, 8, 16, 32)}
+_LARGE = {'width': 192, 'depths': (2, 2, 18, 2), 'heads': (6, 12, 24, 48)}
+_S3 = {'width': 96, 'heads': (3, 6, 12, 24)}
+VARIANTS = {
+    'swin_tiny_patch4_window7_224': _TINY,
+    'swin_small_patch4_window7_224': _SMALL,
+    'swin_base_patch4_window7_224': _BASE,
+    'swin_base_patch4_window12_384': {**_BASE, 'windows': (12, 12, 12, 12)},
+    'swin_large_patch4_window7_224': _LARGE,
+    'swin_large_patch4_window12_384': {**_LARGE, 'windows': (12, 12, 12, 12)},
+    'swin_s3_tiny_224': {**_S3, 'depths': (2, 2, 6, 2), 'windows': (7, 7, 14, 7)},
+    'swin_s3_small_224': {**_S3, 'depths': (2, 2, 18, 2), 'windows': (14, 14, 14, 7)},
+    'swin_s3_base_224': {**_S3, 'depths': (2, 2, 30, 2), 'windows': (7, 7, 14, 7)},
+    'tiny_swin': {
+        'patch_size': 2, 'width': 16, 'depths': (2, 1), 'heads': (2, 4), 'windows': (4, 4)},
+}
+RENAMES = {'head': 'head.fc'}
+BUFFERS = ('relative_position_index', 'attn_mask')
+
+_normal = nn.initializers.normal(0.02)
+
+
+class WindowAttention(nn.Module):
+    """Self-attention inside of windows: (x_NGLC, (h, w), mask_GLL) -> (y_NGLC, attn_NGHLL).
+
+    The scores have a learned bias for every head and offset of the query from the key.
+    """
+
+    heads: int
+    attend: Callable
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x_NGLC, sides, mask_GLL):
+        h, w = sides
+        *NGL, C = x_NGLC.shape
+        dense = partial(nn.Dense, dtype=self.dtype, kernel_init=_normal)
+        qkv_NGL3HK = dense(3 * C, name='qkv')(x_NGLC).reshape(*NGL, 3, self.heads, -1)
+        table_RH = self.param('relative_position_bias_table', _normal,
+                              ((2 * h - 1) * (2 * w - 1), self.heads), jnp.float32)
+        bias_HLL = table_RH[windows.relative_index(h, w)].transpose(2, 0, 1)
+        y_NGLHK, attn_NGHLL = windows.attend_inside(
+            self.attend, *(qkv_NGL3HK[:, :, :, i] for i in range(3)), bias_HLL, mask_GLL)
+        return dense(C, name='proj')(y_NGLHK.reshape(*NGL, C)), attn_NGHLL
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block in windows: (x_NHWC, drop_path rate) -> (y_NHWC, attn)."""
+
+    window: int
+    shift: bool
+    attention: Callable
+    mlp: Callable
+    norm: Callable
+    drop_path: Callable
+
+    @nn.compact
+    def __call__(self, x_NHWC, rate):
+        y_NHWC, attn_NGHLL = windows.shifted(
+            self.attention(name='attn'), self.norm(name='norm1')(x_NHWC), self.window, self.shift)
+        x_NHWC = x_NHWC + self.drop_path()(y_NHWC, rate)
+        y_NHWC = self.mlp(name='mlp')(self.norm(name='norm2')(x_NHWC))
+        return x_NHWC + self.drop_path()(y_NHWC, rate), attn_NGHLL
+
+
+class Model(nn.Module):
+    """Swin transformer (Liu et al. 2021, arXiv:2103.14030).
+
+    The image given to ``init`` bounds the windows, which are no larger than the feature map; maps
+    that they do not tile are padded. With other windows it is S3 (Chen et al. 2021,
+    arXiv:2111.14725).
+
+    Attributes:
+      num_classes: K, or 0 for the features.
+      patch_size: side of a patch; must divide the image's.
+      width: channels of the first stage; each further stage doubles them and halves the map.
+      depths: blocks of every stage; every second one shifts its windows.
+      heads: attention heads of every stage; divide its channels.
+      windows: side of a window in every stage, in tokens.
+      mlp_ratio: hidden width of a block's MLP over its channels.
+      attention: 'xla', or 'maps', which adds stage1_block0_attn.. (N, G, H, L, L) of the G windows
+        to ``out``.
+      dropout: rate before the head.
+      drop_path: stochastic depth, rising linearly from 0 to this rate in the last block.
+      remat: recomputes the blocks in the backward pass, for memory.
+      act: activation, see ``layers.ACTIVATIONS``.
+      dtype: compute dtype, 'float32' or 'bfloat16'.
+    """
+
+    num_classes: int
+    patch_size: int = 4
+    width: int = 96
+    depths: tuple[int, ...] = (2, 2, 6, 2)
+    heads: tuple[int, ...] = (3, 6, 12, 24)
+    windows: tuple[int, ...] = (7, 7, 7, 7)
+    mlp_ratio: float = 4.0
+    attention: str = 'xla'
+    dropout: float = 0.0
+    drop_path: float = 0.0
+    remat: bool = False
+    act: str = 'gelu'
+    dtype: Any = 'float32'
+
+    @nn.compact
+    def __call__(self, image_NHWC, *, train: bool):
+        """float (N, H, W, C) -> float32 logits (N, K).
+
+        ``out`` has stem, stage1.., pre_logits and logits.
+
+        Raises:
+          ValueError: the patch size does not divide the image, or the heads the channels.
+        """
+        dtype = layers.compute_dtype(self.dtype)
+        act = layers.activation(self.act)
+        norm = partial(layers.layer_norm, epsilon=1e-5, dtype=dtype)
+        attend = layers.pick('attention', self.attention, ATTENTIONS)
+        block = partial(
+            nn.remat(Block) if self.remat else Block, norm=norm,
+            drop_path=partial(layers.DropPath, not train or self.drop_path == 0))
+
+        x_NHWC = norm(name='patch_embed.norm')(windows.patches(
+            image_NHWC, self.patch_size, self.width, dtype))
+        out = {'stem': x_NHWC}
+        total, count = sum(self.depths), 0
+        for i, depth in enumerate(self.depths):
+            C = self.width * 2**i
+            if C % self.heads[i]:
+                raise ValueError(f'{C} channels are not divisible by {self.heads[i]} heads')
+            if i:
+                x_NHWC = norm(name=f'layers.{i}.downsample.norm')(windows.quads(x_NHWC))
+                x_NHWC = nn.Dense(C, use_bias=False, dtype=dtype, kernel_init=_normal,
+                                  name=f'layers.{i}.downsample.reduction')(x_NHWC)
+            policy = {
+                'window': self.windows[i],
+                'attention': partial(WindowAttention, self.heads[i], attend, dtype),
+                'mlp': partial(layers.Mlp, int(C * self.mlp_ratio), act, dtype=dtype,
+                               kernel_init=_normal),
+            }
+            for j in range(depth):
+                rate = self.drop_path * count / max(1, total - 1)
+                x_NHWC, attn = block(
+                    shift=j % 2 == 1, **policy, name=f'layers.{i}.blocks.{j}')(x_NHWC, rate)
+                if attn is not None:
+                    out[f'stage{i + 1}_block{j}_attn'] = attn
+                count += 1
+            out[f'stage{i + 1}'] = x_NHWC
+        x_NHWC = norm(name='norm')(x_NHWC)
+        out['pre_logits'] = x_NHWC.mean(axis=(1, 2), dtype=jnp.float32)
+        x_NF = nn.Dropout(self.dropout, deterministic=not train)(out['pre_logits'])
+        out['logits'] = layers.head(x_NF, self.num_classes, _normal)
+        return out['logits'], out

@@ -1,0 +1,219 @@
+"""Swin transformers of the second version, with timm's names and parameter counts."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import lax
+
+from imgjax.models import layers, windows
+from imgjax.models.attention import ATTENTIONS
+
+_TINY = {'width': 96, 'depths': (2, 2, 6, 2), 'heads': (3, 6, 12, 24)}
+_SMALL = {'width': 96, 'depths': (2, 2, 18, 2), 'heads': (3, 6, 12, 24)}
+_BASE = {'width': 128, 'depths': (2, 2, 18, 2), 'heads': (4, 8, 16, 32)}
+_LARGE = {'width': 192, 'depths': (2, 2, 18, 2), 'heads': (6, 12, 24, 48)}
+_8, _12, _16 = ({'windows': (side,) * 4} for side in (8, 12, 16))
+_12TO16 = {**_16, 'trained_windows': (12, 12, 12, 6)}
+_12TO24 = {'windows': (24,) * 4, 'trained_windows': (12, 12, 12, 6)}
+VARIANTS = {
+    'swinv2_tiny_window8_256': {**_TINY, **_8},
+    'swinv2_tiny_window16_256': {**_TINY, **_16},
+    'swinv2_small_window8_256': {**_SMALL, **_8},
+    'swinv2_small_window16_256': {**_SMALL, **_16},
+    'swinv2_base_window8_256': {**_BASE, **_8},
+    'swinv2_base_window16_256': {**_BASE, **_16},
+    'swinv2_base_window12_192': {**_BASE, **_12},
+    'swinv2_base_window12to16_192to256': {**_BASE, **_12TO16},
+    'swinv2_base_window12to24_192to384': {**_BASE, **_12TO24},
+    'swinv2_large_window12_192': {**_LARGE, **_12},
+    'swinv2_large_window12to16_192to256': {**_LARGE, **_12TO16},
+    'swinv2_large_window12to24_192to384': {**_LARGE, **_12TO24},
+    'tiny_swinv2': {
+        'patch_size': 2, 'width': 16, 'depths': (2, 1), 'heads': (2, 4), 'windows': (4, 4)},
+}
+RENAMES = {'head': 'head.fc'}
+BUFFERS = ('relative_position_index', 'relative_coords_table', 'attn_mask', 'k_bias')
+
+_normal = nn.initializers.normal(0.02)
+
+
+def log_offsets(h: int, w: int, unit_h: int, unit_w: int) -> np.ndarray:
+    """Returns offset_R2: every row of the table that ``windows.relative_index`` is about.
+
+    An offset of unit - 1 pixels counts 8 and is scaled to log2(1 + 8) / 3, with its sign.
+    """
+    y_HW, x_HW = np.mgrid[1 - h:h, 1 - w:w]
+    offset_HW2 = 8 * np.stack([y_HW / max(1, unit_h - 1), x_HW / max(1, unit_w - 1)], axis=-1)
+    offset_HW2 = np.sign(offset_HW2) * np.log2(1 + np.abs(offset_HW2)) / 3
+    return offset_HW2.reshape(-1, 2).astype(np.float32)
+
+
+def _unit(x, epsilon: float = 1e-12):
+    """x of length 1 along its last axis, in float32."""
+    x = x.astype(jnp.float32)
+    return x * lax.rsqrt(jnp.maximum(jnp.square(x).sum(axis=-1, keepdims=True), epsilon**2))
+
+
+class WindowAttention(nn.Module):
+    """Self-attention inside of windows: (x_NGLC, (h, w), mask_GLL) -> (y_NGLC, attn_NGHLL).
+
+    The scores are cosines of queries and keys times a learned factor a head, at most 100; a small
+    network gives their bias for every head and offset of the query from the key.
+
+    Attributes:
+      trained: side of the window that the offsets are measured by, or 0 for the window's own.
+    """
+
+    heads: int
+    trained: int
+    attend: Callable
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x_NGLC, sides, mask_GLL):
+        *NGL, C = x_NGLC.shape
+        dense = partial(nn.Dense, dtype=self.dtype, kernel_init=_normal)
+        q_bias_C = self.param('q_bias', layers.zeros, (C,), jnp.float32)
+        v_bias_C = self.param('v_bias', layers.zeros, (C,), jnp.float32)
+        bias_D = jnp.concatenate([q_bias_C, jnp.zeros_like(q_bias_C), v_bias_C])
+        qkv_NGLD = dense(3 * C, use_bias=False, name='qkv')(x_NGLC)
+        qkv_NGLD += bias_D.astype(self.dtype).reshape(1, 1, 1, -1)
+        q_NGLHK, k_NGLHK, v_NGLHK = (
+            x.reshape(*NGL, self.heads, -1) for x in jnp.split(qkv_NGLD, 3, axis=-1))
+
+        start = nn.initializers.constant(math.log(10))
+        scale_H11 = self.param('logit_scale', start, (self.heads, 1, 1), jnp.float32)
+        scale_H11 = jnp.exp(jnp.minimum(scale_H11, math.log(100)))
+        undone = q_NGLHK.shape[-1] ** 0.5  # attend divides by it
+        q_NGLHK = _unit(q_NGLHK) * (scale_H11 * undone).reshape(1, 1, 1, self.heads, 1)
+        y_NGLHK, attn_NGHLL = windows.attend_inside(
+            self.attend, q_NGLHK.astype(self.dtype), _unit(k_NGLHK).astype(self.dtype), v_NGLHK,
+            self._bias(*sides), mask_GLL)
+        return dense(C, name='proj')(y_NGLHK.reshape(*NGL, C)), attn_NGHLL
+
+    def _bias(self, h: int, w: int):
+        dense = partial(nn.Dense, kernel_init=_normal)
+        offset_R2 = log_offsets(h, w, self.trained or h, self.trained or w)
+        hidden_RF = jax.nn.relu(dense(512, name='cpb_mlp.0')(offset_R2))
+        table_RH = dense(self.heads, use_bias=False, name='cpb_mlp.2')(hidden_RF)
+        bias_HLL = table_RH[windows.relative_index(h, w)].transpose(2, 0, 1)
+        return 16 * jax.nn.sigmoid(bias_HLL)
+
+
+class Block(nn.Module):
+    """Transformer block in windows, norms last: (x_NHWC, drop_path rate) -> (y_NHWC, attn)."""
+
+    window: int
+    shift: bool
+    attention: Callable
+    mlp: Callable
+    norm: Callable
+    drop_path: Callable
+
+    @nn.compact
+    def __call__(self, x_NHWC, rate):
+        # The norms start at 0, so that a block starts as its shortcut.
+        norm = partial(self.norm, scale_init=layers.zeros)
+        y_NHWC, attn_NGHLL = windows.shifted(
+            self.attention(name='attn'), x_NHWC, self.window, self.shift)
+        x_NHWC = x_NHWC + self.drop_path()(norm(name='norm1')(y_NHWC), rate)
+        y_NHWC = norm(name='norm2')(self.mlp(name='mlp')(x_NHWC))
+        return x_NHWC + self.drop_path()(y_NHWC, rate), attn_NGHLL
+
+
+class Model(nn.Module):
+    """Swin transformer V2 (Liu et al. 2021, arXiv:2111.09883).
+
+    No parameter depends on the image's size. Windows are no larger than the feature map; maps that
+    they do not tile are padded.
+
+    Attributes:
+      num_classes: K, or 0 for the features.
+      patch_size: side of a patch; must divide the image's.
+      width: channels of the first stage; each further stage doubles them and halves the map.
+      depths: blocks of every stage; every second one shifts its windows.
+      heads: attention heads of every stage; divide its channels.
+      windows: side of a window in every stage, in tokens.
+      trained_windows: the sides that the weights were trained with where they are others, which
+        the offsets inside of a window are measured by; 0 for the window's own.
+      mlp_ratio: hidden width of a block's MLP over its channels.
+      attention: 'xla', or 'maps', which adds stage1_block0_attn.. (N, G, H, L, L) of the G windows
+        to ``out``.
+      dropout: rate before the head.
+      drop_path: stochastic depth, rising linearly from 0 to this rate in the last block.
+      remat: recomputes the blocks in the backward pass, for memory.
+      act: activation of the blocks, see ``layers.ACTIVATIONS``.
+      dtype: compute dtype, 'float32' or 'bfloat16'.
+    """
+
+    num_classes: int
+    patch_size: int = 4
+    width: int = 96
+    depths: tuple[int, ...] = (2, 2, 6, 2)
+    heads: tuple[int, ...] = (3, 6, 12, 24)
+    windows: tuple[int, ...] = (8, 8, 8, 8)
+    trained_windows: tuple[int, ...] = (0, 0, 0, 0)
+    mlp_ratio: float = 4.0
+    attention: str = 'xla'
+    dropout: float = 0.0
+    drop_path: float = 0.0
+    remat: bool = False
+    act: str = 'gelu'
+    dtype: Any = 'float32'
+
+    @nn.compact
+    def __call__(self, image_NHWC, *, train: bool):
+        """float (N, H, W, C) -> float32 logits (N, K).
+
+        ``out`` has stem, stage1.., pre_logits and logits.
+
+        Raises:
+          ValueError: the patch size does not divide the image, or the heads the channels.
+        """
+        dtype = layers.compute_dtype(self.dtype)
+        act = layers.activation(self.act)
+        norm = partial(layers.layer_norm, epsilon=1e-5, dtype=dtype)
+        attend = layers.pick('attention', self.attention, ATTENTIONS)
+        block = partial(
+            nn.remat(Block) if self.remat else Block, norm=norm,
+            drop_path=partial(layers.DropPath, not train or self.drop_path == 0))
+
+        x_NHWC = norm(name='patch_embed.norm')(windows.patches(
+            image_NHWC, self.patch_size, self.width, dtype))
+        out = {'stem': x_NHWC}
+        total, count = sum(self.depths), 0
+        for i, depth in enumerate(self.depths):
+            C = self.width * 2**i
+            if C % self.heads[i]:
+                raise ValueError(f'{C} channels are not divisible by {self.heads[i]} heads')
+            if i:
+                merge = nn.Dense(C, use_bias=False, dtype=dtype, kernel_init=_normal,
+                                 name=f'layers.{i}.downsample.reduction')
+                x_NHWC = merge(windows.quads(x_NHWC))
+                x_NHWC = norm(name=f'layers.{i}.downsample.norm')(x_NHWC)
+            policy = {
+                'window': self.windows[i],
+                'attention': partial(
+                    WindowAttention, self.heads[i], self.trained_windows[i], attend, dtype),
+                'mlp': partial(layers.Mlp, int(C * self.mlp_ratio), act, dtype=dtype,
+                               kernel_init=_normal),
+            }
+            for j in range(depth):
+                rate = self.drop_path * count / max(1, total - 1)
+                x_NHWC, attn = block(
+                    shift=j % 2 == 1, **policy, name=f'layers.{i}.blocks.{j}')(x_NHWC, rate)
+                if attn is not None:
+                    out[f'stage{i + 1}_block{j}_attn'] = attn
+                count += 1
+            out[f'stage{i + 1}'] = x_NHWC
+        x_NHWC = norm(name='norm')(x_NHWC)
+        out['pre_logits'] = x_NHWC.mean(axis=(1, 2), dtype=jnp.float32)
+        x_NF = nn.Dropout(self.dropout, deterministic=not train)(out['pre_logits'])
+        out['logits'] = layers.head(x_NF, self.num_classes, _normal)
+        return out['logits'], out
