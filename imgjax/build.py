@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from imgjax import augment, data, losses, models, optim, sharding, state, step
+from imgjax import augment, data, finetune, losses, models, optim, sharding, state, step
 from imgjax.config import write_json
 from imgjax.data import Source, pipeline
 from imgjax.errors import ConfigError, DataError, nearest
@@ -149,7 +149,14 @@ def job(config: dict, facts: Facts, devices=None) -> Job:
     target = jax.tree.map(
         lambda leaf, placed: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed),
         abstract, sharding.state_shardings(abstract, mesh))
-    return Job(config, facts, model, mesh, target, step.make_train_step(model, config),
+    try:
+        finetune.check(config, abstract.params)
+    except ValueError as error:
+        raise ConfigError(f'config.optimizer.freeze: {error}') from None
+    depths = None
+    if config['optimizer']['layerwise']:
+        depths = finetune.depths(model, tuple(facts.image_shape))
+    return Job(config, facts, model, mesh, target, step.make_train_step(model, config, depths),
                step.make_eval_step(model, config))
 
 

@@ -42,6 +42,7 @@ FIELDS = {
     'hparams.b2': Field(float, 0, 1),
     'hparams.eps': Field(float, 0),
     'hparams.clip_norm': Field(float, 0),  # global gradient norm; 0 does not clip
+    'hparams.layer_decay': Field(float, 0, 1, before=1.0),  # of optimizer.layerwise
     'hparams.label_smoothing': Field(float, 0, 1),
     'hparams.focal_gamma': Field(float, 0),
     'hparams.ema_decay': Field(float, 0, 1),
@@ -53,14 +54,27 @@ FIELDS = {
     'model.name': Field(str),  # a family or a variant of imgjax.models
     'model.dtype': Field(str, choices=('float32', 'bfloat16')),  # compute; parameters are float32
     'model.options': Field(dict),  # keyword arguments of the family's Model
+    # weights to begin with, '' for random ones: LAYOUT:WHERE, see imgjax/interop/load.py
+    'init.from_': Field(str, before=''),
+    # the classifier is theirs, or a new one; for as many classes as the dataset has
+    'init.head': Field(str, choices=('keep', 'new'), before='keep'),
+    # for images of other channels: the mean over theirs, or theirs in turns
+    'init.channels': Field(str, choices=('same', 'mean', 'tile'), before='same'),
+    'init.resample': Field(bool, before=False),  # positions, to another image size
+    # whose image size, crop, mean and so on: what the weights were evaluated with, or config.data
+    'init.preprocessing': Field(str, choices=('checkpoint', 'config'), before='checkpoint'),
     'loss': Field(str),  # imgjax.losses.NAMES
     # jsd: three views of each image, two of them through `augmix`, shall agree (losses.agreement)
     'consistency': Field(str, choices=('none', 'jsd'), before='none'),
     'optimizer.name': Field(str),  # imgjax.optim.OPTIMIZERS
     'optimizer.nesterov': Field(bool),
     'optimizer.decay_mask': Field(str, choices=('kernels', 'all')),
+    'optimizer.freeze': Field(tuple, before=[]),  # names or patterns of parameters that stay
+    # a layer's learning rate is hparams.layer_decay times that of the layer above it
+    'optimizer.layerwise': Field(bool, before=False),
     'schedule.name': Field(str),  # imgjax.optim.SCHEDULES
     'schedule.warmup_steps': Field(int, 0),
+    'schedule.head_steps': Field(int, 0, before=0),  # at first, only the head trains
     'schedule.milestones': Field(tuple),  # of `step`: fractions of the run
     'schedule.factor': Field(float, 0, 1),  # of `step`: what each milestone multiplies by
     'ema': Field(bool),  # keep an exponential mean of the parameters, and evaluate that

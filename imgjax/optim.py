@@ -41,8 +41,9 @@ def learning_rate(schedule, step, total_steps, hparams):
     [0.01, 0.1, 0.05, 0.0]
 
     Args:
-      schedule: dict of ``name``, one of ``SCHEDULES``; ``warmup_steps`` W (default 0); and for
-        ``step`` ``milestones``, fractions of total_steps, and ``factor`` (default 0.1).
+      schedule: dict of ``name``, one of ``SCHEDULES``; ``warmup_steps`` W (default 0); for ``step``
+        ``milestones``, fractions of total_steps, and ``factor`` (default 0.1); ``head_steps`` is
+        finetune.py's affair.
       step: int32 scalar, traced or not, the number of updates done so far.
       total_steps: int, the number of updates of the run.
       hparams: dict with ``learning_rate`` (the peak) and, for cosine and linear,
@@ -56,7 +57,8 @@ def learning_rate(schedule, step, total_steps, hparams):
     """
     name = _known('schedule', schedule['name'], SCHEDULES)
     for key in schedule:
-        _known('key of the schedule', key, ('name', 'warmup_steps', 'milestones', 'factor'))
+        _known('key of the schedule', key,
+               ('name', 'warmup_steps', 'milestones', 'factor', 'head_steps'))
     step = jnp.asarray(step, jnp.int32)
     warmup = schedule.get('warmup_steps', 0)
     peak = jnp.asarray(hparams['learning_rate'], jnp.float32)
@@ -102,7 +104,8 @@ def optimizer(config, hparams, learning_rate):
     {'kernel': Array([-0.1, -0.1], dtype=float32)}
 
     Args:
-      config: dict of ``name``, one of ``OPTIMIZERS``; ``nesterov`` (bool, default True), read by
+      config: dict of ``name``, one of ``OPTIMIZERS``; ``freeze`` and ``layerwise``, which are
+        finetune.py's affair; ``nesterov`` (bool, default True), read by
         sgd and muon only, so that adamw is never NAdamW; ``decay_mask``: ``kernels`` (default:
         only parameters whose own name is ``kernel`` decay, not biases, norm scales or
         embeddings) or ``all``.
@@ -119,7 +122,8 @@ def optimizer(config, hparams, learning_rate):
     """
     name = _known('optimizer', config['name'], OPTIMIZERS)
     for key in config:
-        _known('key of the optimizer', key, ('name', 'nesterov', 'decay_mask'))
+        _known('key of the optimizer', key,
+               ('name', 'nesterov', 'decay_mask', 'freeze', 'layerwise'))
     # optax skips the decay where it sees a Python 0.0; arrays make all hparams the same to it.
     rates = {key: jnp.asarray(hparams[key], jnp.float32) for key in _RATES if key in hparams}
     direction = _direction(name, config.get('nesterov', True), rates)

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from imgjax import augment, losses, optim
+from imgjax import augment, finetune, losses, optim
 from imgjax.state import MEASURES, TrainState
 
 
-def make_train_step(model, config: dict):
+def make_train_step(model, config: dict, depths=None):
     """Returns train_step(state, batch, hparams) -> (state, metrics).
 
     `batch` is {'image': uint8 (N, H, W, C), 'label': int32 (N,) or, of images with several labels,
@@ -16,6 +16,8 @@ def make_train_step(model, config: dict):
     `hparams` is what state.hparams_of gives. Everything random comes from (hparams['seed'],
     state.step, position in the global batch), so neither the device count nor the way the batch got
     there changes it.
+
+    `depths` is what finetune.depths gives, read with config.optimizer.layerwise only.
 
     `metrics` are scalars: the means of loss, accuracy and grad_norm over the finite updates since
     the last multiple of config.log_every, the learning rate, and how many updates were skipped.
@@ -30,7 +32,7 @@ def make_train_step(model, config: dict):
         grad_norm = optax.tree.norm(grads)
         learning_rate = optim.learning_rate(
             config['schedule'], state.step, config['steps'], hparams)
-        updated = _update(config, state, batch_stats, grads, learning_rate, hparams)
+        updated = _update(config, state, batch_stats, grads, learning_rate, hparams, depths)
         # An update can overflow although its gradient is finite: what it would leave is looked at.
         after_norm = optax.tree.norm((updated.params, updated.batch_stats))
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(after_norm)
@@ -89,7 +91,8 @@ def _gradient(model, config, state, key, augmented, hparams):
         views = part['image'].shape[1]
         images_NHWC = part['image'].reshape(-1, *part['image'].shape[2:])
         (logits, _), updates = model.apply(
-            {'params': params, 'batch_stats': batch_stats}, images_NHWC, train=True,
+            {'params': finetune.stop_gradients(config, params), 'batch_stats': batch_stats},
+            images_NHWC, train=True,
             rngs={'dropout': key}, mutable=['batch_stats'])
         logits_NVK = logits.reshape(-1, views, logits.shape[-1])
         logits_NK, targets_NK = logits_NVK[:, 0], part['target']
@@ -139,11 +142,13 @@ def is_hit(logits_NK, targets_NK):
     return ((own_N >= targets_NK.max(-1)) & (own_N > 0)).astype(jnp.float32)
 
 
-def _update(config, state, batch_stats, grads, learning_rate, hparams) -> TrainState:
+def _update(config, state, batch_stats, grads, learning_rate, hparams, depths) -> TrainState:
     """Returns the state after the optimizer; the counters are as they were."""
     optimizer = optim.optimizer(config['optimizer'], hparams, learning_rate)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    updates = finetune.scale(config, hparams, depths, state.step, updates)
     params = optax.apply_updates(state.params, updates)
+    batch_stats = finetune.keep_frozen(config, batch_stats, state.batch_stats)
     ema = state.ema
     if config['ema']:
         decay = hparams['ema_decay']

@@ -8,6 +8,7 @@ import sys
 import time
 
 import jax
+import jax.numpy as jnp
 
 from imgjax import build, checkpoint, evaluate, metrics, runtime, sharding
 from imgjax import config as config_lib
@@ -16,6 +17,7 @@ from imgjax.build import Job
 from imgjax.data import Source, faults, pipeline
 from imgjax.errors import ConfigError, DataError, DivergedError, PreemptedError
 from imgjax.feed import Feed, decoding, fits, open_feed
+from imgjax.interop import load
 from imgjax.report import run as run_page
 
 log = logging.getLogger('imgjax')
@@ -37,6 +39,7 @@ def run(config, workdir: str, sources: tuple[Source, Source] | None = None) -> d
     """
     started = time.monotonic()
     config = _config_of(config, workdir)
+    config, weights = _with_weights(config, workdir)
     build.check(config)  # before a large dataset is listed
     train_source, eval_source = sources or build.open_dataset(config)
     job = build.job(*build.describe(config, train_source, eval_source))
@@ -46,7 +49,7 @@ def run(config, workdir: str, sources: tuple[Source, Source] | None = None) -> d
         _check_owner(workdir, job)
         hparams = jax.device_put(
             state_lib.hparams_of(job.config), sharding.replicated(job.mesh))
-        state = _resume(job, workdir, hparams)
+        state = _resume(job, workdir, hparams, weights)
         rows = metrics.Log(workdir, _step_of(state))
         writer = checkpoint.Writer(
             workdir, job.config['checkpoint'],
@@ -76,6 +79,21 @@ def _config_of(config, workdir: str) -> dict:
     if stored is None:
         raise ConfigError(f'{workdir}: no run was started here yet; give --config')
     return stored
+
+
+def _with_weights(config: dict, workdir: str) -> tuple[dict, load.Weights | None]:
+    """Returns the config with the preprocessing of the weights it begins with, and these.
+
+    A run that began takes what it began with from its directory: the weights may be gone.
+    """
+    stored = config_lib.read(workdir) if os.path.isdir(workdir) else None
+    if stored is not None and stored['init'] == config['init'] and checkpoint.steps(workdir):
+        if config['init']['from_'] and config['init']['preprocessing'] == 'checkpoint':
+            same = {name: stored['data'][name] for name in load.PREPROCESSING}
+            config = config | {'data': config['data'] | same}
+        return config, None
+    weights = load.find(config)
+    return load.with_preprocessing(config, weights), weights
 
 
 def _claim_directory(workdir: str) -> None:
@@ -108,23 +126,30 @@ def _check_owner(workdir: str, job: Job) -> None:
         config_lib.write(workdir, job.config)
 
 
-def _resume(job: Job, workdir: str, hparams: dict) -> state_lib.TrainState:
+def _resume(job: Job, workdir: str, hparams: dict, weights) -> state_lib.TrainState:
     """Returns the newest state on disk that verifies, or the initial one of a new run."""
     restored = checkpoint.restore_newest(
         workdir, job.target, config_lib.digest(job.config), put_aside=True)
     if restored is not None:
         log.info('going on from step %d of %d', restored[1]['step'], job.config['steps'])
         return restored[0]
-    return initial_state(job, hparams)
+    return initial_state(job, hparams, weights)
 
 
-def initial_state(job: Job, hparams: dict) -> state_lib.TrainState:
-    """Returns the state before the first step, on the mesh."""
+def initial_state(job: Job, hparams: dict, weights=None) -> state_lib.TrainState:
+    """Returns the state before the first step, on the mesh; `weights` are of load.find."""
     shape = tuple(job.facts.image_shape)
     init = jax.jit(lambda hparams: state_lib.init(job.model, job.config, shape, hparams),
                    out_shardings=job.shardings)
     # It runs once: compiling it with fewer passes takes a fifth of the time on a CPU.
-    return init.lower(hparams).compile({'xla_backend_optimization_level': 1})(hparams)
+    state = init.lower(hparams).compile({'xla_backend_optimization_level': 1})(hparams)
+    if weights is None:
+        return state
+    begun = jax.device_get({'params': state.params, 'batch_stats': state.batch_stats})
+    loaded = jax.device_put(load.load(job.config, weights, begun), {
+        'params': job.shardings.params, 'batch_stats': job.shardings.batch_stats})
+    ema = jax.tree.map(jnp.copy, loaded['params']) if job.config['ema'] else {}
+    return state.replace(**loaded, ema=ema)
 
 
 def _step_of(state) -> int:

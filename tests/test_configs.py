@@ -24,12 +24,13 @@ RECIPES = {
     'cifar10_resnet20:folder': ((32, 32, 3), 10, 269_722),
     'folder': ((224, 224, 3), 10, 11_181_642),
     'folder:small': ((32, 32, 3), 10, 269_722),
+    'finetune': ((224, 224, 3), 10, None),
     'imagenet_resnet50': ((224, 224, 3), 1000, 25_557_032),
     'imagenet_vit_s16': ((224, 224, 3), 1000, None),
     'imagenet_vit_b16': ((224, 224, 3), 1000, None),
 }
-TINY = {'resnet50': 'test_resnet', 'resnet18': 'test_resnet', 'vit_small_patch16_224': 'test_vit',
-        'vit_base_patch16_224': 'test_vit'}
+TINY = {'resnet50': 'tiny_resnet', 'resnet18': 'tiny_resnet', 'vit_small_patch16_224': 'tiny_vit',
+        'vit_base_patch16_224': 'tiny_vit'}
 
 
 def load(recipe: str) -> dict:

@@ -49,5 +49,7 @@ def test_commands_run_as_written(page, checkout, images, compiled):
     done = subprocess.run(['bash', '-c', '\n'.join(script)], cwd=checkout, env=env, text=True,
                           capture_output=True)
     assert done.returncode == 0, done.stderr[-3000:]
+    if page.stem == 'weights':
+        assert (checkout / 'runs/second/export/stablehlo/model.stablehlo').exists()
     if page.stem == 'data':
         assert (checkout / 'preview.png').exists() and (checkout / 'runs/mine/report.html').exists()

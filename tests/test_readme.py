@@ -9,7 +9,7 @@ import subprocess
 import numpy as np
 from PIL import Image
 
-from imgjax import metrics
+from imgjax import metrics, models
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / 'README.md').read_text()
@@ -20,6 +20,7 @@ def test_readme_is_short_and_names_what_is_there():
     assert len(README.splitlines()) < 200
     for name in re.findall(r'`((?:imgjax|configs|launch|tests|benchmarks|docs)/[\w/.]*)`', README):
         assert (ROOT / name).exists(), name
+    assert f'{len(models.families())} families, {len(models.variants())} variants' in README
     assert [kind for kind, _ in BLOCKS][:1] == ['sh'] and 'make train' in BLOCKS[0][1]
 
 

@@ -1,0 +1,107 @@
+"""Weights made to fit a model that differs from theirs in its head, its channels or its image size.
+
+Each of these happens only where the config asks for it. Everything here is named and laid out as
+torch has it (torch_layout.py).
+"""
+
+import logging
+import math
+
+import jax
+import numpy as np
+
+from imgjax.errors import DataError
+
+log = logging.getLogger('imgjax')
+
+# Tables over a grid of pixels or patches, resampled to another image size.
+_POSITIONS = ('pos_embed',)
+_RELATIVE = ('relative_position_bias_table',)
+
+
+def adapt(tensors: dict[str, np.ndarray], ours: dict[str, tuple[int, ...]], heads: tuple[str, ...],
+          options: dict) -> dict[str, np.ndarray]:
+    """Returns tensors changed as config.init says.
+
+    Args:
+      tensors: theirs, by name.
+      ours: shapes of the model's tensors, by name.
+      heads: prefixes of the names of classifiers.
+      options: config['init'].
+
+    Raises:
+      DataError: the shapes differ in a way that `options` did not ask to mend, with what would.
+    """
+    tensors = dict(tensors)
+    for name, shape in ours.items():
+        if name.startswith(tuple(f'{head}.' for head in heads)):
+            if options['head'] == 'new':
+                tensors.pop(name, None)
+            elif name in tensors and tensors[name].shape != shape:
+                raise DataError(
+                    f'{name} is for {tensors[name].shape[0]} classes, the dataset has {shape[0]}; '
+                    "set config.init.head='new' for a classifier that begins anew")
+        elif name in tensors and tensors[name].shape != shape:
+            tensors[name] = _mended(name, tensors[name], shape, options)
+    if options['head'] == 'new':  # theirs may have another form
+        tensors = {name: tensor for name, tensor in tensors.items()
+                   if name in ours or not name.startswith(tuple(f'{head}.' for head in heads))}
+    return tensors
+
+
+def _mended(name: str, tensor: np.ndarray, shape: tuple[int, ...], options: dict) -> np.ndarray:
+    """Returns a tensor of `shape`, or `tensor` itself where nothing here applies."""
+    if name.endswith(_POSITIONS + _RELATIVE) and tensor.shape[-1:] == shape[-1:]:
+        if not options['resample']:
+            raise DataError(f'{name} is {tensor.shape} and this image size takes {shape}; set '
+                            'config.init.resample=True, or the image size of the weights')
+        resampled = (_positions if name.endswith(_POSITIONS) else _relative)(tensor, shape)
+        log.info('%s is resampled from %s to %s', name, tensor.shape, shape)
+        return resampled
+    # A convolution over pixels, (O, I, h, w): all but the channels of the input as it was.
+    others = tensor.shape[:1] + tensor.shape[2:]
+    if tensor.ndim == 4 and others == shape[:1] + shape[2:] and tensor.shape[1] in (1, 3):
+        old, new = tensor.shape[1], shape[1]
+        if options['channels'] == 'same':
+            raise DataError(f'{name} is for {old} channels, the images have {new}; set '
+                            "config.init.channels to 'mean' or 'tile', or config.data.channels")
+        log.info('%s is for %d channels: %s over %d', name, old, options['channels'], new)
+        # Scaled, so that an image that is equal in all channels gives what it gave.
+        if options['channels'] == 'mean':
+            tensor = np.repeat(tensor.mean(1, keepdims=True), new, axis=1)
+        else:
+            tensor = tensor[:, np.arange(new) % old]
+        return (tensor * np.float32(old / new)).astype(np.float32)
+    return tensor
+
+
+def _positions(table_1LD: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Positions of square grids behind those of other tokens, which stay."""
+    old, new = table_1LD.shape[1], shape[1]
+    tokens = next((n for n in range(8) if _is_square(old - n) and _is_square(new - n)), None)
+    if table_1LD.ndim != 3 or tokens is None:
+        raise DataError(f'positions of shape {table_1LD.shape} cannot be resampled to {shape}')
+    grid = _resized(table_1LD[0, tokens:], math.isqrt(old - tokens), math.isqrt(new - tokens))
+    return np.concatenate([table_1LD[:, :tokens], grid[None]], axis=1)
+
+
+def _relative(table_LH: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Biases by offset, (2s - 1) x (2s - 1) of them, before those of other tokens, which stay."""
+    old, new = table_LH.shape[0], shape[0]
+    tokens = next((n for n in (0, 3) if _is_square(old - n) and _is_square(new - n)), None)
+    if tokens is None:
+        raise DataError(f'biases of shape {table_LH.shape} cannot be resampled to {shape}')
+    grid = _resized(table_LH[:old - tokens], math.isqrt(old - tokens), math.isqrt(new - tokens))
+    return np.concatenate([grid, table_LH[old - tokens:]])
+
+
+def _is_square(number: int) -> bool:
+    return number > 0 and math.isqrt(number) ** 2 == number
+
+
+def _resized(table_LD: np.ndarray, old: int, new: int) -> np.ndarray:
+    """A table over old x old places, bicubically over new x new, antialiased."""
+    grid_HWD = table_LD.reshape(old, old, -1)
+    with jax.transfer_guard('allow'):  # a run forbids what is not asked for in its loop
+        resized = jax.image.resize(grid_HWD, (new, new, grid_HWD.shape[-1]), 'cubic')
+        return np.asarray(resized, np.float32).reshape(new * new, -1)

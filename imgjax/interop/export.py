@@ -1,0 +1,190 @@
+"""A trained model for other programs: weights for timm, StableHLO, ONNX, TensorFlow's SavedModel.
+
+The model that is exported is (uint8 images_NHWC, cut and resized) -> float32 logits_NK, with the
+normalisation inside and any N. Whatever is written is read and run again before it counts.
+"""
+
+import importlib
+import logging
+import os
+import shutil
+import types
+
+import jax
+import numpy as np
+import safetensors.numpy
+
+from imgjax import models, step, use
+from imgjax.build import Job
+from imgjax.config import write_json
+from imgjax.errors import ConfigError, DataError
+from imgjax.interop import files, torch_layout
+
+log = logging.getLogger('imgjax')
+
+FORMATS = ('safetensors', 'stablehlo', 'onnx', 'savedmodel')
+# How far an exported model's logits may be from the live one's, in parts of their spread.
+TOLERANCE = 1e-4
+_INSTALL = {
+    'onnx': 'pip install onnx onnx_ir onnxruntime && pip install --no-deps jax2onnx',
+    'savedmodel': "pip install 'imgjax[prepare]'"}
+
+
+def export(workdir: str, format: str, output: str = '', at: int | None = None) -> dict:
+    """Writes a run's model in one of FORMATS, beside a config.json with classes and preprocessing.
+
+    Args:
+      workdir: the run directory.
+      format: one of FORMATS.
+      output: a folder; '' is WORKDIR/export/FORMAT.
+      at: which step; None takes the newest that verifies.
+
+    Returns output, format, bytes, max_difference (of the logits, in parts of their standard
+    deviation) and what else `evaluate` says of a checkpoint.
+
+    Raises:
+      ConfigError: no such format, or a package it needs is missing.
+      DataError: what was written does not give the live model's logits; nothing is left of it.
+    """
+    if format not in FORMATS:
+        raise ConfigError(f'--format: takes one of {", ".join(FORMATS)}, got {format!r}')
+    job = use.open_run(workdir)
+    state, meta = use.restore(job, workdir, at)
+    params = state.ema if job.config['ema'] else state.params
+    variables = jax.device_get({'params': params, 'batch_stats': state.batch_stats})
+    state = state.replace(params=variables['params'], batch_stats=variables['batch_stats'],
+                          ema=variables['params'] if job.config['ema'] else {})
+
+    def predict(images_NHWC):
+        return step.predict(job.model, job.config, state, images_NHWC)
+
+    output = os.path.expanduser(output) or os.path.join(workdir, 'export', format)
+    temporary = f'{output}.tmp'
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        os.makedirs(temporary)
+        write_json(os.path.join(temporary, 'config.json'), description(job))
+        run = _WRITERS[format](job, variables, predict, temporary)
+        difference = _compare(job, jax.jit(predict), run)
+    except ImportError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise ConfigError(f'--format={format}: needs {error.name}; install it with: '
+                          f'{_INSTALL[format]}') from None
+    except OSError as error:
+        raise DataError(f'{temporary}: cannot be written ({error.strerror})') from None
+    if not difference <= TOLERANCE:
+        shutil.rmtree(temporary)
+        raise DataError(f'{output}: the exported model differs from the live one by '
+                        f'{difference:.1e} of its spread, more than {TOLERANCE}; it was removed')
+    shutil.rmtree(output, ignore_errors=True)
+    os.replace(temporary, output)
+    size = sum(os.path.getsize(os.path.join(folder, name))
+               for folder, _, names in os.walk(output) for name in names)
+    log.info('%s: %.1f MB, the same logits within %.1e of their spread', output, size / 2**20,
+             difference)
+    return {'output': os.path.abspath(output), 'format': format, 'bytes': size,
+            'max_difference': difference, 'step': meta['step'],
+            'workdir': os.path.abspath(workdir), 'state_digest': meta['state_digest']}
+
+
+def description(job: Job) -> dict:
+    """Returns what timm keeps beside weights, which `init.from_` reads too, and the classes."""
+    data = job.config['data']
+    return {
+        'architecture': job.config['model']['name'],
+        'num_classes': len(job.facts.class_names),
+        'label_names': job.facts.class_names,
+        'input': 'uint8 (N, {}, {}, {}), normalised inside; safetensors: normalised by the '
+                 'caller'.format(*job.facts.image_shape),
+        'pretrained_cfg': {
+            'input_size': [job.facts.image_shape[2], *job.facts.image_shape[:2]],
+            'mean': data['mean'], 'std': data['std'],
+            'crop_pct': data['eval_crop_fraction'] if data['image_size'] else 1.0,
+            'interpolation': data['eval_resize']}}
+
+
+def _compare(job: Job, live, run) -> float:
+    """Returns the largest difference of logits at two batch sizes, in standard deviations."""
+    rng = np.random.default_rng(0)
+    worst = 0.0
+    for count in (2, 3):
+        images_NHWC = rng.integers(0, 256, (count, *job.facts.image_shape), np.uint8)
+        expected = np.asarray(live(images_NHWC))
+        found = np.asarray(run(images_NHWC))
+        if found.shape != expected.shape:
+            raise DataError(f'the exported model gives {found.shape}, the live one '
+                            f'{expected.shape}')
+        spread = max(float(expected.std()), 1e-6)
+        worst = max(worst, float(np.abs(found - expected).max()) / spread)
+    return worst
+
+
+def _write_safetensors(job: Job, variables, predict, folder: str):
+    family = models.variants().get(job.config['model']['name'], job.config['model']['name'])
+    module = importlib.import_module(f'imgjax.models.{family}')
+    renames = getattr(module, 'RENAMES', {})
+    path = os.path.join(folder, 'model.safetensors')
+    safetensors.numpy.save_file(torch_layout.write(variables, renames), path)
+    again = torch_layout.read(files.read(path), variables, renames)
+    normalize = step.augment.color.normalize
+
+    @jax.jit
+    def run(images_NHWC):
+        images_NHWC = normalize(images_NHWC, job.config['data']['mean'], job.config['data']['std'])
+        return job.model.apply(again, images_NHWC, train=False)[0]
+
+    return run
+
+
+def _write_stablehlo(job: Job, variables, predict, folder: str):
+    batch, = jax.export.symbolic_shape('batch')
+    images = jax.ShapeDtypeStruct((batch, *job.facts.image_shape), np.uint8)
+    exported = jax.export.export(jax.jit(predict), platforms=('cpu', 'cuda', 'tpu'))(images)
+    path = os.path.join(folder, 'model.stablehlo')
+    with open(path, 'wb') as file:
+        file.write(exported.serialize())
+    with open(path, 'rb') as file:
+        return jax.jit(jax.export.deserialize(bytearray(file.read())).call)
+
+
+def _write_onnx(job: Job, variables, predict, folder: str):
+    import jax2onnx
+    import onnxruntime
+
+    logging.getLogger('onnx_ir').setLevel(logging.ERROR)  # it says which types it left out
+    path = os.path.join(folder, 'model.onnx')
+    images = types.SimpleNamespace(shape=('batch', *job.facts.image_shape), dtype=np.uint8)
+    model = jax2onnx.to_onnx(predict, [images], model_name='imgjax', input_names=['images'],
+                             output_names=['logits'])
+    with open(path, 'wb') as file:
+        file.write(model.SerializeToString())
+    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    name = session.get_inputs()[0].name
+    return lambda images_NHWC: session.run(None, {name: images_NHWC})[0]
+
+
+def _write_savedmodel(job: Job, variables, predict, folder: str):
+    tf = importlib.import_module('tensorflow')  # the one place: nothing else here needs it
+    from jax.experimental import jax2tf
+
+    shape = [None, *job.facts.image_shape]
+    converted = jax2tf.convert(
+        predict, polymorphic_shapes=[f'(batch, {", ".join(map(str, shape[1:]))})'])
+    module = tf.Module()
+    module.__call__ = tf.function(
+        converted, autograph=False,
+        input_signature=[tf.TensorSpec(shape, tf.uint8, name='images')])
+    path = os.path.join(folder, 'saved_model')
+    tf.saved_model.save(module, path, signatures={
+        'serving_default': module.__call__.get_concrete_function()})
+    serve = tf.saved_model.load(path).signatures['serving_default']
+
+    def run(images_NHWC):
+        result, = serve(images=tf.constant(images_NHWC)).values()
+        return result.numpy()
+
+    return run
+
+
+_WRITERS = {'safetensors': _write_safetensors, 'stablehlo': _write_stablehlo,
+            'onnx': _write_onnx, 'savedmodel': _write_savedmodel}

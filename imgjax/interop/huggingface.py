@@ -1,0 +1,151 @@
+"""State dicts of the image classifiers of Hugging Face's transformers, by timm's names.
+
+Taken from its modelling files: both the names that are in the files on the Hub, which
+`save_pretrained` still writes (`vit.encoder.layer.0.attention.attention.query.weight`), and those
+that version 5 gives the modules of some families (`vit.layers.0.attention.q_proj.weight`).
+
+What differs otherwise is an option of our model, to be set in config.model.options:
+
+- vit, beit: layer_norm_eps in the file's config.json is mostly 1e-12, timm's is 1e-6: `epsilon`.
+- vit, Dinov2ForImageClassification: its head sees the class token and the patches' mean:
+  `pool='token_avg'`.
+- resnet, downsample_in_bottleneck: `stride_first=True`.
+"""
+
+import importlib
+import re
+
+import numpy as np
+
+from imgjax.errors import DataError
+
+
+def _next(template: str):
+    """Returns a replacement that fills in the match's first number plus one, and its second."""
+    return lambda match: template.format(int(match[1]) + 1, *match.groups()[1:])
+
+
+# What transformers are made of. A pair is applied to what those before it left.
+_BLOCK = (
+    (r'\.attention\.(?:attention|self)\.(query|key|value)\.', r'.attn.\1.'),
+    (r'\.attention\.q_proj\.', '.attn.query.'),
+    (r'\.attention\.k_proj\.', '.attn.key.'),
+    (r'\.attention\.v_proj\.', '.attn.value.'),
+    (r'\.attention\.(?:output\.dense|o_proj)\.', '.attn.proj.'),
+    (r'(\d)\.(?:attention\.|self\.|relative_position_bias\.)*relative_position_bias_table$',
+     r'\1.attn.relative_position_bias_table'),
+    (r'\.intermediate\.dense\.', '.mlp.fc1.'),
+    (r'\.output\.dense\.', '.mlp.fc2.'),
+    (r'\.layernorm_before\.', '.norm1.'),
+    (r'\.layernorm_after\.', '.norm2.'),
+    (r'^embeddings\.patch_embeddings\.projection\.', 'patch_embed.proj.'),
+)
+_TOKENS = (
+    *_BLOCK,
+    (r'^embeddings\.cls_token$', 'cls_token'),
+    (r'^embeddings\.distillation_token$', 'dist_token'),
+    (r'^embeddings\.position_embeddings$', 'pos_embed'),
+    (r'^(?:encoder\.layer|layers)\.(\d+)\.', r'blocks.\1.'),
+    (r'^layernorm\.', 'norm.'),
+    (r'^(?:cls_)?classifier\.', 'head.'),
+)
+NAMES = {
+    'vit': (
+        *_TOKENS,
+        (r'\.layer_scale([12])\.lambda1$', r'.ls\1.gamma'),
+        (r'^distillation_classifier\.', 'head_dist.'),
+    ),
+    'beit': (
+        *_TOKENS,
+        (r'\.attn\.(q)uery\.bias$', r'.attn.\1_bias'),
+        (r'\.attn\.(v)alue\.bias$', r'.attn.\1_bias'),
+        (r'\.lambda_([12])$', r'.gamma_\1'),
+        (r'^pooler\.layernorm\.', 'fc_norm.'),
+    ),
+    'swin': (
+        *_BLOCK,
+        (r'^embeddings\.norm\.', 'patch_embed.norm.'),
+        (r'^encoder\.layers\.', 'layers.'),
+        # timm counts what leads into a stage to that stage.
+        (r'^layers\.(\d+)\.downsample\.', _next('layers.{}.downsample.')),
+        (r'^layernorm\.', 'norm.'),
+        (r'^classifier\.', 'head.fc.'),
+    ),
+    'resnet': (
+        (r'^embedder\.embedder\.convolution\.', 'conv1.'),
+        (r'^embedder\.embedder\.normalization\.', 'bn1.'),
+        (r'^encoder\.stages\.(\d+)\.layers\.', _next('layer{}.')),
+        (r'\.shortcut\.convolution\.', '.downsample.0.'),
+        (r'\.shortcut\.normalization\.', '.downsample.1.'),
+        (r'\.layer\.(\d+)\.convolution\.', _next('.conv{}.')),
+        (r'\.layer\.(\d+)\.normalization\.', _next('.bn{}.')),
+        (r'^classifier\.1\.', 'fc.'),
+    ),
+    'convnext': (
+        (r'^embeddings\.patch_embeddings\.', 'stem.0.'),
+        (r'^embeddings\.layernorm\.', 'stem.1.'),
+        (r'^encoder\.stages\.(\d+)\.layers\.(\d+)\.', r'stages.\1.blocks.\2.'),
+        (r'^encoder\.stages\.(\d+)\.downsampling_layer\.', r'stages.\1.downsample.'),
+        (r'\.dwconv\.', '.conv_dw.'),
+        (r'\.layernorm\.', '.norm.'),
+        (r'\.pwconv([12])\.', r'.mlp.fc\1.'),
+        (r'\.grn\.', '.mlp.grn.'),
+        (r'\.layer_scale_parameter$', '.gamma'),
+        (r'^layernorm\.', 'head.norm.'),
+        (r'^classifier\.', 'head.fc.'),
+    ),
+}
+# What a file holds that no classifier is made of: for masked images, and of the pooler of a model
+# that was saved without a classifier.
+UNUSED = (r'embeddings\.mask_token', r'embeddings\.position_ids', r'pooler\.dense\.(weight|bias)',
+          r'.*\.relative_position_index', r'.*\.num_batches_tracked')
+_PREFIX = re.compile(r'^(vit|deit|dinov2|beit|swin|resnet|convnext|convnextv2)\.')
+
+
+def to_timm(tensors: dict[str, np.ndarray], family: str, variant: str) -> dict[str, np.ndarray]:
+    """Returns the tensors by timm's names and in its shapes; what it does not know stays.
+
+    Raises:
+      DataError: a family that is not in NAMES.
+    """
+    if family not in NAMES:
+        raise DataError(f'config.init.from_: huggingface knows the families '
+                        f'{", ".join(sorted(NAMES))}, not {family!r}')
+    found = {}
+    for name, tensor in tensors.items():
+        new = _PREFIX.sub('', name)
+        if any(re.fullmatch(pattern, new) for pattern in UNUSED):
+            continue
+        for pattern, replacement in NAMES[family]:
+            new = re.sub(pattern, replacement, new)
+        if new in found:
+            raise DataError(f'config.init.from_: more than one tensor is {new}, {name} is one')
+        found[new] = tensor
+    found = _joined(found)
+    return _shaped(found, variant) if family == 'convnext' else found
+
+
+def _joined(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Separate maps to queries, keys and values as one; what is not all there stays."""
+    tensors = dict(tensors)
+    for name in list(tensors):
+        if '.attn.query.' not in name:
+            continue
+        three = [name.replace('.query.', f'.{part}.') for part in ('query', 'key', 'value')]
+        if all(part in tensors for part in three):
+            tensors[name.replace('.query.', '.qkv.')] = np.concatenate(
+                [tensors.pop(part) for part in three])
+    return tensors
+
+
+def _shaped(tensors: dict[str, np.ndarray], variant: str) -> dict[str, np.ndarray]:
+    """ConvNeXt's response norms as vectors, and its MLPs as 1x1 convolutions where timm's are."""
+    options = importlib.import_module('imgjax.models.convnext').VARIANTS.get(variant, {})
+    shaped = {}
+    for name, tensor in tensors.items():
+        if '.grn.' in name:
+            tensor = tensor.reshape(-1)
+        elif re.search(r'\.mlp\.fc[12]\.weight$', name) and options.get('conv_mlp'):
+            tensor = tensor[:, :, None, None]
+        shaped[name] = tensor
+    return shaped

@@ -1,0 +1,135 @@
+"""state_dicts of torchvision.models (0.28, and the files on its server) as timm's tensors.
+
+With weights, its GoogLeNet and Inception-v3 begin by normalising the image anew (transform_input);
+without that, as here, they take means and standard deviations of 0.5 (config.data.mean and .std).
+Its regnet_x_400mf has another width than regnetx_004, whose rounding is that of the paper.
+"""
+
+import numpy as np
+
+from imgjax.interop import names
+
+_SAME = ()
+
+
+def _stages(rows, stages: int = 4):
+    """Rows of every stage: {A} is features' place of its blocks, {B} of what is before, {i} it."""
+    return tuple((pattern.replace('{A}', str(2 * i + 1)).replace('{B}', str(2 * i)),
+                  replacement.replace('{i}', str(i)))
+                 for i in range(stages) for pattern, replacement in rows)
+
+
+_LAYER = r'encoder\.layers\.encoder_layer_(\d+)\.'
+_VIT = (
+    ('class_token', 'cls_token'),
+    (r'conv_proj\.(.*)', r'patch_embed.proj.\1'),
+    (r'encoder\.pos_embedding', 'pos_embed'),
+    (_LAYER + r'ln_([12])\.(.*)', r'blocks.\1.norm\2.\3'),
+    (_LAYER + r'self_attention\.in_proj_(weight|bias)', r'blocks.\1.attn.qkv.\2'),
+    (_LAYER + r'self_attention\.out_proj\.(.*)', r'blocks.\1.attn.proj.\2'),
+    (_LAYER + r'mlp\.(?:0|linear_1)\.(.*)', r'blocks.\1.mlp.fc1.\2'),  # linear_ in older files
+    (_LAYER + r'mlp\.(?:3|linear_2)\.(.*)', r'blocks.\1.mlp.fc2.\2'),
+    (r'encoder\.ln\.(.*)', r'norm.\1'),
+    (r'heads\.head\.(.*)', r'head.\1'),
+)
+_VGG = (
+    (r'classifier\.0\.(.*)', r'pre_logits.fc1.\1'),
+    (r'classifier\.3\.(.*)', r'pre_logits.fc2.\1'),
+    (r'classifier\.6\.(.*)', r'head.fc.\1'),
+)
+_CONVNEXT = (
+    (r'features\.0\.([01])\.(.*)', r'stem.\1.\2'),
+    *_stages((
+        (r'features\.{B}\.([01])\.(.*)', r'stages.{i}.downsample.\1.\2'),
+        (r'features\.{A}\.(\d+)\.layer_scale', r'stages.{i}.blocks.\1.gamma'),
+        (r'features\.{A}\.(\d+)\.block\.0\.(.*)', r'stages.{i}.blocks.\1.conv_dw.\2'),
+        (r'features\.{A}\.(\d+)\.block\.2\.(.*)', r'stages.{i}.blocks.\1.norm.\2'),
+        (r'features\.{A}\.(\d+)\.block\.3\.(.*)', r'stages.{i}.blocks.\1.mlp.fc1.\2'),
+        (r'features\.{A}\.(\d+)\.block\.5\.(.*)', r'stages.{i}.blocks.\1.mlp.fc2.\2'),
+    )),
+    (r'classifier\.0\.(.*)', r'head.norm.\1'),
+    (r'classifier\.2\.(.*)', r'head.fc.\1'),
+)
+_SWIN = (
+    (r'features\.0\.0\.(.*)', r'patch_embed.proj.\1'),
+    (r'features\.0\.2\.(.*)', r'patch_embed.norm.\1'),
+    *_stages((
+        (r'features\.{B}\.(norm|reduction)\.(.*)', r'layers.{i}.downsample.\1.\2'),
+        (r'features\.{A}\.(\d+)\.mlp\.0\.(.*)', r'layers.{i}.blocks.\1.mlp.fc1.\2'),
+        (r'features\.{A}\.(\d+)\.mlp\.3\.(.*)', r'layers.{i}.blocks.\1.mlp.fc2.\2'),
+        (r'features\.{A}\.(\d+)\.(.*)', r'layers.{i}.blocks.\1.\2'),
+    )),
+    (r'head\.(.*)', r'head.fc.\1'),
+)
+_REGNET_PARTS = {
+    'proj.0': 'downsample.conv', 'proj.1': 'downsample.bn', 'f.a.0': 'conv1.conv',
+    'f.a.1': 'conv1.bn', 'f.b.0': 'conv2.conv', 'f.b.1': 'conv2.bn', 'f.c.0': 'conv3.conv',
+    'f.c.1': 'conv3.bn', 'f.se.fc1': 'se.fc1', 'f.se.fc2': 'se.fc2',
+}
+_REGNET = (
+    (r'stem\.0\.(.*)', r'stem.conv.\1'),
+    (r'stem\.1\.(.*)', r'stem.bn.\1'),
+    (r'trunk_output\.block(\d)\.block\1-(\d+)\.'
+     r'(proj\.[01]|f\.[abc]\.[01]|f\.se\.fc[12])\.(.*)',
+     lambda m: f's{m[1]}.b{int(m[2]) + 1}.{_REGNET_PARTS[m[3]]}.{m[4]}'),
+    (r'fc\.(.*)', r'head.fc.\1'),
+)
+TABLES = {
+    'alexnet': _SAME,
+    'convnext': _CONVNEXT,
+    # norm.1 and the like in the files on its server.
+    'densenet': ((r'(.*\.denselayer\d+\.(?:norm|conv))\.([12]\..*)', r'\1\2'),),
+    'googlenet': ((r'aux[12]\..*', None),),  # heads of the training
+    'inception_v3': ((r'AuxLogits\..*', None),),
+    'regnet': _REGNET,
+    'resnet': _SAME,
+    'shufflenet_v2': _SAME,
+    'squeezenet': _SAME,
+    'swin': _SWIN,
+    'swinv2': _SWIN,
+    'vgg': _VGG,
+    'vit': _VIT,
+}
+
+
+def to_timm(tensors: dict[str, np.ndarray], family: str, variant: str) -> dict[str, np.ndarray]:
+    """Returns the tensors by timm's names and in its shapes.
+
+    Raises:
+      DataError: a family that torchvision has not, or not with the same weights.
+    """
+    tensors = names.renamed(tensors, names.table_of('torchvision', TABLES, family))
+    reshaped = {}
+    for name, tensor in tensors.items():
+        reshaped |= _RESHAPED.get(family, _as_it_is)(name, tensor)
+    return reshaped
+
+
+def _as_it_is(name, tensor):
+    return {name: tensor}
+
+
+def _convnext(name, tensor):
+    """Its factors of channels have places for the image's sides."""
+    return {name: tensor.reshape(-1) if name.endswith('.gamma') else tensor}
+
+
+def _vgg(name, tensor):
+    """Its dense layers before the head are convolutions here, the first over 7 by 7 pixels."""
+    if name == 'pre_logits.fc1.weight' and tensor.ndim == 2 and tensor.shape[1] % 49 == 0:
+        tensor = tensor.reshape(tensor.shape[0], -1, 7, 7)
+    elif name == 'pre_logits.fc2.weight' and tensor.ndim == 2:
+        tensor = tensor[:, :, None, None]
+    return {name: tensor}
+
+
+def _swinv2(name, tensor):
+    """The bias of its keys is not used, those of queries and values lie apart here."""
+    if not name.endswith('.attn.qkv.bias') or tensor.shape[0] % 3:
+        return {name: tensor}
+    q, _, v = np.split(tensor, 3)
+    prefix = name.removesuffix('qkv.bias')
+    return {f'{prefix}q_bias': q, f'{prefix}v_bias': v}
+
+
+_RESHAPED = {'convnext': _convnext, 'swinv2': _swinv2, 'vgg': _vgg}

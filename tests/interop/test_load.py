@@ -1,0 +1,171 @@
+"""Runs that begin with weights: strict, adapted where it is asked for, resumed without them."""
+
+import json
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from configs import digits
+from imgjax import build, models, state, train
+from imgjax import config as config_lib
+from imgjax.errors import ConfigError, DataError
+from imgjax.interop import load, torch_layout
+
+OPTIONS = {'tiny_vit': {}, 'tiny_resnet': {}}
+
+
+def config_of(name='tiny_resnet', **init) -> dict:
+    config = digits.get_config('resnet')
+    config.model = dict(name=name, dtype='float32', options=OPTIONS[name])
+    config.update(steps=2, log_every=1, eval_every=0, batch_size=32, checkpoint=dict(every=0))
+    config.init.update(init)
+    return config_lib.to_plain(config)
+
+
+def weights_of(name='tiny_resnet', classes=10, side=8, channels=1, seed=1):
+    """Random tensors as timm's model of that name would have them."""
+    model = models.create(name, classes, **OPTIONS[name])
+    x = jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
+    shapes = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), x)
+    rng = np.random.default_rng(seed)
+    filled = jax.tree.map(lambda s: rng.uniform(0.1, 1, s.shape).astype(np.float32), shapes)
+    renames = {'tiny_resnet': {'head': 'fc'}, 'tiny_vit': {}}[name]
+    return torch_layout.write(filled, renames)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Returns saved(tensors) -> the init.from_ of a file with them."""
+    def save(tensors, name='w.safetensors', layout='timm'):
+        safetensors.numpy.save_file(tensors, tmp_path / name)
+        return f'{layout}:{tmp_path / name}'
+    return save
+
+
+def begun(config: dict) -> dict:
+    """The tensors of the state before the first step."""
+    config, weights = train._with_weights(config, '/nowhere')
+    facts = build.Facts([str(i) for i in range(10)], [8, 8, config['data']['channels']], 10, 10,
+                        '', '')
+    job = build.job(config, facts, jax.devices()[:1])
+    start = train.initial_state(job, state.hparams_of(config), weights)
+    renames = {'tiny_resnet': {'head': 'fc'}, 'tiny_vit': {}}[config['model']['name']]
+    return torch_layout.write(
+        jax.device_get({'params': start.params, 'batch_stats': start.batch_stats}), renames)
+
+
+@pytest.mark.parametrize('name', OPTIONS)
+def test_every_tensor_is_the_files(name, saved):
+    tensors = weights_of(name)
+    found = begun(config_of(name, from_=saved(tensors)))
+    assert set(found) == set(tensors)
+    for key, tensor in tensors.items():
+        np.testing.assert_array_equal(found[key], tensor, err_msg=key)
+
+
+def test_cifar_resnets_of_most_repositories(saved):
+    tensors = {f'module.{name.replace("fc.", "linear.")}': x for name, x in weights_of().items()}
+    found = begun(config_of(from_=saved(tensors, layout='cifar')))
+    np.testing.assert_array_equal(found['fc.weight'], tensors['module.linear.weight'])
+
+
+@pytest.mark.parametrize('change, words', [
+    (lambda t: t.pop('layer1.0.conv2.weight'), 'layer1.0.conv2.weight is missing'),
+    (lambda t: t.update(surplus=np.zeros(3)), 'surplus is left over'),
+    (lambda t: t.update({'bn1.bias': np.zeros(9, np.float32)}),
+     r'bn1.bias has the shape \(9,\), which is \(9,\) here and not \(8,\)'),
+    (lambda t: t.update(weights_of(classes=7)), r"fc.\w+ is for 7 classes, the dataset has 10; "
+     "set config.init.head='new'"),
+    (lambda t: t.update(weights_of(channels=3)), "conv1.weight is for 3 channels, the images have "
+     "1; set config.init.channels"),
+])
+def test_what_does_not_fit_is_named(change, words, saved):
+    tensors = weights_of()
+    change(tensors)
+    with pytest.raises(DataError) as caught:
+        begun(config_of(from_=saved(tensors)))
+    assert re.search(words, str(caught.value)) and '\n' not in str(caught.value)
+    assert 'w.safetensors: ' in str(caught.value)
+
+
+def test_many_differences_are_one_line(saved):
+    with pytest.raises(DataError, match=', and [0-9]+ more') as caught:
+        begun(config_of(from_=saved(weights_of('tiny_vit'))))
+    assert len(str(caught.value)) < 1500 and '\n' not in str(caught.value)
+
+
+def test_a_new_head(saved):
+    tensors = weights_of(classes=1000)
+    found = begun(config_of(from_=saved(tensors), head='new'))
+    assert found['fc.weight'].shape == (10, 64) and not found['fc.bias'].any()
+    np.testing.assert_array_equal(found['conv1.weight'], tensors['conv1.weight'])
+    headless = {name: x for name, x in tensors.items() if not name.startswith('fc.')}
+    again = begun(config_of(from_=saved(headless), head='new'))
+    np.testing.assert_array_equal(found['fc.weight'], again['fc.weight'])
+
+
+@pytest.mark.parametrize('how', ['mean', 'tile'])
+def test_other_channels(how, saved):
+    """An image that is equal in all channels gives what it gave."""
+    tensors = weights_of(channels=3)
+    found = begun(config_of(from_=saved(tensors), channels=how))['conv1.weight']
+    old = tensors['conv1.weight']
+    assert found.shape == (8, 1, 3, 3)
+    expected = old.sum(1) if how == 'mean' else 3 * old[:, 0]
+    np.testing.assert_allclose(found[:, 0], expected, rtol=1e-6)
+
+
+def test_other_image_sizes_by_resampled_positions(saved):
+    tensors = weights_of('tiny_vit', side=16)
+    with pytest.raises(DataError, match='set config.init.resample=True'):
+        begun(config_of('tiny_vit', from_=saved(tensors)))
+    found = begun(config_of('tiny_vit', from_=saved(tensors), resample=True))['pos_embed']
+    np.testing.assert_array_equal(found[:, 0], tensors['pos_embed'][:, 0])  # the class token's
+    assert found.shape == (1, 5, 16)
+    grid = tensors['pos_embed'][0, 1:].reshape(2, 2, 2, 2, 16).mean((1, 3)).reshape(4, 16)
+    assert np.corrcoef(found[0, 1:].ravel(), grid.ravel())[0, 1] > 0.9
+
+
+def test_preprocessing_comes_with_the_weights(saved, tmp_path, data_dir):
+    config = config_of(from_=saved(weights_of()))
+    stored = {'pretrained_cfg': {'mean': [0.25], 'std': [0.5], 'input_size': [1, 8, 8],
+                                 'crop_pct': 0.95, 'interpolation': 'bilinear'}}
+    (tmp_path / 'config.json').write_text(json.dumps(stored))
+    found = train._with_weights(config, '/nowhere')[0]['data']
+    assert found == config['data'] | dict(
+        mean=[0.25], std=[0.5], image_size=8, eval_crop_fraction=0.95, eval_resize='bilinear')
+    kept = config | {'init': config['init'] | {'preprocessing': 'config'}}
+    assert train._with_weights(kept, '/nowhere')[0] == kept
+    (tmp_path / 'config.json').write_text('[]')
+    with pytest.raises(DataError, match='not a config.json of timm'):
+        train._with_weights(config, '/nowhere')
+
+
+def test_a_run_goes_on_without_the_file(saved, tmp_path, data_dir):
+    config = config_of(from_=saved(weights_of()))
+    (tmp_path / 'config.json').write_text(json.dumps({'mean': [0.25], 'std': [0.5]}))
+    workdir = str(tmp_path / 'run')
+    first = train.run(config, workdir)
+    (tmp_path / 'w.safetensors').unlink()
+    (tmp_path / 'config.json').unlink()
+    again = train.run(config, workdir)
+    assert again['state_digest'] == first['state_digest'] and again['step'] == 2
+    with pytest.raises(DataError, match='no such file'):
+        train.run(config, str(tmp_path / 'other'))
+
+
+@pytest.mark.parametrize('from_, words', [
+    ('tim:resnet18', "takes LAYOUT:WHERE.*did you mean 'timm'"),
+    ('resnet18', 'takes LAYOUT:WHERE'), ('timm:', 'takes LAYOUT:WHERE'),
+    ('timm:../x', 'no such file'), ('timm:a b', 'timm takes a file'),
+    ('torchvision:resnet18', 'torchvision takes a file'),
+    ('timm:resnet18.a1_in1k', "weights of 'resnet18' are not for"),
+])
+def test_wrong_words(from_, words):
+    with pytest.raises((ConfigError, DataError), match=words) as caught:
+        load.find(config_of(from_=from_))
+    assert '\n' not in str(caught.value)

@@ -1,0 +1,121 @@
+"""Which parameters train, and how fast."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from configs import base
+from imgjax import build, finetune, models, state, train
+from imgjax import config as config_lib
+from imgjax.errors import ConfigError
+
+FACTS = build.Facts(['a', 'b', 'c'], [8, 8, 3], 30, 10, '', '')
+
+
+def config_of(name='tiny_vit', freeze=(), layerwise=False, head_steps=0, **hparams) -> dict:
+    config = base.get_config()
+    config.model = dict(name=name, dtype='float32', options={})
+    config.optimizer.update(name='sgd', freeze=freeze, layerwise=layerwise)
+    config.schedule.update(name='constant', head_steps=head_steps)
+    config.hparams.update(learning_rate=0.1, momentum=0.0, weight_decay=0.01, **hparams)
+    config.update(steps=10, batch_size=8)
+    return config_lib.to_plain(config)
+
+
+@functools.cache
+def batch():
+    rng = np.random.default_rng(0)
+    return {'image': rng.integers(0, 256, (8, 8, 8, 3), np.uint8),
+            'label': np.arange(8, dtype=np.int32) % 3, 'weight': np.ones(8, np.float32)}
+
+
+def changes(config, steps=1) -> dict[str, np.ndarray]:
+    """How far each parameter and statistic is from its start, by name."""
+    job = build.job(config, FACTS, jax.devices()[:1])
+    hparams = state.hparams_of(config)
+    start = now = train.initial_state(job, hparams)
+    step = jax.jit(job.train_step, compiler_options={'xla_backend_optimization_level': 0})
+    for _ in range(steps):
+        now, _ = step(now, batch(), hparams)
+    both = ({'params': s.params, 'batch_stats': s.batch_stats} for s in (now, start))
+    moved = jax.tree.map(lambda a, b: np.asarray(a - b), *both)
+    return {finetune.name_of(path[1:]): leaf
+            for path, leaf in jax.tree_util.tree_leaves_with_path(moved)}
+
+
+@functools.cache
+def plain(name):
+    return changes(config_of(name))
+
+
+def test_frozen_parts_stay_and_the_rest_trains_as_ever():
+    moved = changes(config_of('tiny_resnet', freeze=('conv1', 'bn1', 'layer1.*')))
+    for name, change in moved.items():
+        if name.startswith(('conv1', 'bn1', 'layer1.')):
+            assert not change.any(), name  # statistics, too
+        else:
+            np.testing.assert_allclose(change, plain('tiny_resnet')[name], rtol=1e-4, atol=1e-6)
+
+
+def test_no_gradient_is_computed_for_what_is_frozen():
+    def size(freeze):
+        config = config_of('tiny_resnet', freeze=freeze)
+        job = build.job(config, FACTS, jax.devices()[:1])
+        compiled = jax.jit(job.train_step).lower(job.target, batch(), state.hparams_of(config))
+        return compiled.compile().cost_analysis()['flops']
+
+    assert size(('conv1', 'bn1', 'layer1.0', 'layer2.0')) < 0.6 * size(())
+
+
+def test_the_head_trains_first():
+    config = config_of('tiny_resnet', head_steps=2)
+    for steps in (2, 4):
+        moved = changes(config, steps)
+        for name, change in moved.items():
+            if name.startswith('head'):
+                assert change.any()
+            elif name.rpartition('.')[2] in ('kernel', 'scale', 'bias'):
+                assert change.any() == (steps == 4), name
+
+
+@pytest.mark.parametrize('options', [{}, {'scan_layers': True}])
+def test_learning_rates_fall_with_the_depth(options):
+    """BEiT's numbers: embedding 0, a block each, norm and head on top."""
+    config = config_of(layerwise=True, layer_decay=0.5)
+    config['model']['options'] = options
+    even = config | {'hparams': config['hparams'] | {'layer_decay': 1.0}}
+    slow, fast = changes(config), changes(even)
+    depth = {'patch_embed.proj': 0, 'pos_embed': 0, 'cls_token': 0, 'norm': 3, 'head': 3,
+             'blocks.0': 1, 'blocks.1': 2, 'blocks': np.array([1, 2])}
+    for name, change in slow.items():
+        at = next(depth[key] for key in sorted(depth, key=len, reverse=True)
+                  if name == key or name.startswith(f'{key}.'))
+        factor = 0.5 ** (3.0 - at)
+        if np.ndim(factor):
+            factor = factor.reshape(-1, *[1] * (change.ndim - 1))
+        np.testing.assert_allclose(change, fast[name] * factor, rtol=1e-4, atol=1e-7, err_msg=name)
+
+
+@pytest.mark.parametrize('variant, layers', [
+    ('resnet18', 8), ('vit_tiny_patch16_224', 12), ('tiny_mlp', 2), ('tiny_convnext', 2)])
+def test_depths_follow_the_network(variant, layers):
+    side = 224 if 'vit' in variant else 32
+    found = finetune.depths(models.create(variant, 3), (side, side, 3))
+    heads = {int(leaf) for leaf in jax.tree.leaves(found['head'])}
+    numbers = {int(leaf.max()) for leaf in jax.tree.leaves(found)}
+    assert heads == {layers + 1} and numbers | {0} == set(range(layers + 2))
+
+
+@pytest.mark.parametrize('freeze, words', [
+    (('blokcs.*',), "config.optimizer.freeze: 'blokcs.\\*' matches no parameter"),
+    (('*',), 'config.optimizer.freeze: freezes every parameter')])
+def test_patterns_that_make_no_sense(freeze, words):
+    with pytest.raises(ConfigError, match=words):
+        build.job(config_of(freeze=freeze), FACTS, jax.devices()[:1])
+
+
+def test_without_any_of_it_updates_are_the_optimizers():
+    updates = {'a': np.ones(3)}
+    assert finetune.scale(config_of(), {}, None, 0, updates) is updates
