@@ -150,7 +150,9 @@ def convolve(x_NHWC, kernel_HWIO, *, strides: tuple[int, int], padding, dilation
             return _dot(x_NHWC[:, ::strides[0], ::strides[1]], kernel_HWIO[0, 0])
         if (h, w) == strides and dilation == (1, 1) and size[0] >= h and size[1] >= w:
             return _patches(x_NHWC, kernel_HWIO)
-    if groups == channels == features and jax.default_backend() == 'cpu':
+    # An export, of any batch size and for any backend, holds the plain convolution.
+    exported = not isinstance(x_NHWC.shape[0], int)
+    if groups == channels == features and jax.default_backend() == 'cpu' and not exported:
         return _shifted(x_NHWC, kernel_HWIO[:, :, 0], strides, padding, dilation)
     return lax.conv_general_dilated(
         x_NHWC, kernel_HWIO, strides, padding, rhs_dilation=dilation, feature_group_count=groups,

@@ -85,6 +85,8 @@ def test_logits_are_those_of_keras(name):
         x_NHWC = 255 * jax.nn.sigmoid(x_NHWC)
     expected = np.asarray(model(x_NHWC, training=False))
     image_NHWC = after_preprocessing(model, x_NHWC) if inside else x_NHWC
+    # Where TensorFlow is there too, Keras's preprocessing may give its tensors.
+    image_NHWC = jnp.asarray(np.asarray(image_NHWC))
     found = ours(name, bridge.from_model(model, name), options, image_NHWC)
     error = np.abs(np.asarray(found) - expected).max() / expected.std()
     print(f'{name}: {error:.1e} of the standard deviation')
