@@ -15,6 +15,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from imgjax import config as config_lib
 from imgjax import models
 from imgjax.errors import ConfigError, DataError, nearest
 from imgjax.interop import adapt, files, torch_layout
@@ -123,7 +124,11 @@ def with_preprocessing(config: dict, weights: Weights | None) -> dict:
         found.pop('image_size', None)
     log.info('preprocessing of the weights: %s',
              ', '.join(f'{key} {value}' for key, value in found.items()))
-    return config | {'data': config['data'] | found}
+    try:
+        return config_lib.to_plain(config | {'data': config['data'] | found})
+    except ConfigError as error:
+        raise DataError(f'the preprocessing beside {weights.path} cannot be used ({error}); set '
+                        "config.init.preprocessing='config'") from None
 
 
 def load(config: dict, weights: Weights, target):
@@ -145,13 +150,13 @@ def load(config: dict, weights: Weights, target):
         tensors = importlib.import_module('imgjax.interop.keras').application(weights.path)
     else:
         tensors = files.read(weights.path)
-        if weights.layout != 'timm':
-            layout = importlib.import_module(f'imgjax.interop.{weights.layout}')
-            tensors = layout.to_timm(tensors, family, variant)
     ours = torch_layout.write(target, renames)
     heads = tuple({torch_layout.name_of(('params', name, 'x'), renames)[:-2]
                    for name in target['params'] if re.fullmatch(r'head(_\w+)?', name)})
     try:
+        if weights.layout not in ('timm', 'keras'):
+            layout = importlib.import_module(f'imgjax.interop.{weights.layout}')
+            tensors = layout.to_timm(tensors, family, variant)
         tensors = adapt.adapt(tensors, {name: x.shape for name, x in ours.items()}, heads,
                               config['init'])
         if config['init']['head'] == 'new':

@@ -3,7 +3,11 @@
 With weights, its GoogLeNet and Inception-v3 begin by normalising the image anew (transform_input);
 without that, as here, they take means and standard deviations of 0.5 (config.data.mean and .std).
 Its regnet_x_400mf has another width than regnetx_004, whose rounding is that of the paper.
+The norms of its MobileNetV3, EfficientNetV2, and EfficientNet from B5 on have an epsilon of 1e-3,
+which is config.model.options.epsilon here.
 """
+
+import re
 
 import numpy as np
 
@@ -74,13 +78,103 @@ _REGNET = (
      lambda m: f's{m[1]}.b{int(m[2]) + 1}.{_REGNET_PARTS[m[3]]}.{m[4]}'),
     (r'fc\.(.*)', r'head.fc.\1'),
 )
+
+
+def _blocks(before: str, places: dict[str, str], between: str, parts: dict[str, str]):
+    """One row of all blocks; their names are before, place, between and part, and the leaf's."""
+    place, part = ('|'.join(map(re.escape, words)) for words in (places, parts))
+    return (rf'{before}({place}){between}({part})\.(\w+)',
+            lambda m: f'blocks.{places[m[1]]}.{parts[m[2]]}.{m[3]}')
+
+
+def _chain(*depths: int) -> dict[str, str]:
+    """Places of blocks that torchvision counts on from 1, of stages of those depths."""
+    stages = [f'{i}.{j}' for i, depth in enumerate(depths) for j in range(depth)]
+    return {str(n): stage for n, stage in enumerate(stages, 1)}
+
+
+_STEM = (r'features\.0\.0\.(.*)', r'conv_stem.\1'), (r'features\.0\.1\.(.*)', r'bn1.\1')
+_FIRST = {'1': '0.0'}
+_MOBILENETV2 = (
+    *_STEM,
+    _blocks(r'features\.', _FIRST, r'\.conv\.', {
+        '0.0': 'conv_dw', '0.1': 'bn1', '1': 'conv_pw', '2': 'bn2'}),
+    _blocks(r'features\.', _chain(1, 2, 3, 4, 3, 3, 1), r'\.conv\.', {
+        '0.0': 'conv_pw', '0.1': 'bn1', '1.0': 'conv_dw', '1.1': 'bn2', '2': 'conv_pwl',
+        '3': 'bn3'}),
+    (r'features\.18\.0\.(.*)', r'conv_head.\1'),
+    (r'features\.18\.1\.(.*)', r'bn2.\1'),
+    (r'classifier\.1\.(.*)', r'classifier.\1'),
+)
+# With squeeze-and-excitation, which has its place before the last convolution, and without.
+_SEPARABLE = {
+    '0.0': 'conv_dw', '0.1': 'bn1', '1.fc1': 'se.conv_reduce', '1.fc2': 'se.conv_expand',
+    '1.0': 'conv_pw', '1.1': 'bn2', '2.0': 'conv_pw', '2.1': 'bn2'}
+_INVERTED = {
+    '0.0': 'conv_pw', '0.1': 'bn1', '1.0': 'conv_dw', '1.1': 'bn2', '2.fc1': 'se.conv_reduce',
+    '2.fc2': 'se.conv_expand', '2.0': 'conv_pwl', '2.1': 'bn3', '3.0': 'conv_pwl', '3.1': 'bn3'}
+
+
+def _mobilenetv3(*depths: int):
+    last, stage = sum(depths) + 1, len(depths)
+    return (
+        *_STEM,
+        _blocks(r'features\.', _FIRST, r'\.block\.', _SEPARABLE),
+        _blocks(r'features\.', _chain(*depths), r'\.block\.', _INVERTED),
+        (rf'features\.{last}\.0\.(.*)', rf'blocks.{stage}.0.conv.\1'),
+        (rf'features\.{last}\.1\.(.*)', rf'blocks.{stage}.0.bn1.\1'),
+        (r'classifier\.0\.(.*)', r'conv_head.\1'),
+        (r'classifier\.3\.(.*)', r'classifier.\1'),
+    )
+
+
+def _of_stages(first: int, last: int, before: int = 1) -> dict[str, str]:
+    """Places of blocks in stages that torchvision counts from `before`, of any depth."""
+    return {f'{i}.{j}': f'{i - before}.{j}' for i in range(first, last + 1) for j in range(48)}
+
+
+_EFFICIENT_ENDS = (
+    *_STEM,
+    (r'features\.[78]\.0\.(\w+)', r'conv_head.\1'),
+    (r'features\.[78]\.1\.(\w+)', r'bn2.\1'),
+    (r'classifier\.1\.(.*)', r'classifier.\1'),
+)
+_EFFICIENTNET = (
+    *_EFFICIENT_ENDS,
+    _blocks(r'features\.', _of_stages(1, 1), r'\.block\.', _SEPARABLE),
+    _blocks(r'features\.', _of_stages(2, 7), r'\.block\.', _INVERTED),
+)
+_EFFICIENTNETV2 = (
+    *_EFFICIENT_ENDS,
+    _blocks(r'features\.', _of_stages(1, 1), r'\.block\.', {'0.0': 'conv', '0.1': 'bn1'}),
+    _blocks(r'features\.', _of_stages(2, 3), r'\.block\.', {
+        '0.0': 'conv_exp', '0.1': 'bn1', '1.0': 'conv_pwl', '1.1': 'bn2'}),
+    _blocks(r'features\.', _of_stages(4, 7), r'\.block\.', _INVERTED),
+)
+_MNASNET = (
+    (r'layers\.0\.(\w+)', r'conv_stem.\1'),
+    (r'layers\.1\.(\w+)', r'bn1.\1'),
+    _blocks(r'layers', {'': '0.0'}, r'\.', {
+        '3': 'conv_dw', '4': 'bn1', '6': 'conv_pw', '7': 'bn2'}),
+    _blocks(r'layers\.', _of_stages(8, 13, before=7), r'\.layers\.', {
+        '0': 'conv_pw', '1': 'bn1', '3': 'conv_dw', '4': 'bn2', '6': 'conv_pwl', '7': 'bn3'}),
+    (r'layers\.14\.(\w+)', r'conv_head.\1'),
+    (r'layers\.15\.(\w+)', r'bn2.\1'),
+    (r'classifier\.1\.(.*)', r'classifier.\1'),
+)
+_MOBILENETV3_SMALL = _mobilenetv3(1, 2, 3, 2, 3)
 TABLES = {
     'alexnet': _SAME,
     'convnext': _CONVNEXT,
     # norm.1 and the like in the files on its server.
     'densenet': ((r'(.*\.denselayer\d+\.(?:norm|conv))\.([12]\..*)', r'\1\2'),),
+    'efficientnet': _EFFICIENTNET,
+    'efficientnetv2': _EFFICIENTNETV2,
     'googlenet': ((r'aux[12]\..*', None),),  # heads of the training
     'inception_v3': ((r'AuxLogits\..*', None),),
+    'mnasnet': _MNASNET,
+    'mobilenetv2': _MOBILENETV2,
+    'mobilenetv3': _mobilenetv3(1, 2, 3, 4, 2, 3),  # the large one
     'regnet': _REGNET,
     'resnet': _SAME,
     'shufflenet_v2': _SAME,
@@ -98,7 +192,10 @@ def to_timm(tensors: dict[str, np.ndarray], family: str, variant: str) -> dict[s
     Raises:
       DataError: a family that torchvision has not, or not with the same weights.
     """
-    tensors = names.renamed(tensors, names.table_of('torchvision', TABLES, family))
+    table = names.table_of('torchvision', TABLES, family)
+    if family == 'mobilenetv3' and 'small' in variant:
+        table = _MOBILENETV3_SMALL
+    tensors = names.renamed(tensors, table)
     reshaped = {}
     for name, tensor in tensors.items():
         reshaped |= _RESHAPED.get(family, _as_it_is)(name, tensor)
@@ -112,6 +209,13 @@ def _as_it_is(name, tensor):
 def _convnext(name, tensor):
     """Its factors of channels have places for the image's sides."""
     return {name: tensor.reshape(-1) if name.endswith('.gamma') else tensor}
+
+
+def _mobilenetv3_head(name, tensor):
+    """Its hidden layer after the pooling is a convolution here."""
+    if name == 'conv_head.weight' and tensor.ndim == 2:
+        tensor = tensor[:, :, None, None]
+    return {name: tensor}
 
 
 def _vgg(name, tensor):
@@ -132,4 +236,5 @@ def _swinv2(name, tensor):
     return {f'{prefix}q_bias': q, f'{prefix}v_bias': v}
 
 
-_RESHAPED = {'convnext': _convnext, 'swinv2': _swinv2, 'vgg': _vgg}
+_RESHAPED = {'convnext': _convnext, 'mobilenetv3': _mobilenetv3_head, 'swinv2': _swinv2,
+             'vgg': _vgg}

@@ -140,6 +140,10 @@ def test_preprocessing_comes_with_the_weights(saved, tmp_path, data_dir):
         mean=[0.25], std=[0.5], image_size=8, eval_crop_fraction=0.95, eval_resize='bilinear')
     kept = config | {'init': config['init'] | {'preprocessing': 'config'}}
     assert train._with_weights(kept, '/nowhere')[0] == kept
+    for wrong in ({'mean': [0.25], 'std': [0.0]}, {'mean': [0.25], 'std': [1], 'crop_pct': 99}):
+        (tmp_path / 'config.json').write_text(json.dumps(wrong))
+        with pytest.raises(DataError, match='preprocessing beside .*w.safetensors cannot be used'):
+            train._with_weights(config, '/nowhere')
     (tmp_path / 'config.json').write_text('[]')
     with pytest.raises(DataError, match='not a config.json of timm'):
         train._with_weights(config, '/nowhere')
