@@ -1,7 +1,7 @@
 """Which parameters of a model train, and how fast: frozen parts, a decay a layer, the head first.
 
-A parameter's name is its path without the last part's layout, joined by dots, such as
-``blocks.3.mlp.fc1.kernel``: timm's names of the modules.
+A parameter's name is its path, joined by dots, such as ``blocks.3.mlp.fc1.kernel``: modules have
+timm's names.
 """
 
 import fnmatch

@@ -1,7 +1,6 @@
-"""Convolutional layers, each run in the form that is fastest on the backend.
+"""Convolutional layers, and the forms that a convolution is run in, equal but for rounding.
 
-All forms of a convolution are equal but for rounding; ``python -m benchmarks.layers`` has the row
-behind each choice.
+The forms chosen on the CPU are those that XLA runs fast there; no other backend was measured.
 """
 
 import functools
