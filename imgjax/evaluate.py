@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from imgjax import metrics, runtime, sharding
+from imgjax import backend, metrics, runtime, sharding
 
 
 class Results(NamedTuple):
@@ -111,4 +111,5 @@ def _fetched(outputs: dict) -> tuple:
 def jit_eval_step(eval_step, state_shardings, mesh):
     """Compiles an eval step: examples over the devices, results on each of them."""
     return jax.jit(eval_step, in_shardings=(state_shardings, sharding.batch_sharding(mesh)),
-                   out_shardings=sharding.replicated(mesh))
+                   out_shardings=sharding.replicated(mesh),
+                   compiler_options=backend.compiler_options())

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from imgjax import metrics, runtime, sharding
+from imgjax import backend, metrics, runtime, sharding
 from imgjax.build import Job, label_struct
 from imgjax.data import Source, pipeline
 from imgjax.data.sampler import sampler
@@ -77,7 +77,8 @@ def steps_per_dispatch(job: Job, traced_step: str, first: int) -> int:
     if wish and borders % wish:
         raise ConfigError(f'config.steps_per_dispatch: {wish} does not divide steps, log_every, '
                           f'eval_every and checkpoint.every ({borders} does)')
-    if jax.default_backend() == 'cpu' and 'conv_general_dilated' in traced_step:
+    convolves = any(name in traced_step for name in ('conv_general_dilated', 'name=_shifted'))
+    if jax.default_backend() == 'cpu' and convolves:
         chosen = wish or 1
     else:
         chosen = wish or max(k for k in range(1, MOST_STEPS_PER_DISPATCH + 1) if borders % k == 0)
@@ -114,13 +115,26 @@ def open_feed(job: Job, source: Source, state, first: int, hparams: dict,
     if item is None:  # nothing is left to do
         return Feed(iter(()), lambda state, item: None, stride, 0.0, None)
     began = time.monotonic()
-    traced = _trace(job, stride, state, held, item, hparams)
-    lowered = traced.lower()
-    compiled = lowered.compile()
+    dispatch, flops = compile_step(job, stride, state, held, item, hparams)
     seconds = time.monotonic() - began
     return Feed(itertools.chain([item], items),
-                lambda state, item: compiled(state, held, item, hparams),
-                stride, seconds, _flops_of_a_step(traced, lowered, stride))
+                lambda state, item: dispatch(state, held, item, hparams), stride, seconds, flops)
+
+
+def compile_step(job: Job, stride: int, state, held: dict, item: dict, hparams: dict):
+    """Returns dispatch(state, held, item, hparams), compiled, and the FLOPs of a step or None.
+
+    Args:
+      job: the run.
+      stride: steps of a dispatch.
+      state: TrainState on the mesh; what dispatch receives in its place is donated.
+      held: the resident set, or {} where the item has the pixels.
+      item: as `Feed.items` yields them.
+      hparams: arrays on the mesh.
+    """
+    traced = _trace(job, stride, state, held, item, hparams)
+    lowered = traced.lower()
+    return lowered.compile(), _flops_of_a_step(traced, lowered, stride)
 
 
 def _step_as_text(job: Job, hparams: dict) -> str:
@@ -222,4 +236,5 @@ def _trace(job: Job, stride: int, state, held: dict, item: dict, hparams: dict):
     return jax.jit(
         dispatch, in_shardings=placed, donate_argnums=0,
         out_shardings=(placed[0], sharding.replicated(job.mesh)),
+        compiler_options=backend.compiler_options(),
     ).trace(state, held, item, hparams)

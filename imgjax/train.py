@@ -10,7 +10,7 @@ import time
 import jax
 import jax.numpy as jnp
 
-from imgjax import build, checkpoint, evaluate, metrics, runtime, sharding
+from imgjax import backend, build, checkpoint, evaluate, metrics, runtime, sharding
 from imgjax import config as config_lib
 from imgjax import state as state_lib
 from imgjax.build import Job
@@ -38,6 +38,7 @@ def run(config, workdir: str, sources: tuple[Source, Source] | None = None) -> d
       RunError: a kind for each way a run can end, see imgjax/errors.py.
     """
     started = time.monotonic()
+    backend.keep_memory()
     config = _config_of(config, workdir)
     config, weights = _with_weights(config, workdir)
     build.check(config)  # before a large dataset is listed

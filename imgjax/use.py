@@ -8,7 +8,7 @@ import os
 import jax
 import numpy as np
 
-from imgjax import build, checkpoint, data, evaluate, metrics, runtime, sharding, step
+from imgjax import backend, build, checkpoint, data, evaluate, metrics, runtime, sharding, step
 from imgjax import config as config_lib
 from imgjax import state as state_lib
 from imgjax.data import decode, pipeline
@@ -21,6 +21,7 @@ PREDICT_BATCH = 64
 
 def open_run(workdir: str) -> build.Job:
     """Builds a run from its directory alone, on the devices that are here."""
+    backend.keep_memory()
     config = config_lib.read(workdir) if os.path.isdir(workdir) else None
     if config is None:
         raise ConfigError(f'--workdir={workdir}: no run directory')
@@ -161,7 +162,8 @@ def _classifier(job: build.Job, state, top_k: int):
         return jax.lax.top_k(
             jax.nn.sigmoid(logits_NK) if several else jax.nn.softmax(logits_NK), top_k)
 
-    top = jax.jit(top, out_shardings=sharding.replicated(job.mesh))
+    top = jax.jit(top, out_shardings=sharding.replicated(job.mesh),
+                  compiler_options=backend.compiler_options())
     count = evaluate.global_batch_size(PREDICT_BATCH, job.mesh)
 
     def classify(paths: list[str]) -> list[dict]:

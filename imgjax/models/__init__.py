@@ -22,7 +22,7 @@ from flax import linen as nn
 from imgjax.errors import nearest, unknown
 
 # What families are made of.
-_PARTS = ('attention', 'coat', 'convolve', 'layers', 'mbconv', 'pooling', 'windows')
+_PARTS = ('attention', 'coat', 'convolve', 'forms', 'layers', 'mbconv', 'pooling', 'windows')
 
 
 def families() -> list[str]:

@@ -73,7 +73,8 @@ class Model(nn.Module):
         # The dense layer's inputs are in torch's order.
         x_NF = x_NHWC.transpose(0, 3, 1, 2).reshape(x_NHWC.shape[0], -1)
         for i, width in enumerate(self.hidden):
-            dense = nn.Dense(width, dtype=dtype, kernel_init=init, name=f'classifier.{3 * i + 1}')
+            name = f'classifier.{3 * i + 1}'
+            dense = layers.Dense(width, dtype=dtype, kernel_init=init, name=name)
             x_NF = act(dense(drop()(x_NF)))
             out[f'hidden{i + 1}'] = x_NF
         out['pre_logits'] = x_NF.astype(jnp.float32)

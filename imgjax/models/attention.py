@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgjax.models import convolve
+from imgjax.models import convolve, layers
 
 
 def attend(q_NLHK, k_NLHK, v_NLHK, bias_HLL=None):
@@ -23,13 +23,16 @@ def attend(q_NLHK, k_NLHK, v_NLHK, bias_HLL=None):
     Returns:
       y_NLHK of their dtype and attn_NHLL in float32.
     """
-    # jax.nn.dot_product_attention does the same by implicit promotion, which strict mode refuses.
-    scores_NHLL = jnp.einsum('nqhk,nvhk->nhqv', q_NLHK, k_NLHK, preferred_element_type=jnp.float32)
-    scores_NHLL *= q_NLHK.shape[-1] ** -0.5
+    # jax.nn.dot_product_attention does the same by implicit promotion, which strict mode refuses,
+    # and with the heads after the tokens, which XLA's CPU backend runs a quarter slower.
+    q_NHLK, k_NHLK, v_NHLK = (x_NLHK.swapaxes(1, 2) for x_NLHK in (q_NLHK, k_NLHK, v_NLHK))
+    q_NHLK *= q_NHLK.shape[-1] ** -0.5
+    scores_NHLL = jnp.einsum('nhqk,nhvk->nhqv', q_NHLK, k_NHLK, preferred_element_type=jnp.float32)
     if bias_HLL is not None:
         scores_NHLL += bias_HLL if bias_HLL.ndim == 4 else bias_HLL[None]
     attn_NHLL = jax.nn.softmax(scores_NHLL)
-    return jnp.einsum('nhqv,nvhk->nqhk', attn_NHLL.astype(v_NLHK.dtype), v_NLHK), attn_NHLL
+    y_NHLK = jnp.einsum('nhqv,nhvk->nhqk', attn_NHLL.astype(v_NHLK.dtype), v_NHLK)
+    return y_NHLK.swapaxes(1, 2), attn_NHLL
 
 
 def cudnn(q_NLHK, k_NLHK, v_NLHK, bias_HLL=None):
@@ -57,7 +60,7 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x_NLD):
         N, L, D = x_NLD.shape
-        dense = partial(nn.Dense, dtype=self.dtype)
+        dense = partial(layers.Dense, dtype=self.dtype)
         # Fan-in of the joint kernel is Xavier's scale for three separate square ones.
         init = nn.initializers.variance_scaling(1.0, 'fan_in', 'uniform')
         qkv = dense(3 * D, use_bias=self.qkv_bias, kernel_init=init, name='qkv')(x_NLD)

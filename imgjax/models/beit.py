@@ -61,7 +61,7 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x_NLD):
         N, L, D = x_NLD.shape
-        dense = partial(nn.Dense, dtype=self.dtype)
+        dense = partial(layers.Dense, dtype=self.dtype)
         qkv_NLF = dense(3 * D, use_bias=False, kernel_init=self.kernel_init, name='qkv')(x_NLD)
         q_bias, v_bias = (
             self.param(name, layers.zeros, (D,), jnp.float32) for name in ('q_bias', 'v_bias'))
@@ -92,7 +92,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x_NLD, rate):
         D = x_NLD.shape[-1]
-        dense = partial(nn.Dense, dtype=self.dtype)
+        dense = partial(layers.Dense, dtype=self.dtype)
         scale = partial(layers.scaled, self, start=self.layer_scale)
         attention = self.attention(kernel_init=self.kernel_init, proj_init=self.proj_init,
                                    name='attn')

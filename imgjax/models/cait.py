@@ -44,14 +44,14 @@ class TalkingHeads(nn.Module):
     @nn.compact
     def __call__(self, x_NLD):
         N, L, D = x_NLD.shape
-        dense = partial(nn.Dense, kernel_init=normal, dtype=self.dtype)
+        dense = partial(layers.Dense, kernel_init=normal, dtype=self.dtype)
         qkv_NL3HK = dense(3 * D, name='qkv')(x_NLD).reshape(N, L, 3, self.heads, D // self.heads)
         q_NLHK, k_NLHK, v_NLHK = (qkv_NL3HK[:, :, i] for i in range(3))
         scores_NLLH = jnp.einsum(
             'nqhk,nvhk->nqvh', q_NLHK, k_NLHK, preferred_element_type=jnp.float32)
         scores_NLLH *= (D // self.heads) ** -0.5
         # Scores and what becomes of them stay float32, as in other attention of this package.
-        talk = partial(nn.Dense, self.heads, kernel_init=normal, dtype=jnp.float32)
+        talk = partial(layers.Dense, self.heads, kernel_init=normal, dtype=jnp.float32)
         attn_NLLH = jax.nn.softmax(talk(name='proj_l')(scores_NLLH), axis=2)
         attn_NLLH = talk(name='proj_w')(attn_NLLH)
         y_NLHK = jnp.einsum('nqvh,nvhk->nqhk', attn_NLLH.astype(self.dtype), v_NLHK)
@@ -68,7 +68,7 @@ class ClassAttention(nn.Module):
     @nn.compact
     def __call__(self, x_NLD):
         N, L, D = x_NLD.shape
-        dense = partial(nn.Dense, D, kernel_init=normal, dtype=self.dtype)
+        dense = partial(layers.Dense, D, kernel_init=normal, dtype=self.dtype)
         q_N1HK = dense(name='q')(x_NLD[:, :1]).reshape(N, 1, self.heads, -1)
         k_NLHK, v_NLHK = (dense(name=name)(x_NLD).reshape(N, L, self.heads, -1) for name in 'kv')
         y_N1HK, attn_NH1L = self.attend(q_N1HK, k_NLHK, v_NLHK)

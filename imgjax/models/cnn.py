@@ -81,7 +81,7 @@ class Model(nn.Module):
             use_bias=self.norm == 'none',
             kernel_init=nn.initializers.he_normal(),
         )
-        dense = partial(nn.Dense, dtype=dtype, kernel_init=nn.initializers.he_normal())
+        dense = partial(layers.Dense, dtype=dtype, kernel_init=nn.initializers.he_normal())
         norm = layers.norm(self.norm, train=train, dtype=dtype)
         # Padded, so that a map of odd side keeps its last row and one of side 1 stays.
         avg_pool = partial(nn.avg_pool, padding='SAME', count_include_pad=False)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from flax import linen as nn
 
+from imgjax.models import layers
 from imgjax.models.attention import SqueezeExcite
 
 torch_uniform = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')  # torch's own start
@@ -26,7 +27,7 @@ def stem(x_NHWC, widths: tuple[int, int], conv: Callable, norm: Callable, act: C
 def hidden(x_NF, norm: Callable, act: Callable):
     """The features that the classifier sees: norm and a layer as wide, float32."""
     y_NF = norm(name='hidden.norm', dtype=jnp.float32)(x_NF)
-    return act(nn.Dense(x_NF.shape[-1], kernel_init=torch_uniform, name='hidden.fc')(y_NF))
+    return act(layers.Dense(x_NF.shape[-1], kernel_init=torch_uniform, name='hidden.fc')(y_NF))
 
 
 class MBConv(nn.Module):

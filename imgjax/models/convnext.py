@@ -167,7 +167,7 @@ class Model(nn.Module):
         act = layers.activation(self.act)
         init = nn.initializers.normal(0.02)
         conv = partial(convolve.Conv, use_bias=True, dtype=dtype, kernel_init=init)
-        dense = partial(nn.Dense, dtype=dtype, kernel_init=init)
+        dense = partial(layers.Dense, dtype=dtype, kernel_init=init)
         norm = partial(layers.layer_norm, epsilon=self.epsilon, dtype=dtype)
         response_norm = partial(GlobalResponseNorm, dtype)
         block = partial(

@@ -1,19 +1,14 @@
-"""Convolutional layers, and the forms that a convolution is run in, equal but for rounding.
+"""Convolutional layers."""
 
-The forms chosen on the CPU are those that XLA runs fast there; no other backend was measured.
-"""
-
-import functools
-import itertools
 import math
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
 from imgjax.models import layers
+from imgjax.models.forms import convolve
 
 
 class Conv(nn.Module):
@@ -123,110 +118,3 @@ def patch_tokens(x_NHWC, width: int, patch_size: int, *, dtype: Any, name: str):
     embed = Conv(width, patch_size, patch_size, padding=0, use_bias=True, dtype=dtype,
                  kernel_init=nn.initializers.lecun_normal(), name=name)
     return embed(x_NHWC).reshape(N, -1, width)
-
-
-def convolve(x_NHWC, kernel_HWIO, *, strides: tuple[int, int], padding, dilation: tuple[int, int],
-             groups: int):
-    """Returns y_NHWF: each group of the input's channels convolved to its share of F.
-
-    Args:
-      x_NHWC: float32 or bfloat16.
-      kernel_HWIO: of the same dtype, I = C / groups.
-      strides: down and across.
-      padding: ((above, below), (left, right)) in pixels, zeros; or 'SAME' (TensorFlow's) or
-        'VALID'.
-      dilation: pixels between two taps of the kernel, 1 for none, down and across.
-      groups: divides both C and F.
-    """
-    h, w, _, features = kernel_HWIO.shape
-    size, channels = x_NHWC.shape[1:3], x_NHWC.shape[-1]
-    if isinstance(padding, str):
-        window = [(k - 1) * d + 1 for k, d in zip((h, w), dilation, strict=True)]
-        padding = lax.padtype_to_pads(size, window, strides, padding)
-    padding = tuple(map(tuple, padding))
-    if groups == 1 and padding == ((0, 0), (0, 0)):
-        if (h, w) == (1, 1):
-            return _dot(x_NHWC[:, ::strides[0], ::strides[1]], kernel_HWIO[0, 0])
-        if (h, w) == strides and dilation == (1, 1) and size[0] >= h and size[1] >= w:
-            return _patches(x_NHWC, kernel_HWIO)
-    # An export, of any batch size and for any backend, holds the plain convolution.
-    exported = not isinstance(x_NHWC.shape[0], int)
-    if groups == channels == features and jax.default_backend() == 'cpu' and not exported:
-        return _shifted(x_NHWC, kernel_HWIO[:, :, 0], strides, padding, dilation)
-    return lax.conv_general_dilated(
-        x_NHWC, kernel_HWIO, strides, padding, rhs_dilation=dilation, feature_group_count=groups,
-        dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
-
-
-def _dot(x_NHWC, kernel_IO):
-    return lax.dot_general(x_NHWC, kernel_IO, (((3,), (0,)), ((), ())))
-
-
-def _patches(x_NHWC, kernel_HWIO):
-    """Windows that neither overlap nor leave gaps: a linear map of every patch."""
-    h, w, channels, features = kernel_HWIO.shape
-    N, H, W, _ = x_NHWC.shape
-    H, W = H // h, W // w
-    x_NHhWwC = x_NHWC[:, :H * h, :W * w].reshape(N, H, h, W, w, channels)
-    x_NHWP = x_NHhWwC.swapaxes(2, 3).reshape(N, H, W, h * w * channels)
-    return _dot(x_NHWP, kernel_HWIO.reshape(-1, features))
-
-
-# Depthwise: every channel by a kernel of its own, a sum over the kernel's taps of the shifted image
-# times a number a channel. XLA's CPU convolution runs it at 1 GFLOP/s.
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _shifted(x_NHWC, kernel_HWC, strides, padding, dilation):
-    h, w, _ = kernel_HWC.shape
-    x_NHWC = lax.pad(x_NHWC, jnp.zeros((), x_NHWC.dtype), _borders(padding))
-    taps = list(itertools.product(range(h), range(w)))
-    return sum(_view(x_NHWC, tap, (h, w), strides, dilation) * kernel_HWC[tap][None, None, None]
-               for tap in taps)
-
-
-def _forward(x_NHWC, kernel_HWC, strides, padding, dilation):
-    return _shifted(x_NHWC, kernel_HWC, strides, padding, dilation), (x_NHWC, kernel_HWC)
-
-
-def _backward(strides, padding, dilation, residuals, dy_NHWC):
-    x_NHWC, kernel_HWC = residuals
-    h, w, _ = kernel_HWC.shape
-    reach = [(k - 1) * d for k, d in zip((h, w), dilation, strict=True)]
-    zero = jnp.zeros((), x_NHWC.dtype)
-
-    # The image's gradient is the same sum with the kernel turned round, over a dy that has zeros
-    # where a stride left pixels out.
-    config = [(0, 0, 0)]
-    for axis in (0, 1):
-        before, after = padding[axis]
-        side, out = x_NHWC.shape[1 + axis], dy_NHWC.shape[1 + axis]
-        unread = side + before + after - reach[axis] - 1 - (out - 1) * strides[axis]
-        config.append((reach[axis] - before, reach[axis] - after + unread, strides[axis] - 1))
-    spread_NHWC = lax.pad(dy_NHWC, zero, [*config, (0, 0, 0)])
-    dx_NHWC = _shifted(spread_NHWC, kernel_HWC[::-1, ::-1], (1, 1), ((0, 0), (0, 0)), dilation)
-
-    x_NHWC = lax.pad(x_NHWC, zero, _borders(padding))
-    dkernel_TC = jnp.stack([
-        jnp.sum(_view(x_NHWC, tap, (h, w), strides, dilation) * dy_NHWC, axis=(0, 1, 2),
-                dtype=jnp.float32)
-        for tap in itertools.product(range(h), range(w))])
-    return dx_NHWC, dkernel_TC.reshape(kernel_HWC.shape).astype(kernel_HWC.dtype)
-
-
-_shifted.defvjp(_forward, _backward)
-
-
-def _borders(padding):
-    return [(0, 0, 0), *((before, after, 0) for before, after in padding), (0, 0, 0)]
-
-
-def _view(x_NHWC, tap, kernel, strides, dilation):
-    """The pixel that the tap meets in every window."""
-    starts, stops = [0], [x_NHWC.shape[0]]
-    for axis in (0, 1):
-        rest = (kernel[axis] - 1 - tap[axis]) * dilation[axis]
-        starts.append(tap[axis] * dilation[axis])
-        stops.append(x_NHWC.shape[1 + axis] - rest)
-    channels = x_NHWC.shape[3]
-    return lax.slice(x_NHWC, (*starts, 0), (*stops, channels), (1, *strides, 1))

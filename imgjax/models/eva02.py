@@ -97,7 +97,7 @@ class Block(nn.Module):
         return x_NLD + self.drop_path()(scale(y_NLD, name='gamma_2'), rate), attn_NHLL
 
     def _dense(self, features, name, use_bias=True, init=None):
-        return nn.Dense(features, use_bias, dtype=self.dtype, name=name,
+        return layers.Dense(features, use_bias, dtype=self.dtype, name=name,
                         kernel_init=init or self.kernel_init)
 
     def _attention(self, x_NLD):

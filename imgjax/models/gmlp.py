@@ -27,7 +27,7 @@ class SpatialGate(nn.Module):
     def __call__(self, x_NLF):
         u_NLG, v_NLG = jnp.split(x_NLF, 2, axis=-1)
         v_NLG = layers.layer_norm(epsilon=1e-5, dtype=self.dtype, name='norm')(v_NLG)
-        over_patches = nn.Dense(
+        over_patches = layers.Dense(
             x_NLF.shape[1], dtype=self.dtype, kernel_init=nn.initializers.normal(self.std),
             bias_init=layers.ones, name='proj')
         return u_NLG * over_patches(v_NLG.swapaxes(1, 2)).swapaxes(1, 2)
@@ -43,7 +43,7 @@ class GatedMlp(nn.Module):
 
     @nn.compact
     def __call__(self, x_NLD):
-        dense = partial(nn.Dense, dtype=self.dtype, bias_init=nn.initializers.normal(1e-6),
+        dense = partial(layers.Dense, dtype=self.dtype, bias_init=nn.initializers.normal(1e-6),
                         kernel_init=nn.initializers.xavier_uniform())
         y_NLG = self.gate(name='gate')(self.act(dense(self.hidden, name='fc1')(x_NLD)))
         return dense(x_NLD.shape[-1], name='fc2')(y_NLG)

@@ -190,7 +190,7 @@ class Model(nn.Module):
         act = layers.activation(self.act)
         norm = partial(layers.layer_norm, epsilon=1e-6, dtype=dtype)
         dense = partial(
-            nn.Dense, dtype=dtype, kernel_init=nn.initializers.normal(self.init_std),
+            layers.Dense, dtype=dtype, kernel_init=nn.initializers.normal(self.init_std),
             bias_init=nn.initializers.constant(0.02))
         block = partial(
             nn.remat(Block) if self.remat else Block, norm=norm, dense=dense,

@@ -20,13 +20,22 @@ small_normal = nn.initializers.normal(0.01)
 zeros = nn.initializers.zeros_init()
 ones = nn.initializers.ones_init()
 
+
+
+def gelu(x):
+    """x times the normal distribution's share below x (Hendrycks and Gimpel, arXiv:1606.08415)."""
+    # jax.nn.gelu's erfc is more exact where the result is 0 to seven digits, and slower.
+    half = jnp.asarray(0.5, x.dtype)
+    return half * x * (1 + lax.erf(x * jnp.sqrt(half)))
+
+
 ACTIVATIONS = {
     'relu': jax.nn.relu,
     'relu6': jax.nn.relu6,
     'leaky_relu': jax.nn.leaky_relu,
     'elu': jax.nn.elu,
     'selu': jax.nn.selu,
-    'gelu': functools.partial(jax.nn.gelu, approximate=False),
+    'gelu': gelu,
     'gelu_tanh': functools.partial(jax.nn.gelu, approximate=True),
     'silu': jax.nn.silu,
     'mish': jax.nn.mish,
@@ -36,6 +45,21 @@ ACTIVATIONS = {
     'sigmoid': jax.nn.sigmoid,
     'identity': lambda x: x,
 }
+
+
+def dot(x, kernel_IO, dimension_numbers=None, **options):
+    """x kernel_IO over the last axis of x, as ``nn.Dense`` calls it.
+
+    The axes before the last are one meanwhile: XLA's CPU backend would lay x and the gradient out
+    anew for a contraction over several, which costs a ResNet-50 a fifth of its step.
+    """
+    del dimension_numbers
+    y = lax.dot_general(
+        x.reshape(-1, x.shape[-1]), kernel_IO, (((1,), (0,)), ((), ())), **options)
+    return y.reshape(*x.shape[:-1], kernel_IO.shape[1])
+
+
+Dense = functools.partial(nn.Dense, dot_general=dot)
 
 
 def pick(kind: str, name: str, options: dict[str, Any]) -> Any:
@@ -173,7 +197,7 @@ class Mlp(nn.Module):
     def __call__(self, x):
         drop = self.drop or (lambda: lambda x: x)
         dense = functools.partial(
-            nn.Dense, dtype=self.dtype, kernel_init=self.kernel_init, bias_init=self.bias_init)
+            Dense, dtype=self.dtype, kernel_init=self.kernel_init, bias_init=self.bias_init)
         y = drop()(self.act(dense(self.hidden, name='fc1')(x)))
         return drop()(dense(x.shape[-1], name='fc2')(y))
 
@@ -216,5 +240,5 @@ def head(x_NF, num_classes: int, kernel_init=small_normal, name: str = 'head'):
     """
     x_NF = x_NF.astype(jnp.float32)
     return (
-        nn.Dense(num_classes, kernel_init=kernel_init, name=name)(x_NF) if num_classes else x_NF
+        Dense(num_classes, kernel_init=kernel_init, name=name)(x_NF) if num_classes else x_NF
     )

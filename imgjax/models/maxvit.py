@@ -48,7 +48,7 @@ class PartitionAttention(nn.Module):
     def __call__(self, x_NHWC):
         H, W, C = x_NHWC.shape[1:]
         h, w = self.window
-        dense = partial(nn.Dense, dtype=self.dtype, kernel_init=_xavier)
+        dense = partial(layers.Dense, dtype=self.dtype, kernel_init=_xavier)
         # The pixels of a spread window are those at one place of the h by w dense windows.
         tiles = (H // h, W // w) if self.grid else (h, w)
         x_NGLC = windows.partition(x_NHWC, *tiles)

@@ -139,7 +139,7 @@ class MlpHead(nn.Module):
     @nn.compact
     def __call__(self, x_NF):
         init = nn.initializers.normal(0.02)
-        y_NH = self.act(nn.Dense(4 * x_NF.shape[-1], kernel_init=init, name='fc1')(x_NF))
+        y_NH = self.act(layers.Dense(4 * x_NF.shape[-1], kernel_init=init, name='fc1')(x_NF))
         y_NH = layers.layer_norm(epsilon=1e-6, dtype=jnp.float32, name='norm')(y_NH)
         return layers.head(self.drop()(y_NH), self.num_classes, init, name='fc2')
 
@@ -203,7 +203,7 @@ class Model(nn.Module):
         activate = star_relu if self.act == 'star_relu' else lambda module, name, x: act(x)
         init = nn.initializers.normal(0.02)
         conv = partial(convolve.Conv, dtype=dtype, kernel_init=init)
-        dense = partial(nn.Dense, use_bias=False, dtype=dtype, kernel_init=init)
+        dense = partial(layers.Dense, use_bias=False, dtype=dtype, kernel_init=init)
         attend = layers.pick('attention', self.attention, ATTENTIONS)
         mixers = {'pool': Pooling, 'conv': partial(SeparableConv, conv, activate),
                   'attention': partial(Attention, self.head_dim, attend, dense)}

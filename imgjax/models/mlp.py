@@ -35,7 +35,7 @@ class Model(nn.Module):
         """float (N, H, W, C) -> float32 logits (N, K), out: hidden1.., pre_logits, logits."""
         dtype = layers.compute_dtype(self.dtype)
         act = layers.activation(self.act)
-        dense = partial(nn.Dense, dtype=dtype, kernel_init=nn.initializers.he_normal())
+        dense = partial(layers.Dense, dtype=dtype, kernel_init=nn.initializers.he_normal())
         drop = partial(nn.Dropout, self.dropout, deterministic=not train)
 
         out = {}

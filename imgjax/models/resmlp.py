@@ -44,7 +44,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x_NLD, rate):
         xavier = nn.initializers.xavier_uniform()
-        over_patches = nn.Dense(
+        over_patches = layers.Dense(
             x_NLD.shape[1], dtype=self.dtype, kernel_init=xavier, name='linear_tokens')
         y_NLD = over_patches(self.affine(name='norm1')(x_NLD).swapaxes(1, 2)).swapaxes(1, 2)
         y_NLD = layers.scaled(self, y_NLD, 'ls1', self.layer_scale)

@@ -48,7 +48,7 @@ class WindowAttention(nn.Module):
     def __call__(self, x_NGLC, sides, mask_GLL):
         h, w = sides
         *NGL, C = x_NGLC.shape
-        dense = partial(nn.Dense, dtype=self.dtype, kernel_init=_normal)
+        dense = partial(layers.Dense, dtype=self.dtype, kernel_init=_normal)
         qkv_NGL3HK = dense(3 * C, name='qkv')(x_NGLC).reshape(*NGL, 3, self.heads, -1)
         table_RH = self.param('relative_position_bias_table', _normal,
                               ((2 * h - 1) * (2 * w - 1), self.heads), jnp.float32)
@@ -142,7 +142,7 @@ class Model(nn.Module):
                 raise ValueError(f'{C} channels are not divisible by {self.heads[i]} heads')
             if i:
                 x_NHWC = norm(name=f'layers.{i}.downsample.norm')(windows.quads(x_NHWC))
-                x_NHWC = nn.Dense(C, use_bias=False, dtype=dtype, kernel_init=_normal,
+                x_NHWC = layers.Dense(C, use_bias=False, dtype=dtype, kernel_init=_normal,
                                   name=f'layers.{i}.downsample.reduction')(x_NHWC)
             policy = {
                 'window': self.windows[i],

@@ -78,7 +78,7 @@ class WindowAttention(nn.Module):
     @nn.compact
     def __call__(self, x_NGLC, sides, mask_GLL):
         *NGL, C = x_NGLC.shape
-        dense = partial(nn.Dense, dtype=self.dtype, kernel_init=_normal)
+        dense = partial(layers.Dense, dtype=self.dtype, kernel_init=_normal)
         q_bias_C = self.param('q_bias', layers.zeros, (C,), jnp.float32)
         v_bias_C = self.param('v_bias', layers.zeros, (C,), jnp.float32)
         bias_D = jnp.concatenate([q_bias_C, jnp.zeros_like(q_bias_C), v_bias_C])
@@ -98,7 +98,7 @@ class WindowAttention(nn.Module):
         return dense(C, name='proj')(y_NGLHK.reshape(*NGL, C)), attn_NGHLL
 
     def _bias(self, h: int, w: int):
-        dense = partial(nn.Dense, kernel_init=_normal)
+        dense = partial(layers.Dense, kernel_init=_normal)
         offset_R2 = log_offsets(h, w, self.trained or h, self.trained or w)
         hidden_RF = jax.nn.relu(dense(512, name='cpb_mlp.0')(offset_R2))
         table_RH = dense(self.heads, use_bias=False, name='cpb_mlp.2')(hidden_RF)
@@ -193,7 +193,7 @@ class Model(nn.Module):
             if C % self.heads[i]:
                 raise ValueError(f'{C} channels are not divisible by {self.heads[i]} heads')
             if i:
-                merge = nn.Dense(C, use_bias=False, dtype=dtype, kernel_init=_normal,
+                merge = layers.Dense(C, use_bias=False, dtype=dtype, kernel_init=_normal,
                                  name=f'layers.{i}.downsample.reduction')
                 x_NHWC = merge(windows.quads(x_NHWC))
                 x_NHWC = norm(name=f'layers.{i}.downsample.norm')(x_NHWC)

@@ -68,7 +68,8 @@ class AttentionPool(nn.Module):
     @nn.compact
     def __call__(self, x_NLD):
         N, L, D = x_NLD.shape
-        dense = partial(nn.Dense, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform())
+        xavier = nn.initializers.xavier_uniform()
+        dense = partial(layers.Dense, dtype=self.dtype, kernel_init=xavier)
         latent_11D = self.param('latent', nn.initializers.normal(D**-0.5), (1, 1, D), jnp.float32)
         q_11HK = dense(D, name='q')(latent_11D.astype(self.dtype)).reshape(1, 1, self.heads, -1)
         q_N1HK = jnp.broadcast_to(q_11HK, (N, *q_11HK.shape[1:]))

@@ -56,7 +56,7 @@ class CrossCovariance(nn.Module):
     @nn.compact
     def __call__(self, x_NLD):
         N, L, D = x_NLD.shape
-        dense = partial(nn.Dense, kernel_init=self.kernel_init, dtype=self.dtype)
+        dense = partial(layers.Dense, kernel_init=self.kernel_init, dtype=self.dtype)
         qkv_NL3HK = dense(3 * D, name='qkv')(x_NLD).reshape(N, L, 3, self.heads, D // self.heads)
         q_NLHK, k_NLHK, v_NLHK = (qkv_NL3HK[:, :, i] for i in range(3))
         temperature_H11 = self.param('temperature', layers.ones, (self.heads, 1, 1), jnp.float32)

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from flax import linen as nn
 
-from imgjax.models import convolve, layers
+from imgjax.models import convolve, forms, layers, pooling
 
 
 def normal(*shape):
@@ -50,6 +51,71 @@ def test_pointwise_conv_is_a_dot():
     variables, x = {'params': {'kernel': normal(1, 1, 4, 6)}}, normal(2, 6, 6, 4)
     traced = str(jax.make_jaxpr(conv.apply)(variables, x))
     assert 'dot_general' in traced and 'conv_general' not in traced
+
+
+def _like_lax(form, x, kernel, strides, padding, dilation, groups):
+    """The form's result and both gradients are lax.conv's."""
+    results = []
+    for name in (form, 'lax'):
+        y, transpose = jax.vjp(
+            lambda x, kernel, name=name: forms.FORMS[name](
+                x, kernel, strides, padding, dilation, groups), x, kernel)
+        results.append([y, *transpose(normal(*y.shape))])
+    for ours, theirs in zip(*results, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize('dilation', [1, 2])
+@pytest.mark.parametrize('strides', [1, 2, 3])
+@pytest.mark.parametrize('size', [(1, 1), (2, 2), (1, 3), (5, 4)])
+def test_taps_is_convolution(size, strides, dilation):
+    padding = ((2, 2), (3, 2))
+    _like_lax('taps', normal(2, *size, 4), normal(3, 3, 4, 6), (strides, strides), padding,
+              (dilation, dilation), 1)
+
+
+@pytest.mark.parametrize(('channels', 'features', 'groups'),
+                         [(8, 8, 2), (12, 24, 4), (8, 16, 8), (64, 32, 4), (96, 48, 16)])
+def test_split_is_convolution(channels, features, groups):
+    _like_lax('split', normal(2, 6, 5, channels), normal(3, 3, channels // groups, features),
+              (2, 2), ((1, 1), (1, 1)), (1, 1), groups)
+
+
+@pytest.mark.parametrize(('batch', 'side', 'kernel', 'strides', 'dilation'),
+                         [(1, 5, 3, 1, 1), (7, 6, 3, 2, 1), (12, 7, 5, 2, 1), (16, 9, 3, 1, 2)])
+def test_shifted_is_convolution(batch, side, kernel, strides, dilation):
+    reach = kernel // 2 * dilation
+    _like_lax('shifted', normal(batch, side, side + 1, 4), normal(kernel, kernel, 1, 4),
+              (strides, strides), ((reach, reach), (reach, 0)), (dilation, dilation), 4)
+
+
+@pytest.mark.parametrize('ceil', [False, True])
+@pytest.mark.parametrize('padding', [0, 1])
+@pytest.mark.parametrize(('window', 'strides'), [(2, 2), (3, 2), (3, 1), (2, 3)])
+def test_max_pool_is_flax_max_pool_with_its_ties(window, strides, padding, ceil):
+    x = np.round(normal(2, 7, 9, 3))  # rounded: ties in nearly every window
+    pads = pooling._pool_pads(x.shape[1:3], window, strides, padding, ceil)
+    y, transpose = jax.vjp(
+        lambda x: pooling.max_pool(x, window, strides, padding, ceil), x)
+    expected, of_flax = jax.vjp(
+        lambda x: nn.max_pool(x, (window, window), (strides, strides), pads), x)
+    np.testing.assert_array_equal(y, expected)
+    dy = normal(*y.shape)
+    np.testing.assert_allclose(transpose(dy)[0], of_flax(dy)[0], atol=1e-5)
+
+
+def test_max_pool_lets_nan_through():
+    x = normal(1, 4, 4, 1)
+    x[0, 1, 1] = np.nan  # a step that diverged is seen by it
+    y, _ = jax.vjp(lambda x: pooling.max_pool(x, 2, 2), x)
+    assert np.isnan(y).sum() == 1
+
+
+def test_gelu_is_the_exact_one():
+    x = np.linspace(-12, 12, 2001, dtype=np.float32)
+    exact = x.astype(np.float64) * scipy.stats.norm.cdf(x.astype(np.float64))
+    np.testing.assert_allclose(layers.gelu(x), exact, atol=1e-6)
+    assert layers.gelu(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
 
 
 def test_kaiming_counts_the_outputs():

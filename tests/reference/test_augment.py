@@ -16,19 +16,7 @@ from imgjax.augment import color, filter, geometric, policy, tables
 from tests import real
 
 torch = pytest.importorskip('torch')
-_register = torch.library.register_fake
-
-
-def _skip_compiled(op, *args, **kwargs):
-    """torchvision without its compiled part declares shapes of operators that it then lacks."""
-    if isinstance(op, str) and op.startswith('torchvision::'):
-        return lambda function: function
-    return _register(op, *args, **kwargs)
-
-
-torch.library.register_fake = _skip_compiled
 transforms = pytest.importorskip('torchvision.transforms')
-torch.library.register_fake = _register
 functional = transforms.functional
 autoaugment = transforms.autoaugment
 

@@ -8,26 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from imgjax import models
 from imgjax.interop import files, huggingface, torch_layout
-
-# transformers imports torchvision, whose compiled part is not there, nor needed; it registers fakes
-# for it all the same.
-_register = torch.library.register_fake
-
-
-def _skip_compiled(name, *args, **kwargs):
-    if isinstance(name, str) and name.startswith('torchvision::'):
-        return lambda function: function
-    return _register(name, *args, **kwargs)
-
-
-torch.library.register_fake = _skip_compiled
-import torchvision  # noqa: E402, F401
-import transformers  # noqa: E402
-
-torch.library.register_fake = _register
 
 _TINY = {'hidden_size': 192, 'num_hidden_layers': 12, 'num_attention_heads': 3,
          'intermediate_size': 768, 'image_size': 64, 'patch_size': 16}

@@ -7,25 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+import torchvision
 
 from imgjax import models
 from imgjax.interop import torch_layout
 from imgjax.interop import torchvision as layout
-
-# torchvision's compiled part is not there, nor needed; it registers fakes for it all the same.
-_register = torch.library.register_fake
-
-
-def _skip_compiled(name, *args, **kwargs):
-    if isinstance(name, str) and name.startswith('torchvision::'):
-        return lambda function: function
-    return _register(name, *args, **kwargs)
-
-
-torch.library.register_fake = _skip_compiled
-import torchvision  # noqa: E402
-
-torch.library.register_fake = _register
 
 # (torchvision's name, ours, image side, options of torchvision's).
 ROWS = [

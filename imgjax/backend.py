@@ -1,0 +1,49 @@
+"""What the CPU backend needs to be told to be fast; other backends are told nothing.
+
+`python -m benchmarks.train_step --peers=plain` and `python -m benchmarks.layers --plain` time what
+it is worth.
+"""
+
+import ctypes
+import importlib.metadata
+import importlib.util
+
+import jax
+
+# XLA hands dots, convolutions and sums over axes to YNNPACK. Its sums are the faster ones, its
+# convolutions, above all their kernels' gradients, the slower ones.
+_COMPILER_OPTIONS = {
+    'cpu': {'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_REDUCE'}}
+
+# glibc's malloc.h, of which Python knows nothing.
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
+
+
+def compiler_options() -> dict[str, str]:
+    """Returns what jax.jit's compiler_options are for a program worth compiling well."""
+    return _COMPILER_OPTIONS.get(jax.default_backend(), {})
+
+
+def keep_memory() -> None:
+    """Has this process keep the memory that it frees, where the devices are the host's cores.
+
+    XLA frees a step's temporaries, glibc returns them to the system, and the next step faults every
+    page in again: a seventh of the step of a ViT-S. All threads get one arena, as the others hand
+    large blocks to mmap; so this has an effect only before the first use of a device.
+    """
+    mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)  # glibc only
+    if mallopt is None or not _is_cpu_only():
+        return
+    mallopt(_M_ARENA_MAX, 1)
+    mallopt(_M_MMAP_MAX, 0)
+    mallopt(_M_TRIM_THRESHOLD, -1)
+    mallopt(_M_TOP_PAD, 64 * 2**20)
+
+
+def _is_cpu_only() -> bool:
+    # jax.default_backend() would start the threads that this is for.
+    platforms = jax.config.jax_platforms
+    if platforms:
+        return platforms == 'cpu'
+    return not (importlib.metadata.entry_points(group='jax_plugins')
+                or importlib.util.find_spec('libtpu'))
