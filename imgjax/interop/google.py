@@ -2,8 +2,7 @@
 
 The files are those of the repositories vision_transformer (ViT and AugReg, MLP-Mixer), big_transfer
 (BiT, in resnetv2 here) and big_vision (ViT, SigLIP). Kernels have their output channels last,
-attention's an axis of heads. In Google's ViT and Mixer GELU is its approximation by tanh, which
-timm leaves aside: config.model.options.act='gelu_tanh' has their very function.
+attention's an axis of heads.
 """
 
 import re
@@ -77,6 +76,16 @@ TABLES = {
 _LEAVES = {'kernel': 'weight', 'scale': 'weight', 'gamma': 'weight', 'beta': 'bias'}
 # Maps that are one in timm: {attention's name: (the one's, of which)}.
 _FUSED = {'attn': ('qkv', ('query', 'key', 'value')), 'attn_pool': ('kv', ('key', 'value'))}
+
+
+def demands(family: str, variant: str, folder: str) -> tuple[dict, dict]:
+    """Returns (config.model.options, config.data's fields) that the weights are for.
+
+    In Google's ViT and Mixer GELU is its approximation by tanh, which timm leaves aside.
+    """
+    del variant, folder
+    options = {'act': 'gelu_tanh'} if family in ('vit', 'mlp_mixer') else {}
+    return options, {'mean': [0.5] * 3, 'std': [0.5] * 3}
 
 
 def to_timm(tensors: dict[str, np.ndarray], family: str, variant: str) -> dict[str, np.ndarray]:

@@ -3,16 +3,11 @@
 Taken from its modelling files: both the names that are in the files on the Hub, which
 `save_pretrained` still writes (`vit.encoder.layer.0.attention.attention.query.weight`), and those
 that version 5 gives the modules of some families (`vit.layers.0.attention.q_proj.weight`).
-
-What differs otherwise is an option of our model, to be set in config.model.options:
-
-- vit, beit: layer_norm_eps in the file's config.json is mostly 1e-12, timm's is 1e-6: `epsilon`.
-- vit, Dinov2ForImageClassification: its head sees the class token and the patches' mean:
-  `pool='token_avg'`.
-- resnet, downsample_in_bottleneck: `stride_first=True`.
 """
 
 import importlib
+import json
+import os
 import re
 
 import numpy as np
@@ -100,6 +95,67 @@ NAMES = {
 UNUSED = (r'embeddings\.mask_token', r'embeddings\.position_ids', r'pooler\.dense\.(weight|bias)',
           r'.*\.relative_position_index', r'.*\.num_batches_tracked')
 _PREFIX = re.compile(r'^(vit|deit|dinov2|beit|swin|resnet|convnext|convnextv2)\.')
+
+
+# Pillow's numbers of what images are resized with.
+_RESAMPLE = {2: 'bilinear', 3: 'bicubic'}
+
+
+def demands(family: str, variant: str, folder: str) -> tuple[dict, dict]:
+    """Returns (config.model.options, config.data's fields) that the weights are for.
+
+    They are read from the config.json and preprocessor_config.json beside the file, where these
+    are: timm's norms have an epsilon of 1e-6, most of transformers' 1e-12.
+
+    Raises:
+      DataError: one of them cannot be read.
+    """
+    del variant
+    stored, options = _json(folder, 'config.json'), {}
+    try:
+        if family in ('vit', 'beit') and 'layer_norm_eps' in stored:
+            options |= {'epsilon': float(stored['layer_norm_eps'])}
+        if family == 'vit' and stored.get('architectures') == ['Dinov2ForImageClassification']:
+            options |= {'pool': 'token_avg'}  # its head sees the class token and the patches' mean
+        if family == 'resnet' and stored.get('downsample_in_bottleneck'):
+            options |= {'stride_first': True}
+        return options, _fields(_json(folder, 'preprocessor_config.json'))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(f'{folder}: config.json or preprocessor_config.json is not of '
+                        f'transformers ({error!r})') from None
+
+
+def _json(folder: str, name: str) -> dict:
+    path = os.path.join(folder, name)
+    if not os.path.isfile(path):
+        return {}
+    try:
+        with open(path, encoding='utf-8') as file:
+            stored = json.load(file)
+    except (OSError, ValueError) as error:
+        raise DataError(f'{path}: cannot be read ({error})') from None
+    return stored if isinstance(stored, dict) else {}
+
+
+def _fields(stored: dict) -> dict:
+    """Returns fields of config.data from a preprocessor_config.json."""
+    fields = {}
+    if 'image_mean' in stored:
+        fields |= {'mean': [float(x) for x in stored['image_mean']],
+                   'std': [float(x) for x in stored['image_std']]}
+    if stored.get('resample') in _RESAMPLE:
+        fields |= {'eval_resize': _RESAMPLE[stored['resample']]}
+    size, crop = stored.get('size'), stored.get('crop_size')
+    if isinstance(size, int):  # files of old
+        size = {'height': size, 'width': size}
+    if not size:
+        return fields
+    side = int(size.get('shortest_edge') or size['height'])
+    if stored.get('do_center_crop') and crop:
+        inner = int(crop if isinstance(crop, int) else crop['height'])
+        return fields | {'image_size': inner, 'eval_crop_fraction': min(1.0, inner / side)}
+    share = float(stored.get('crop_pct') or 1.0)  # of ConvNeXt, below 384 pixels
+    return fields | {'image_size': side, 'eval_crop_fraction': share}
 
 
 def to_timm(tensors: dict[str, np.ndarray], family: str, variant: str) -> dict[str, np.ndarray]:

@@ -24,7 +24,9 @@ log = logging.getLogger('imgjax')
 
 # What the names and shapes in a file follow; each but timm's has a file here that turns them into
 # timm's: `to_timm(tensors, family, variant) -> tensors`. Keras reads its own files, and has
-# `application(name) -> tensors` in its place.
+# `application(name) -> tensors` in its place. Three of them have `demands(family, variant, folder)
+# -> (options, fields)`: what config.model.options must say for the weights to be what they were,
+# and config.data's fields that they were evaluated with.
 LAYOUTS = ('timm', 'torchvision', 'huggingface', 'google', 'keras', 'cifar')
 # What with_preprocessing may set.
 PREPROCESSING = ('mean', 'std', 'image_size', 'eval_crop_fraction', 'eval_resize')
@@ -62,8 +64,11 @@ def find(config: dict) -> Weights | None:
         path = os.path.expanduser(where)
         if not os.path.isfile(path):
             raise DataError(f'config.init.from_: no such file {path}')
-        beside = os.path.join(os.path.dirname(path), 'config.json')
-        known = _preprocessing(beside) if os.path.isfile(beside) else {}
+        folder, known = os.path.dirname(path), {}
+        if layout in ('torchvision', 'huggingface', 'google'):
+            known = _known(config['model'], layout, folder)
+        elif os.path.isfile(os.path.join(folder, 'config.json')):
+            known = _preprocessing(os.path.join(folder, 'config.json'))
         return Weights(layout, path, known)
     if layout != 'timm' or not _HUB_NAME.fullmatch(where):
         raise ConfigError(f'config.init.from_: {layout} takes a file ({", ".join(files.FORMATS)}), '
@@ -73,6 +78,25 @@ def find(config: dict) -> Weights | None:
                           f'config.model.name {config["model"]["name"]!r}')
     return Weights(layout, _from_hub(where, 'model.safetensors'),
                    _preprocessing(_from_hub(where, 'config.json')))
+
+
+def _known(model: dict, layout: str, folder: str) -> dict:
+    """Returns config.data's fields of weights; ConfigError where the model is not what they fit."""
+    try:
+        built = models.create(model['name'], 1, **model['options'])
+    except ValueError:  # build.check says it better
+        return {}
+    family = models.variants().get(model['name'], model['name'])
+    options, fields = importlib.import_module(f'imgjax.interop.{layout}').demands(
+        family, model['name'], folder)
+    wrong = {key: value for key, value in options.items() if getattr(built, key) != value}
+    if wrong:
+        key, value = next(iter(wrong.items()))
+        raise ConfigError(
+            f'config.model.options: weights of {layout} for {model["name"]} take '
+            f'{", ".join(f"{k}={v!r}" for k, v in wrong.items())}, and the model has '
+            f'{key}={getattr(built, key)!r}')
+    return fields
 
 
 def _from_hub(name: str, file: str) -> str:

@@ -1,10 +1,6 @@
 """state_dicts of torchvision.models (0.28, and the files on its server) as timm's tensors.
 
-With weights, its GoogLeNet and Inception-v3 begin by normalising the image anew (transform_input);
-without that, as here, they take means and standard deviations of 0.5 (config.data.mean and .std).
 Its regnet_x_400mf has another width than regnetx_004, whose rounding is that of the paper.
-The norms of its MobileNetV3, EfficientNetV2, and EfficientNet from B5 on have an epsilon of 1e-3,
-which is config.model.options.epsilon here.
 """
 
 import re
@@ -184,6 +180,17 @@ TABLES = {
     'vgg': _VGG,
     'vit': _VIT,
 }
+
+
+def demands(family: str, variant: str, folder: str) -> tuple[dict, dict]:
+    """Returns (config.model.options, config.data's fields) that the weights are for."""
+    del folder
+    if family in ('mobilenetv3', 'efficientnetv2') or re.fullmatch('efficientnet_b[567]', variant):
+        return {'epsilon': 1e-3}, {}
+    if family in ('googlenet', 'inception_v3'):
+        # With weights they begin by normalising the image anew (transform_input) to this.
+        return {}, {'mean': [0.5] * 3, 'std': [0.5] * 3}
+    return {}, {}
 
 
 def to_timm(tensors: dict[str, np.ndarray], family: str, variant: str) -> dict[str, np.ndarray]:

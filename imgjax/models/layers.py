@@ -131,7 +131,7 @@ class BatchNorm(nn.Module):
 
 def group_norm(*, dtype: Any, **options):
     """Group norm (Wu and He 2018, arXiv:1803.08494) in as many groups up to 32 as fit the width."""
-    options = {'epsilon': 1e-5, **options}
+    options = {'epsilon': 1e-5, 'use_fast_variance': False, **options}  # as in layer_norm
     return lambda x: nn.GroupNorm(math.gcd(32, x.shape[-1]), **options)(
         x.astype(jnp.float32)
     ).astype(dtype)

@@ -173,3 +173,70 @@ def test_wrong_words(from_, words):
     with pytest.raises((ConfigError, DataError), match=words) as caught:
         load.find(config_of(from_=from_))
     assert '\n' not in str(caught.value)
+
+
+def demanding(name: str, from_: str, **options) -> dict:
+    config = digits.get_config('resnet')
+    config.model = dict(name=name, dtype='float32', options=options)
+    config.init.from_ = from_
+    return config_lib.to_plain(config)
+
+
+@pytest.mark.parametrize('layout, name, right, told', [
+    ('torchvision', 'mobilenetv3_small_100', {'epsilon': 1e-3}, {}),
+    ('torchvision', 'efficientnetv2_rw_s', {'epsilon': 1e-3}, {}),
+    ('torchvision', 'efficientnet_b6', {'epsilon': 1e-3}, {}),
+    ('google', 'vit_tiny_patch16_224', {'act': 'gelu_tanh'}, {}),
+    ('google', 'mixer_b16_224', {'act': 'gelu_tanh'}, {}),
+    ('huggingface', 'vit_tiny_patch16_224', {'epsilon': 1e-12}, {'layer_norm_eps': 1e-12}),
+    ('huggingface', 'vit_small_patch14_dinov2', {'pool': 'token_avg'},
+     {'architectures': ['Dinov2ForImageClassification']}),
+    ('huggingface', 'resnet50', {'stride_first': True}, {'downsample_in_bottleneck': True}),
+])
+def test_weights_of_another_function_are_refused(layout, name, right, told, saved, tmp_path):
+    (tmp_path / 'config.json').write_text(json.dumps(told))
+    from_ = saved({'x': np.zeros(1, np.float32)}, layout=layout)
+    (key, value), = right.items()
+    with pytest.raises(ConfigError, match=re.escape(f'take {key}={value!r}')) as caught:
+        load.find(demanding(name, from_))
+    assert '\n' not in str(caught.value)
+    load.find(demanding(name, from_, **right))
+
+
+def test_what_needs_no_option_is_let_through(saved):
+    for layout, name in (('torchvision', 'efficientnet_b0'), ('torchvision', 'resnet18'),
+                         ('google', 'resnetv2_50x1_bit'), ('huggingface', 'vit_tiny_patch16_224')):
+        load.find(demanding(name, saved({'x': np.zeros(1, np.float32)}, layout=layout)))
+
+
+@pytest.mark.parametrize('stored, fields', [
+    ({'image_mean': [0.5] * 3, 'image_std': [0.25] * 3, 'resample': 2,
+      'size': {'height': 224, 'width': 224}},
+     {'mean': [0.5] * 3, 'std': [0.25] * 3, 'eval_resize': 'bilinear', 'image_size': 224,
+      'eval_crop_fraction': 1.0}),
+    ({'size': 384}, {'image_size': 384, 'eval_crop_fraction': 1.0}),
+    ({'size': {'shortest_edge': 256}, 'do_center_crop': True, 'resample': 3,
+      'crop_size': {'height': 224, 'width': 224}},
+     {'eval_resize': 'bicubic', 'image_size': 224, 'eval_crop_fraction': 0.875}),
+    ({'size': {'shortest_edge': 224}, 'crop_pct': 0.875},
+     {'image_size': 224, 'eval_crop_fraction': 0.875}),
+    ({}, {}),
+])
+def test_transformers_preprocessing_comes_along(stored, fields, saved, tmp_path):
+    (tmp_path / 'preprocessor_config.json').write_text(json.dumps(stored))
+    from_ = saved({'x': np.zeros(1, np.float32)}, layout='huggingface')
+    assert load.find(demanding('resnet18', from_)).preprocessing == fields
+
+
+@pytest.mark.parametrize('text', ['[1', '{"size": {"width": 3}}', '{"image_mean": 3}'])
+def test_a_preprocessor_config_that_is_none(text, saved, tmp_path):
+    (tmp_path / 'preprocessor_config.json').write_text(text)
+    from_ = saved({'x': np.zeros(1, np.float32)}, layout='huggingface')
+    with pytest.raises(DataError, match='preprocessor_config.json') as caught:
+        load.find(demanding('resnet18', from_))
+    assert '\n' not in str(caught.value)
+
+
+def test_torchvisions_inception_brings_its_mean(saved):
+    from_ = saved({'x': np.zeros(1, np.float32)}, layout='torchvision')
+    assert load.find(demanding('inception_v3', from_)).preprocessing['mean'] == [0.5] * 3
