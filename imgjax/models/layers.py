@@ -24,7 +24,10 @@ ones = nn.initializers.ones_init()
 
 def gelu(x):
     """x times the normal distribution's share below x (Hendrycks and Gimpel, arXiv:1606.08415)."""
-    # jax.nn.gelu's erfc is more exact where the result is 0 to seven digits, and slower.
+    # jax.nn.gelu's erfc is more exact where the result is 0 to seven digits, and slower; an export,
+    # of any batch size, holds it, as TensorFlow does not know the operation that erf becomes.
+    if not isinstance(x.shape[0], int):
+        return jax.nn.gelu(x, approximate=False)
     half = jnp.asarray(0.5, x.dtype)
     return half * x * (1 + lax.erf(x * jnp.sqrt(half)))
 
