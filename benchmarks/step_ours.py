@@ -1,8 +1,8 @@
 """A training step of ours as a process that benchmarks/train_step.py drives.
 
 Its one argument is JSON: name, size, batch, dtype, and whether to do without imgjax/backend.py
-(plain). It prints a line when it is ready, and for every
-number of steps read from standard input a line with the seconds they took.
+(plain). It prints a line when it is ready, and for every number of steps read from standard input a
+line with the seconds they took.
 """
 
 import json

@@ -36,9 +36,9 @@ def prepare(name: str, size: int, batch: int, dtype: str, compile: str):
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     torch.manual_seed(0)
     torch.set_float32_matmul_precision('highest')
-    model = timm.create_model(name, num_classes=1000, img_size=size) if takes_size(name) else (
-        timm.create_model(name, num_classes=1000))
-    model = model.to(device, memory_format=torch.channels_last).train()
+    options = {'img_size': size} if takes_size(name) else {}
+    model = timm.create_model(name, num_classes=1000, **options).train()
+    model = model.to(device, memory_format=torch.channels_last)
     images = torch.randn(batch, 3, size, size, device=device).contiguous(
         memory_format=torch.channels_last)
     labels = torch.randint(0, 1000, (batch,), device=device)
@@ -65,7 +65,7 @@ def prepare(name: str, size: int, batch: int, dtype: str, compile: str):
 
 
 def takes_size(name: str) -> bool:
-    """Whether the model is built for one size of image."""
+    """Tells whether the model is built for one size of image."""
     return name.startswith(('vit', 'deit', 'swin', 'mixer', 'eva02', 'beit'))
 
 

@@ -28,8 +28,8 @@ def keep_memory() -> None:
     """Has this process keep the memory that it frees, where the devices are the host's cores.
 
     XLA frees a step's temporaries, glibc returns them to the system, and the next step faults every
-    page in again: a seventh of the step of a ViT-S. All threads get one arena, as the others hand
-    large blocks to mmap; so this has an effect only before the first use of a device.
+    page in again. All threads get one arena, as others hand large blocks to mmap; so this has an
+    effect only before the first use of a device.
     """
     mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)  # glibc only
     if mallopt is None or not _is_cpu_only():

@@ -13,6 +13,7 @@ from configs import digits
 from imgjax import build, checkpoint, feed, metrics, sharding, state, train
 from imgjax import config as config_lib
 from imgjax.errors import ConfigError, DivergedError
+from imgjax.models import forms
 
 
 def config_of(family='mlp', **changes) -> dict:
@@ -92,6 +93,11 @@ def test_steps_per_dispatch_follows_backend_and_model(dataset):
     assert feed.steps_per_dispatch(job, 'dot_general', 0) == 10
     assert feed.steps_per_dispatch(job, 'conv_general_dilated', 0) == 1
     assert feed.steps_per_dispatch(job, 'dot_general', 14) == 2
+    depthwise = jax.grad(lambda kernel: forms.convolve(
+        jnp.ones((2, 8, 8, 8)), kernel, strides=(1, 1), padding='SAME', dilation=(1, 1),
+        groups=8).sum())
+    traced = str(jax.make_jaxpr(depthwise)(jnp.ones((3, 3, 1, 8))))
+    assert feed.steps_per_dispatch(job, traced, 0) == 1
     job = build.job(config_of(log_every=10, steps=100, steps_per_dispatch=3), facts)
     with pytest.raises(ConfigError, match='config.steps_per_dispatch: 3 does not divide'):
         feed.steps_per_dispatch(job, 'dot_general', 0)

@@ -120,7 +120,7 @@ def demands(family: str, variant: str, folder: str) -> tuple[dict, dict]:
         if family == 'resnet' and stored.get('downsample_in_bottleneck'):
             options |= {'stride_first': True}
         return options, _fields(_json(folder, 'preprocessor_config.json'))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
         raise DataError(f'{folder}: config.json or preprocessor_config.json is not of '
                         f'transformers ({error!r})') from None
 

@@ -24,7 +24,7 @@ def attend(q_NLHK, k_NLHK, v_NLHK, bias_HLL=None):
       y_NLHK of their dtype and attn_NHLL in float32.
     """
     # jax.nn.dot_product_attention does the same by implicit promotion, which strict mode refuses,
-    # and with the heads after the tokens, which XLA's CPU backend runs a quarter slower.
+    # and with the heads after the tokens, which XLA's CPU backend runs slower.
     q_NHLK, k_NHLK, v_NHLK = (x_NLHK.swapaxes(1, 2) for x_NLHK in (q_NLHK, k_NLHK, v_NLHK))
     q_NHLK *= q_NHLK.shape[-1] ** -0.5
     scores_NHLL = jnp.einsum('nhqk,nhvk->nhqv', q_NHLK, k_NHLK, preferred_element_type=jnp.float32)

@@ -31,8 +31,8 @@ def _max_pool(x_NHWC, window, strides, pads):
         x_NHWC, window_shape=(window, window), strides=(strides, strides), padding=pads)
 
 
-# XLA's CPU backend takes four times as long for the gradient of nn.max_pool. Ties go to the first
-# pixel of the window, as there.
+# XLA's CPU backend is slow at the gradient of nn.max_pool. Ties go to the first pixel of the
+# window, as there.
 _max_pool_cpu = jax.custom_vjp(_max_pool, nondiff_argnums=(1, 2, 3))
 
 

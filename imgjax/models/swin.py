@@ -143,7 +143,7 @@ class Model(nn.Module):
             if i:
                 x_NHWC = norm(name=f'layers.{i}.downsample.norm')(windows.quads(x_NHWC))
                 x_NHWC = layers.Dense(C, use_bias=False, dtype=dtype, kernel_init=_normal,
-                                  name=f'layers.{i}.downsample.reduction')(x_NHWC)
+                                      name=f'layers.{i}.downsample.reduction')(x_NHWC)
             policy = {
                 'window': self.windows[i],
                 'attention': partial(WindowAttention, self.heads[i], attend, dtype),

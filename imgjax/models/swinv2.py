@@ -194,7 +194,7 @@ class Model(nn.Module):
                 raise ValueError(f'{C} channels are not divisible by {self.heads[i]} heads')
             if i:
                 merge = layers.Dense(C, use_bias=False, dtype=dtype, kernel_init=_normal,
-                                 name=f'layers.{i}.downsample.reduction')
+                                     name=f'layers.{i}.downsample.reduction')
                 x_NHWC = merge(windows.quads(x_NHWC))
                 x_NHWC = norm(name=f'layers.{i}.downsample.norm')(x_NHWC)
             policy = {

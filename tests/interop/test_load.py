@@ -228,7 +228,9 @@ def test_transformers_preprocessing_comes_along(stored, fields, saved, tmp_path)
     assert load.find(demanding('resnet18', from_)).preprocessing == fields
 
 
-@pytest.mark.parametrize('text', ['[1', '{"size": {"width": 3}}', '{"image_mean": 3}'])
+@pytest.mark.parametrize('text', [
+    '[1', '{"size": {"width": 3}}', '{"image_mean": 3}', '{"size": Infinity}',
+    '{"size": {"height": 0}, "do_center_crop": true, "crop_size": 224}'])
 def test_a_preprocessor_config_that_is_none(text, saved, tmp_path):
     (tmp_path / 'preprocessor_config.json').write_text(text)
     from_ = saved({'x': np.zeros(1, np.float32)}, layout='huggingface')

@@ -7,26 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import timm
 import torch
 from flax import linen as nn
 
 from imgjax import models
 from imgjax.interop import files, google, torch_layout
-
-# torchvision's compiled part is not there, nor needed; it registers fakes for it all the same.
-_register = torch.library.register_fake
-
-
-def _skip_compiled(name, *args, **kwargs):
-    if isinstance(name, str) and name.startswith('torchvision::'):
-        return lambda function: function
-    return _register(name, *args, **kwargs)
-
-
-torch.library.register_fake = _skip_compiled
-import timm  # noqa: E402
-
-torch.library.register_fake = _register
 
 CLASSES = 10
 

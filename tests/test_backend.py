@@ -1,0 +1,49 @@
+"""What the CPU backend is told has the effect that it is told for."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from imgjax import backend
+from tests.conftest import ROOT
+
+# Prints the page faults of ten calls that each need 128 MB for a moment, after those in which the
+# memory that is kept grows to its size.
+FAULTS = '''
+import resource, sys
+from imgjax import backend
+if sys.argv[1] == 'keep':
+    backend.keep_memory()
+import jax, jax.numpy as jnp
+call = jax.jit(lambda x, kernel: jnp.sin(x @ kernel) @ kernel)
+x, kernel = jnp.ones((2**18, 64)), jnp.ones((64, 64))
+def faults_after(calls):
+    for _ in range(calls):
+        call(x, kernel).block_until_ready()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+before = faults_after(40)
+print(faults_after(10) - before)
+'''
+
+
+def test_convolutions_are_xlas_own():
+    def gradient(x, kernel):
+        return jax.grad(lambda kernel: jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')).sum())(kernel)
+
+    shapes = jnp.ones((2, 16, 16, 64)), jnp.ones((3, 3, 64, 64))
+    told = jax.jit(gradient, compiler_options=backend.compiler_options())
+    assert 'ynn' not in told.lower(*shapes).compile().as_text()
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='glibc only')
+def test_freed_memory_is_kept():
+    def faults(how: str) -> int:
+        done = subprocess.run([sys.executable, '-c', FAULTS, how], cwd=ROOT, check=True,
+                              capture_output=True, text=True)
+        return int(done.stdout)
+
+    assert faults('keep') < faults('free') / 10, 'a page fault for every page of every step'
