@@ -157,8 +157,6 @@ class Model(nn.Module):
         """
         dtype = layers.compute_dtype(self.dtype)
         (N, H, W, _), P, D = image_NHWC.shape, self.patch_size, self.width
-        if H % P or W % P:
-            raise ValueError(f'patches of {P} pixels do not tile an image of {H} by {W}')
         if D % self.heads:
             raise ValueError(f'width {D} is not divisible by {self.heads} heads')
         norm = partial(layers.layer_norm, epsilon=self.epsilon, dtype=dtype)
@@ -172,9 +170,7 @@ class Model(nn.Module):
             kernel_init=normal(self.init_std),
             drop_path=partial(layers.DropPath, not train or self.drop_path == 0))
 
-        embed = convolve.Conv(D, P, P, padding=0, use_bias=True, dtype=dtype,
-                            kernel_init=nn.initializers.lecun_normal(), name='patch_embed.proj')
-        x_NLD = embed(image_NHWC).reshape(N, -1, D)
+        x_NLD = convolve.patches(image_NHWC, P, D, dtype=dtype).reshape(N, -1, D)
         token_11D = self.param('cls_token', normal(0.02), (1, 1, D), jnp.float32)
         token_N1D = jnp.broadcast_to(token_11D.astype(dtype), (N, 1, D))
         x_NLD = jnp.concatenate([token_N1D, x_NLD], axis=1)

@@ -147,9 +147,7 @@ class Model(nn.Module):
           ValueError: the patch size does not divide the image, or the heads the width.
         """
         dtype = layers.compute_dtype(self.dtype)
-        (N, H, W, _), P, D = image_NHWC.shape, self.patch_size, self.width
-        if H % P or W % P:
-            raise ValueError(f'patches of {P} pixels do not tile an image of {H} by {W}')
+        N, D = image_NHWC.shape[0], self.width
         if D % self.heads:
             raise ValueError(f'width {D} is not divisible by {self.heads} heads')
         attend = layers.pick('attention', self.attention, {
@@ -160,9 +158,7 @@ class Model(nn.Module):
             mlp=partial(layers.Mlp, int(D * self.mlp_ratio), layers.activation(self.act),
                         kernel_init=normal, dtype=dtype))
 
-        embed = convolve.Conv(D, P, P, padding=0, use_bias=True, dtype=dtype,
-                            kernel_init=nn.initializers.lecun_normal(), name='patch_embed.proj')
-        x_NLD = embed(image_NHWC).reshape(N, -1, D)
+        x_NLD = convolve.patches(image_NHWC, self.patch_size, D, dtype=dtype).reshape(N, -1, D)
         pos_1LD = self.param('pos_embed', normal, (1, *x_NLD.shape[1:]), jnp.float32)
         x_NLD = x_NLD + pos_1LD.astype(dtype)
         out = {'embed': x_NLD}

@@ -10,6 +10,8 @@ from jax import lax
 from imgjax.models import layers
 from imgjax.models.forms import convolve
 
+_lecun_normal = nn.initializers.lecun_normal()
+
 
 class Conv(nn.Module):
     """2-D convolution, x_NHWC -> y_NHWF, with the parameters of ``nn.Conv``: kernel HWIO, bias.
@@ -106,15 +108,15 @@ class ConvNorm(nn.Module):
         return self.act(self.norm(name='bn')(self.conv(name='conv')(x_NHWC)))
 
 
-def patch_tokens(x_NHWC, width: int, patch_size: int, *, dtype: Any, name: str):
-    """Tokens x_NLD: a linear map of every patch, a convolution of the calling module.
+def patches(x_NHWC, size: int, features: int, *, dtype: Any, use_bias: bool = True,
+            kernel_init: Any = _lecun_normal, name: str = 'patch_embed.proj'):
+    """Returns y_NHWF: a linear map of every patch, a convolution of the calling module.
 
     Raises:
-      ValueError: the patch does not divide the image's sides.
+      ValueError: patches of that size do not tile the image.
     """
-    N, H, W, _ = x_NHWC.shape
-    if H % patch_size or W % patch_size:
-        raise ValueError(f'patches of {patch_size} pixels do not tile an image of {H} by {W}')
-    embed = Conv(width, patch_size, patch_size, padding=0, use_bias=True, dtype=dtype,
-                 kernel_init=nn.initializers.lecun_normal(), name=name)
-    return embed(x_NHWC).reshape(N, -1, width)
+    H, W = x_NHWC.shape[1:3]
+    if H % size or W % size:
+        raise ValueError(f'patches of {size} pixels do not tile an image of {H} by {W}')
+    return Conv(features, size, size, padding=0, use_bias=use_bias, dtype=dtype,
+                kernel_init=kernel_init, name=name)(x_NHWC)

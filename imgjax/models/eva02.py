@@ -204,8 +204,6 @@ class Model(nn.Module):
         """
         dtype = layers.compute_dtype(self.dtype)
         (N, H, W, _), P, D = image_NHWC.shape, self.patch_size, self.width
-        if H % P or W % P:
-            raise ValueError(f'patches of {P} pixels do not tile an image of {H} by {W}')
         if D % (4 * self.heads):
             raise ValueError(f'width {D} is not divisible by 4 times {self.heads} heads')
         layers.pick('rotary', self.rotary, ROTARY)
@@ -220,9 +218,7 @@ class Model(nn.Module):
             layer_scale=self.layer_scale, kernel_init=normal(self.init_std),
             drop_path=partial(layers.DropPath, not train or self.drop_path == 0))
 
-        x_NLD = convolve.Conv(
-            D, P, P, padding=0, use_bias=True, dtype=dtype, name='patch_embed.proj',
-            kernel_init=nn.initializers.lecun_normal())(image_NHWC).reshape(N, -1, D)
+        x_NLD = convolve.patches(image_NHWC, P, D, dtype=dtype).reshape(N, -1, D)
         for name, count in (('reg_token', self.registers), ('cls_token', 1)):
             if count:
                 token_1LD = self.param(name, normal(0.02), (1, count, D), jnp.float32)

@@ -7,7 +7,8 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgjax.models import convolve, layers
+from imgjax.models import layers
+from imgjax.models.mlp_mixer import run
 
 VARIANTS = {
     'gmlp_ti16_224': {'width': 128},
@@ -113,15 +114,4 @@ class Model(nn.Module):
         block = partial(nn.remat(Block) if self.remat else Block, mlp=mlp, norm=norm,
                         drop_path=partial(layers.DropPath, not train or self.drop_path == 0))
 
-        x_NLD = convolve.patch_tokens(
-            image_NHWC.astype(dtype), self.width, self.patch_size, dtype=dtype, name='stem.proj')
-        out = {'embed': x_NLD}
-        for i in range(self.depth):
-            rate = self.drop_path * i / max(1, self.depth - 1)
-            x_NLD = block(name=f'blocks.{i}')(x_NLD, rate)
-            out[f'block{i:02}'] = x_NLD
-        out['encoded'] = norm(name='norm')(x_NLD)
-        out['pre_logits'] = out['encoded'].mean(axis=1, dtype=jnp.float32)
-        x_ND = nn.Dropout(self.dropout, deterministic=not train)(out['pre_logits'])
-        out['logits'] = layers.head(x_ND, self.num_classes, layers.zeros)
-        return out['logits'], out
+        return run(self, image_NHWC.astype(dtype), block, norm, train=train)

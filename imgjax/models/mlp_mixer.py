@@ -41,6 +41,31 @@ class Block(nn.Module):
         return x_NLD + self.drop_path()(y_NLD, rate)
 
 
+def run(model, image_NHWC, block, norm, *, train: bool):
+    """Returns what every model of blocks over patches does, for its ``model`` to return.
+
+    Args:
+      model: has num_classes, patch_size, width, depth, dropout and drop_path, and gets the layers.
+      image_NHWC: of the compute dtype.
+      block: constructor of a block, (x_NLD, drop_path rate) -> y_NLD.
+      norm: constructor of the norm after them.
+      train: whether dropout is active.
+    """
+    x_NHWD = convolve.patches(
+        image_NHWC, model.patch_size, model.width, dtype=image_NHWC.dtype, name='stem.proj')
+    x_NLD = x_NHWD.reshape(image_NHWC.shape[0], -1, model.width)
+    out = {'embed': x_NLD}
+    for i in range(model.depth):
+        rate = model.drop_path * i / max(1, model.depth - 1)
+        x_NLD = block(name=f'blocks.{i}')(x_NLD, rate)
+        out[f'block{i:02}'] = x_NLD
+    out['encoded'] = norm(name='norm')(x_NLD)
+    out['pre_logits'] = out['encoded'].mean(axis=1, dtype=jnp.float32)
+    x_ND = nn.Dropout(model.dropout, deterministic=not train)(out['pre_logits'])
+    out['logits'] = layers.head(x_ND, model.num_classes, layers.zeros)
+    return out['logits'], out
+
+
 class Model(nn.Module):
     """MLP-Mixer (Tolstikhin et al. 2021, arXiv:2105.01601); its head starts at zero.
 
@@ -92,15 +117,4 @@ class Model(nn.Module):
             norm=norm,
             drop_path=partial(layers.DropPath, not train or self.drop_path == 0))
 
-        x_NLD = convolve.patch_tokens(
-            image_NHWC.astype(dtype), self.width, self.patch_size, dtype=dtype, name='stem.proj')
-        out = {'embed': x_NLD}
-        for i in range(self.depth):
-            rate = self.drop_path * i / max(1, self.depth - 1)
-            x_NLD = block(name=f'blocks.{i}')(x_NLD, rate)
-            out[f'block{i:02}'] = x_NLD
-        out['encoded'] = norm(name='norm')(x_NLD)
-        out['pre_logits'] = out['encoded'].mean(axis=1, dtype=jnp.float32)
-        x_ND = nn.Dropout(self.dropout, deterministic=not train)(out['pre_logits'])
-        out['logits'] = layers.head(x_ND, self.num_classes, layers.zeros)
-        return out['logits'], out
+        return run(self, image_NHWC.astype(dtype), block, norm, train=train)

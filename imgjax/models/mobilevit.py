@@ -136,6 +136,36 @@ class MobileBlock(nn.Module):
         return self.unit(C, 3, act=self.act, name='conv_fusion')(y_NHWC)
 
 
+def stages(model, image_NHWC, transform, unit, act, drop_path):
+    """Returns the last map of either version and ``out``, which has stem, stage1...
+
+    Args:
+      model: has stem, widths, depths, expansion, transformer_depths, drop_path and remat, and gets
+        the layers.
+      image_NHWC: float.
+      transform: stage, from 0 at the first with transformers -> constructor of that block.
+      unit: constructor of ``ConvNormAct``.
+      act: activation.
+      drop_path: constructor of the stochastic depth.
+    """
+    residual = partial(nn.remat(InvertedResidual) if model.remat else InvertedResidual,
+                       expansion=model.expansion, unit=unit, act=act, drop_path=drop_path)
+    x_NHWC = unit(model.stem, 3, 2, act=act, name='stem')(image_NHWC)
+    out = {'stem': x_NHWC}
+    first = len(model.widths) - len(model.transformer_depths)
+    total, count = sum(model.depths) + len(model.transformer_depths), 0
+    for i, (features, depth) in enumerate(zip(model.widths, model.depths, strict=True)):
+        blocks = [partial(residual, features, 2 if i and not j else 1) for j in range(depth)]
+        if i >= first:
+            blocks.append(transform(i - first))
+        for j, make in enumerate(blocks):
+            rate = model.drop_path * count / max(1, total - 1)
+            x_NHWC = make(name=f'stages.{i}.{j}')(x_NHWC, rate)
+            count += 1
+        out[f'stage{i + 1}'] = x_NHWC
+    return x_NHWC, out
+
+
 class Model(nn.Module):
     """MobileViT (Mehta and Rastegari 2021, arXiv:2110.02178).
 
@@ -193,33 +223,21 @@ class Model(nn.Module):
         unit = partial(ConvNormAct, train=train, dtype=dtype)
         norm = partial(layers.layer_norm, epsilon=1e-5, dtype=dtype)
         drop_path = partial(layers.DropPath, not train or self.drop_path == 0)
-        wrap = nn.remat if self.remat else lambda block: block
-        convolve = partial(wrap(InvertedResidual), expansion=self.expansion, unit=unit, act=act,
-                           drop_path=drop_path)
-        transform = partial(wrap(MobileBlock), patch_size=self.patch_size, unit=unit, act=act,
-                            norm=norm, dtype=dtype)
         attention = partial(Attention, heads=self.heads, qkv_bias=True, dtype=dtype,
                             attend=lambda *args: (attend(*args)[0], None))
 
-        x_NHWC = unit(self.stem, 3, 2, act=act, name='stem')(image_NHWC)
-        out = {'stem': x_NHWC}
-        first = len(self.widths) - len(self.transformer_widths)
-        total, count = sum(self.depths) + len(self.transformer_widths), 0
-        for i, (features, depth) in enumerate(zip(self.widths, self.depths, strict=True)):
-            blocks = [convolve(features, 2 if i and not j else 1, name=f'stages.{i}.{j}')
-                      for j in range(depth)]
-            if i >= first:
-                width = self.transformer_widths[i - first]
-                transformer = partial(
-                    Transformer, attention, norm=norm, drop=lambda: lambda x: x,
-                    mlp=partial(layers.Mlp, int(width * self.mlp_ratio), act, dtype=dtype),
-                    drop_path=drop_path, layer_scale=layers.layer_scale(None))
-                blocks.append(transform(width, self.transformer_depths[i - first],
-                                        transformer=transformer, name=f'stages.{i}.{depth}'))
-            for block in blocks:
-                x_NHWC = block(x_NHWC, self.drop_path * count / max(1, total - 1))
-                count += 1
-            out[f'stage{i + 1}'] = x_NHWC
+        block = nn.remat(MobileBlock) if self.remat else MobileBlock
+
+        def transform(stage):
+            width = self.transformer_widths[stage]
+            transformer = partial(
+                Transformer, attention, norm=norm, drop=lambda: lambda x: x,
+                mlp=partial(layers.Mlp, int(width * self.mlp_ratio), act, dtype=dtype),
+                drop_path=drop_path, layer_scale=layers.layer_scale(None))
+            return partial(block, width, self.transformer_depths[stage], self.patch_size,
+                           transformer, unit, act, norm, dtype)
+
+        x_NHWC, out = stages(self, image_NHWC, transform, unit, act, drop_path)
         out['final'] = unit(self.features, 1, act=act, name='final_conv')(x_NHWC)
         out['pre_logits'] = out['final'].mean(axis=(1, 2), dtype=jnp.float32)
         x_NF = nn.Dropout(self.dropout, deterministic=not train)(out['pre_logits'])

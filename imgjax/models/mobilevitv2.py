@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from imgjax.models import convolve, layers
-from imgjax.models.mobilevit import ConvNormAct, InvertedResidual, fold, resize, unfold
+from imgjax.models.mobilevit import ConvNormAct, fold, resize, stages, unfold
 
 VARIANTS = {
     f'mobilevitv2_{percent:03}': {
@@ -130,30 +130,16 @@ class Model(nn.Module):
         ``out`` has stem, stage1.., pre_logits and logits.
         """
         dtype, act = layers.compute_dtype(self.dtype), layers.activation(self.act)
-        wrap = nn.remat if self.remat else lambda block: block
-        policy = {
-            'unit': partial(ConvNormAct, train=train, dtype=dtype),
-            'act': act,
-            'drop_path': partial(layers.DropPath, not train or self.drop_path == 0),
-        }
-        convolve = partial(wrap(InvertedResidual), expansion=self.expansion, **policy)
-        transform = partial(wrap(MobileBlock), patch_size=self.patch_size, dtype=dtype,
-                            mlp_ratio=self.mlp_ratio, **policy)
+        unit = partial(ConvNormAct, train=train, dtype=dtype)
+        drop_path = partial(layers.DropPath, not train or self.drop_path == 0)
 
-        x_NHWC = policy['unit'](self.stem, 3, 2, act=act, name='stem')(image_NHWC)
-        out = {'stem': x_NHWC}
-        first = len(self.widths) - len(self.transformer_depths)
-        total, count = sum(self.depths) + len(self.transformer_depths), 0
-        for i, (features, depth) in enumerate(zip(self.widths, self.depths, strict=True)):
-            blocks = [convolve(features, 2 if i and not j else 1, name=f'stages.{i}.{j}')
-                      for j in range(depth)]
-            if i >= first:
-                blocks.append(
-                    transform(self.transformer_depths[i - first], name=f'stages.{i}.{depth}'))
-            for block in blocks:
-                x_NHWC = block(x_NHWC, self.drop_path * count / max(1, total - 1))
-                count += 1
-            out[f'stage{i + 1}'] = x_NHWC
+        block = nn.remat(MobileBlock) if self.remat else MobileBlock
+
+        def transform(stage):
+            return partial(block, self.transformer_depths[stage], self.patch_size, self.mlp_ratio,
+                           unit, act, drop_path, dtype)
+
+        x_NHWC, out = stages(self, image_NHWC, transform, unit, act, drop_path)
         out['pre_logits'] = x_NHWC.mean(axis=(1, 2), dtype=jnp.float32)
         x_NF = nn.Dropout(self.dropout, deterministic=not train)(out['pre_logits'])
         out['logits'] = layers.head(x_NF, self.num_classes)

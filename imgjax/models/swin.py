@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgjax.models import layers, windows
+from imgjax.models import convolve, layers, windows
 from imgjax.models.attention import ATTENTIONS
 
 _TINY = {'width': 96, 'depths': (2, 2, 6, 2), 'heads': (3, 6, 12, 24)}
@@ -77,6 +77,51 @@ class Block(nn.Module):
         return x_NHWC + self.drop_path()(y_NHWC, rate), attn_NGHLL
 
 
+def run(model, image_NHWC, block, attention, merge, norm, act, dtype, *, train: bool):
+    """Returns what both versions do, for their ``model`` to return.
+
+    Args:
+      model: has the attributes of ``Model``, and gets the layers.
+      image_NHWC: float.
+      block: class with the attributes of ``Block``.
+      attention: stage, from 0 -> the constructor of its attention.
+      merge: (x_NHWC, features, name) -> the map at half its size.
+      norm: constructor of a norm.
+      act: activation of the blocks.
+      dtype: compute dtype.
+      train: whether dropout is active.
+    """
+    block = partial(
+        nn.remat(block) if model.remat else block, norm=norm,
+        drop_path=partial(layers.DropPath, not train or model.drop_path == 0))
+    init = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
+    x_NHWC = norm(name='patch_embed.norm')(convolve.patches(
+        image_NHWC, model.patch_size, model.width, dtype=dtype, kernel_init=init))
+    out = {'stem': x_NHWC}
+    total, count = sum(model.depths), 0
+    for i, depth in enumerate(model.depths):
+        C = model.width * 2**i
+        if C % model.heads[i]:
+            raise ValueError(f'{C} channels are not divisible by {model.heads[i]} heads')
+        if i:
+            x_NHWC = merge(x_NHWC, C, f'layers.{i}.downsample')
+        mlp = partial(layers.Mlp, int(C * model.mlp_ratio), act, dtype=dtype, kernel_init=_normal)
+        for j in range(depth):
+            rate = model.drop_path * count / max(1, total - 1)
+            x_NHWC, attn_NGHLL = block(
+                model.windows[i], shift=j % 2 == 1, attention=attention(i), mlp=mlp,
+                name=f'layers.{i}.blocks.{j}')(x_NHWC, rate)
+            if attn_NGHLL is not None:
+                out[f'stage{i + 1}_block{j}_attn'] = attn_NGHLL
+            count += 1
+        out[f'stage{i + 1}'] = x_NHWC
+    x_NHWC = norm(name='norm')(x_NHWC)
+    out['pre_logits'] = x_NHWC.mean(axis=(1, 2), dtype=jnp.float32)
+    x_NF = nn.Dropout(model.dropout, deterministic=not train)(out['pre_logits'])
+    out['logits'] = layers.head(x_NF, model.num_classes, _normal)
+    return out['logits'], out
+
+
 class Model(nn.Module):
     """Swin transformer (Liu et al. 2021, arXiv:2103.14030).
 
@@ -128,38 +173,13 @@ class Model(nn.Module):
         act = layers.activation(self.act)
         norm = partial(layers.layer_norm, epsilon=1e-5, dtype=dtype)
         attend = layers.pick('attention', self.attention, ATTENTIONS)
-        block = partial(
-            nn.remat(Block) if self.remat else Block, norm=norm,
-            drop_path=partial(layers.DropPath, not train or self.drop_path == 0))
 
-        x_NHWC = norm(name='patch_embed.norm')(windows.patches(
-            image_NHWC, self.patch_size, self.width, dtype))
-        out = {'stem': x_NHWC}
-        total, count = sum(self.depths), 0
-        for i, depth in enumerate(self.depths):
-            C = self.width * 2**i
-            if C % self.heads[i]:
-                raise ValueError(f'{C} channels are not divisible by {self.heads[i]} heads')
-            if i:
-                x_NHWC = norm(name=f'layers.{i}.downsample.norm')(windows.quads(x_NHWC))
-                x_NHWC = layers.Dense(C, use_bias=False, dtype=dtype, kernel_init=_normal,
-                                      name=f'layers.{i}.downsample.reduction')(x_NHWC)
-            policy = {
-                'window': self.windows[i],
-                'attention': partial(WindowAttention, self.heads[i], attend, dtype),
-                'mlp': partial(layers.Mlp, int(C * self.mlp_ratio), act, dtype=dtype,
-                               kernel_init=_normal),
-            }
-            for j in range(depth):
-                rate = self.drop_path * count / max(1, total - 1)
-                x_NHWC, attn = block(
-                    shift=j % 2 == 1, **policy, name=f'layers.{i}.blocks.{j}')(x_NHWC, rate)
-                if attn is not None:
-                    out[f'stage{i + 1}_block{j}_attn'] = attn
-                count += 1
-            out[f'stage{i + 1}'] = x_NHWC
-        x_NHWC = norm(name='norm')(x_NHWC)
-        out['pre_logits'] = x_NHWC.mean(axis=(1, 2), dtype=jnp.float32)
-        x_NF = nn.Dropout(self.dropout, deterministic=not train)(out['pre_logits'])
-        out['logits'] = layers.head(x_NF, self.num_classes, _normal)
-        return out['logits'], out
+        def attention(i):
+            return partial(WindowAttention, self.heads[i], attend, dtype)
+
+        def merge(x_NHWC, features, name):
+            x_NHWC = norm(name=f'{name}.norm')(windows.quads(x_NHWC))
+            return layers.Dense(features, use_bias=False, dtype=dtype, kernel_init=_normal,
+                                name=f'{name}.reduction')(x_NHWC)
+
+        return run(self, image_NHWC, Block, attention, merge, norm, act, dtype, train=train)

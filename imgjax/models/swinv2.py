@@ -13,6 +13,7 @@ from jax import lax
 
 from imgjax.models import layers, windows
 from imgjax.models.attention import ATTENTIONS
+from imgjax.models.swin import run
 
 _TINY = {'width': 96, 'depths': (2, 2, 6, 2), 'heads': (3, 6, 12, 24)}
 _SMALL = {'width': 96, 'depths': (2, 2, 18, 2), 'heads': (3, 6, 12, 24)}
@@ -180,40 +181,13 @@ class Model(nn.Module):
         act = layers.activation(self.act)
         norm = partial(layers.layer_norm, epsilon=1e-5, dtype=dtype)
         attend = layers.pick('attention', self.attention, ATTENTIONS)
-        block = partial(
-            nn.remat(Block) if self.remat else Block, norm=norm,
-            drop_path=partial(layers.DropPath, not train or self.drop_path == 0))
 
-        x_NHWC = norm(name='patch_embed.norm')(windows.patches(
-            image_NHWC, self.patch_size, self.width, dtype))
-        out = {'stem': x_NHWC}
-        total, count = sum(self.depths), 0
-        for i, depth in enumerate(self.depths):
-            C = self.width * 2**i
-            if C % self.heads[i]:
-                raise ValueError(f'{C} channels are not divisible by {self.heads[i]} heads')
-            if i:
-                merge = layers.Dense(C, use_bias=False, dtype=dtype, kernel_init=_normal,
-                                     name=f'layers.{i}.downsample.reduction')
-                x_NHWC = merge(windows.quads(x_NHWC))
-                x_NHWC = norm(name=f'layers.{i}.downsample.norm')(x_NHWC)
-            policy = {
-                'window': self.windows[i],
-                'attention': partial(
-                    WindowAttention, self.heads[i], self.trained_windows[i], attend, dtype),
-                'mlp': partial(layers.Mlp, int(C * self.mlp_ratio), act, dtype=dtype,
-                               kernel_init=_normal),
-            }
-            for j in range(depth):
-                rate = self.drop_path * count / max(1, total - 1)
-                x_NHWC, attn = block(
-                    shift=j % 2 == 1, **policy, name=f'layers.{i}.blocks.{j}')(x_NHWC, rate)
-                if attn is not None:
-                    out[f'stage{i + 1}_block{j}_attn'] = attn
-                count += 1
-            out[f'stage{i + 1}'] = x_NHWC
-        x_NHWC = norm(name='norm')(x_NHWC)
-        out['pre_logits'] = x_NHWC.mean(axis=(1, 2), dtype=jnp.float32)
-        x_NF = nn.Dropout(self.dropout, deterministic=not train)(out['pre_logits'])
-        out['logits'] = layers.head(x_NF, self.num_classes, _normal)
-        return out['logits'], out
+        def attention(i):
+            return partial(WindowAttention, self.heads[i], self.trained_windows[i], attend, dtype)
+
+        def merge(x_NHWC, features, name):
+            reduction = layers.Dense(features, use_bias=False, dtype=dtype, kernel_init=_normal,
+                                     name=f'{name}.reduction')
+            return norm(name=f'{name}.norm')(reduction(windows.quads(x_NHWC)))
+
+        return run(self, image_NHWC, Block, attention, merge, norm, act, dtype, train=train)

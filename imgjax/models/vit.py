@@ -241,12 +241,8 @@ class Model(nn.Module):
         """Tokens x_NLD: a linear map of every patch, positions, and other tokens if any."""
         N, H, W, _ = x_NHWC.shape
         P, D = self.patch_size, self.width
-        if H % P or W % P:
-            raise ValueError(f'patches of {P} pixels do not tile an image of {H} by {W}')
-        embed = convolve.Conv(D, P, P, padding=0, use_bias=not self.pre_norm, dtype=dtype,
-                            kernel_init=nn.initializers.lecun_normal(), name='patch_embed.proj')
-        x_NHWD = embed(x_NHWC)
-        x_NLD = x_NHWD.reshape(N, -1, D)
+        x_NLD = convolve.patches(
+            x_NHWC, P, D, use_bias=not self.pre_norm, dtype=dtype).reshape(N, -1, D)
         names = ['cls_token'] * (self.pool in _WITH_TOKEN) + ['dist_token'] * self.distilled
         tokens = [self.param(name, layers.zeros, (1, 1, D), jnp.float32) for name in names]
         if layers.pick('pos', self.pos, {'learned': True, 'sincos': False}):

@@ -5,22 +5,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
-
-from imgjax.models import convolve
-
-
-def patches(x_NHWC, size: int, features: int, dtype):
-    """Returns y_NHWF: a linear map of every patch, the layer ``patch_embed.proj`` of the caller.
-
-    ValueError unless patches of that size tile the image.
-    """
-    H, W = x_NHWC.shape[1:3]
-    if H % size or W % size:
-        raise ValueError(f'patches of {size} pixels do not tile an image of {H} by {W}')
-    init = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
-    return convolve.Conv(features, size, size, padding=0, use_bias=True, dtype=dtype,
-                       kernel_init=init, name='patch_embed.proj')(x_NHWC)
 
 
 def partition(x_NHWC, h: int, w: int):
