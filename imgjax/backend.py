@@ -1,7 +1,8 @@
 """What the CPU backend needs to be told to be fast; other backends are told nothing.
 
-`python -m benchmarks.train_step --peers=plain` and `python -m benchmarks.layers --plain` time what
-it is worth.
+A loop of one's own calls `keep_memory()` before all else and compiles its step by
+`jax.jit(step, compiler_options=compiler_options())`. `python -m benchmarks.train_step
+--peers=plain` and `python -m benchmarks.layers --plain` time what it is worth.
 """
 
 import ctypes
@@ -10,10 +11,16 @@ import importlib.util
 
 import jax
 
-# XLA hands dots, convolutions and sums over axes to YNNPACK. Its sums are the faster ones, its
-# convolutions, above all their kernels' gradients, the slower ones.
 _COMPILER_OPTIONS = {
-    'cpu': {'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_REDUCE'}}
+    'cpu': {
+        # XLA hands dots, convolutions and sums over axes to YNNPACK. Its sums are the faster ones,
+        # its convolutions, above all their kernels' gradients, the slower ones.
+        'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_REDUCE',
+        # The pass that removes lax.optimization_barrier before fusion: layers.once and nn.remat
+        # would do nothing.
+        'xla_disable_hlo_passes': 'cse_barrier_expander',
+    },
+}
 
 # glibc's malloc.h, of which Python knows nothing.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8

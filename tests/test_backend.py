@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from imgjax import backend
+from imgjax.models import layers
 from tests.conftest import ROOT
 
 # Prints the page faults of ten calls that each need 128 MB for a moment, after those in which the
@@ -47,3 +48,15 @@ def test_freed_memory_is_kept():
         return int(done.stdout)
 
     assert faults('keep') < faults('free') / 10, 'a page fault for every page of every step'
+
+
+def test_what_is_computed_once_is_a_border_to_fusion():
+    def chain(x):
+        for _ in range(4):
+            x = layers.once(x + 1)
+            x = x + jnp.sin(x).sum(axis=-1, keepdims=True)
+        return x
+
+    told = jax.jit(chain, compiler_options=backend.compiler_options())
+    text = told.lower(jnp.ones((8, 8))).compile().as_text()
+    assert text.count(' opt-barrier(') == 4, 'XLA removes the barriers before it fuses'

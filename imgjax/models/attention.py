@@ -30,9 +30,33 @@ def attend(q_NLHK, k_NLHK, v_NLHK, bias_HLL=None):
     scores_NHLL = jnp.einsum('nhqk,nhvk->nhqv', q_NHLK, k_NHLK, preferred_element_type=jnp.float32)
     if bias_HLL is not None:
         scores_NHLL += bias_HLL if bias_HLL.ndim == 4 else bias_HLL[None]
+    y_NHLK = _average(scores_NHLL, v_NHLK)
+    return y_NHLK.swapaxes(1, 2), jax.nn.softmax(scores_NHLL)
+
+
+@jax.custom_vjp
+def _average(scores_NHLL, v_NHLK):
+    """The values' averages y_NHLK under the scores' softmax."""
     attn_NHLL = jax.nn.softmax(scores_NHLL)
-    y_NHLK = jnp.einsum('nhqv,nhvk->nhqk', attn_NHLL.astype(v_NHLK.dtype), v_NHLK)
-    return y_NHLK.swapaxes(1, 2), attn_NHLL
+    return jnp.einsum('nhqv,nhvk->nhqk', attn_NHLL.astype(v_NHLK.dtype), v_NHLK)
+
+
+def _forward(scores_NHLL, v_NHLK):
+    y_NHLK = _average(scores_NHLL, v_NHLK)
+    return y_NHLK, (jax.nn.softmax(scores_NHLL), v_NHLK, y_NHLK)
+
+
+def _backward(residuals, dy_NHLK):
+    # The sum of attn * dattn over the values is that of y * dy over the channels (Dao et al. 2022,
+    # arXiv:2205.14135, appendix B.2), which is of fewer numbers than jax.nn.softmax's gradient.
+    attn_NHLL, v_NHLK, y_NHLK = residuals
+    dv_NHLK = jnp.einsum('nhqk,nhqv->nhvk', dy_NHLK, attn_NHLL.astype(dy_NHLK.dtype))
+    dattn_NHLL = jnp.einsum('nhqk,nhvk->nhqv', dy_NHLK, v_NHLK, preferred_element_type=jnp.float32)
+    sum_NHL1 = (y_NHLK.astype(jnp.float32) * dy_NHLK.astype(jnp.float32)).sum(-1, keepdims=True)
+    return attn_NHLL * (dattn_NHLL - layers.once(sum_NHL1)), dv_NHLK
+
+
+_average.defvjp(_forward, _backward)
 
 
 def cudnn(q_NLHK, k_NLHK, v_NLHK, bias_HLL=None):

@@ -83,7 +83,7 @@ class Block(nn.Module):
     hidden: int
     act: Callable
     norm: Callable
-    drop_path: Callable
+    residual: Callable
     layer_scale: float
     kernel_init: Callable
     proj_init: Callable
@@ -97,11 +97,11 @@ class Block(nn.Module):
         attention = self.attention(kernel_init=self.kernel_init, proj_init=self.proj_init,
                                    name='attn')
         y_NLD, attn_NHLL = attention(self.norm(name='norm1')(x_NLD))
-        x_NLD = x_NLD + self.drop_path()(scale(y_NLD, name='gamma_1'), rate)
+        x_NLD = self.residual()(x_NLD, scale(y_NLD, name='gamma_1'), rate)
         y_NLD = self.norm(name='norm2')(x_NLD)
         y_NLF = self.act(dense(self.hidden, kernel_init=self.kernel_init, name='mlp.fc1')(y_NLD))
         y_NLD = dense(D, kernel_init=self.proj_init, name='mlp.fc2')(y_NLF)
-        return x_NLD + self.drop_path()(scale(y_NLD, name='gamma_2'), rate), attn_NHLL
+        return self.residual()(x_NLD, scale(y_NLD, name='gamma_2'), rate), attn_NHLL
 
 
 class Model(nn.Module):
@@ -168,7 +168,7 @@ class Model(nn.Module):
             attention=partial(Attention, self.heads, (H // P, W // P), attend, dtype),
             act=layers.activation(self.act), layer_scale=self.layer_scale, dtype=dtype,
             kernel_init=normal(self.init_std),
-            drop_path=partial(layers.DropPath, not train or self.drop_path == 0))
+            residual=partial(layers.Residual, not train or self.drop_path == 0))
 
         x_NLD = convolve.patches(image_NHWC, P, D, dtype=dtype).reshape(N, -1, D)
         token_11D = self.param('cls_token', normal(0.02), (1, 1, D), jnp.float32)

@@ -84,7 +84,7 @@ class Block(nn.Module):
     attention: Callable
     mlp: Callable
     norm: Callable
-    drop_path: Callable
+    residual: Callable
     layer_scale: float
 
     @nn.compact
@@ -92,9 +92,9 @@ class Block(nn.Module):
         scale = partial(layers.scaled, self, start=self.layer_scale)
         y_NLD = x_NLD if others_NLD is None else jnp.concatenate([x_NLD, others_NLD], axis=1)
         y_NLD, attn = self.attention(name='attn')(self.norm(name='norm1')(y_NLD))
-        x_NLD = x_NLD + self.drop_path()(scale(y_NLD, name='gamma_1'), rate)
+        x_NLD = self.residual()(x_NLD, scale(y_NLD, name='gamma_1'), rate)
         y_NLD = self.mlp(name='mlp')(self.norm(name='norm2')(x_NLD))
-        return x_NLD + self.drop_path()(scale(y_NLD, name='gamma_2'), rate), attn
+        return self.residual()(x_NLD, scale(y_NLD, name='gamma_2'), rate), attn
 
 
 class Model(nn.Module):
@@ -165,7 +165,7 @@ class Model(nn.Module):
         for i in range(self.depth):
             x_NLD, attn_NHLL = block(
                 partial(TalkingHeads, self.heads, dtype), name=f'blocks.{i}',
-                drop_path=partial(layers.DropPath, not train or self.drop_path == 0),
+                residual=partial(layers.Residual, not train or self.drop_path == 0),
             )(x_NLD, self.drop_path)
             out[f'block{i:02}'] = x_NLD
             if self.attention == 'maps':
@@ -175,7 +175,7 @@ class Model(nn.Module):
         for i in range(self.token_depth):
             token_N1D, attn_NH1L = block(
                 partial(ClassAttention, self.heads, attend, dtype), name=f'blocks_token_only.{i}',
-                drop_path=partial(layers.DropPath, deterministic=True),
+                residual=partial(layers.Residual, deterministic=True),
             )(token_N1D, 0.0, x_NLD)
             out[f'token{i:02}'] = token_N1D
             if self.attention == 'maps':

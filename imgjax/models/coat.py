@@ -43,7 +43,7 @@ class MBConv(nn.Module):
       norm: constructor of the batch norms.
       act: after them.
       se_act: of squeeze and excitation.
-      drop_path: constructor of it.
+      residual: constructor of ``layers.Residual``.
       paper: whether the hidden channels are four times the output's, not the input's, the shortcut
         and the last convolution have a bias, and the first norm is without activation.
       se_early: squeeze and excitation before the last norm, not after it.
@@ -56,7 +56,7 @@ class MBConv(nn.Module):
     norm: Callable
     act: Callable
     se_act: Callable
-    drop_path: Callable
+    residual: Callable
     paper: bool = True
     se_early: bool = False
     pool_first: bool = False
@@ -86,7 +86,7 @@ class MBConv(nn.Module):
         else:
             y_NHWC = se(self.act(self.norm(name='norm2')(y_NHWC)))
         y_NHWF = self.conv(F, 1, use_bias=self.paper, name='conv3_1x1')(y_NHWC)
-        return x_NHWC + self.drop_path()(y_NHWF, rate)
+        return self.residual()(x_NHWC, y_NHWF, rate)
 
 
 # A channel's fan-out in a depthwise convolution is its window, which is the fan-in.

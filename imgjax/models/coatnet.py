@@ -78,7 +78,7 @@ class Transformer(nn.Module):
     norm: Callable
     act: Callable
     layer_scale: Callable
-    drop_path: Callable
+    residual: Callable
     shortcut_bias: bool
 
     @nn.compact
@@ -92,11 +92,11 @@ class Transformer(nn.Module):
         else:
             y_NHWC = self.norm(name='norm1')(x_NHWC)
         y_NHWF, attn = self.attention(F, name='attn')(y_NHWC)
-        x_NHWF = x_NHWC + self.drop_path()(self.layer_scale(name='ls1')(y_NHWF), rate)
+        x_NHWF = self.residual()(x_NHWC, self.layer_scale(name='ls1')(y_NHWF), rate)
         mlp = partial(self.conv, bias_init=nn.initializers.normal(1e-6))
         y_NHWF = self.act(mlp(4 * F, name='mlp.fc1')(self.norm(name='norm2')(x_NHWF)))
         y_NHWF = self.layer_scale(name='ls2')(mlp(F, name='mlp.fc2')(y_NHWF))
-        return x_NHWF + self.drop_path()(y_NHWF, rate), attn
+        return self.residual()(x_NHWF, y_NHWF, rate), attn
 
 
 class Model(nn.Module):
@@ -162,16 +162,16 @@ class Model(nn.Module):
         conv = partial(convolve.Conv, dtype=dtype)
         batch_norm = partial(layers.BatchNorm, train=train, epsilon=1e-5, dtype=dtype)
         norm = partial(layers.layer_norm, epsilon=1e-6, dtype=dtype)
-        drop_path = partial(layers.DropPath, not train or self.drop_path == 0)
+        residual = partial(layers.Residual, not train or self.drop_path == 0)
         mbconv = partial(
             nn.remat(MBConv) if self.remat else MBConv, conv=conv, norm=batch_norm, act=conv_act,
-            se_act=se_act, drop_path=drop_path, paper=paper, se_early=self.se_early,
+            se_act=se_act, residual=residual, paper=paper, se_early=self.se_early,
             pool_first=self.pool_first)
         pointwise = partial(conv, kernel_size=1, use_bias=True, kernel_init=_xavier)
         attend = layers.pick('attention', self.attention, ATTENTIONS)
         transformer = partial(
             nn.remat(Transformer) if self.remat else Transformer, conv=pointwise, norm=norm,
-            act=mlp_act, layer_scale=layers.layer_scale(self.layer_scale), drop_path=drop_path,
+            act=mlp_act, layer_scale=layers.layer_scale(self.layer_scale), residual=residual,
             shortcut_bias=self.shortcut_bias)
         H, W = image_NHWC.shape[1:3]
         shrink = 2 ** (1 + len(self.depths))

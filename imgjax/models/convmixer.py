@@ -25,14 +25,14 @@ class Block(nn.Module):
     conv: Callable
     norm: Callable
     act: Callable
-    drop_path: Callable
+    residual: Callable
 
     @nn.compact
     def __call__(self, x_NHWC, rate):
         C = x_NHWC.shape[-1]
         depthwise = self.conv(C, self.kernel_size, padding='SAME', groups=C, name='0.fn.0')
         y_NHWC = self.norm(name='0.fn.2')(self.act(depthwise(x_NHWC)))
-        x_NHWC = x_NHWC + self.drop_path()(y_NHWC, rate)
+        x_NHWC = self.residual()(x_NHWC, y_NHWC, rate)
         return self.norm(name='3')(self.act(self.conv(C, 1, name='1')(x_NHWC)))
 
 
@@ -81,7 +81,7 @@ class Model(nn.Module):
         norm = partial(layers.BatchNorm, train=train, dtype=dtype)
         block = partial(
             nn.remat(Block) if self.remat else Block, self.kernel_size, conv, norm, act,
-            drop_path=partial(layers.DropPath, not train or self.drop_path == 0))
+            residual=partial(layers.Residual, not train or self.drop_path == 0))
 
         P, (H, W) = self.patch_size, image_NHWC.shape[1:3]
         if min(H, W) < P:

@@ -99,7 +99,7 @@ class Block(nn.Module):
     norm: Callable
     mlp: Callable
     layer_scale: float | None
-    drop_path: Callable
+    residual: Callable
 
     @nn.compact
     def __call__(self, x_NHWC, rate):
@@ -107,7 +107,7 @@ class Block(nn.Module):
         y_NHWC = self.conv(C, self.kernel_size, groups=C, name='conv_dw')(x_NHWC)
         y_NHWC = self.mlp(name='mlp')(self.norm(name='norm')(y_NHWC))
         y_NHWC = layers.scaled(self, y_NHWC, 'gamma', self.layer_scale)
-        return x_NHWC + self.drop_path()(y_NHWC, rate)
+        return self.residual()(x_NHWC, y_NHWC, rate)
 
 
 class Model(nn.Module):
@@ -175,7 +175,7 @@ class Model(nn.Module):
             mlp=partial(Mlp, partial(conv, kernel_size=1) if self.conv_mlp else dense, act,
                         response_norm if self.response_norm else lambda name: lambda x: x),
             layer_scale=self.layer_scale,
-            drop_path=partial(layers.DropPath, not train or self.drop_path == 0))
+            residual=partial(layers.Residual, not train or self.drop_path == 0))
 
         x_NHWC = self._stem(image_NHWC, conv, norm)
         out = {'stem': x_NHWC}

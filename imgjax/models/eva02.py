@@ -82,7 +82,7 @@ class Block(nn.Module):
     attend: Callable
     act: Callable
     norm: Callable
-    drop_path: Callable
+    residual: Callable
     layer_scale: float | None
     kernel_init: Callable
     proj_init: Callable
@@ -92,9 +92,9 @@ class Block(nn.Module):
     def __call__(self, x_NLD, rate):
         scale = partial(layers.scaled, self, start=self.layer_scale)
         y_NLD, attn_NHLL = self._attention(self.norm(name='norm1')(x_NLD))
-        x_NLD = x_NLD + self.drop_path()(scale(y_NLD, name='gamma_1'), rate)
+        x_NLD = self.residual()(x_NLD, scale(y_NLD, name='gamma_1'), rate)
         y_NLD = self._mlp(self.norm(name='norm2')(x_NLD))
-        return x_NLD + self.drop_path()(scale(y_NLD, name='gamma_2'), rate), attn_NHLL
+        return self.residual()(x_NLD, scale(y_NLD, name='gamma_2'), rate), attn_NHLL
 
     def _dense(self, features, name, use_bias=True, init=None):
         return layers.Dense(features, use_bias, dtype=self.dtype, name=name,
@@ -216,7 +216,7 @@ class Model(nn.Module):
             mlp=layers.pick('mlp', self.mlp, MLPS), act=layers.activation(self.act), norm=norm,
             attend=layers.pick('attention', self.attention, ATTENTIONS), dtype=dtype,
             layer_scale=self.layer_scale, kernel_init=normal(self.init_std),
-            drop_path=partial(layers.DropPath, not train or self.drop_path == 0))
+            residual=partial(layers.Residual, not train or self.drop_path == 0))
 
         x_NLD = convolve.patches(image_NHWC, P, D, dtype=dtype).reshape(N, -1, D)
         for name, count in (('reg_token', self.registers), ('cls_token', 1)):

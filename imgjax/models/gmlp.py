@@ -55,12 +55,12 @@ class Block(nn.Module):
 
     mlp: Callable
     norm: Callable
-    drop_path: Callable
+    residual: Callable
 
     @nn.compact
     def __call__(self, x_NLD, rate):
         y_NLD = self.mlp(name='mlp_channels')(self.norm(name='norm')(x_NLD))
-        return x_NLD + self.drop_path()(y_NLD, rate)
+        return self.residual()(x_NLD, y_NLD, rate)
 
 
 class Model(nn.Module):
@@ -112,6 +112,6 @@ class Model(nn.Module):
         mlp = partial(GatedMlp, hidden, layers.activation(self.act), dtype=dtype,
                       gate=partial(SpatialGate, self.gate_std, dtype))
         block = partial(nn.remat(Block) if self.remat else Block, mlp=mlp, norm=norm,
-                        drop_path=partial(layers.DropPath, not train or self.drop_path == 0))
+                        residual=partial(layers.Residual, not train or self.drop_path == 0))
 
         return run(self, image_NHWC.astype(dtype), block, norm, train=train)

@@ -105,7 +105,7 @@ class Block(nn.Module):
     mlp: Callable
     norm: Callable
     dense: Callable
-    drop_path: Callable
+    residual: Callable
 
     @nn.compact
     def __call__(self, x_NPGC, rate):
@@ -114,9 +114,9 @@ class Block(nn.Module):
         if attention.pooled:
             x_NPGC = pool(self.dense(attention.features, name='proj')(y_NPGC))
         y_NPGF, attn = attention(y_NPGC)
-        x_NPGF = x_NPGC + self.drop_path()(y_NPGF, rate)
+        x_NPGF = self.residual()(x_NPGC, y_NPGF, rate)
         y_NPGF = self.mlp(name='mlp')(self.norm(name='norm2')(x_NPGF))
-        return x_NPGF + self.drop_path()(y_NPGF, rate), attn
+        return self.residual()(x_NPGF, y_NPGF, rate), attn
 
 
 class Mlp(nn.Module):
@@ -194,7 +194,7 @@ class Model(nn.Module):
             bias_init=nn.initializers.constant(0.02))
         block = partial(
             nn.remat(Block) if self.remat else Block, norm=norm, dense=dense,
-            drop_path=partial(layers.DropPath, not train or self.drop_path == 0))
+            residual=partial(layers.Residual, not train or self.drop_path == 0))
         attention = partial(MaskUnitAttention, dense=dense, attend=layers.pick(
             'attention', self.attention, ATTENTIONS))
         if self.width % self.heads:

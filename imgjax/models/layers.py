@@ -161,23 +161,36 @@ def norm(name: str, *, train: bool, dtype: Any):
     return pick('norm', name, makers)
 
 
-class DropPath(nn.Module):
-    """Stochastic depth (Huang et al. 2016, arXiv:1603.09382): drops x whole for some examples.
+def once(x):
+    """x, which is computed once however many read it.
 
-    Unlike ``nn.Dropout`` it takes the rate as a call argument, a float32 scalar that may be traced,
-    so that blocks under ``nn.scan`` can have rates of their own.
+    XLA's CPU backend fuses a sum into each of its readers: the gradient of a residual stream would
+    be added up anew, from the network's end, by every block. The border stands where
+    ``backend.compiler_options`` are given. An export, of any batch size, has none.
+    """
+    if jax.default_backend() != 'cpu' or not isinstance(x.shape[0], int):
+        return x
+    return lax.optimization_barrier(x)
+
+
+class Residual(nn.Module):
+    """x plus the branch y, which stochastic depth (Huang et al. 2016, arXiv:1603.09382) drops.
+
+    It drops y whole for some examples. Unlike ``nn.Dropout`` it takes the rate as a call argument,
+    a float32 scalar that may be traced, so that blocks under ``nn.scan`` can have rates of their
+    own.
     """
 
     deterministic: bool
 
     @nn.compact
-    def __call__(self, x, rate):
-        if self.deterministic:
-            return x
-        keep = 1.0 - jnp.asarray(rate, jnp.float32)
-        shape = (x.shape[0],) + (1,) * (x.ndim - 1)
-        mask = jax.random.bernoulli(self.make_rng('dropout'), keep, shape)
-        return x * jnp.where(mask, 1.0 / keep, 0.0).astype(x.dtype)
+    def __call__(self, x, y, rate):
+        if not self.deterministic:
+            keep = 1.0 - jnp.asarray(rate, jnp.float32)
+            shape = (y.shape[0],) + (1,) * (y.ndim - 1)
+            mask = jax.random.bernoulli(self.make_rng('dropout'), keep, shape)
+            y = y * jnp.where(mask, 1.0 / keep, 0.0).astype(y.dtype)
+        return once(x + y)
 
 
 class Mlp(nn.Module):

@@ -74,14 +74,14 @@ class Transformer(nn.Module):
     attention: Callable
     norm: Callable
     mlp: Callable
-    drop_path: Callable
+    residual: Callable
 
     @nn.compact
     def __call__(self, x_NHWC, rate):
         y_NHWC, attn = self.attention(name='attn')(self.norm(name='norm1')(x_NHWC))
-        x_NHWC = x_NHWC + self.drop_path()(y_NHWC, rate)
+        x_NHWC = self.residual()(x_NHWC, y_NHWC, rate)
         y_NHWC = self.mlp(name='mlp')(self.norm(name='norm2')(x_NHWC))
-        return x_NHWC + self.drop_path()(y_NHWC, rate), attn
+        return self.residual()(x_NHWC, y_NHWC, rate), attn
 
 
 class Block(nn.Module):
@@ -154,7 +154,7 @@ class Model(nn.Module):
         conv = partial(convolve.Conv, padding='SAME', dtype=dtype)
         batch_norm = partial(layers.BatchNorm, train=train, epsilon=1e-3, dtype=dtype)
         norm = partial(layers.layer_norm, epsilon=1e-5, dtype=dtype)
-        drop_path = partial(layers.DropPath, not train or self.drop_path == 0)
+        residual = partial(layers.Residual, not train or self.drop_path == 0)
         attend = layers.pick('attention', self.attention, ATTENTIONS)
         block = nn.remat(Block) if self.remat else Block
 
@@ -168,13 +168,13 @@ class Model(nn.Module):
                     PartitionAttention, C // self.head_width, self._window(image_NHWC, x_NHWC, C),
                     attend=attend, dtype=dtype),
                 'transformer': partial(
-                    Transformer, norm=norm, drop_path=drop_path, mlp=partial(
+                    Transformer, norm=norm, residual=residual, mlp=partial(
                         layers.Mlp, 4 * C, mlp_act, dtype=dtype,
                         bias_init=nn.initializers.normal(1e-6))),
             }
             for j in range(depth):
                 mbconv = partial(MBConv, C, 1 if j else 2, conv, batch_norm, conv_act, se_act,
-                                 drop_path)
+                                 residual)
                 x_NHWC, maps = block(mbconv, **policy, name=f'stages.{i - 1}.blocks.{j}')(
                     x_NHWC, self.drop_path * count / max(1, total - 1))
                 if maps[0] is not None:

@@ -45,7 +45,7 @@ class Block(nn.Module):
     norm: Callable
     act: Callable
     squeeze: Callable
-    drop_path: Callable
+    residual: Callable
     kernel: int = 3
     strides: int = 1
     expand: float = 1
@@ -60,7 +60,7 @@ class Block(nn.Module):
     def _join(self, x_NHWC, y_NHWF, rate):
         if not self.shortcut or self.strides > 1 or x_NHWC.shape[-1] != self.features:
             return y_NHWF
-        return x_NHWC + self.drop_path()(y_NHWF, rate)
+        return self.residual()(x_NHWC, y_NHWF, rate)
 
 
 class Plain(Block):
@@ -210,7 +210,7 @@ class Net(nn.Module):
             'norm': partial(layers.BatchNorm, train=train, epsilon=self.epsilon, dtype=dtype),
             'squeeze': layers.pick('se', self.se, {
                 'none': lambda *_: lambda x: x, 'input': squeeze, 'expanded': squeeze}),
-            'drop_path': partial(layers.DropPath, not train or self.drop_path == 0),
+            'residual': partial(layers.Residual, not train or self.drop_path == 0),
         }
 
     def _block(self, name):

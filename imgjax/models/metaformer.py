@@ -114,19 +114,20 @@ class Block(nn.Module):
     norm: Callable
     layer_scale: float | None
     res_scale: float | None
-    drop_path: Callable
+    residual: Callable
 
     @nn.compact
     def __call__(self, x_NHWC, rate):
         y_NHWC, attn_NHLL = self.mixer(name='token_mixer')(self.norm(name='norm1')(x_NHWC))
-        x_NHWC = self._add(1, x_NHWC, self.drop_path()(y_NHWC, rate))
+        x_NHWC = self._add(1, x_NHWC, y_NHWC, rate)
         y_NHWC = self.mlp(name='mlp')(self.norm(name='norm2')(x_NHWC))
-        return self._add(2, x_NHWC, self.drop_path()(y_NHWC, rate)), attn_NHLL
+        return self._add(2, x_NHWC, y_NHWC, rate), attn_NHLL
 
-    def _add(self, i, x_NHWC, y_NHWC):
+    def _add(self, i, x_NHWC, y_NHWC, rate):
         # Dots in these names, because the bridge takes a leaf called scale for a norm's.
         x_NHWC = layers.scaled(self, x_NHWC, f'res_scale{i}.scale', self.res_scale)
-        return x_NHWC + layers.scaled(self, y_NHWC, f'layer_scale{i}.scale', self.layer_scale)
+        y_NHWC = layers.scaled(self, y_NHWC, f'layer_scale{i}.scale', self.layer_scale)
+        return self.residual()(x_NHWC, y_NHWC, rate)
 
 
 class MlpHead(nn.Module):
@@ -214,7 +215,7 @@ class Model(nn.Module):
         block = partial(
             nn.remat(Block) if self.remat else Block, layer_scale=self.layer_scale,
             norm=partial(norm, epsilon=self.epsilon, use_bias=self.bias, dtype=dtype),
-            drop_path=partial(layers.DropPath, not train or self.drop_path == 0))
+            residual=partial(layers.Residual, not train or self.drop_path == 0))
 
         if min(image_NHWC.shape[1:3]) < 3:
             raise ValueError(f'images of {image_NHWC.shape[1:3]} pixels are too small; 3 will do')

@@ -30,15 +30,15 @@ class Block(nn.Module):
     channels: int
     mlp: Callable
     norm: Callable
-    drop_path: Callable
+    residual: Callable
 
     @nn.compact
     def __call__(self, x_NLD, rate):
         y_NDL = self.norm(name='norm1')(x_NLD).swapaxes(1, 2)
         y_NDL = self.mlp(self.tokens, name='mlp_tokens')(y_NDL)
-        x_NLD = x_NLD + self.drop_path()(y_NDL.swapaxes(1, 2), rate)
+        x_NLD = self.residual()(x_NLD, y_NDL.swapaxes(1, 2), rate)
         y_NLD = self.mlp(self.channels, name='mlp_channels')(self.norm(name='norm2')(x_NLD))
-        return x_NLD + self.drop_path()(y_NLD, rate)
+        return self.residual()(x_NLD, y_NLD, rate)
 
 
 def run(model, image_NHWC, block, norm, *, train: bool):
@@ -115,6 +115,6 @@ class Model(nn.Module):
             mlp=partial(layers.Mlp, act=layers.activation(self.act), dtype=dtype,
                         bias_init=nn.initializers.normal(1e-6)),
             norm=norm,
-            drop_path=partial(layers.DropPath, not train or self.drop_path == 0))
+            residual=partial(layers.Residual, not train or self.drop_path == 0))
 
         return run(self, image_NHWC.astype(dtype), block, norm, train=train)

@@ -56,7 +56,7 @@ class InvertedResidual(nn.Module):
     expansion: int
     unit: Callable
     act: Callable
-    drop_path: Callable
+    residual: Callable
 
     @nn.compact
     def __call__(self, x_NHWC, rate):
@@ -66,7 +66,7 @@ class InvertedResidual(nn.Module):
         y_NHWF = self.unit(self.features, 1, name='conv3_1x1')(y_NHWF)
         if self.strides > 1 or x_NHWC.shape[-1] != self.features:
             return y_NHWF
-        return x_NHWC + self.drop_path()(y_NHWF, rate)
+        return self.residual()(x_NHWC, y_NHWF, rate)
 
 
 def resize(x_NHWC, h: int, w: int, corners: bool):
@@ -136,7 +136,7 @@ class MobileBlock(nn.Module):
         return self.unit(C, 3, act=self.act, name='conv_fusion')(y_NHWC)
 
 
-def stages(model, image_NHWC, transform, unit, act, drop_path):
+def stages(model, image_NHWC, transform, unit, act, residual):
     """Returns the last map of either version and ``out``, which has stem, stage1...
 
     Args:
@@ -146,16 +146,16 @@ def stages(model, image_NHWC, transform, unit, act, drop_path):
       transform: stage, from 0 at the first with transformers -> constructor of that block.
       unit: constructor of ``ConvNormAct``.
       act: activation.
-      drop_path: constructor of the stochastic depth.
+      residual: constructor of ``layers.Residual``.
     """
-    residual = partial(nn.remat(InvertedResidual) if model.remat else InvertedResidual,
-                       expansion=model.expansion, unit=unit, act=act, drop_path=drop_path)
+    inverted = partial(nn.remat(InvertedResidual) if model.remat else InvertedResidual,
+                       expansion=model.expansion, unit=unit, act=act, residual=residual)
     x_NHWC = unit(model.stem, 3, 2, act=act, name='stem')(image_NHWC)
     out = {'stem': x_NHWC}
     first = len(model.widths) - len(model.transformer_depths)
     total, count = sum(model.depths) + len(model.transformer_depths), 0
     for i, (features, depth) in enumerate(zip(model.widths, model.depths, strict=True)):
-        blocks = [partial(residual, features, 2 if i and not j else 1) for j in range(depth)]
+        blocks = [partial(inverted, features, 2 if i and not j else 1) for j in range(depth)]
         if i >= first:
             blocks.append(transform(i - first))
         for j, make in enumerate(blocks):
@@ -222,7 +222,7 @@ class Model(nn.Module):
                 raise ValueError(f'width {width} is not divisible by {self.heads} heads')
         unit = partial(ConvNormAct, train=train, dtype=dtype)
         norm = partial(layers.layer_norm, epsilon=1e-5, dtype=dtype)
-        drop_path = partial(layers.DropPath, not train or self.drop_path == 0)
+        residual = partial(layers.Residual, not train or self.drop_path == 0)
         attention = partial(Attention, heads=self.heads, qkv_bias=True, dtype=dtype,
                             attend=lambda *args: (attend(*args)[0], None))
 
@@ -233,11 +233,11 @@ class Model(nn.Module):
             transformer = partial(
                 Transformer, attention, norm=norm, drop=lambda: lambda x: x,
                 mlp=partial(layers.Mlp, int(width * self.mlp_ratio), act, dtype=dtype),
-                drop_path=drop_path, layer_scale=layers.layer_scale(None))
+                residual=residual, layer_scale=layers.layer_scale(None))
             return partial(block, width, self.transformer_depths[stage], self.patch_size,
                            transformer, unit, act, norm, dtype)
 
-        x_NHWC, out = stages(self, image_NHWC, transform, unit, act, drop_path)
+        x_NHWC, out = stages(self, image_NHWC, transform, unit, act, residual)
         out['final'] = unit(self.features, 1, act=act, name='final_conv')(x_NHWC)
         out['pre_logits'] = out['final'].mean(axis=(1, 2), dtype=jnp.float32)
         x_NF = nn.Dropout(self.dropout, deterministic=not train)(out['pre_logits'])

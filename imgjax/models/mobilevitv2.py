@@ -38,7 +38,7 @@ class Transformer(nn.Module):
 
     hidden: int
     act: Callable
-    drop_path: Callable
+    residual: Callable
     dtype: Any
 
     @nn.compact
@@ -51,10 +51,10 @@ class Transformer(nn.Module):
         share_NPL1 = jax.nn.softmax(score_NPL1.astype(jnp.float32), axis=2).astype(self.dtype)
         mean_NP1C = jnp.sum(key_NPLC * share_NPL1, axis=2, keepdims=True)
         y_NPLC = conv(C, name='attn.out_proj')(jax.nn.relu(value_NPLC) * mean_NP1C)
-        x_NPLC = x_NPLC + self.drop_path()(y_NPLC, rate)
+        x_NPLC = self.residual()(x_NPLC, y_NPLC, rate)
         y_NPLC = norm(dtype=self.dtype, name='norm2')(x_NPLC)
         y_NPLF = self.act(conv(self.hidden, name='mlp.fc1')(y_NPLC))
-        return x_NPLC + self.drop_path()(conv(C, name='mlp.fc2')(y_NPLF), rate)
+        return self.residual()(x_NPLC, conv(C, name='mlp.fc2')(y_NPLF), rate)
 
 
 class MobileBlock(nn.Module):
@@ -68,7 +68,7 @@ class MobileBlock(nn.Module):
     mlp_ratio: float
     unit: Callable
     act: Callable
-    drop_path: Callable
+    residual: Callable
     dtype: Any
 
     @nn.compact
@@ -81,7 +81,7 @@ class MobileBlock(nn.Module):
         x_NHWC = convolve.Conv(width, 1, dtype=self.dtype, name='conv_1x1')(x_NHWC)
         x_NPLC = unfold(x_NHWC, p)
         for i in range(self.depth):
-            x_NPLC = Transformer(int(width * self.mlp_ratio), self.act, self.drop_path, self.dtype,
+            x_NPLC = Transformer(int(width * self.mlp_ratio), self.act, self.residual, self.dtype,
                                  name=f'transformer.{i}')(x_NPLC, rate)
         x_NPLC = norm(dtype=self.dtype, name='norm')(x_NPLC)
         return self.unit(C, 1, name='conv_proj')(fold(x_NPLC, h, w, p))
@@ -131,15 +131,15 @@ class Model(nn.Module):
         """
         dtype, act = layers.compute_dtype(self.dtype), layers.activation(self.act)
         unit = partial(ConvNormAct, train=train, dtype=dtype)
-        drop_path = partial(layers.DropPath, not train or self.drop_path == 0)
+        residual = partial(layers.Residual, not train or self.drop_path == 0)
 
         block = nn.remat(MobileBlock) if self.remat else MobileBlock
 
         def transform(stage):
             return partial(block, self.transformer_depths[stage], self.patch_size, self.mlp_ratio,
-                           unit, act, drop_path, dtype)
+                           unit, act, residual, dtype)
 
-        x_NHWC, out = stages(self, image_NHWC, transform, unit, act, drop_path)
+        x_NHWC, out = stages(self, image_NHWC, transform, unit, act, residual)
         out['pre_logits'] = x_NHWC.mean(axis=(1, 2), dtype=jnp.float32)
         x_NF = nn.Dropout(self.dropout, deterministic=not train)(out['pre_logits'])
         out['logits'] = layers.head(x_NF, self.num_classes)

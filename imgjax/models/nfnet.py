@@ -77,7 +77,7 @@ class Block(nn.Module):
     conv: Callable
     act: Callable
     attention: Callable
-    drop_path: Callable
+    residual: Callable
 
     @nn.compact
     def __call__(self, x_NHWC, rate):
@@ -94,11 +94,11 @@ class Block(nn.Module):
             y_NHWC = self.conv(width, 3, groups=groups, name='conv2b')(self.act(y_NHWC))
         start = layers.ones if self.skip_init else layers.zeros
         y_NHWC = self.conv(self.features, 1, gain_init=start, name='conv3')(self.act(y_NHWC))
-        y_NHWC = self.drop_path()(self.attention(name='attn_last')(y_NHWC), rate)
+        y_NHWC = self.attention(name='attn_last')(y_NHWC)
         if self.skip_init:
             gain = self.param('skipinit_gain', layers.zeros, (), jnp.float32)
             y_NHWC = y_NHWC * gain.astype(y_NHWC.dtype)
-        return x_NHWC + y_NHWC * self.alpha
+        return self.residual()(x_NHWC, y_NHWC * self.alpha, rate)
 
     def _shortcut(self, y_NHWC):
         if self.strides > 1:
@@ -183,7 +183,7 @@ class Model(nn.Module):
             nn.remat(Block) if self.remat else Block, alpha=self.alpha, conv=conv, act=act,
             group_width=self.group_width, bottle_ratio=self.bottle_ratio,
             extra_conv=self.extra_conv, skip_init=self.skip_init,
-            drop_path=partial(layers.DropPath, not train or self.drop_path == 0),
+            residual=partial(layers.Residual, not train or self.drop_path == 0),
             attention=layers.pick('attention', self.attention, {
                 'none': lambda name: lambda x: x,
                 'se': partial(_se, ratio=self.se_ratio, dtype=dtype),

@@ -97,7 +97,7 @@ class Block(nn.Module):
     se_ratio: float
     conv: Callable
     act: Callable
-    drop_path: Callable
+    residual: Callable
     dtype: Any
 
     @nn.compact
@@ -112,7 +112,7 @@ class Block(nn.Module):
         y_NHWF = self.conv(self.features, 1, scale_init=layers.zeros, name='conv3')(y_NHWF)
         if self.strides > 1 or C != self.features:
             x_NHWC = self.conv(self.features, 1, self.strides, name='downsample')(x_NHWC)
-        return self.act(self.drop_path()(y_NHWF, rate) + x_NHWC)
+        return self.act(self.residual()(x_NHWC, y_NHWF, rate))
 
 
 class Model(nn.Module):
@@ -163,7 +163,7 @@ class Model(nn.Module):
         conv = partial(ConvNorm, norm=partial(layers.BatchNorm, train=train), dtype=dtype)
         block = partial(
             nn.remat(Block) if self.remat else Block, se_ratio=self.se_ratio, conv=conv, act=act,
-            drop_path=partial(layers.DropPath, not train or self.drop_path == 0), dtype=dtype)
+            residual=partial(layers.Residual, not train or self.drop_path == 0), dtype=dtype)
 
         x_NHWC = act(conv(self.stem_width, 3, self.stem_strides, name='stem')(image_NHWC))
         out = {'stem': x_NHWC}

@@ -59,7 +59,7 @@ class Block(nn.Module):
     fused: bool
     norm: Callable
     act: Callable
-    drop_path: Callable
+    residual: Callable
     dtype: Any
 
     @nn.compact
@@ -72,7 +72,7 @@ class Block(nn.Module):
                        norm=self.norm, dtype=self.dtype)
         y_NHWF = conv(3, name='conv_kxk')(x_NHWC) + conv(1, name='conv_1x1')(x_NHWC)
         if self.strides == 1 and x_NHWC.shape[-1] == self.features:
-            y_NHWF = self.drop_path()(y_NHWF, rate) + self.norm(name='identity')(x_NHWC)
+            y_NHWF = self.residual()(self.norm(name='identity')(x_NHWC), y_NHWF, rate)
         return self.act(y_NHWF)
 
 
@@ -124,7 +124,7 @@ class Model(nn.Module):
             nn.remat(Block) if self.remat else Block, fused=self.fused, dtype=dtype,
             norm=partial(layers.BatchNorm, train=train, epsilon=EPSILON, dtype=dtype),
             act=layers.activation(self.act),
-            drop_path=partial(layers.DropPath, not train or self.drop_path == 0))
+            residual=partial(layers.Residual, not train or self.drop_path == 0))
 
         x_NHWC = block(self.stem_width, self.stem_strides, 1, name='stem')(image_NHWC, 0.0)
         out = {'stem': x_NHWC}

@@ -39,7 +39,7 @@ class Block(nn.Module):
     layer_scale: float | None
     act: Callable
     affine: Callable
-    drop_path: Callable
+    residual: Callable
     dtype: Any
 
     @nn.compact
@@ -49,12 +49,12 @@ class Block(nn.Module):
             x_NLD.shape[1], dtype=self.dtype, kernel_init=xavier, name='linear_tokens')
         y_NLD = over_patches(self.affine(name='norm1')(x_NLD).swapaxes(1, 2)).swapaxes(1, 2)
         y_NLD = layers.scaled(self, y_NLD, 'ls1', self.layer_scale)
-        x_NLD = x_NLD + self.drop_path()(y_NLD, rate)
+        x_NLD = self.residual()(x_NLD, y_NLD, rate)
         over_channels = layers.Mlp(
             self.hidden, self.act, dtype=self.dtype, bias_init=nn.initializers.normal(1e-6),
             name='mlp_channels')
         y_NLD = over_channels(self.affine(name='norm2')(x_NLD))
-        return x_NLD + self.drop_path()(layers.scaled(self, y_NLD, 'ls2', self.layer_scale), rate)
+        return self.residual()(x_NLD, layers.scaled(self, y_NLD, 'ls2', self.layer_scale), rate)
 
 
 class Model(nn.Module):
@@ -104,6 +104,6 @@ class Model(nn.Module):
             nn.remat(Block) if self.remat else Block, hidden=int(self.width * self.mlp_ratio),
             layer_scale=self.layer_scale, act=layers.activation(self.act), dtype=dtype,
             affine=affine,
-            drop_path=partial(layers.DropPath, not train or self.drop_path == 0))
+            residual=partial(layers.Residual, not train or self.drop_path == 0))
 
         return run(self, image_NHWC.astype(dtype), block, affine, train=train)

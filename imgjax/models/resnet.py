@@ -70,7 +70,7 @@ class _Block(nn.Module):
     last_scale: Callable
     shortcut: str
     attention: Callable
-    drop_path: Callable
+    residual: Callable
     groups: int
     base_width: int
     stride_first: bool
@@ -88,7 +88,7 @@ class BasicBlock(_Block):
         y_NHWF = self.conv(self.features, 3, name='conv2')(y_NHWF)
         y_NHWF = self.norm(name='bn2', scale_init=self.last_scale)(y_NHWF)
         y_NHWF = self.attention(name='se', features=self.features)(y_NHWF)
-        return self.act(self.drop_path()(y_NHWF, rate) + _shortcut(self, x_NHWC))
+        return self.act(self.residual()(_shortcut(self, x_NHWC), y_NHWF, rate))
 
 
 class BottleneckBlock(_Block):
@@ -107,7 +107,7 @@ class BottleneckBlock(_Block):
         y_NHWF = self.conv(self.features * 4, 1, name='conv3')(y_NHWF)
         y_NHWF = self.norm(name='bn3', scale_init=self.last_scale)(y_NHWF)
         y_NHWF = self.attention(name='se', features=self.features * 4)(y_NHWF)
-        return self.act(self.drop_path()(y_NHWF, rate) + _shortcut(self, x_NHWC))
+        return self.act(self.residual()(_shortcut(self, x_NHWC), y_NHWF, rate))
 
 
 class PreactBlock(_Block):
@@ -123,7 +123,7 @@ class PreactBlock(_Block):
         y_NHWF = self.conv(self.features, 3, self.strides, name='conv1')(y_NHWC)
         y_NHWF = self.conv(self.features, 3, name='conv2')(self.act(self.norm(name='bn2')(y_NHWF)))
         y_NHWF = self.attention(name='se', features=self.features)(y_NHWF)
-        return x_NHWC + self.drop_path()(y_NHWF, rate)
+        return self.residual()(x_NHWC, y_NHWF, rate)
 
 
 BLOCKS = {'basic': BasicBlock, 'bottleneck': BottleneckBlock, 'preact': PreactBlock}
@@ -219,7 +219,7 @@ class Model(nn.Module):
             shortcut=layers.pick(
                 'shortcut', self.shortcut, {name: name for name in ('conv', 'avg', 'pad')}),
             last_scale=layers.zeros if self.zero_init else layers.ones,
-            drop_path=partial(layers.DropPath, not train or self.drop_path == 0))
+            residual=partial(layers.Residual, not train or self.drop_path == 0))
 
         x_NHWC = self._stem(image_NHWC, conv, norm, act)
         out = {'stem': x_NHWC}

@@ -61,7 +61,7 @@ class Block(nn.Module):
     conv: Callable
     norm: Callable
     act: Callable
-    drop_path: Callable
+    residual: Callable
 
     @nn.compact
     def __call__(self, x_NHWC, rate):
@@ -77,7 +77,7 @@ class Block(nn.Module):
             if i > 1:
                 y_NHWC = self.act(self.norm(name=f'norm{i}')(y_NHWC))
             y_NHWC = self.conv(width, side, strides, name=f'conv{i}')(y_NHWC)
-        return x_NHWC + self.drop_path()(y_NHWC, rate)
+        return self.residual()(x_NHWC, y_NHWC, rate)
 
     def _shortcut(self, y_NHWC):
         strides = self.strides
@@ -144,7 +144,7 @@ class Model(nn.Module):
             nn.remat(Block) if self.remat else Block, conv=conv, norm=norm, act=act,
             bottleneck=layers.pick('block', self.block, {'bottleneck': True, 'basic': False}),
             pool=layers.pick('shortcut', self.shortcut, {'conv': False, 'avg': True}),
-            drop_path=partial(layers.DropPath, not train or self.drop_path == 0))
+            residual=partial(layers.Residual, not train or self.drop_path == 0))
 
         x_NHWC = self._stem(image_NHWC, conv, norm, act)
         out = {'stem': x_NHWC}

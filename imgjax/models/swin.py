@@ -66,15 +66,15 @@ class Block(nn.Module):
     attention: Callable
     mlp: Callable
     norm: Callable
-    drop_path: Callable
+    residual: Callable
 
     @nn.compact
     def __call__(self, x_NHWC, rate):
         y_NHWC, attn_NGHLL = windows.shifted(
             self.attention(name='attn'), self.norm(name='norm1')(x_NHWC), self.window, self.shift)
-        x_NHWC = x_NHWC + self.drop_path()(y_NHWC, rate)
+        x_NHWC = self.residual()(x_NHWC, y_NHWC, rate)
         y_NHWC = self.mlp(name='mlp')(self.norm(name='norm2')(x_NHWC))
-        return x_NHWC + self.drop_path()(y_NHWC, rate), attn_NGHLL
+        return self.residual()(x_NHWC, y_NHWC, rate), attn_NGHLL
 
 
 def run(model, image_NHWC, block, attention, merge, norm, act, dtype, *, train: bool):
@@ -93,7 +93,7 @@ def run(model, image_NHWC, block, attention, merge, norm, act, dtype, *, train: 
     """
     block = partial(
         nn.remat(block) if model.remat else block, norm=norm,
-        drop_path=partial(layers.DropPath, not train or model.drop_path == 0))
+        residual=partial(layers.Residual, not train or model.drop_path == 0))
     init = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
     x_NHWC = norm(name='patch_embed.norm')(convolve.patches(
         image_NHWC, model.patch_size, model.width, dtype=dtype, kernel_init=init))

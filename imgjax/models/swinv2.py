@@ -115,7 +115,7 @@ class Block(nn.Module):
     attention: Callable
     mlp: Callable
     norm: Callable
-    drop_path: Callable
+    residual: Callable
 
     @nn.compact
     def __call__(self, x_NHWC, rate):
@@ -123,9 +123,9 @@ class Block(nn.Module):
         norm = partial(self.norm, scale_init=layers.zeros)
         y_NHWC, attn_NGHLL = windows.shifted(
             self.attention(name='attn'), x_NHWC, self.window, self.shift)
-        x_NHWC = x_NHWC + self.drop_path()(norm(name='norm1')(y_NHWC), rate)
+        x_NHWC = self.residual()(x_NHWC, norm(name='norm1')(y_NHWC), rate)
         y_NHWC = norm(name='norm2')(self.mlp(name='mlp')(x_NHWC))
-        return x_NHWC + self.drop_path()(y_NHWC, rate), attn_NGHLL
+        return self.residual()(x_NHWC, y_NHWC, rate), attn_NGHLL
 
 
 class Model(nn.Module):

@@ -86,16 +86,16 @@ class Block(nn.Module):
     mlp: Callable
     norm: Callable
     drop: Callable
-    drop_path: Callable
+    residual: Callable
     layer_scale: Callable
 
     @nn.compact
     def __call__(self, x_NLD, rate):
         y_NLD, attn_NHLL = self.attention(name='attn')(self.norm(name='norm1')(x_NLD))
         y_NLD = self.layer_scale(name='ls1')(self.drop()(y_NLD))
-        x_NLD = x_NLD + self.drop_path()(y_NLD, rate)
+        x_NLD = self.residual()(x_NLD, y_NLD, rate)
         y_NLD = self.mlp(name='mlp')(self.norm(name='norm2')(x_NLD))
-        x_NLD = x_NLD + self.drop_path()(self.layer_scale(name='ls2')(y_NLD), rate)
+        x_NLD = self.residual()(x_NLD, self.layer_scale(name='ls2')(y_NLD), rate)
         return x_NLD, {'': x_NLD} if attn_NHLL is None else {'': x_NLD, '_attn': attn_NHLL}
 
 
@@ -189,7 +189,7 @@ class Model(nn.Module):
             'mlp': mlp,
             'norm': norm,
             'drop': drop,
-            'drop_path': partial(layers.DropPath, not train or self.drop_path == 0),
+            'residual': partial(layers.Residual, not train or self.drop_path == 0),
             'layer_scale': layers.layer_scale(self.layer_scale),
         }
         layers.pick('pool', self.pool, POOLS | {'map': None})

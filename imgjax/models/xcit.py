@@ -89,7 +89,7 @@ class Block(nn.Module):
     batch_norm: Callable
     act: Callable
     norm: Callable
-    drop_path: Callable
+    residual: Callable
     layer_scale: float
     grid: tuple[int, int]
 
@@ -97,11 +97,11 @@ class Block(nn.Module):
     def __call__(self, x_NLD, rate):
         scale = partial(layers.scaled, self, start=self.layer_scale)
         y_NLD = self.attention(name='attn')(self.norm(name='norm1')(x_NLD))
-        x_NLD = x_NLD + self.drop_path()(scale(y_NLD, name='gamma1'), rate)
+        x_NLD = self.residual()(x_NLD, scale(y_NLD, name='gamma1'), rate)
         y_NLD = self._neighbours(self.norm(name='norm3')(x_NLD))
-        x_NLD = x_NLD + self.drop_path()(scale(y_NLD, name='gamma3'), rate)
+        x_NLD = self.residual()(x_NLD, scale(y_NLD, name='gamma3'), rate)
         y_NLD = self.mlp(name='mlp')(self.norm(name='norm2')(x_NLD))
-        return x_NLD + self.drop_path()(scale(y_NLD, name='gamma2'), rate)
+        return self.residual()(x_NLD, scale(y_NLD, name='gamma2'), rate)
 
     def _neighbours(self, x_NLD):
         N, L, D = x_NLD.shape
@@ -226,7 +226,7 @@ class Model(nn.Module):
             block = nn.remat(Block) if self.remat else Block
             x_NLD = block(
                 partial(CrossCovariance, self.heads, init, dtype), mlp, conv, batch_norm, act, norm,
-                partial(layers.DropPath, not train or self.drop_path == 0), self.layer_scale, grid,
+                partial(layers.Residual, not train or self.drop_path == 0), self.layer_scale, grid,
                 name=f'blocks.{i}')(x_NLD, self.drop_path)
             out[f'block{i:02}'] = x_NLD
         token_11D = self.param('cls_token', nn.initializers.normal(0.02), (1, 1, D), jnp.float32)

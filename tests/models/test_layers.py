@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 from flax import linen as nn
 
-from imgjax.models import convolve, forms, layers, pooling
+from imgjax.models import attention, convolve, forms, layers, pooling
 
 
 def normal(*shape):
@@ -181,13 +181,38 @@ def test_layer_norm_is_exact_far_from_zero():
     np.testing.assert_allclose(y, exact, atol=3e-5)
 
 
-def test_drop_path_drops_whole_examples_and_keeps_the_mean():
-    x = np.ones((2000, 3, 2), np.float32)
-    y = np.asarray(layers.DropPath(False).apply({}, x, 0.25, rngs={'dropout': jax.random.key(0)}))
-    assert set(np.unique(y).tolist()) == {0.0, float(np.float32(1 / 0.75))}
-    assert (y.reshape(2000, -1) == y[:, :1, 0]).all()
-    np.testing.assert_allclose(y.mean(), 1, atol=0.05)
-    assert layers.DropPath(True).apply({}, x, 0.25) is x
+@pytest.mark.parametrize('bias', [None, (3, 7, 9), (1, 3, 7, 9), (2, 3, 7, 9), (1, 1, 7, 9)])
+def test_gradients_of_attention(bias):
+    rng = np.random.default_rng(0)
+    weight_NHLL = rng.normal(size=(2, 3, 7, 9)).astype(np.float32)
+    qkvb = [rng.normal(size=shape).astype(np.float32)
+            for shape in [(2, 7, 3, 8), (2, 9, 3, 8), (2, 9, 3, 8), *([bias] if bias else [])]]
+
+    def plain(q, k, v, b=None):
+        scores = jnp.einsum('nqhk,nvhk->nhqv', q, k) / jnp.sqrt(jnp.float32(8))
+        if b is not None:
+            scores += b.reshape((1,) * (4 - b.ndim) + b.shape)
+        attn = jax.nn.softmax(scores)
+        return jnp.einsum('nhqv,nvhk->nqhk', attn, v), attn
+
+    def gradients(function):
+        def loss(arrays):
+            y_NLHK, attn_NHLL = function(*arrays)
+            return jnp.square(y_NLHK).sum() + (attn_NHLL * weight_NHLL).sum()
+        return jax.grad(loss)(qkvb)
+
+    for ours, theirs in zip(gradients(attention.attend), gradients(plain), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-5)
+
+
+def test_residual_drops_whole_examples_and_keeps_the_mean():
+    x, y = np.zeros((2000, 3, 2), np.float32), np.ones((2000, 3, 2), np.float32)
+    rngs = {'dropout': jax.random.key(0)}
+    z = np.asarray(layers.Residual(False).apply({}, x, y, 0.25, rngs=rngs))
+    assert set(np.unique(z).tolist()) == {0.0, float(np.float32(1 / 0.75))}
+    assert (z.reshape(2000, -1) == z[:, :1, 0]).all()
+    np.testing.assert_allclose(z.mean(), 1, atol=0.05)
+    assert (layers.Residual(True).apply({}, x + 2, y, 0.25) == 3).all()
 
 
 def test_pick_names_the_right_ones():
