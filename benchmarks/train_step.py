@@ -19,7 +19,7 @@ import sys
 from absl import app, flags
 
 _MODELS = flags.DEFINE_list(
-    'models', ['resnet50:224:32', 'vit_small_patch16_224:224:32', 'convnext_tiny:224:16',
+    'models', ['resnet50:224:16', 'vit_small_patch16_224:224:16', 'convnext_tiny:224:16',
                'mobilenetv2_100:224:32', 'resnet18:32:128'], 'variant:size:batch, each.')
 _PEERS = flags.DEFINE_multi_enum(
     'peers', [], ['torch', 'plain'], 'Whom to compare with: plain is ours without what '

@@ -9,6 +9,8 @@ import math
 
 import jax
 import numpy as np
+from scipy.interpolate import RegularGridInterpolator
+from scipy.optimize import brentq
 
 from imgjax.errors import DataError
 
@@ -91,8 +93,35 @@ def _relative(table_LH: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     tokens = next((n for n in (0, 3) if _is_square(old - n) and _is_square(new - n)), None)
     if tokens is None:
         raise DataError(f'biases of shape {table_LH.shape} cannot be resampled to {shape}')
-    grid = _resized(table_LH[:old - tokens], math.isqrt(old - tokens), math.isqrt(new - tokens))
-    return np.concatenate([grid, table_LH[old - tokens:]])
+    old_side, new_side = math.isqrt(old - tokens), math.isqrt(new - tokens)
+    if old_side == 1:  # a window of one pixel has no other offset
+        return np.concatenate([np.repeat(table_LH[:1], new_side**2, axis=0), table_LH[1:]])
+    at_S = _spread(old_side // 2, new_side // 2)
+    wanted_2YX = np.clip(np.mgrid[:new_side, :new_side] - new_side // 2, at_S[0], at_S[-1])
+    grid_SSH = table_LH[:old - tokens].reshape(old_side, old_side, -1)
+    grid_YXH = RegularGridInterpolator((at_S, at_S), grid_SSH)(np.moveaxis(wanted_2YX, 0, -1))
+    grid_LH = grid_YXH.reshape(new_side**2, -1).astype(np.float32)
+    return np.concatenate([grid_LH, table_LH[old - tokens:]])
+
+
+def _spread(old: int, new: int) -> np.ndarray:
+    """Where the offsets -old..old go among -new..new, as float64.
+
+    They grow in a geometric progression, so that near offsets stay nearly what they were, as in
+    the code of BEiT (Bao et al. 2021, arXiv:2106.08254) and in timm, whose bounds of the ratio
+    these are.
+    """
+    def distances(ratio):
+        return np.cumsum(ratio ** np.arange(old))
+
+    low, high = 1.01, 1.5
+    if distances(low)[-1] >= new:
+        ratio = low
+    elif distances(high)[-1] <= new:
+        ratio = high
+    else:
+        ratio = brentq(lambda ratio: distances(ratio)[-1] - new, low, high)
+    return np.concatenate([-distances(ratio)[::-1], [0], distances(ratio)])
 
 
 def _is_square(number: int) -> bool:
