@@ -9,8 +9,6 @@ import math
 
 import jax
 import numpy as np
-from scipy.interpolate import RegularGridInterpolator
-from scipy.optimize import brentq
 
 from imgjax.errors import DataError
 
@@ -89,6 +87,8 @@ def _positions(table_1LD: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 def _relative(table_LH: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Biases by offset, (2s - 1) x (2s - 1) of them, before those of other tokens, which stay."""
+    from scipy.interpolate import RegularGridInterpolator  # takes 0.3 s, which few runs need
+
     old, new = table_LH.shape[0], shape[0]
     tokens = next((n for n in (0, 3) if _is_square(old - n) and _is_square(new - n)), None)
     if tokens is None:
@@ -111,6 +111,8 @@ def _spread(old: int, new: int) -> np.ndarray:
     the code of BEiT (Bao et al. 2021, arXiv:2106.08254) and in timm, whose bounds of the ratio
     these are.
     """
+    from scipy.optimize import brentq
+
     def distances(ratio):
         return np.cumsum(ratio ** np.arange(old))
 

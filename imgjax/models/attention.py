@@ -37,13 +37,13 @@ def attend(q_NLHK, k_NLHK, v_NLHK, bias_HLL=None):
 @jax.custom_vjp
 def _average(scores_NHLL, v_NHLK):
     """The values' averages y_NHLK under the scores' softmax."""
-    attn_NHLL = jax.nn.softmax(scores_NHLL)
-    return jnp.einsum('nhqv,nhvk->nhqk', attn_NHLL.astype(v_NHLK.dtype), v_NHLK)
+    return _forward(scores_NHLL, v_NHLK)[0]
 
 
 def _forward(scores_NHLL, v_NHLK):
-    y_NHLK = _average(scores_NHLL, v_NHLK)
-    return y_NHLK, (jax.nn.softmax(scores_NHLL), v_NHLK, y_NHLK)
+    attn_NHLL = jax.nn.softmax(scores_NHLL)
+    y_NHLK = jnp.einsum('nhqv,nhvk->nhqk', attn_NHLL.astype(v_NHLK.dtype), v_NHLK)
+    return y_NHLK, (attn_NHLL, v_NHLK, y_NHLK)
 
 
 def _backward(residuals, dy_NHLK):

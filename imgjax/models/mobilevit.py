@@ -225,7 +225,6 @@ class Model(nn.Module):
         residual = partial(layers.Residual, not train or self.drop_path == 0)
         attention = partial(Attention, heads=self.heads, qkv_bias=True, dtype=dtype,
                             attend=lambda *args: (attend(*args)[0], None))
-
         block = nn.remat(MobileBlock) if self.remat else MobileBlock
 
         def transform(stage):

@@ -132,7 +132,6 @@ class Model(nn.Module):
         dtype, act = layers.compute_dtype(self.dtype), layers.activation(self.act)
         unit = partial(ConvNormAct, train=train, dtype=dtype)
         residual = partial(layers.Residual, not train or self.drop_path == 0)
-
         block = nn.remat(MobileBlock) if self.remat else MobileBlock
 
         def transform(stage):

@@ -77,7 +77,7 @@ class Block(nn.Module):
         return self.residual()(x_NHWC, y_NHWC, rate), attn_NGHLL
 
 
-def run(model, image_NHWC, block, attention, merge, norm, act, dtype, *, train: bool):
+def run(model, image_NHWC, block, attention, merge, norm, *, train: bool):
     """Returns what both versions do, for their ``model`` to return.
 
     Args:
@@ -87,10 +87,9 @@ def run(model, image_NHWC, block, attention, merge, norm, act, dtype, *, train: 
       attention: stage, from 0 -> the constructor of its attention.
       merge: (x_NHWC, features, name) -> the map at half its size.
       norm: constructor of a norm.
-      act: activation of the blocks.
-      dtype: compute dtype.
       train: whether dropout is active.
     """
+    dtype, act = layers.compute_dtype(model.dtype), layers.activation(model.act)
     block = partial(
         nn.remat(block) if model.remat else block, norm=norm,
         residual=partial(layers.Residual, not train or model.drop_path == 0))
@@ -170,7 +169,6 @@ class Model(nn.Module):
           ValueError: the patch size does not divide the image, or the heads the channels.
         """
         dtype = layers.compute_dtype(self.dtype)
-        act = layers.activation(self.act)
         norm = partial(layers.layer_norm, epsilon=1e-5, dtype=dtype)
         attend = layers.pick('attention', self.attention, ATTENTIONS)
 
@@ -182,4 +180,4 @@ class Model(nn.Module):
             return layers.Dense(features, use_bias=False, dtype=dtype, kernel_init=_normal,
                                 name=f'{name}.reduction')(x_NHWC)
 
-        return run(self, image_NHWC, Block, attention, merge, norm, act, dtype, train=train)
+        return run(self, image_NHWC, Block, attention, merge, norm, train=train)

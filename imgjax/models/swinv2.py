@@ -178,7 +178,6 @@ class Model(nn.Module):
           ValueError: the patch size does not divide the image, or the heads the channels.
         """
         dtype = layers.compute_dtype(self.dtype)
-        act = layers.activation(self.act)
         norm = partial(layers.layer_norm, epsilon=1e-5, dtype=dtype)
         attend = layers.pick('attention', self.attention, ATTENTIONS)
 
@@ -190,4 +189,4 @@ class Model(nn.Module):
                                      name=f'{name}.reduction')
             return norm(name=f'{name}.norm')(reduction(windows.quads(x_NHWC)))
 
-        return run(self, image_NHWC, Block, attention, merge, norm, act, dtype, train=train)
+        return run(self, image_NHWC, Block, attention, merge, norm, train=train)
