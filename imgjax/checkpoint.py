@@ -12,12 +12,14 @@ import os
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import xxhash
 from orbax.checkpoint import checkpoint_managers
 
-from imgjax.errors import DataError
+from imgjax import processes, sharding
+from imgjax.errors import DataError, DivergedError, ReplicaError
 
 log = logging.getLogger('imgjax')
 
@@ -25,15 +27,19 @@ log = logging.getLogger('imgjax')
 def leaf_digests(state) -> dict[str, str]:
     """Returns a 128-bit digest of each leaf's dtype, shape and bytes, by its path.
 
-    They do not depend on how the leaf is sharded. xxh3 finds damage, not forgery.
+    They do not depend on how the leaf is sharded, nor on the number of processes, each of which has
+    to call it. xxh3 finds damage, not forgery.
     """
     digests = {}
-    for name, leaf in _named_leaves(state):
-        array = np.ascontiguousarray(jax.device_get(leaf))
+    for name, array in _named_leaves(sharding.to_host(state)):
         hasher = xxhash.xxh3_128(f'{array.dtype} {array.shape} '.encode())
-        hasher.update(array.reshape(-1).view(np.uint8))
+        hasher.update(_bytes_of(array))
         digests[name] = hasher.hexdigest()
     return digests
+
+
+def _bytes_of(array) -> np.ndarray:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
 def _named_leaves(state) -> list[tuple]:
@@ -81,7 +87,11 @@ class _KeepBest(checkpoint_managers.PreservationPolicy):
 
 
 class Writer:
-    """Saves steps in the background; a save that fails (a full disk) is tried again later."""
+    """Saves steps in the background; a save that fails (a full disk) is tried again later.
+
+    Of several processes the first writes, alone: one that fails to write then keeps no other one
+    waiting, and the files do not tell how many processes there were.
+    """
 
     def __init__(self, workdir: str, options: dict, score_of=lambda step: None):
         """Opens the run's checkpoint directory.
@@ -94,7 +104,7 @@ class Writer:
         self._workdir = workdir
         self._options = options
         self._score_of = score_of
-        self._manager: ocp.CheckpointManager | None = self._open()
+        self._manager = self._open() if processes.first() else None
         self._pending: int | None = None
 
     def _open(self) -> ocp.CheckpointManager:
@@ -109,20 +119,36 @@ class Writer:
             directory(self._workdir),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-                save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1)))
+                save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1), create=False,
+                multiprocessing_options=ocp.options.MultiprocessingOptions(**_alone('save'))))
 
     def save(self, state, config_hash: str) -> None:
         """Starts saving `state`; waits for the save before it, if that is still under way.
 
+        Every process has to call it.
+
         Args:
           state: TrainState; may be donated as soon as this returns.
           config_hash: of the run's config; `restore` takes no step of another one.
+
+        Raises:
+          ReplicaError: devices that hold the same part of the state do not hold the same bits.
+          DivergedError: a leaf is not finite; such a state is not saved.
         """
         self.wait()
         step = int(jax.device_get(state.step))
-        if step in steps(self._workdir):
+        if processes.from_first(lambda: 'saved' if step in steps(self._workdir) else ''):
             return
-        digests = leaf_digests(state)
+        check_replicas(state)
+        host = sharding.to_host(state, processes.first())
+        bad = processes.from_first(lambda: not_finite(host))
+        if bad:
+            raise DivergedError(f'{bad!r} is not finite at step {step}, which is not saved')
+        if processes.first():
+            self._start(step, host, config_hash)
+
+    def _start(self, step: int, host, config_hash: str) -> None:
+        digests = leaf_digests(host)
         meta = {'step': step, 'config_hash': config_hash, 'digests': digests,
                 'state_digest': digest_of(digests)}
         self._pending = step
@@ -132,7 +158,7 @@ class Writer:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state),
+                    state=ocp.args.StandardSave(host),
                     meta=ocp.args.JsonSave(meta | {'meta_digest': digest_of(meta)})))
         except Exception as error:  # Orbax raises many types; each means: not saved
             self._failed(error)
@@ -175,6 +201,61 @@ class Writer:
             self._manager.close()
 
 
+def _alone(purpose: str) -> dict:
+    """What tells Orbax that this process works alone, so that no other has to come to barriers."""
+    place = processes.index()
+    return dict(primary_host=place, active_processes={place},
+                barrier_sync_key_prefix=f'{purpose}{place}')
+
+
+def not_finite(host_state) -> str:
+    """Returns the path of the first leaf with a number that is not finite; '' without one."""
+    for name, array in _named_leaves(host_state):
+        if jnp.issubdtype(array.dtype, jnp.inexact):
+            with np.errstate(over='ignore', invalid='ignore'):
+                total = array.sum()  # several times faster than looking at each
+            if not np.isfinite(total) and not np.isfinite(array).all():
+                return name
+    return ''
+
+
+def check_replicas(state) -> None:
+    """Compares the devices that hold the same part of a state; every process has to call it.
+
+    Raises:
+      ReplicaError: two of them differ. Which is right cannot be known.
+    """
+    if len(state.step.sharding.device_set) == 1:
+        return
+    hashers, parts = {}, {}
+    for name, leaf in _named_leaves(state):
+        for shard in leaf.addressable_shards:
+            device = shard.device.id
+            hashers.setdefault(device, {})[name] = xxhash.xxh3_64_hexdigest(
+                _bytes_of(jax.device_get(shard.data)))
+            parts.setdefault(device, []).append(str(shard.index))
+    held = {}  # part of the state -> (device, digests of its leaves)
+    for device, found in hashers.items():
+        part = digest_of(parts[device])
+        other, digests = held.setdefault(part, (device, found))
+        odd = [name for name in found if found[name] != digests[name]]
+        if odd:
+            _differ(state, f'{odd[0]!r} is not the same on devices {other} and {device}')
+    mine = {part: digest_of(digests) for part, (_, digests) in held.items()}
+    seen = {}
+    for place, word in enumerate(processes.to_first(json.dumps(mine))):
+        for part, digest in json.loads(word).items():
+            other, known = seen.setdefault(part, (place, digest))
+            if digest != known:
+                _differ(state, f'processes {other} and {place} do not hold the same')
+
+
+def _differ(state, what: str):
+    raise ReplicaError(
+        f'step {int(jax.device_get(state.step))}: {what}, where all must be equal: a device or its '
+        'memory has failed; nothing was saved, the same command goes on from the newest checkpoint')
+
+
 def _saved_mark(workdir: str) -> str:
     """A file that says that a step was saved once: an empty directory is then no new run."""
     return os.path.join(workdir, 'saved')
@@ -208,9 +289,11 @@ def restore(workdir: str, step: int, target, config_hash: str):
         there = ', '.join(map(str, steps(workdir))) or 'none'
         raise DataError(f'{path}: no such checkpoint; the steps on disk are: {there}')
     try:
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler(
-                state=ocp.StandardCheckpointHandler(),
-                meta=ocp.JsonCheckpointHandler())) as reader:
+        with ocp.Checkpointer(
+                ocp.CompositeCheckpointHandler(state=ocp.StandardCheckpointHandler(),
+                                               meta=ocp.JsonCheckpointHandler()),
+                multiprocessing_options=ocp.options.MultiprocessingOptions(
+                    **_alone('restore'))) as reader:
             meta = reader.restore(
                 path, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))['meta']
             _check_meta(meta, step, config_hash)
@@ -219,8 +302,11 @@ def restore(workdir: str, step: int, target, config_hash: str):
                 odd = sorted(paths ^ set(meta['digests']))
                 raise _NotDamaged(f'{path}: holds another kind of state ({odd[0]!r}); it was saved '
                                  'by another version of imgjax, use that one')
+            # As NumPy arrays: each process reads by itself, and looks before devices see any of it.
+            blank = jax.tree.map(
+                lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), target)
             state = reader.restore(
-                path, args=ocp.args.Composite(state=ocp.args.StandardRestore(target)))['state']
+                path, args=ocp.args.Composite(state=ocp.args.StandardRestore(blank)))['state']
         found = leaf_digests(state)
         bad = [name for name in found if found[name] != meta['digests'][name]]
         if bad:
@@ -235,7 +321,7 @@ def restore(workdir: str, step: int, target, config_hash: str):
         kind = _NotDamaged if outside else DataError
         raise kind(f'{path}: {"cannot be read" if outside else "damaged"} '
                    f'({type(error).__name__}: {text})') from None
-    return state, meta
+    return sharding.place(state, jax.tree.map(lambda leaf: leaf.sharding, target)), meta
 
 
 def _check_meta(meta: dict, step: int, config_hash: str) -> None:

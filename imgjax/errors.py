@@ -36,6 +36,12 @@ class LockedError(RunError):
     exit_code = 5
 
 
+class ReplicaError(RunError):
+    """Copies of the state that must be equal are not: a device or its memory has failed."""
+
+    exit_code = 76
+
+
 class PreemptedError(RunError):
     """Asked to stop; the state is saved and the same command goes on."""
 

@@ -185,7 +185,7 @@ def _hold(job: Job, source: Source, note, beat) -> dict:
         source, job.config['data'], job.facts.image_shape[0],
         lambda items: decoding(items, len(source.examples), 'image', beat))
     note(np.arange(len(source.examples)), held.pop('fault'))
-    return jax.device_put(held, sharding.replicated(job.mesh))
+    return sharding.place(held, sharding.replicated(job.mesh))
 
 
 def _index_items(job: Job, source: Source, first: int, stride: int) -> Iterator[dict]:
@@ -196,14 +196,14 @@ def _index_items(job: Job, source: Source, first: int, stride: int) -> Iterator[
     for step in range(first, job.config['steps'], stride):
         positions = step * batch_size + np.arange(stride * batch_size, dtype=np.int64)
         indices = draw(positions).astype(np.int32)
-        yield {'index': jax.device_put(indices.reshape(stride, batch_size), placement)}
+        yield {'index': sharding.place(indices.reshape(stride, batch_size), placement)}
 
 
 def _pixel_items(job: Job, source: Source, note, first: int) -> Iterator[dict]:
     config = job.config
     batches = pipeline.train_batches(
         source, config['data'], job.facts.image_shape[0], batch_size=config['batch_size'],
-        seed=config['hparams']['seed'], process=(jax.process_index(), jax.process_count()))
+        seed=config['hparams']['seed'], process=sharding.rows_here(job.mesh))
     placement = sharding.batch_sharding(job.mesh)
     stream = pipeline.iterate(batches, config['data']['workers'], first)
     for batch in itertools.islice(stream, config['steps'] - first):

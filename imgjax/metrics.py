@@ -93,8 +93,12 @@ class Log:
     does not stop a run: rows wait in memory until they can be written.
     """
 
-    def __init__(self, workdir: str, step: int):
-        """Opens the log to go on after `step`: rows beyond it are of work that was lost."""
+    def __init__(self, workdir: str, step: int, write: bool = True):
+        """Opens the log to go on after `step`: rows beyond it are of work that was lost.
+
+        Without `write` the rows are only kept, as in all but the first of several processes.
+        """
+        self._writes = write
         self.rows = [row for row in read_rows(workdir) if row['step'] <= step]
         self.workdir = workdir
         self._path = os.path.join(workdir, 'metrics.jsonl')
@@ -102,7 +106,8 @@ class Log:
         self._events = None
         self._wall_time = 0.0  # of the newest row that has one: evaluations have none
         self._waiting = list(self.rows)
-        self._write_whole_file()
+        if write:
+            self._write_whole_file()
 
     def _write_whole_file(self) -> None:
         text = ''.join(json.dumps(row) + '\n' for row in self.rows)
@@ -133,13 +138,14 @@ class Log:
         """Appends a row; its numbers are Python's."""
         row = jsonable(row)
         self.rows.append(row)
-        self._waiting.append(row)
-        self._write_events(row)
-        self.sync()
+        if self._writes:
+            self._waiting.append(row)
+            self._write_events(row)
+            self.sync()
 
     def sync(self) -> None:
         """Brings the rows that wait to the disk; what does not fit waits on."""
-        if not self._waiting:
+        if not self._waiting or not self._writes:
             return
         data = ''.join(json.dumps(row) + '\n' for row in self._waiting).encode()
         try:

@@ -13,12 +13,13 @@ import socket
 import sys
 import threading
 import time
+import traceback
 
 from absl import app, flags
 from absl import logging as absl_logging
 
 from imgjax import config as config_lib
-from imgjax import metrics
+from imgjax import metrics, processes
 from imgjax.errors import (
     WATCHDOG_EXIT_CODE,
     ConfigError,
@@ -33,11 +34,18 @@ log = logging.getLogger('imgjax')
 _stop = {'asked': False}
 
 
-def main(run) -> None:
+def main(run, distributed: bool = False) -> None:
     """Runs an entry point: flags in, `run()`'s dict out as the last line of stdout.
 
     Logs go to stderr. A RunError ends the process with its one line and its exit code.
+
+    Args:
+      run: the entry point, without arguments.
+      distributed: it may be one of several processes, which the environment or three more flags
+        tell of (processes.start); the first of them prints the result.
     """
+    if distributed:
+        _define_flags()
     signal.signal(signal.SIGTERM, _stop_at_once)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S'))
@@ -45,15 +53,32 @@ def main(run) -> None:
     log.setLevel(logging.INFO)
     log.propagate = False
     absl_logging.set_verbosity(absl_logging.FATAL)  # what Orbax reports also reaches us as errors
-    app.run(lambda _: _run(run), flags_parser=_parse_flags)
+    app.run(lambda _: _run(run, distributed), flags_parser=_parse_flags)
 
 
-def _run(run) -> None:
+def _define_flags() -> None:
+    flags.DEFINE_string('coordinator_address', None, 'host:port of process 0, where no cluster '
+                        'tells it (Slurm, Open MPI, Kubernetes and TPU VMs do).')
+    flags.DEFINE_integer('num_processes', None, 'How many processes the run has; 1 alone ignores '
+                         'the cluster.', lower_bound=1)
+    flags.DEFINE_integer('process_id', None, 'Which of them this is, from 0.', lower_bound=0)
+    flags.DEFINE_integer('heartbeat_seconds', processes.HEARTBEAT_SECONDS, 'After so many seconds '
+                         'of silence a process of the run is taken for dead.', lower_bound=1)
+
+
+def _run(run, distributed: bool) -> None:
+    # Gloo prints to file descriptor 1, which is kept for the result.
+    stdout = os.fdopen(os.dup(1), 'w', encoding='utf-8')
+    os.dup2(2, 1)
     try:
+        if distributed:
+            values = flags.FLAGS
+            processes.start(values.coordinator_address, values.num_processes, values.process_id,
+                            values.heartbeat_seconds, leave)
         result = run()
     except RunError as error:
         print(f'imgjax: {error}', file=sys.stderr)
-        leave(error.exit_code)
+        leave(error.exit_code, together=isinstance(error, PreemptedError))
     except OSError as error:  # a full disk, a folder that may not be written: it names the file
         print(f'imgjax: {error}', file=sys.stderr)
         leave(DataError.exit_code)
@@ -61,12 +86,24 @@ def _run(run) -> None:
         print('imgjax: interrupted; the same command goes on from the newest checkpoint',
               file=sys.stderr)
         leave(128 + signal.SIGINT)
-    print(json.dumps(metrics.jsonable(result)), flush=True)
-    leave(0)
+    except Exception:
+        if processes.count() == 1:
+            raise
+        traceback.print_exc()  # an orderly exit of the interpreter would wait for the peers
+        leave(1)
+    if processes.first():
+        print(json.dumps(metrics.jsonable(result)), file=stdout, flush=True)
+    leave(0, together=True)
 
 
-def leave(code: int) -> None:
-    """Ends the process without waiting for what may never end (a worker, a dead peer)."""
+def leave(code: int, together: bool = False) -> None:
+    """Ends the process without waiting for what may never end (a worker, a dead peer).
+
+    Args:
+      code: the exit code.
+      together: the other processes of the run come to this point too.
+    """
+    processes.end(code, together)
     for worker in multiprocessing.active_children():
         worker.kill()
     sys.stdout.flush()
@@ -118,8 +155,11 @@ def hear_stop():
 
 
 def preempted() -> bool:
-    """Polled in every loop: has this job been asked to stop?"""
-    return _stop['asked']
+    """Polled in every loop: has this job been asked to stop?
+
+    A signal to one process of a run stops all of them, at the same call of this function.
+    """
+    return processes.stop_agreed(_stop['asked'])
 
 
 @contextlib.contextmanager
@@ -140,7 +180,8 @@ def run_lock(workdir: str):
                 'stop it, or take another --workdir') from None
         now = datetime.datetime.now().isoformat(timespec='seconds')
         file.truncate(0)
-        file.write(f'process {os.getpid()} on {socket.gethostname()} since {now}')
+        several = f', the first of {processes.count()}' if processes.count() > 1 else ''
+        file.write(f'process {os.getpid()} on {socket.gethostname()} since {now}{several}')
         file.flush()
         yield
 

@@ -1,5 +1,6 @@
 """Which device holds what: one mesh from the config, one rule for the train state."""
 
+import functools
 import math
 
 import jax
@@ -48,10 +49,81 @@ def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*[None] * leading, ('data', 'fsdp')))
 
 
+def rows_here(mesh: Mesh, process: int | None = None) -> tuple[int, int]:
+    """Returns (k, n): of n equal parts of every batch, a process has to load the k-th.
+
+    Args:
+      mesh: the devices of all processes.
+      process: which process; None is this one.
+
+    Raises:
+      ConfigError: its devices do not hold one such part.
+    """
+    process = jax.process_index() if process is None else process
+    owners = np.vectorize(lambda device: device.process_index)(mesh.devices)
+    owners = owners.reshape(mesh.shape['data'] * mesh.shape['fsdp'], -1)
+    held = np.flatnonzero((owners == process).any(axis=1))
+    first, share = held[0], len(held)
+    if held[-1] - first + 1 != share or first % share or len(owners) % share:
+        raise ConfigError(f'config.mesh: process {process} holds the parts {held.tolist()} of '
+                          f'{len(owners)} of a batch, which is no equal share; choose axes that '
+                          'divide the devices of a process, or are multiples of them')
+    return int(first // share), len(owners) // share
+
+
 def to_device(batch: dict, placement: NamedSharding) -> dict:
-    """Returns a host batch (this process's rows) as global arrays on the devices."""
-    return {name: jax.make_array_from_process_local_data(placement, value)
-            for name, value in batch.items()}
+    """Returns a host batch (the rows of `rows_here`) as global arrays on the devices."""
+    part, parts = rows_here(placement.mesh)
+
+    def one(rows):
+        shape = (len(rows) * parts, *rows.shape[1:])
+        first = part * len(rows)
+        pieces = []
+        for device, index in placement.addressable_devices_indices_map(shape).items():
+            start, stop, _ = index[0].indices(shape[0])
+            pieces.append(jax.device_put(rows[start - first:stop - first], device))
+        return jax.make_array_from_single_device_arrays(shape, placement, pieces)
+
+    return {name: one(value) for name, value in batch.items()}
+
+
+def place(tree, placements):
+    """Returns host arrays, the same in every process, as global arrays on the devices.
+
+    They own their memory: a step can take it over (donation), which it cannot of a host array's.
+    """
+    def one(array, placement):
+        array = np.asarray(array)
+        pieces = [jax.device_put(array[piece], device, may_alias=False)
+                  for device, piece in placement.addressable_devices_indices_map(
+                      array.shape).items()]
+        return jax.make_array_from_single_device_arrays(array.shape, placement, pieces)
+
+    if isinstance(placements, NamedSharding):
+        return jax.tree.map(lambda array: one(array, placements), tree)
+    return jax.tree.map(one, tree, placements)
+
+
+def to_host(tree, wanted: bool = True):
+    """Returns global arrays as NumPy arrays of their own memory; every process has to call it.
+
+    Args:
+      tree: of arrays on a mesh.
+      wanted: whether this process gets them; others only help to bring them together.
+    """
+    def one(leaf):
+        if not isinstance(leaf, jax.Array):
+            return leaf
+        if not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+            leaf = _gathered(leaf.sharding.mesh)(leaf)
+        return np.array(jax.device_get(leaf)) if wanted else None
+
+    return jax.tree.map(one, tree)
+
+
+@functools.cache
+def _gathered(mesh: Mesh):
+    return jax.jit(lambda x: x, out_shardings=replicated(mesh))
 
 
 def state_shardings(abstract_state, mesh: Mesh):

@@ -11,6 +11,8 @@ from imgjax import optim
 
 # What a step measures; `window` sums them since the last logged step.
 MEASURES = ('loss', 'accuracy', 'grad_norm')
+# What of an update was not finite, the first of these that was not.
+SKIP_CAUSES = ('loss', 'gradient', 'update')
 
 
 @flax.struct.dataclass
@@ -25,8 +27,9 @@ class TrainState:
       batch_stats: float32 leaves, {} without BatchNorm.
       opt_state: what optax keeps.
       ema: mean of params, {} when the config keeps none.
-      skipped: int32 (), non-finite updates that were not applied.
+      skipped: non-finite updates that were not applied, int32 () for each of SKIP_CAUSES.
       skipped_in_a_row: int32 ().
+      skipped_at: int32 (), the step whose update was skipped last; -1 before any.
       window: sums of MEASURES and their `count` since the last logged step, float32 ().
     """
 
@@ -35,8 +38,9 @@ class TrainState:
     batch_stats: Any
     opt_state: Any
     ema: Any
-    skipped: jax.Array
+    skipped: dict[str, jax.Array]
     skipped_in_a_row: jax.Array
+    skipped_at: jax.Array
     window: dict[str, jax.Array]
 
 
@@ -61,8 +65,9 @@ def init(model, config: dict, image_shape: tuple[int, int, int], hparams: dict) 
         opt_state=optimizer.init(params),
         # A copy: the step donates its input, and no buffer may be donated twice.
         ema=jax.tree.map(jnp.copy, params) if config['ema'] else {},
-        skipped=zero,
+        skipped={cause: zero for cause in SKIP_CAUSES},
         skipped_in_a_row=zero,
+        skipped_at=zero - 1,
         window={name: jnp.zeros((), jnp.float32) for name in (*MEASURES, 'count')},
     )
 
@@ -82,6 +87,11 @@ def abstract(model, config: dict, image_shape: tuple[int, int, int]) -> TrainSta
     """Returns the state as ShapeDtypeStructs, without computing it."""
     hparams = jax.eval_shape(lambda: hparams_of(config))
     return jax.eval_shape(lambda h: init(model, config, image_shape, h), hparams)
+
+
+def step_of(state: TrainState) -> int:
+    """Returns how many updates a state has seen, fetched from the device."""
+    return int(jax.device_get(state.step))
 
 
 def parameter_count(state: TrainState) -> int:

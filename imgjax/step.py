@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from imgjax import augment, finetune, losses, optim
-from imgjax.state import MEASURES, TrainState
+from imgjax.state import MEASURES, SKIP_CAUSES, TrainState
 
 
 def make_train_step(model, config: dict, depths=None):
@@ -20,7 +20,8 @@ def make_train_step(model, config: dict, depths=None):
     `depths` is what finetune.depths gives, read with config.optimizer.layerwise only.
 
     `metrics` are scalars: the means of loss, accuracy and grad_norm over the finite updates since
-    the last multiple of config.log_every, the learning rate, and how many updates were skipped.
+    the last multiple of config.log_every, the learning rate, how many updates were skipped, in all,
+    by cause and in a row, and the step of the last of them.
     An update with a loss, gradient or outcome that is not finite changes nothing but counters.
     """
 
@@ -35,9 +36,11 @@ def make_train_step(model, config: dict, depths=None):
         updated = _update(config, state, batch_stats, grads, learning_rate, hparams, depths)
         # An update can overflow although its gradient is finite: what it would leave is looked at.
         after_norm = optax.tree.norm((updated.params, updated.batch_stats))
-        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(after_norm)
+        sound = dict(zip(SKIP_CAUSES, map(jnp.isfinite, (loss, grad_norm, after_norm)),
+                         strict=True))
+        finite = sound['loss'] & sound['gradient'] & sound['update']
         state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
-        return _record(config, state, finite, (loss, accuracy, grad_norm), learning_rate)
+        return _record(config, state, sound, (loss, accuracy, grad_norm), learning_rate)
 
     return train_step
 
@@ -156,19 +159,25 @@ def _update(config, state, batch_stats, grads, learning_rate, hparams, depths) -
     return state.replace(params=params, batch_stats=batch_stats, opt_state=opt_state, ema=ema)
 
 
-def _record(config, state, finite, measured, learning_rate):
+def _record(config, state, sound, measured, learning_rate):
     """Returns (state, metrics) with the step counted and what was measured added up."""
+    skipped, finite = {}, jnp.bool_(True)
+    for cause in SKIP_CAUSES:  # the first that is not finite makes the later ones so
+        skipped[cause] = state.skipped[cause] + jnp.where(finite & ~sound[cause], 1, 0)
+        finite &= sound[cause]
     measured = dict(zip(MEASURES, measured, strict=True), count=1.0)
     fresh = state.step % config['log_every'] == 0
     window = {name: jnp.where(fresh, 0.0, total) + jnp.where(finite, measured[name], 0.0)
               for name, total in state.window.items()}
     state = state.replace(
-        step=state.step + 1, window=window, skipped=state.skipped + jnp.where(finite, 0, 1),
-        skipped_in_a_row=jnp.where(finite, 0, state.skipped_in_a_row + 1))
+        step=state.step + 1, window=window, skipped=skipped,
+        skipped_in_a_row=jnp.where(finite, 0, state.skipped_in_a_row + 1),
+        skipped_at=jnp.where(finite, state.skipped_at, state.step))
     metrics = {name: window[name] / window['count'] for name in MEASURES}
     return state, metrics | {
-        'learning_rate': learning_rate, 'skipped_updates': state.skipped,
-        'skipped_in_a_row': state.skipped_in_a_row}
+        'learning_rate': learning_rate, 'skipped_updates': sum(skipped.values()),
+        'skipped': skipped, 'skipped_in_a_row': state.skipped_in_a_row,
+        'skipped_at': state.skipped_at}
 
 
 def make_eval_step(model, config: dict):

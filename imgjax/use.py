@@ -62,7 +62,8 @@ def evaluate_split(workdir: str, at: int | None = None, split: str | None = None
     state, meta = restore(job, workdir, at)
     batch_size = evaluate.global_batch_size(job.config['eval_batch_size'], job.mesh)
     batches = pipeline.eval_batches(source, options, job.facts.image_shape[0],
-                                    batch_size=batch_size)
+                                    batch_size=batch_size,
+                                    process=sharding.rows_here(job.mesh))
     with runtime.watchdog(job.config['watchdog_seconds']) as beat:
         results = evaluate.run(
             evaluate.jit_eval_step(job.eval_step, job.shardings, job.mesh), state,

@@ -22,4 +22,4 @@ def main() -> dict:
 
 
 if __name__ == '__main__':
-    runtime.main(main)
+    runtime.main(main, distributed=True)

@@ -42,12 +42,12 @@ def compiled(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def launch(compiled, data_dir):
-    """Returns launch(module, *flags, devices=1) -> Popen of `python -m launch.<module>`."""
-    def start(module: str, *flags: str, devices: int = 1) -> subprocess.Popen:
+    """Returns launch(module, *flags, devices=1, environment={}) -> Popen of a launch.<module>."""
+    def start(module: str, *flags: str, devices: int = 1, environment=()) -> subprocess.Popen:
         env = dict(
             os.environ, TFDS_DATA_DIR=data_dir, **compiled, JAX_NUMPY_RANK_PROMOTION='raise',
             JAX_NUMPY_DTYPE_PROMOTION='strict',
-            XLA_FLAGS=f'--xla_force_host_platform_device_count={devices}')
+            XLA_FLAGS=f'--xla_force_host_platform_device_count={devices}', **dict(environment))
         return subprocess.Popen(
             [sys.executable, '-m', f'launch.{module}', *flags], cwd=ROOT, env=env, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -12,7 +12,7 @@ import pytest
 from configs import digits
 from imgjax import build, checkpoint, feed, metrics, sharding, state, train
 from imgjax import config as config_lib
-from imgjax.errors import ConfigError, DivergedError
+from imgjax.errors import ConfigError, DivergedError, ReplicaError
 from imgjax.models import forms
 
 
@@ -144,10 +144,12 @@ def test_a_non_finite_update_is_skipped_and_counted(one_step):
     bad, measured = step(after, batch, hparams | {'label_smoothing': jnp.float32(np.nan)})
     for name in ('params', 'opt_state', 'ema', 'batch_stats'):
         jax.tree.map(np.testing.assert_array_equal, getattr(after, name), getattr(bad, name))
-    assert (int(bad.step), int(bad.skipped), int(bad.skipped_in_a_row)) == (2, 1, 1)
+    assert bad.skipped == {'loss': 1, 'gradient': 0, 'update': 0}
+    assert (int(bad.step), int(bad.skipped_in_a_row), int(bad.skipped_at)) == (2, 1, 1)
     assert np.isfinite(measured['loss']), 'the mean is over the finite updates'
     good, _ = step(bad, batch, hparams)
-    assert (int(good.skipped), int(good.skipped_in_a_row)) == (1, 0)
+    assert good.skipped == bad.skipped
+    assert (int(good.skipped_in_a_row), int(good.skipped_at)) == (0, 1)
 
 
 def test_the_window_is_the_mean_since_the_last_logged_step(one_step):
@@ -187,18 +189,70 @@ def test_bfloat16_compute_keeps_float32_parameters(dataset, solo):
     np.testing.assert_allclose(found, full, rtol=0.01)
 
 
-def test_divergence_ends_the_run_with_its_last_checkpoint_kept(tmp_path):
+def test_divergence_goes_back_once_then_ends_with_the_last_checkpoint_and_the_images(
+        tmp_path, caplog):
     config = config_of(max_skipped_updates=5, checkpoint={
-        'every': 2, 'keep_newest': 2, 'keep_every': 0, 'keep_best': False})
-    config['hparams'] |= {'learning_rate': 1e30, 'clip_norm': 0.0}
-    with pytest.raises(DivergedError, match='updates in a row were not finite'):
+        'every': 1, 'keep_newest': 20, 'keep_every': 0, 'keep_best': False})
+    config['hparams'] |= {'learning_rate': 1e5, 'clip_norm': 0.0}  # grows a few thousandfold a step
+    with pytest.raises(DivergedError, match='updates in a row were not finite') as ended:
         train.run(config, str(tmp_path))
-    assert checkpoint.steps(str(tmp_path))
+    assert sum('Once more from the newest checkpoint' in line for line in caplog.messages) == 1
+    steps = checkpoint.steps(str(tmp_path))
     job = build.job(config, build.read_facts(str(tmp_path)))
     kept, _ = checkpoint.restore_newest(
         str(tmp_path), job.target, config_lib.digest(config), put_aside=False)
-    assert int(kept.skipped) > 0
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(kept.params)))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(kept)))
+    told = json.loads((tmp_path / 'diverged.json').read_text())
+    assert told['first_skipped'] >= steps[-1], 'no step was saved while updates were skipped'
+    assert [batch['step'] for batch in told['batches']] == list(
+        range(told['first_skipped'], told['last_skipped'] + 1))
+    assert len(told['batches'][0]['index']) == 32
+    assert told['files'][0] in str(ended.value)
+
+
+@pytest.mark.parametrize('part', ['params', 'opt_state', 'ema', 'batch_stats'])
+def test_a_state_that_is_not_finite_is_never_saved(part, tmp_path, dataset):
+    config = config_of('cnn', ema=True)
+    job = build.job(config, dataset[2])
+    hparams = jax.device_put(state.hparams_of(config), sharding.replicated(job.mesh))
+    good = train.initial_state(job, hparams)
+    writer = checkpoint.Writer(str(tmp_path), config['checkpoint'])
+    writer.save(good, 'hash')
+    leaves, tree = jax.tree.flatten(getattr(good, part))
+    place = next(i for i, leaf in enumerate(leaves) if leaf.ndim)
+    leaves[place] = leaves[place].at[(0,) * leaves[place].ndim].set(jnp.nan)
+    bad = good.replace(step=good.step + 1, **{part: jax.tree.unflatten(tree, leaves)})
+    with pytest.raises(DivergedError, match=f'{part}/.*is not finite at step 1'):
+        writer.save(bad, 'hash')
+    writer.close()
+    assert checkpoint.steps(str(tmp_path)) == [0]
+
+
+def flipped(leaf, device: int):
+    """A replicated leaf with one bit of one device's copy flipped."""
+    copies = [np.array(shard.data) for shard in leaf.addressable_shards]
+    copies[device].reshape(-1).view(np.uint8)[1] ^= 4
+    return jax.make_array_from_single_device_arrays(leaf.shape, leaf.sharding, [
+        jax.device_put(copy, shard.device)
+        for copy, shard in zip(copies, leaf.addressable_shards, strict=True)])
+
+
+@pytest.mark.parametrize('fsdp', [1, 4])
+def test_a_flipped_copy_is_found_before_it_is_saved(fsdp, tmp_path, dataset):
+    config = config_of(mesh={'data': -1, 'fsdp': fsdp})
+    job = build.job(config, dataset[2])
+    hparams = sharding.place(state.hparams_of(config), sharding.replicated(job.mesh))
+    good = train.initial_state(job, hparams)
+    checkpoint.check_replicas(good)
+    leaves, tree = jax.tree.flatten(good.params)
+    for place, leaf in enumerate(leaves):
+        bad = good.replace(params=jax.tree.unflatten(
+            tree, [*leaves[:place], flipped(leaf, place % 8), *leaves[place + 1:]]))
+        writer = checkpoint.Writer(str(tmp_path), config['checkpoint'])
+        with pytest.raises(ReplicaError, match="params/.*' is not the same on devices"):
+            writer.save(bad, 'hash')
+        writer.close()
+    assert not checkpoint.steps(str(tmp_path))
 
 
 def test_a_finished_run_says_the_same_again(tmp_path):

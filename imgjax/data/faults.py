@@ -1,6 +1,8 @@
 """The unreadable images of a run: listed in its directory, counted, and a limit on their share."""
 
 import collections
+import contextlib
+import glob
 import json
 import logging
 import os
@@ -18,7 +20,8 @@ FILE = 'unreadable.jsonl'
 _SHOWN = 10  # that many are named in the log and in an error
 
 
-def watch(workdir: str, source: Source, share: float) -> Callable[[np.ndarray, np.ndarray], None]:
+def watch(workdir: str, source: Source, share: float,
+          process: int = 0) -> Callable[[np.ndarray, np.ndarray], None]:
     """Returns note(indices, faults), to be called with every batch that is trained on.
 
     Each unreadable file gets one line in the run directory, over all starts of the run:
@@ -28,8 +31,9 @@ def watch(workdir: str, source: Source, share: float) -> Callable[[np.ndarray, n
       workdir: the run directory.
       source: the training split.
       share: of its examples; note raises DataError when more are unreadable.
+      process: the index of this process, which has a file of its own.
     """
-    path = os.path.join(workdir, FILE)
+    path = os.path.join(workdir, _file_of(process))
     found = {row['index']: row for row in read(workdir)}
     total = len(source.examples)
 
@@ -45,6 +49,7 @@ def watch(workdir: str, source: Source, share: float) -> Callable[[np.ndarray, n
                     log.warning('%s: unreadable (%s), trained on with weight 0',
                                 rows[-1]['file'], rows[-1]['kind'])
         if rows:
+            found.update((row['index'], row) for row in read(workdir))  # of the other processes
             with open(path, 'a', encoding='utf-8') as file:
                 file.writelines(json.dumps(row) + '\n' for row in rows)
         if len(found) > share * total:
@@ -62,18 +67,21 @@ def _complaint(rows: list[dict], total: int, share: float, path: str) -> str:
             f'{", ..." if len(rows) > _SHOWN else ""}; all are in {path}; repair or remove them')
 
 
+def _file_of(process: int) -> str:
+    return FILE if process == 0 else f'unreadable.{process}.jsonl'
+
+
 def read(workdir: str) -> list[dict]:
-    """Returns the lines so far; one that a kill cut off is left out."""
-    rows = []
-    try:
-        with open(os.path.join(workdir, FILE), encoding='utf-8') as file:
+    """Returns the lines of all processes, one an example; one that a kill cut off is left out."""
+    rows = {}
+    for path in sorted(glob.glob(os.path.join(glob.escape(workdir), 'unreadable*.jsonl'))):
+        with contextlib.suppress(OSError), open(path, encoding='utf-8') as file:
             for line in file:
                 try:
                     row = json.loads(line)
-                    rows.append({'index': int(row['index']), 'file': str(row['file']),
-                                 'kind': str(row['kind'])})
+                    rows.setdefault(int(row['index']), {
+                        'index': int(row['index']), 'file': str(row['file']),
+                        'kind': str(row['kind'])})
                 except (ValueError, KeyError, TypeError):
                     continue
-    except OSError:
-        pass
-    return rows
+    return list(rows.values())
