@@ -81,7 +81,7 @@ def get_config(arg=''):
         max_skipped_updates=20,
         # The invocation: may differ between two starts of one run.
         checkpoint=dict(every=0, keep_newest=2, keep_every=0, keep_best=True),
-        mesh=dict(data=-1, fsdp=1),
+        mesh=dict(data=-1, fsdp=1, tensor=1),
         steps_per_dispatch=0,
         profile=dict(start=0, steps=0),
         watchdog_seconds=1800,

@@ -126,7 +126,7 @@ def check(config: dict) -> None:
     _check_names(config)
     _model(config, num_classes=2)
     mesh = sharding.make_mesh(config['mesh'])
-    sharding.check_batch_size(config['batch_size'], config['accumulation_steps'], mesh.size)
+    sharding.check_batch_size(config['batch_size'], config['accumulation_steps'], mesh)
 
 
 def job(config: dict, facts: Facts, devices=None) -> Job:
@@ -146,9 +146,12 @@ def job(config: dict, facts: Facts, devices=None) -> Job:
             f'config.model: {config["model"]["name"]} does not take images of '
             f'{"x".join(map(str, facts.image_shape))} ({str(error).splitlines()[0][:200]})'
         ) from None
+    rules = models.tensor_rules(config['model']['name'])
     target = jax.tree.map(
         lambda leaf, placed: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed),
-        abstract, sharding.state_shardings(abstract, mesh))
+        abstract, sharding.state_shardings(abstract, mesh, rules))
+    layout = sharding.layout(abstract.params, mesh, rules)
+    _check_heads(model, mesh.shape['tensor'], rules)
     try:
         finetune.check(config, abstract.params)
     except ValueError as error:
@@ -156,8 +159,17 @@ def job(config: dict, facts: Facts, devices=None) -> Job:
     depths = None
     if config['optimizer']['layerwise']:
         depths = finetune.depths(model, tuple(facts.image_shape))
-    return Job(config, facts, model, mesh, target, step.make_train_step(model, config, depths),
-               step.make_eval_step(model, config))
+    return Job(config, facts, model, mesh, target,
+               step.make_train_step(model, config, depths, layout),
+               step.make_eval_step(model, config, layout))
+
+
+def _check_heads(model, parts: int, rules) -> None:
+    heads = getattr(model, 'heads', ())
+    odd = [n for n in (heads if isinstance(heads, tuple) else (heads,)) if n % parts]
+    if rules and odd:
+        raise ConfigError(f'config.mesh.tensor: {parts} does not divide the {odd[0]} attention '
+                          'heads of the model')
 
 
 def _check_labels(config: dict, facts: Facts) -> None:

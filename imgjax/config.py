@@ -122,7 +122,8 @@ FIELDS = {
     'checkpoint.keep_every': Field(int, 0),
     'checkpoint.keep_best': Field(bool),
     'mesh.data': Field(int, -1),  # -1 takes the devices that are left
-    'mesh.fsdp': Field(int, 1),
+    'mesh.fsdp': Field(int, 1),  # cuts the state
+    'mesh.tensor': Field(int, 1),  # splits attention and MLPs
     'steps_per_dispatch': Field(int, 0),  # 0 chooses by backend and model (feed.py)
     'profile.start': Field(int, 0),  # first step of a profiler trace
     'profile.steps': Field(int, 0),  # 0 takes none

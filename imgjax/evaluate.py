@@ -66,7 +66,8 @@ def mean_average_precision(labels_NK: np.ndarray, probabilities_NK: np.ndarray) 
 
 def global_batch_size(batch_size: int, mesh) -> int:
     """Returns the batch size, rounded up to what the devices can share; the rest is masked."""
-    return -(-batch_size // mesh.size) * mesh.size
+    parts = sharding.batch_parts(mesh)
+    return -(-batch_size // parts) * parts
 
 
 def run(eval_step, state, batches, count: int, mesh, *, title: str,

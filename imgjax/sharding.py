@@ -1,41 +1,73 @@
-"""Which device holds what: one mesh from the config, one rule for the train state."""
+"""Which device holds what: one mesh from the config, and rules for the train state.
 
+The axis `data` splits the batch. `fsdp` splits the batch too, and cuts the state where it is kept;
+parameters are brought together before a step uses them (Rajbhandari et al. 2019, arXiv:1910.02054).
+`tensor` cuts attention and MLPs of the families that say how (TENSOR_RULES, Shoeybi et al. 2019,
+arXiv:1909.08053), and is a second `fsdp` to the parameters of others.
+"""
+
+import contextlib
 import functools
 import math
+import re
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from imgjax.errors import ConfigError
+from imgjax.models import parallel
 
+AXES = ('data', 'fsdp', 'tensor')
 # Smaller leaves (biases, norm scales) cost more to gather than they save.
 MIN_FSDP_ELEMENTS = 1024
 
 
 def make_mesh(shape: dict, devices=None) -> Mesh:
-    """Returns the mesh with axes `data` and `fsdp`; a `data` of -1 takes what is left.
+    """Returns the mesh with the axes of AXES; a `data` of -1 takes what is left.
+
+    Where devices are in several slices (TPU pods joined by a slower network), `data` goes over
+    these, and the other axes stay inside of one.
 
     Raises:
       ConfigError: the axes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else devices
-    fsdp = shape['fsdp']
-    data = len(devices) // fsdp if shape['data'] == -1 else shape['data']
-    if data * fsdp != len(devices) or data < 1:
+    inner = shape['fsdp'] * shape['tensor']
+    data = len(devices) // inner if shape['data'] == -1 else shape['data']
+    if data * inner != len(devices) or data < 1:
         raise ConfigError(
-            f'config.mesh: data={shape["data"]} x fsdp={fsdp} does not make {len(devices)} '
-            'devices; set data=-1 to take what is left')
-    return Mesh(np.asarray(devices).reshape(data, fsdp), ('data', 'fsdp'))
+            f'config.mesh: data={shape["data"]} x fsdp={shape["fsdp"]} x tensor={shape["tensor"]} '
+            f'does not make {len(devices)} devices; set data=-1 to take what is left')
+    sizes = (data, shape['fsdp'], shape['tensor'])
+    slices = len({getattr(device, 'slice_index', 0) for device in devices})
+    if slices > 1 and data % slices:
+        raise ConfigError(f'config.mesh.data: {data} is not divisible by {slices}, the slices that '
+                          'the devices are in')
+    if slices > 1:
+        arranged = mesh_utils.create_hybrid_device_mesh(
+            (data // slices, *sizes[1:]), (slices, 1, 1), devices)
+    elif devices[0].platform == 'tpu':
+        arranged = mesh_utils.create_device_mesh(sizes, devices)  # neighbours are linked
+    else:
+        arranged = np.asarray(devices).reshape(sizes)
+    return Mesh(arranged, AXES)
 
 
-def check_batch_size(batch_size: int, accumulation_steps: int, devices: int) -> None:
+def batch_parts(mesh: Mesh) -> int:
+    """Returns into how many parts a batch is split."""
+    return mesh.shape['data'] * mesh.shape['fsdp']
+
+
+def check_batch_size(batch_size: int, accumulation_steps: int, mesh: Mesh) -> None:
     """Raises ConfigError when a training batch cannot be split evenly."""
-    parts = accumulation_steps * devices
+    parts = accumulation_steps * batch_parts(mesh)
     if batch_size % parts:
         raise ConfigError(
-            f'config.batch_size: {batch_size} is not divisible by {parts} ({devices} devices x '
-            f'{accumulation_steps} accumulation_steps); '
+            f'config.batch_size: {batch_size} is not divisible by {parts} ({batch_parts(mesh)} '
+            f'parts of the mesh x {accumulation_steps} accumulation_steps); '
             f'{max(parts, round(batch_size / parts) * parts)} is')
 
 
@@ -61,7 +93,7 @@ def rows_here(mesh: Mesh, process: int | None = None) -> tuple[int, int]:
     """
     process = jax.process_index() if process is None else process
     owners = np.vectorize(lambda device: device.process_index)(mesh.devices)
-    owners = owners.reshape(mesh.shape['data'] * mesh.shape['fsdp'], -1)
+    owners = owners.reshape(batch_parts(mesh), -1)
     held = np.flatnonzero((owners == process).any(axis=1))
     first, share = held[0], len(held)
     if held[-1] - first + 1 != share or first % share or len(owners) % share:
@@ -126,19 +158,115 @@ def _gathered(mesh: Mesh):
     return jax.jit(lambda x: x, out_shardings=replicated(mesh))
 
 
-def state_shardings(abstract_state, mesh: Mesh):
-    """Returns a NamedSharding a leaf: the largest axis divisible by `fsdp` is cut, or none.
+class Layout(NamedTuple):
+    """How a step has its parameters: cut where they are kept, together where they are used.
 
-    Optimizer moments and EMA have the shapes of their parameters, so the rule treats them alike.
+    Attributes:
+      mesh: the devices; None where every one of them holds the whole state.
+      kept: a NamedSharding for each parameter.
+      used: the same, without `fsdp`.
     """
-    parts = mesh.shape['fsdp']
 
-    def rule(leaf) -> NamedSharding:
-        axes = [i for i, size in enumerate(leaf.shape) if size % parts == 0]
-        if parts == 1 or not axes or math.prod(leaf.shape) < MIN_FSDP_ELEMENTS:
-            return replicated(mesh)
-        cut = max(axes, key=lambda i: leaf.shape[i])
-        return NamedSharding(mesh, PartitionSpec(*['fsdp' if i == cut else None
-                                                   for i in range(cut + 1)]))
+    mesh: Mesh | None = None
+    kept: Any = None
+    used: Any = None
 
-    return jax.tree.map(rule, abstract_state)
+    def gather(self, params):
+        """Returns the parameters as a step computes with them; done once a step."""
+        return jax.lax.with_sharding_constraint(params, self.used) if self.mesh else params
+
+    def scatter(self, grads):
+        """Returns gradients as the optimizer has them, each device those of what it keeps."""
+        return jax.lax.with_sharding_constraint(grads, self.kept) if self.mesh else grads
+
+    def traced(self):
+        """The context in which a model is traced."""
+        return parallel.over(self.mesh) if self.mesh else contextlib.nullcontext()
+
+
+WHOLE = Layout()
+
+
+def layout(abstract_params, mesh: Mesh, rules=()) -> Layout:
+    """Returns the layout of a model's parameters on a mesh.
+
+    Args:
+      abstract_params: the parameters, or their shapes.
+      mesh: the devices.
+      rules: TENSOR_RULES of the model's family.
+
+    Raises:
+      ConfigError: a rule is of no parameter, or an axis cannot be split evenly.
+    """
+    if mesh.size == mesh.shape['data']:
+        return WHOLE
+    named = [(_path(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(
+        abstract_params)]
+    for pattern, _ in rules if mesh.shape['tensor'] > 1 else ():
+        if not any(re.search(pattern, name) for name, _ in named):
+            raise ConfigError(f'config.mesh.tensor: the rule {pattern!r} matches no parameter')
+    kept = state_shardings(abstract_params, mesh, rules)
+
+    def used(path, leaf):
+        axis = _tensor_axis(path, leaf, mesh, rules)
+        if axis is None and mesh.shape['tensor'] > 1 and _rule_of(path, rules) is not None:
+            raise ConfigError(f'config.mesh.tensor: {mesh.shape["tensor"]} does not divide '
+                              f'{_path(path)!r} of shape {leaf.shape} as its rule asks')
+        whole = axis is None or _rule_of(path, rules) == 'heads'
+        return _cut(mesh, {} if whole else {axis: 'tensor'})
+
+    return Layout(mesh, kept, jax.tree_util.tree_map_with_path(used, abstract_params))
+
+
+def state_shardings(abstract_state, mesh: Mesh, rules=()):
+    """Returns a NamedSharding a leaf: a rule's axis is cut by `tensor`, the largest by `fsdp`.
+
+    Of leaves without a rule `tensor` and `fsdp` cut the largest axis that they divide together.
+    Optimizer moments and EMA have the names and shapes of their parameters, so they are cut alike.
+
+    Args:
+      abstract_state: a pytree of arrays or their shapes.
+      mesh: the devices.
+      rules: (pattern, axis) pairs; the first whose pattern is found in a leaf's path counts. The
+        axis is negative, as layers of a scan have one more in front; 'heads' is the last one, of
+        a map to heads, which is kept cut but used whole: its order is not that of the heads.
+    """
+    def rule(path, leaf) -> NamedSharding:
+        axis = _tensor_axis(path, leaf, mesh, rules)
+        cuts = {} if axis is None else {axis: 'tensor'}
+        rest = {'fsdp': mesh.shape['fsdp']}
+        if axis is None:
+            rest['tensor'] = mesh.shape['tensor']
+        parts = math.prod(rest.values())
+        free = [i for i, size in enumerate(leaf.shape) if i not in cuts and size % parts == 0]
+        if parts > 1 and free and math.prod(leaf.shape) >= MIN_FSDP_ELEMENTS:
+            names = tuple(name for name, size in rest.items() if size > 1)
+            largest = max(free, key=lambda i: leaf.shape[i])
+            cuts[largest] = names if len(names) > 1 else names[0]
+        return _cut(mesh, cuts)
+
+    return jax.tree_util.tree_map_with_path(rule, abstract_state)
+
+
+def _cut(mesh: Mesh, cuts: dict) -> NamedSharding:
+    last = max(cuts, default=-1)
+    return NamedSharding(mesh, PartitionSpec(*(cuts.get(i) for i in range(last + 1))))
+
+
+def _path(path) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator='/')
+
+
+def _rule_of(path, rules):
+    name = _path(path)
+    return next((axis for pattern, axis in rules if re.search(pattern, name)), None)
+
+
+def _tensor_axis(path, leaf, mesh: Mesh, rules) -> int | None:
+    """Returns which axis of a leaf `tensor` cuts by its rule, from 0; None where it cuts none."""
+    axis, parts = _rule_of(path, rules), mesh.shape['tensor']
+    if axis is None or parts == 1:
+        return None
+    axis = leaf.ndim + (-1 if axis == 'heads' else axis)
+    # Some optimizers keep sums over an axis under the parameter's name.
+    return axis if 0 <= axis < leaf.ndim and leaf.shape[axis] % parts == 0 else None

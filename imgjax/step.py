@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from imgjax import augment, finetune, losses, optim
+from imgjax import augment, finetune, losses, optim, sharding
 from imgjax.state import MEASURES, SKIP_CAUSES, TrainState
 
 
-def make_train_step(model, config: dict, depths=None):
+def make_train_step(model, config: dict, depths=None, layout=sharding.WHOLE):
     """Returns train_step(state, batch, hparams) -> (state, metrics).
 
     `batch` is {'image': uint8 (N, H, W, C), 'label': int32 (N,) or, of images with several labels,
@@ -17,7 +17,8 @@ def make_train_step(model, config: dict, depths=None):
     state.step, position in the global batch), so neither the device count nor the way the batch got
     there changes it.
 
-    `depths` is what finetune.depths gives, read with config.optimizer.layerwise only.
+    `depths` is what finetune.depths gives, read with config.optimizer.layerwise only; `layout` what
+    sharding.layout gives.
 
     `metrics` are scalars: the means of loss, accuracy and grad_norm over the finite updates since
     the last multiple of config.log_every, the learning rate, how many updates were skipped, in all,
@@ -28,8 +29,11 @@ def make_train_step(model, config: dict, depths=None):
     def train_step(state: TrainState, batch: dict, hparams: dict):
         augment_key, dropout_key = keys(hparams, state.step)
         augmented = augmented_batch(config, model.num_classes, augment_key, batch, hparams)
-        loss, accuracy, batch_stats, grads = _gradient(
-            model, config, state, dropout_key, augmented, hparams)
+        with layout.traced():
+            loss, accuracy, batch_stats, grads = _gradient(
+                model, config, state.replace(params=layout.gather(state.params)), dropout_key,
+                augmented, hparams)
+        grads = layout.scatter(grads)
         grad_norm = optax.tree.norm(grads)
         learning_rate = optim.learning_rate(
             config['schedule'], state.step, config['steps'], hparams)
@@ -180,7 +184,7 @@ def _record(config, state, sound, measured, learning_rate):
         'skipped_at': state.skipped_at}
 
 
-def make_eval_step(model, config: dict):
+def make_eval_step(model, config: dict, layout=sharding.WHOLE):
     """Returns eval_step(state, batch) -> per-example results, each of shape (N,).
 
     `batch` is {'image', 'label', 'mask'}; `label` and `mask` come back with the results: `loss`
@@ -192,7 +196,7 @@ def make_eval_step(model, config: dict):
     """
 
     def eval_step(state: TrainState, batch: dict):
-        logits_NK = predict(model, config, state, batch['image'])
+        logits_NK = predict(model, config, state, batch['image'], layout)
         several = batch['label'].ndim == 2
         targets_NK = batch['label'] if several else jax.nn.one_hot(
             batch['label'], model.num_classes, dtype=jnp.float32)
@@ -214,11 +218,13 @@ def make_eval_step(model, config: dict):
     return eval_step
 
 
-def predict(model, config: dict, state: TrainState, images_NHWC):
+def predict(model, config: dict, state: TrainState, images_NHWC, layout=sharding.WHOLE):
     """Returns logits float32 (N, K) of uint8 images, with the parameters that are evaluated."""
     images_NHWC = augment.color.normalize(
         images_NHWC, config['data']['mean'], config['data']['std'])
     params = state.ema if config['ema'] else state.params
-    logits_NK, _ = model.apply(
-        {'params': params, 'batch_stats': state.batch_stats}, images_NHWC, train=False)
+    with layout.traced():
+        logits_NK, _ = model.apply(
+            {'params': layout.gather(params), 'batch_stats': state.batch_stats}, images_NHWC,
+            train=False)
     return logits_NK

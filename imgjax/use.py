@@ -26,7 +26,7 @@ def open_run(workdir: str) -> build.Job:
     if config is None:
         raise ConfigError(f'--workdir={workdir}: no run directory')
     # The devices that are here, not those it was trained on.
-    config = config | {'mesh': {'data': -1, 'fsdp': 1}}
+    config = config | {'mesh': {'data': -1, 'fsdp': 1, 'tensor': 1}}
     return build.job(config, build.read_facts(workdir))
 
 

@@ -53,7 +53,8 @@ def test_a_folder_trains(folder, tmp_path):
     ({'augment': [['mixap', {}]], 'hparams': base.get_config().hparams.to_dict()
       | {'augment': {'mixap': 1.0}}}, "config.augment: unknown augmentation 'mixap'"),
     ({'batch_size': 12}, 'config.batch_size: 12 is not divisible by 8 .* 16 is'),
-    ({'mesh': {'data': 3, 'fsdp': 1}}, 'config.mesh: data=3 x fsdp=1 does not make 8 devices'),
+    ({'mesh': {'data': 3, 'fsdp': 1, 'tensor': 1}},
+     'config.mesh: data=3 x fsdp=1 x tensor=1 does not make 8 devices'),
     ({'data': {'eval_split': 'val'}}, "no folder 'val' for that split; it has test, train"),
     ({'data': {'resident': 'yes', 'train_crop': 'random_resized', 'image_size': 8}},
      'config.data.resident'),
@@ -137,9 +138,9 @@ def test_an_edited_run_directory(folder, tmp_path):
 def test_a_resumed_run_may_have_other_devices(folder, tmp_path):
     """The mesh is of the invocation: bit-equal restore, and the run goes on."""
     run = str(tmp_path / 'run')
-    config = config_of(folder, mesh={'data': 8, 'fsdp': 1})
+    config = config_of(folder, mesh={'data': 8, 'fsdp': 1, 'tensor': 1})
     train.run(config, run)
     shutil.rmtree(os.path.join(run, 'checkpoints', '4'))
-    result = train.run(config_of(folder, mesh={'data': 2, 'fsdp': 4}), run)
+    result = train.run(config_of(folder, mesh={'data': 2, 'fsdp': 4, 'tensor': 1}), run)
     assert result['step'] == 4
     assert jax.device_count() == 8

@@ -24,7 +24,7 @@ def make_state(step: int) -> TrainState:
 
 
 def target_of(state, mesh_shape=None):
-    mesh = sharding.make_mesh(mesh_shape or {'data': -1, 'fsdp': 1})
+    mesh = sharding.make_mesh(mesh_shape or {'data': -1, 'fsdp': 1, 'tensor': 1})
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
         state, sharding.state_shardings(state, mesh))
@@ -57,7 +57,8 @@ def files_of(workdir, step):
 
 
 def test_what_comes_back_is_what_was_saved_on_any_mesh(saved):
-    for shape in ({'data': 8, 'fsdp': 1}, {'data': 1, 'fsdp': 8}, {'data': 4, 'fsdp': 2}):
+    for sizes in ((8, 1, 1), (1, 8, 1), (4, 2, 1), (2, 2, 2)):
+        shape = dict(zip(sharding.AXES, sizes, strict=True))
         state, meta = checkpoint.restore(str(saved), 2, target_of(make_state(0), shape), 'hash')
         jax.tree.map(np.testing.assert_array_equal, jax.device_get(state),
                      jax.device_get(make_state(2)))

@@ -54,7 +54,9 @@ def losses_of(config: dict, dataset, devices=None, steps=50):
 
 
 @pytest.mark.parametrize('family', ['mlp', 'cnn'])
-@pytest.mark.parametrize('mesh', [{'data': 8, 'fsdp': 1}, {'data': 2, 'fsdp': 4}])
+@pytest.mark.parametrize('mesh', [
+    {'data': 8, 'fsdp': 1, 'tensor': 1}, {'data': 2, 'fsdp': 4, 'tensor': 1},
+    {'data': 2, 'fsdp': 2, 'tensor': 2}])
 def test_devices_change_the_losses_by_rounding_only(family, mesh, dataset, solo):
     one, _ = solo(family)
     eight, now = losses_of(config_of(family, mesh=mesh, steps_per_dispatch=1), dataset)
@@ -64,7 +66,7 @@ def test_devices_change_the_losses_by_rounding_only(family, mesh, dataset, solo)
 
 def test_fsdp_cuts_parameters_and_moments(dataset):
     _, _, facts = dataset
-    job = build.job(config_of(mesh={'data': 1, 'fsdp': 8}), facts)
+    job = build.job(config_of(mesh={'data': 1, 'fsdp': 8, 'tensor': 1}), facts)
     cut = [leaf for leaf in jax.tree.leaves(job.target) if leaf.size >= 1024]
     assert cut
     for leaf in cut:
@@ -239,7 +241,7 @@ def flipped(leaf, device: int):
 
 @pytest.mark.parametrize('fsdp', [1, 4])
 def test_a_flipped_copy_is_found_before_it_is_saved(fsdp, tmp_path, dataset):
-    config = config_of(mesh={'data': -1, 'fsdp': fsdp})
+    config = config_of(mesh={'data': -1, 'fsdp': fsdp, 'tensor': 1})
     job = build.job(config, dataset[2])
     hparams = sharding.place(state.hparams_of(config), sharding.replicated(job.mesh))
     good = train.initial_state(job, hparams)

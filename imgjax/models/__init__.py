@@ -22,7 +22,8 @@ from flax import linen as nn
 from imgjax.errors import nearest, unknown
 
 # What families are made of.
-_PARTS = ('attention', 'coat', 'convolve', 'forms', 'layers', 'mbconv', 'pooling', 'windows')
+_PARTS = ('attention', 'coat', 'convolve', 'forms', 'layers', 'mbconv', 'parallel', 'pooling',
+          'windows')
 
 
 def families() -> list[str]:
@@ -37,6 +38,11 @@ def families() -> list[str]:
 def variants() -> dict[str, str]:
     """Every variant's name -> the family it belongs to; imports every family."""
     return {name: family for family in families() for name in _family(family).VARIANTS}
+
+
+def tensor_rules(name: str) -> tuple:
+    """How the family of a variant is cut over the mesh axis `tensor`; () where it does not say."""
+    return getattr(_family(variants().get(name, name)), 'TENSOR_RULES', ())
 
 
 def options(name: str) -> list[str]:

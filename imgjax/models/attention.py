@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgjax.models import convolve, layers
+from imgjax.models import convolve, layers, parallel
 
 
 def attend(q_NLHK, k_NLHK, v_NLHK, bias_HLL=None):
@@ -70,6 +70,45 @@ def cudnn(q_NLHK, k_NLHK, v_NLHK, bias_HLL=None):
 ATTENTIONS = {'xla': lambda *args: (attend(*args)[0], None), 'cudnn': cudnn, 'maps': attend}
 
 
+# What config.mesh.tensor cuts in transformers: attention by heads, the MLP by hidden units.
+BY_HEADS = (
+    (r'attn/qkv/(kernel|bias)$', 'heads'),
+    (r'attn/proj/kernel$', -2),
+    (r'mlp[/.]fc1/(kernel|bias)$', -1),
+    (r'mlp[/.]fc2/kernel$', -2),
+)
+
+
+class Heads(nn.Module):
+    """Queries, keys and values by heads: x_..D -> (..., 3, H, K), by one map kept as (D, 3 D).
+
+    On a mesh with an axis `tensor` each device computes its heads.
+    """
+
+    heads: int
+    use_bias: bool
+    kernel_init: Callable
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x):
+        D = x.shape[-1]
+        shape = (3, self.heads, D // self.heads)
+        kernel_DF = self.param('kernel', self.kernel_init, (D, 3 * D), jnp.float32)
+        bias_F = self.param('bias', layers.zeros, (3 * D,), jnp.float32) if self.use_bias else None
+        x, kernel_DF, bias_F = nn.dtypes.promote_dtype(x, kernel_DF, bias_F, dtype=self.dtype)
+        if parallel.parts() == 1:  # the same numbers, by the program of a dense layer
+            y = layers.dot(x, kernel_DF)
+            y = y if bias_F is None else y + bias_F.reshape((1,) * (y.ndim - 1) + (-1,))
+            return y.reshape(*x.shape[:-1], *shape)
+        kernel_D3HK = parallel.split(kernel_DF.reshape(D, *shape), 2, batch=False)
+        y = jnp.einsum('...d,dthk->...thk', x, kernel_D3HK)
+        if bias_F is not None:
+            bias_3HK = parallel.split(bias_F.reshape(shape), 1, batch=False)
+            y += bias_3HK.reshape((1,) * (y.ndim - 3) + shape)
+        return parallel.split(y, -2)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention (Vaswani et al. 2017, arXiv:1706.03762) with one qkv projection.
 
@@ -87,11 +126,10 @@ class Attention(nn.Module):
         dense = partial(layers.Dense, dtype=self.dtype)
         # Fan-in of the joint kernel is Xavier's scale for three separate square ones.
         init = nn.initializers.variance_scaling(1.0, 'fan_in', 'uniform')
-        qkv = dense(3 * D, use_bias=self.qkv_bias, kernel_init=init, name='qkv')(x_NLD)
-        qkv_NL3HK = qkv.reshape(N, L, 3, self.heads, D // self.heads)
+        qkv_NL3HK = Heads(self.heads, self.qkv_bias, init, self.dtype, name='qkv')(x_NLD)
         y_NLHK, attn_NHLL = self.attend(*(qkv_NL3HK[:, :, i] for i in range(3)))
         proj = dense(D, kernel_init=nn.initializers.xavier_uniform(), name='proj')
-        return proj(y_NLHK.reshape(N, L, D)), attn_NHLL
+        return parallel.whole(proj(y_NLHK.reshape(N, L, D))), attn_NHLL
 
 
 class SqueezeExcite(nn.Module):

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from imgjax.models import convolve, layers
-from imgjax.models.attention import ATTENTIONS
+from imgjax.models import convolve, layers, parallel
+from imgjax.models.attention import ATTENTIONS, BY_HEADS, Heads
 
 _BASE = {'width': 768, 'depth': 12, 'heads': 12, 'patch_size': 16}
 _LARGE = {'width': 1024, 'depth': 24, 'heads': 16, 'patch_size': 16}
@@ -24,6 +24,7 @@ VARIANTS = {
     'beitv2_large_patch16_224': {**_LARGE, 'layer_scale': 1e-5},
     'tiny_beit': {'width': 16, 'depth': 2, 'heads': 2, 'patch_size': 4, 'init_std': 0.1},
 }
+TENSOR_RULES = BY_HEADS
 BUFFERS = ('relative_position_index',)
 
 
@@ -62,18 +63,18 @@ class Attention(nn.Module):
     def __call__(self, x_NLD):
         N, L, D = x_NLD.shape
         dense = partial(layers.Dense, dtype=self.dtype)
-        qkv_NLF = dense(3 * D, use_bias=False, kernel_init=self.kernel_init, name='qkv')(x_NLD)
+        heads = Heads(self.heads, False, self.kernel_init, self.dtype, name='qkv')
         q_bias, v_bias = (
             self.param(name, layers.zeros, (D,), jnp.float32) for name in ('q_bias', 'v_bias'))
         bias_F = jnp.concatenate([q_bias, jnp.zeros_like(q_bias), v_bias]).astype(self.dtype)
-        qkv_NL3HK = (qkv_NLF + bias_F[None, None]).reshape(N, L, 3, self.heads, D // self.heads)
+        qkv_NL3HK = heads(x_NLD) + bias_F.reshape(1, 1, 3, self.heads, D // self.heads)
         index_LL = relative_index(*self.grid)
         table_RH = self.param('relative_position_bias_table', layers.zeros,
                               (int(index_LL.max()) + 1, self.heads), jnp.float32)
         bias_HLL = table_RH[index_LL].transpose(2, 0, 1)
         y_NLHK, attn_NHLL = self.attend(*(qkv_NL3HK[:, :, i] for i in range(3)), bias_HLL)
         proj = dense(D, kernel_init=self.proj_init, name='proj')
-        return proj(y_NLHK.reshape(N, L, D)), attn_NHLL
+        return parallel.whole(proj(y_NLHK.reshape(N, L, D))), attn_NHLL
 
 
 class Block(nn.Module):
@@ -100,7 +101,8 @@ class Block(nn.Module):
         x_NLD = self.residual()(x_NLD, scale(y_NLD, name='gamma_1'), rate)
         y_NLD = self.norm(name='norm2')(x_NLD)
         y_NLF = self.act(dense(self.hidden, kernel_init=self.kernel_init, name='mlp.fc1')(y_NLD))
-        y_NLD = dense(D, kernel_init=self.proj_init, name='mlp.fc2')(y_NLF)
+        mlp_out = dense(D, kernel_init=self.proj_init, name='mlp.fc2')
+        y_NLD = parallel.whole(mlp_out(parallel.split(y_NLF, -1)))
         return self.residual()(x_NLD, scale(y_NLD, name='gamma_2'), rate), attn_NHLL
 
 

@@ -14,6 +14,7 @@ from flax import linen as nn
 from jax import lax
 
 from imgjax.errors import unknown
+from imgjax.models import parallel
 
 kaiming_fan_out = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 small_normal = nn.initializers.normal(0.01)
@@ -213,8 +214,8 @@ class Mlp(nn.Module):
         drop = self.drop or (lambda: lambda x: x)
         dense = functools.partial(
             Dense, dtype=self.dtype, kernel_init=self.kernel_init, bias_init=self.bias_init)
-        y = drop()(self.act(dense(self.hidden, name='fc1')(x)))
-        return drop()(dense(x.shape[-1], name='fc2')(y))
+        y = drop()(parallel.split(self.act(dense(self.hidden, name='fc1')(x)), -1))
+        return drop()(parallel.whole(dense(x.shape[-1], name='fc2')(y)))
 
 
 class LayerScale(nn.Module):

@@ -7,8 +7,8 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgjax.models import convolve, layers, windows
-from imgjax.models.attention import ATTENTIONS
+from imgjax.models import convolve, layers, parallel, windows
+from imgjax.models.attention import ATTENTIONS, BY_HEADS, Heads
 
 _TINY = {'width': 96, 'depths': (2, 2, 6, 2), 'heads': (3, 6, 12, 24)}
 _SMALL = {'width': 96, 'depths': (2, 2, 18, 2), 'heads': (3, 6, 12, 24)}
@@ -28,6 +28,7 @@ VARIANTS = {
     'tiny_swin': {
         'patch_size': 2, 'width': 16, 'depths': (2, 1), 'heads': (2, 4), 'windows': (4, 4)},
 }
+TENSOR_RULES = BY_HEADS
 RENAMES = {'head': 'head.fc'}
 BUFFERS = ('relative_position_index', 'attn_mask')
 
@@ -49,13 +50,14 @@ class WindowAttention(nn.Module):
         h, w = sides
         *NGL, C = x_NGLC.shape
         dense = partial(layers.Dense, dtype=self.dtype, kernel_init=_normal)
-        qkv_NGL3HK = dense(3 * C, name='qkv')(x_NGLC).reshape(*NGL, 3, self.heads, -1)
+        qkv_NGL3HK = Heads(self.heads, True, _normal, self.dtype, name='qkv')(x_NGLC)
         table_RH = self.param('relative_position_bias_table', _normal,
                               ((2 * h - 1) * (2 * w - 1), self.heads), jnp.float32)
         bias_HLL = table_RH[windows.relative_index(h, w)].transpose(2, 0, 1)
         y_NGLHK, attn_NGHLL = windows.attend_inside(
             self.attend, *(qkv_NGL3HK[:, :, :, i] for i in range(3)), bias_HLL, mask_GLL)
-        return dense(C, name='proj')(y_NGLHK.reshape(*NGL, C)), attn_NGHLL
+        y_NGLC = dense(C, name='proj')(y_NGLHK.reshape(*NGL, C))
+        return parallel.whole(y_NGLC), attn_NGHLL
 
 
 class Block(nn.Module):

@@ -11,8 +11,8 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
-from imgjax.models import layers, windows
-from imgjax.models.attention import ATTENTIONS
+from imgjax.models import layers, parallel, windows
+from imgjax.models.attention import ATTENTIONS, BY_HEADS, Heads
 from imgjax.models.swin import run
 
 _TINY = {'width': 96, 'depths': (2, 2, 6, 2), 'heads': (3, 6, 12, 24)}
@@ -38,6 +38,7 @@ VARIANTS = {
     'tiny_swinv2': {
         'patch_size': 2, 'width': 16, 'depths': (2, 1), 'heads': (2, 4), 'windows': (4, 4)},
 }
+TENSOR_RULES = BY_HEADS
 RENAMES = {'head': 'head.fc'}
 BUFFERS = ('relative_position_index', 'relative_coords_table', 'attn_mask', 'k_bias')
 
@@ -83,10 +84,9 @@ class WindowAttention(nn.Module):
         q_bias_C = self.param('q_bias', layers.zeros, (C,), jnp.float32)
         v_bias_C = self.param('v_bias', layers.zeros, (C,), jnp.float32)
         bias_D = jnp.concatenate([q_bias_C, jnp.zeros_like(q_bias_C), v_bias_C])
-        qkv_NGLD = dense(3 * C, use_bias=False, name='qkv')(x_NGLC)
-        qkv_NGLD += bias_D.astype(self.dtype).reshape(1, 1, 1, -1)
-        q_NGLHK, k_NGLHK, v_NGLHK = (
-            x.reshape(*NGL, self.heads, -1) for x in jnp.split(qkv_NGLD, 3, axis=-1))
+        qkv_NGL3HK = Heads(self.heads, False, _normal, self.dtype, name='qkv')(x_NGLC)
+        qkv_NGL3HK += bias_D.astype(self.dtype).reshape(1, 1, 1, *qkv_NGL3HK.shape[3:])
+        q_NGLHK, k_NGLHK, v_NGLHK = (qkv_NGL3HK[:, :, :, i] for i in range(3))
 
         start = nn.initializers.constant(math.log(10))
         scale_H11 = self.param('logit_scale', start, (self.heads, 1, 1), jnp.float32)
@@ -96,7 +96,8 @@ class WindowAttention(nn.Module):
         y_NGLHK, attn_NGHLL = windows.attend_inside(
             self.attend, q_NGLHK.astype(self.dtype), _unit(k_NGLHK).astype(self.dtype), v_NGLHK,
             self._bias(*sides), mask_GLL)
-        return dense(C, name='proj')(y_NGLHK.reshape(*NGL, C)), attn_NGHLL
+        y_NGLC = dense(C, name='proj')(y_NGLHK.reshape(*NGL, C))
+        return parallel.whole(y_NGLC), attn_NGHLL
 
     def _bias(self, h: int, w: int):
         dense = partial(layers.Dense, kernel_init=_normal)

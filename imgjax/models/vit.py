@@ -9,7 +9,7 @@ import numpy as np
 from flax import linen as nn
 
 from imgjax.models import convolve, layers
-from imgjax.models.attention import ATTENTIONS, Attention, attend
+from imgjax.models.attention import ATTENTIONS, BY_HEADS, Attention, attend
 
 _TINY = {'width': 192, 'depth': 12, 'heads': 3}
 _SMALL = {'width': 384, 'depth': 12, 'heads': 6}
@@ -48,6 +48,7 @@ VARIANTS = {
     'vit_large_patch16_siglip_256': {**_LARGE, 'patch_size': 16, 'pool': 'map'},
     'tiny_vit': {'width': 16, 'depth': 2, 'heads': 2, 'patch_size': 4},
 }
+TENSOR_RULES = BY_HEADS
 POOLS = {
     'token': lambda x_NLD: x_NLD[:, 0],
     'avg': partial(jnp.mean, axis=1),

@@ -1,0 +1,54 @@
+"""Where a model is cut over the mesh axis `tensor` (Shoeybi et al. 2019, arXiv:1909.08053).
+
+A block splits its attention by heads and its MLP by hidden units, and is whole again after either:
+one sum over the devices each. Without such a mesh nothing here does anything.
+"""
+
+import contextlib
+import contextvars
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+_MESH: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar('mesh', default=None)
+
+
+@contextlib.contextmanager
+def over(mesh: Mesh):
+    """While it holds, what is traced is split over the axis `tensor` of this mesh."""
+    token = _MESH.set(mesh if mesh.shape['tensor'] > 1 else None)
+    try:
+        yield
+    finally:
+        _MESH.reset(token)
+
+
+def parts() -> int:
+    """Returns over how many devices a block is split; 1 without a mesh for it."""
+    mesh = _MESH.get()
+    return mesh.shape['tensor'] if mesh else 1
+
+
+def split(x, axis: int, batch: bool = True):
+    """Returns x, which each device holds a part of along `axis`.
+
+    Args:
+      x: an array.
+      axis: of heads or hidden units.
+      batch: whether the first axis is one of examples; it is not for a parameter.
+    """
+    return _placed(x, {axis % x.ndim: 'tensor'}, batch)
+
+
+def whole(x):
+    """Returns x, all of whose examples' numbers are on each device; what was split is summed."""
+    return _placed(x, {}, True)
+
+
+def _placed(x, axes: dict, batch: bool):
+    mesh = _MESH.get()
+    if mesh is None:
+        return x
+    axes = ({0: ('data', 'fsdp')} if batch else {}) | axes
+    spec = PartitionSpec(*(axes.get(axis) for axis in range(x.ndim)))
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
