@@ -150,8 +150,9 @@ def job(config: dict, facts: Facts, devices=None) -> Job:
     target = jax.tree.map(
         lambda leaf, placed: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed),
         abstract, sharding.state_shardings(abstract, mesh, rules))
+    if mesh.shape['tensor'] > 1:
+        _check_tensor(config['model']['name'], model, mesh.shape['tensor'], rules)
     layout = sharding.layout(abstract.params, mesh, rules)
-    _check_heads(model, mesh.shape['tensor'], rules)
     try:
         finetune.check(config, abstract.params)
     except ValueError as error:
@@ -164,10 +165,13 @@ def job(config: dict, facts: Facts, devices=None) -> Job:
                step.make_eval_step(model, config, layout))
 
 
-def _check_heads(model, parts: int, rules) -> None:
-    heads = getattr(model, 'heads', ())
-    odd = [n for n in (heads if isinstance(heads, tuple) else (heads,)) if n % parts]
-    if rules and odd:
+def _check_tensor(name: str, model, parts: int, rules) -> None:
+    if not rules:
+        raise ConfigError(f'config.mesh.tensor: the family of {name} does not say how it is split '
+                          '(TENSOR_RULES); config.mesh.fsdp cuts the state of any model')
+    heads = model.heads if isinstance(model.heads, tuple) else (model.heads,)
+    odd = [number for number in heads if number % parts]
+    if odd:
         raise ConfigError(f'config.mesh.tensor: {parts} does not divide the {odd[0]} attention '
                           'heads of the model')
 

@@ -2,8 +2,8 @@
 
 The axis `data` splits the batch. `fsdp` splits the batch too, and cuts the state where it is kept;
 parameters are brought together before a step uses them (Rajbhandari et al. 2019, arXiv:1910.02054).
-`tensor` cuts attention and MLPs of the families that say how (TENSOR_RULES, Shoeybi et al. 2019,
-arXiv:1909.08053), and is a second `fsdp` to the parameters of others.
+`tensor` splits attention and MLPs of the families that say how (TENSOR_RULES, Shoeybi et al. 2019,
+arXiv:1909.08053), and is a second `fsdp` to their other parameters.
 """
 
 import contextlib
@@ -177,7 +177,12 @@ class Layout(NamedTuple):
 
     def scatter(self, grads):
         """Returns gradients as the optimizer has them, each device those of what it keeps."""
-        return jax.lax.with_sharding_constraint(grads, self.kept) if self.mesh else grads
+        if self.mesh is None:
+            return grads
+        if self.mesh.shape['tensor'] > 1:
+            # Or XLA would cut the activations, too, along what `tensor` cuts of a parameter.
+            grads = jax.lax.with_sharding_constraint(grads, self.used)
+        return jax.lax.with_sharding_constraint(grads, self.kept)
 
     def traced(self):
         """The context in which a model is traced."""

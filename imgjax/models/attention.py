@@ -101,6 +101,7 @@ class Heads(nn.Module):
             y = layers.dot(x, kernel_DF)
             y = y if bias_F is None else y + bias_F.reshape((1,) * (y.ndim - 1) + (-1,))
             return y.reshape(*x.shape[:-1], *shape)
+        x = parallel.whole(x)
         kernel_D3HK = parallel.split(kernel_DF.reshape(D, *shape), 2, batch=False)
         y = jnp.einsum('...d,dthk->...thk', x, kernel_D3HK)
         if bias_F is not None:

@@ -100,7 +100,8 @@ class Block(nn.Module):
         y_NLD, attn_NHLL = attention(self.norm(name='norm1')(x_NLD))
         x_NLD = self.residual()(x_NLD, scale(y_NLD, name='gamma_1'), rate)
         y_NLD = self.norm(name='norm2')(x_NLD)
-        y_NLF = self.act(dense(self.hidden, kernel_init=self.kernel_init, name='mlp.fc1')(y_NLD))
+        mlp_in = dense(self.hidden, kernel_init=self.kernel_init, name='mlp.fc1')
+        y_NLF = self.act(mlp_in(parallel.whole(y_NLD)))
         mlp_out = dense(D, kernel_init=self.proj_init, name='mlp.fc2')
         y_NLD = parallel.whole(mlp_out(parallel.split(y_NLF, -1)))
         return self.residual()(x_NLD, scale(y_NLD, name='gamma_2'), rate), attn_NHLL

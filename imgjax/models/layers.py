@@ -214,7 +214,8 @@ class Mlp(nn.Module):
         drop = self.drop or (lambda: lambda x: x)
         dense = functools.partial(
             Dense, dtype=self.dtype, kernel_init=self.kernel_init, bias_init=self.bias_init)
-        y = drop()(parallel.split(self.act(dense(self.hidden, name='fc1')(x)), -1))
+        y = self.act(dense(self.hidden, name='fc1')(parallel.whole(x)))
+        y = drop()(parallel.split(y, -1))
         return drop()(parallel.whole(dense(x.shape[-1], name='fc2')(y)))
 
 
