@@ -88,7 +88,7 @@ def _run(run, distributed: bool) -> None:
         print(f'imgjax: {redact.text(str(error))}', file=sys.stderr)
         leave(error.exit_code, together=isinstance(error, PreemptedError))
     except OSError as error:  # a full disk, a folder that may not be written: it names the file
-        print(f'imgjax: {error}', file=sys.stderr)
+        print(f'imgjax: {redact.text(str(error))}', file=sys.stderr)
         leave(DataError.exit_code)
     except KeyboardInterrupt:
         print('imgjax: interrupted; the same command goes on from the newest checkpoint',
@@ -127,7 +127,7 @@ def _parse_flags(arguments: list[str]) -> list[str]:
         # An error inside a config file comes as a traceback, whose last line says it.
         text = lines[-1] if 'parsing config file' in lines[0] else lines[0]
         text = config_lib.explain_overrides(arguments) or text
-        print(f'imgjax: {text}', file=sys.stderr)
+        print(f'imgjax: {redact.text(text)}', file=sys.stderr)
         sys.exit(ConfigError.exit_code)
     if len(rest) > 1:
         print(f'imgjax: {rest[1]!r} is no flag; see --help', file=sys.stderr)

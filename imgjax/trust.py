@@ -12,12 +12,11 @@ import json
 import logging
 import math
 import os
-import re
 import stat
 
-import ml_dtypes  # noqa: F401  (numpy then knows bfloat16 and its kin by name)
 import numpy as np
 
+from imgjax import ocdbt
 from imgjax.errors import ConfigError
 
 log = logging.getLogger('imgjax')
@@ -34,14 +33,6 @@ _LINE_BYTES = 64 * 2**10  # of one row of it
 _ENTRIES = 100_000  # files and directories of one checkpoint
 _LAST_STEP = 2**31 - 1  # the step is an int32
 
-# Before what Zstandard packed in OCDBT: one of three magic numbers, a length, a version, the number
-# of the compression. A node is written with up to 8 MiB, and blocks are counted as if full.
-_NODE = re.compile(rb'\x0c\xdb(?:\x20\xde|\x12\x34|\x3a\x2a).{8}[\x80-\xff]{0,4}[\x00-\x7f]'
-                   rb'(?:\x01|\x81\x80{0,3}\x00)', re.DOTALL)
-_NODE_HEAD, _NODE_BYTES = 32, 24 * 2**20
-_ZSTD, _ZSTD_SKIPPED = 0xFD2FB528, range(0x184D2A50, 0x184D2A60)
-_ZSTD_BLOCK = 128 * 2**10  # the most that a block unpacks to
-
 
 def opener(path: str, flags: int) -> int:
     """Is given to open(): the last part of the path may be no link, and no FIFO blocks."""
@@ -52,11 +43,9 @@ def read(path: str, limit: int) -> bytes:
     """Returns a plain file's bytes.
 
     Raises:
-      ValueError: it is a link, no file, or larger than `limit` bytes.
-      OSError: as of open().
+      ValueError: it is no file, or larger than `limit` bytes.
+      OSError: as of open(), also where it is a link.
     """
-    if os.path.islink(path):
-        raise ValueError('it is a link')
     with open(path, 'rb', opener=opener) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise ValueError('it is no plain file')
@@ -75,17 +64,20 @@ def read_json(path: str, limit: int = JSON_BYTES):
     """
     data = read(path, limit)
     try:
-        value = json.loads(data, object_pairs_hook=_once, parse_constant=_no_constant)
-    except RecursionError:
-        value, inner = None, True
-    else:
+        value = json.loads(data, object_pairs_hook=_once, parse_constant=_none)
         inner = [value]
         for _ in range(_DEPTH):
             inner = [part for one in inner if isinstance(one, dict | list)
                      for part in (one.values() if isinstance(one, dict) else one)]
+    except RecursionError:
+        inner = [None]
     if inner:
         raise ValueError('it is nested too deeply')
     return value
+
+
+def _none(word: str):
+    raise ValueError(f'{word} is no JSON')
 
 
 def _once(pairs: list[tuple]) -> dict:
@@ -94,21 +86,16 @@ def _once(pairs: list[tuple]) -> dict:
     return dict(pairs)
 
 
-def _no_constant(word: str):
-    raise ValueError(f'{word} is no JSON')
-
-
 def read_rows(path: str) -> list:
-    """Returns the JSON value of each line; what is none is left out, and its number said.
-
-    A line that a crash cut short is such; the last line of a missing file is its first.
+    """Returns the JSON value of each line; what is none is left out, and said.
 
     Raises:
       ConfigError: it is no plain file, or larger than a run's rows ever are.
     """
     if not os.path.lexists(path):
         return []
-    if not stat.S_ISREG(os.lstat(path).st_mode) or os.lstat(path).st_size > _ROWS_BYTES:
+    found = os.lstat(path)
+    if not stat.S_ISREG(found.st_mode) or found.st_size > _ROWS_BYTES:
         raise ConfigError(f'{path}: no plain file of at most {_ROWS_BYTES:,} bytes; move it away')
     rows, bad, first = [], 0, b''
     with open(path, 'rb', opener=opener) as file:
@@ -127,8 +114,8 @@ def read_rows(path: str) -> list:
 
 
 @contextlib.contextmanager
-def replacing(path: str, mode: str = 'w', **options):
-    """Opens a new file that takes the place of `path` when the block ends without an error.
+def replacing(path: str, **options):
+    """Opens a new text file that takes the place of `path` when the block ends without an error.
 
     So no reader sees a part of it, and a link at `path` or at the temporary name is replaced, not
     followed. It is on the disk before its name is.
@@ -136,13 +123,16 @@ def replacing(path: str, mode: str = 'w', **options):
     temporary = f'{path}.tmp'
     with contextlib.suppress(FileNotFoundError):
         os.unlink(temporary)
-    if 'b' not in mode:
-        options.setdefault('encoding', 'utf-8')
-    with open(temporary, mode.replace('w', 'x'), opener=opener, **options) as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, 'x', encoding='utf-8', opener=opener, **options) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):  # on a full disk it would take what is left
+            os.unlink(temporary)
+        raise
 
 
 def check_run(workdir: str) -> None:
@@ -162,16 +152,22 @@ def check_run(workdir: str) -> None:
                                   'to elsewhere; put it back, or take another --workdir')
     place = os.path.join(workdir, 'checkpoints')
     for name in os.listdir(place) if os.path.isdir(place) else ():
-        with contextlib.suppress(ValueError):
-            if not is_step(name) and int(name) is not None:
-                raise ConfigError(f'{place}: {name[:40]!r} is no name of a step, which is a number '
-                                  'such as 1200; move it away')
+        if not is_step(name) and _is_number(name):
+            raise ConfigError(f'{place}: {name[:40]!r} is no name of a step, which is a number '
+                              'such as 1200; move it away')
 
 
 def is_step(name: str) -> bool:
     """Is it a name that the directory of a step has? '007', '1_0' and '٣' are numbers to int()."""
     return (name.isascii() and name.isdecimal() and len(name) <= len(str(_LAST_STEP))
             and str(int(name)) == name and int(name) <= _LAST_STEP)
+
+
+def _is_number(name: str) -> bool:
+    try:
+        return isinstance(int(name), int)
+    except ValueError:
+        return False
 
 
 def check_files(path: str, leaves: int) -> None:
@@ -227,9 +223,7 @@ def check_arrays(path: str, arrays: dict) -> None:
     held, most = sum(size for _, size in files), sum(sizes) * 1.1 + 2**24 + 8192 * len(sizes)
     if held > most:
         raise ValueError(f'its files are of {held:,} bytes, the state is of {sum(sizes):,}')
-    budget = {'blocks': 100_000 + held // 4096}
-    for file, _ in files:
-        _check_nodes(file, budget)
+    ocdbt.check_nodes([file for file, _ in files])
     layout = read_json(os.path.join(path, '_METADATA'), 2**20 + 4096 * len(arrays))
     if layout['use_zarr3'] or not layout['use_ocdbt']:
         raise ValueError('it has another layout than is written here')
@@ -261,51 +255,3 @@ def _check_declared(path: str, arrays: dict) -> None:
         if not fits:
             raise ValueError(f'{name!r} is declared as {text[:200].decode(errors="replace")}, and '
                              f'the model has {dtype.name}{list(array.shape)} there')
-
-
-def _check_nodes(path: str, budget: dict) -> None:
-    """Bounds what each packed node in a file unpacks to, from its blocks' headers alone.
-
-    Where the nodes begin is not asked of the file: all places are taken that look like one.
-    """
-    with open(path, 'rb', buffering=0, opener=opener) as file:
-        base, kept = 0, b''
-        while data := file.read(2**22):
-            data = kept + data
-            found = _NODE.search(data)
-            while found:
-                _walk_frames(file.fileno(), base + found.end(), budget)
-                found = _NODE.search(data, found.start() + 1)
-            kept = data[-_NODE_HEAD:]
-            base += len(data) - len(kept)
-
-
-def _walk_frames(file: int, at: int, budget: dict) -> None:
-    """Adds up what the blocks of a frame, and of those right behind it, unpack to (RFC 8878)."""
-    total = 0
-    while True:
-        head = os.pread(file, 18, at)
-        magic = int.from_bytes(head[:4], 'little')
-        budget['blocks'] -= 1
-        if magic in _ZSTD_SKIPPED:
-            at += 8 + int.from_bytes(head[4:8], 'little')
-            continue
-        if magic != _ZSTD or len(head) < 6:
-            return
-        flags = head[4]
-        single = flags >> 5 & 1
-        at += 5 + (not single) + (0, 1, 2, 4)[flags & 3] + (single, 2, 4, 8)[flags >> 6]
-        last = False
-        while not last:
-            block = os.pread(file, 3, at)
-            word = int.from_bytes(block, 'little')
-            last, kind, size = word & 1, word >> 1 & 3, word >> 3
-            if len(block) < 3 or kind == 3 or size > _ZSTD_BLOCK:
-                return  # a decoder stops here too
-            total += _ZSTD_BLOCK if kind == 2 else size
-            at += 3 + (1 if kind == 1 else size)
-            budget['blocks'] -= 1
-            if total > _NODE_BYTES or budget['blocks'] < 0:
-                raise ValueError(f'a node of it unpacks to more than {_NODE_BYTES:,} bytes, or is '
-                                 'in too many pieces')
-        at += 4 * (flags >> 2 & 1)

@@ -203,7 +203,9 @@ CHECKPOINTS = {
     'a bomb in a decoy': (  # what a reader is pointed at need not be where another begins
         node(zstd((0, 2**10, node_of(BOMB)[:2**10])) + node_of(BOMB)[2**10:]),
         'a node of it unpacks to more'),
-    'a node of empty blocks': (node(zstd(*[(0, 0, b'')] * 2**18)), 'too many pieces'),
+    'a node of skipped frames': (
+        node(bytes.fromhex('502a4d18 00000000') * 2**17), 'a node of it is in too many pieces'),
+    'a node of empty blocks': (node(zstd(*[(0, 0, b'')] * 2**18)), 'a node of it is in too many pieces'),
 }
 
 
