@@ -205,7 +205,8 @@ CHECKPOINTS = {
         'a node of it unpacks to more'),
     'a node of skipped frames': (
         node(bytes.fromhex('502a4d18 00000000') * 2**17), 'a node of it is in too many pieces'),
-    'a node of empty blocks': (node(zstd(*[(0, 0, b'')] * 2**18)), 'a node of it is in too many pieces'),
+    'a node of empty blocks': (
+        node(zstd(*[(0, 0, b'')] * 2**18)), 'a node of it is in too many pieces'),
 }
 
 
