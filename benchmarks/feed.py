@@ -29,7 +29,8 @@ def measure(family: str, resident: str) -> tuple[float, float]:
             [sys.executable, '-m', 'launch.train', f'--config=configs/digits.py:{family}',
              f'--config.data.resident={resident}', f'--config.steps={_STEPS.value}',
              '--config.eval_every=0', '--config.checkpoint.every=0', f'--workdir={workdir}'],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True,
+            env=os.environ | {'JAX_ENABLE_COMPILATION_CACHE': 'false'})  # else the first is slower
         with open(os.path.join(workdir, 'metrics.jsonl'), encoding='utf-8') as file:
             rows = [row for row in map(json.loads, file) if row['split'] == 'train']
     step_times = [row['perf']['step_time'] for row in rows]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from imgjax import augment, data, finetune, losses, models, optim, sharding, state, step
+from imgjax import augment, data, finetune, losses, models, optim, sharding, state, step, trust
 from imgjax.config import write_json
 from imgjax.data import Source, pipeline
 from imgjax.errors import ConfigError, DataError, nearest
@@ -238,15 +238,27 @@ def read_facts(workdir: str) -> Facts:
     """
     path = os.path.join(workdir, 'dataset.json')
     try:
-        with open(path, encoding='utf-8') as file:
-            stored = json.load(file)
+        stored = trust.read_json(path)
         facts = Facts(**stored['dataset'])
+        _check_facts(facts)
         if _facts_hash(facts) != stored['hash']:
             raise ValueError('it is not as it was written')
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(f'{path}: cannot be used ({error}); restore it, or take a new '
                         '--workdir') from None
     return facts
+
+
+def _check_facts(facts: Facts) -> None:
+    """Checks that facts that were read are of the kinds that everything else relies on."""
+    names, shape = facts.class_names, facts.image_shape
+    if not (isinstance(names, list) and names and all(type(name) is str for name in names)):
+        raise ValueError('class_names takes a list of names')
+    if not (isinstance(shape, list) and len(shape) == 3 and all(type(n) is int for n in shape)
+            and all(0 < n < 2**16 for n in shape[:2]) and shape[2] in (1, 3)):
+        raise ValueError('image_shape takes [height, width, channels] of at most 65,535 pixels')
+    if not all(type(n) is int and n >= 0 for n in (facts.train_examples, facts.eval_examples)):
+        raise ValueError('train_examples and eval_examples take a number of at least 0')
 
 
 def check_same_data(workdir: str, stored: Facts, found: Facts) -> None:

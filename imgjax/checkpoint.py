@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 import xxhash
 from orbax.checkpoint import checkpoint_managers
 
-from imgjax import processes, sharding
+from imgjax import processes, sharding, trust
 from imgjax.errors import DataError, DivergedError, ReplicaError
 
 log = logging.getLogger('imgjax')
@@ -67,7 +67,7 @@ def steps(workdir: str) -> list[int]:
     path = directory(workdir)
     names = os.listdir(path) if os.path.isdir(path) else []
     return sorted(int(name) for name in names
-                  if name.isdecimal() and os.path.isdir(os.path.join(path, name)))
+                  if trust.is_step(name) and os.path.isdir(os.path.join(path, name)))
 
 
 class _KeepBest(checkpoint_managers.PreservationPolicy):
@@ -289,6 +289,8 @@ def restore(workdir: str, step: int, target, config_hash: str):
         there = ', '.join(map(str, steps(workdir))) or 'none'
         raise DataError(f'{path}: no such checkpoint; the steps on disk are: {there}')
     try:
+        leaves = dict(_named_leaves(target))
+        trust.check_files(path, len(leaves))
         with ocp.Checkpointer(
                 ocp.CompositeCheckpointHandler(state=ocp.StandardCheckpointHandler(),
                                                meta=ocp.JsonCheckpointHandler()),
@@ -297,11 +299,12 @@ def restore(workdir: str, step: int, target, config_hash: str):
             meta = reader.restore(
                 path, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))['meta']
             _check_meta(meta, step, config_hash)
-            paths = {name for name, _ in _named_leaves(target)}
-            if paths != set(meta['digests']):
-                odd = sorted(paths ^ set(meta['digests']))
+            if set(leaves) != set(meta['digests']):
+                odd = sorted(set(leaves) ^ set(meta['digests']))
                 raise _NotDamaged(f'{path}: holds another kind of state ({odd[0]!r}); it was saved '
                                  'by another version of imgjax, use that one')
+            trust.check_arrays(os.path.join(path, 'state'), {
+                name.replace('/', '.'): leaf for name, leaf in leaves.items()})
             # As NumPy arrays: each process reads by itself, and looks before devices see any of it.
             blank = jax.tree.map(
                 lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), target)
@@ -366,5 +369,5 @@ def _put_aside(workdir: str, step: int) -> None:
     damaged = os.path.join(workdir, 'damaged')
     os.makedirs(damaged, exist_ok=True)
     names = [str(step), *(f'{step}.{i}' for i in range(1, 1000))]
-    free = next(name for name in names if not os.path.exists(os.path.join(damaged, name)))
+    free = next(name for name in names if not os.path.lexists(os.path.join(damaged, name)))
     os.replace(os.path.join(directory(workdir), str(step)), os.path.join(damaged, free))

@@ -12,6 +12,7 @@ import math
 import os
 from typing import Any, NamedTuple
 
+from imgjax import redact, trust
 from imgjax.errors import ConfigError, nearest
 
 
@@ -163,7 +164,10 @@ def to_plain(config) -> dict:
         plain = json.loads(json.dumps(data, allow_nan=False))
     except (TypeError, ValueError) as error:
         raise ConfigError(f'config: not plain JSON data ({error})') from None
+    if not isinstance(plain, dict):
+        raise ConfigError(f'config: takes a dict of fields, got {type(plain).__name__}')
     flat = flatten(plain)
+    redact.check_config(flat)
     for name in flat:
         if name not in FIELDS:
             raise ConfigError(f'config.{name}: no such field{nearest(name, FIELDS)}')
@@ -171,6 +175,8 @@ def to_plain(config) -> dict:
         if name not in flat and field.before is not None:
             group, _, last = name.rpartition('.')
             inner = plain.setdefault(group, {}) if group else plain
+            if not isinstance(inner, dict):
+                raise ConfigError(f'config.{group}: takes a group of fields, got {inner!r}')
             inner[last] = flat[name] = copy.copy(field.before)
         if name not in flat:
             raise ConfigError(
@@ -185,7 +191,7 @@ def _check(name: str, value, field: Field) -> None:
     whole = isinstance(value, int) and not isinstance(value, bool)
     fits = whole or isinstance(value, float) if kind is float else (
         whole if kind is int else isinstance(value, kind))
-    if not fits:
+    if not fits or (kind is float and whole and abs(value) > 2**1000):  # no float holds that
         raise ConfigError(f'config.{name}: takes {field.type.__name__}, got {value!r}')
     if field.choices and value not in field.choices:
         words = ', '.join(map(repr, field.choices))
@@ -277,11 +283,10 @@ def read(workdir: str) -> dict | None:
       ConfigError: the file is there but is not a config of this version, or was changed.
     """
     path = os.path.join(workdir, 'config.json')
-    if not os.path.exists(path):
+    if not os.path.lexists(path):
         return None
     try:
-        with open(path, encoding='utf-8') as file:
-            stored = json.load(file)
+        stored = trust.read_json(path, 4 * 2**20)
         config = to_plain(stored['config'])
         intact = digest(config) == stored['hash']
     except (ValueError, KeyError, TypeError, OSError, ConfigError) as error:
@@ -300,8 +305,5 @@ def write(workdir: str, config: dict) -> None:
 
 def write_json(path: str, data) -> None:
     """Writes `data` under `path` in one rename, so that no reader sees a part of it."""
-    with open(f'{path}.tmp', 'w', encoding='utf-8') as file:
+    with trust.replacing(path) as file:
         json.dump(data, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(f'{path}.tmp', path)

@@ -15,6 +15,8 @@ from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import RecordWriter
 from tensorboardX.summary import scalar
 
+from imgjax import trust
+
 log = logging.getLogger('imgjax')
 
 # Dense bfloat16 FLOP/s of one chip, from the makers' data sheets; MFU is against these. A device
@@ -69,21 +71,20 @@ def performance(*, steps: int, seconds: float, stalled: float, batch_size: int,
 def read_rows(workdir: str) -> list[dict]:
     """Returns the rows of metrics.jsonl; a line that a crash cut short is left out, and said."""
     path = os.path.join(workdir, 'metrics.jsonl')
-    rows = []
-    if os.path.exists(path):
-        with open(path, encoding='utf-8', errors='replace') as file:
-            for line in file:
-                try:
-                    row = json.loads(line)
-                except ValueError:
-                    row = None
-                if (isinstance(row, dict) and isinstance(row.get('step'), int)
-                        and isinstance(row.get('split'), str)
-                        and isinstance(row.get('perf', {}), dict)):
-                    rows.append(row)
-                else:
-                    log.warning('%s: left out what is no row: %.60r', path, line)
+    lines = trust.read_rows(path)
+    rows = [row for row in lines if _is_row(row)]
+    if len(rows) < len(lines):
+        log.warning('%s: left out %d lines that are JSON but no rows', path, len(lines) - len(rows))
     return rows
+
+
+def _is_row(row) -> bool:
+    if not (isinstance(row, dict) and type(row.get('step')) is int and row['step'] >= 0
+            and isinstance(row.get('split'), str) and isinstance(row.get('perf', {}), dict)):
+        return False
+    perf = row.get('perf', {})
+    numbers = [*perf.values(), *(v for k, v in row.items() if k not in ('split', 'perf'))]
+    return all(value is None or isinstance(value, int | float) for value in numbers)
 
 
 class Log:
@@ -111,11 +112,8 @@ class Log:
 
     def _write_whole_file(self) -> None:
         text = ''.join(json.dumps(row) + '\n' for row in self.rows)
-        with open(f'{self._path}.tmp', 'w', encoding='utf-8') as file:
+        with trust.replacing(self._path) as file:
             file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(f'{self._path}.tmp', self._path)
         os.makedirs(self._board, exist_ok=True)
         for name in os.listdir(self._board):
             if name.startswith('events.out.tfevents'):
@@ -149,7 +147,7 @@ class Log:
             return
         data = ''.join(json.dumps(row) + '\n' for row in self._waiting).encode()
         try:
-            with open(self._path, 'r+b', buffering=0) as file:
+            with open(self._path, 'r+b', buffering=0, opener=trust.opener) as file:
                 file.truncate(self._size)  # takes away the part of a row that a full disk left
                 file.seek(self._size)
                 if file.write(data) != len(data):

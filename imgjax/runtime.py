@@ -18,8 +18,8 @@ import traceback
 from absl import app, flags
 from absl import logging as absl_logging
 
+from imgjax import compiled, metrics, processes, redact
 from imgjax import config as config_lib
-from imgjax import metrics, processes
 from imgjax.errors import (
     WATCHDOG_EXIT_CODE,
     ConfigError,
@@ -48,7 +48,7 @@ def main(run, distributed: bool = False) -> None:
         _define_flags()
     signal.signal(signal.SIGTERM, _stop_at_once)
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S'))
+    handler.setFormatter(_Formatter('%(asctime)s %(message)s', '%H:%M:%S'))
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
@@ -66,6 +66,13 @@ def _define_flags() -> None:
                          'of silence a process of the run is taken for dead.', lower_bound=1)
 
 
+class _Formatter(logging.Formatter):
+    """Keeps secrets out of the log, also those in other libraries' errors."""
+
+    def format(self, record) -> str:
+        return redact.text(super().format(record))
+
+
 def _run(run, distributed: bool) -> None:
     # Gloo prints to file descriptor 1, which is kept for the result.
     stdout = os.fdopen(os.dup(1), 'w', encoding='utf-8')
@@ -75,12 +82,13 @@ def _run(run, distributed: bool) -> None:
             values = flags.FLAGS
             processes.start(values.coordinator_address, values.num_processes, values.process_id,
                             values.heartbeat_seconds, leave)
+        compiled.enable()
         result = run()
     except RunError as error:
-        print(f'imgjax: {error}', file=sys.stderr)
+        print(f'imgjax: {redact.text(str(error))}', file=sys.stderr)
         leave(error.exit_code, together=isinstance(error, PreemptedError))
     except OSError as error:  # a full disk, a folder that may not be written: it names the file
-        print(f'imgjax: {error}', file=sys.stderr)
+        print(f'imgjax: {redact.text(str(error))}', file=sys.stderr)
         leave(DataError.exit_code)
     except KeyboardInterrupt:
         print('imgjax: interrupted; the same command goes on from the newest checkpoint',
@@ -119,7 +127,7 @@ def _parse_flags(arguments: list[str]) -> list[str]:
         # An error inside a config file comes as a traceback, whose last line says it.
         text = lines[-1] if 'parsing config file' in lines[0] else lines[0]
         text = config_lib.explain_overrides(arguments) or text
-        print(f'imgjax: {text}', file=sys.stderr)
+        print(f'imgjax: {redact.text(text)}', file=sys.stderr)
         sys.exit(ConfigError.exit_code)
     if len(rest) > 1:
         print(f'imgjax: {rest[1]!r} is no flag; see --help', file=sys.stderr)
@@ -170,7 +178,8 @@ def run_lock(workdir: str):
       LockedError: another process holds it; the line names that process.
     """
     path = os.path.join(workdir, 'lock')
-    with open(path, 'a+', encoding='utf-8') as file:
+    with open(path, 'a+', encoding='utf-8', opener=lambda name, how: os.open(
+            name, how | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

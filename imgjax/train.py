@@ -19,6 +19,7 @@ from imgjax import (
     processes,
     runtime,
     sharding,
+    trust,
 )
 from imgjax import config as config_lib
 from imgjax import state as state_lib
@@ -48,6 +49,7 @@ def run(config, workdir: str, sources: tuple[Source, Source] | None = None) -> d
     """
     started = time.monotonic()
     backend.keep_memory()
+    trust.check_run(workdir)
     config = _config_of(config, workdir)
     config, weights = _with_weights(config, workdir)
     build.check(config)  # before a large dataset is listed
@@ -147,7 +149,7 @@ def _with_weights(config: dict, workdir: str) -> tuple[dict, load.Weights | None
 def _claim_directory(workdir: str) -> None:
     """Makes the run directory; one of something else is left as it is."""
     try:
-        os.makedirs(workdir, exist_ok=True)
+        os.makedirs(workdir, 0o750, exist_ok=True)
     except OSError as error:
         raise ConfigError(f'--workdir={workdir}: cannot be made ({error.strerror})') from None
     # A start that ended before it began may have left these.
@@ -237,7 +239,7 @@ def _train_seconds(rows: list[dict]) -> float:
     """Returns the seconds that all steps of a run took, over every start of it."""
     timed, total = 0, 0.0
     for row in rows:
-        if row['split'] == 'train' and 'perf' in row:
+        if row['split'] == 'train' and row.get('perf', {}).get('step_time'):
             total += (row['step'] - timed) * row['perf']['step_time']
             timed = row['step']
     return total

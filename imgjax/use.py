@@ -8,7 +8,18 @@ import os
 import jax
 import numpy as np
 
-from imgjax import backend, build, checkpoint, data, evaluate, metrics, runtime, sharding, step
+from imgjax import (
+    backend,
+    build,
+    checkpoint,
+    data,
+    evaluate,
+    metrics,
+    runtime,
+    sharding,
+    step,
+    trust,
+)
 from imgjax import config as config_lib
 from imgjax import state as state_lib
 from imgjax.data import decode, pipeline
@@ -22,6 +33,7 @@ PREDICT_BATCH = 64
 def open_run(workdir: str) -> build.Job:
     """Builds a run from its directory alone, on the devices that are here."""
     backend.keep_memory()
+    trust.check_run(workdir)
     config = config_lib.read(workdir) if os.path.isdir(workdir) else None
     if config is None:
         raise ConfigError(f'--workdir={workdir}: no run directory')
@@ -197,11 +209,10 @@ def _write_predictions(output: str, rows: list[dict]) -> None:
     top_k = max(len(row['classes']) for row in rows)
     header = ['image', *(f'{word}_{k}' for k in range(1, top_k + 1)
                          for word in ('class', 'probability')), 'error']
-    with open(f'{output}.tmp', 'w', encoding='utf-8', newline='') as file:
+    with trust.replacing(output, newline='') as file:
         writer = csv.writer(file)
         writer.writerow(header)
         for row in rows:
             pairs = [cell for pair in zip(row['classes'], row['probabilities'], strict=True)
                      for cell in pair]
             writer.writerow([row['image'], *pairs, *[''] * (2 * top_k - len(pairs)), row['error']])
-    os.replace(f'{output}.tmp', output)

@@ -26,7 +26,6 @@ FORBIDDEN = {
        for name in ('page', 'plots', 'statistics', 'text')},
     'imgjax': ('launch', 'configs', 'tensorflow', 'torch', 'pickle', 'cloudpickle'),
 }
-CALLS = {'eval', 'exec', '__import__'}
 
 
 def files(place: str):
@@ -56,15 +55,6 @@ def test_imports(place):
 def test_launch_has_no_logic_of_its_own():
     for path in files('launch'):
         assert len(path.read_text().splitlines()) < 40, f'{path}: move logic into imgjax'
-
-
-def test_nothing_is_executed_or_unpickled():
-    for path in files('imgjax') + files('launch') + files('configs'):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call):
-                name = getattr(node.func, 'id', getattr(node.func, 'attr', ''))
-                assert not (isinstance(node.func, ast.Name) and name in CALLS), f'{path}: {name}'
-                assert 'allow_pickle' not in {k.arg for k in node.keywords}, path
 
 
 def test_functions_stay_short():

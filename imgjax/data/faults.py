@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from imgjax import trust
 from imgjax.data import Source
 from imgjax.data.pipeline import FAULTS
 from imgjax.errors import DataError
@@ -50,7 +51,7 @@ def watch(workdir: str, source: Source, share: float,
                                 rows[-1]['file'], rows[-1]['kind'])
         if rows:
             found.update((row['index'], row) for row in read(workdir))  # of the other processes
-            with open(path, 'a', encoding='utf-8') as file:
+            with open(path, 'a', encoding='utf-8', opener=trust.opener) as file:
                 file.writelines(json.dumps(row) + '\n' for row in rows)
         if len(found) > share * total:
             raise DataError(_complaint(list(found.values()), total, share, path))
@@ -75,13 +76,9 @@ def read(workdir: str) -> list[dict]:
     """Returns the lines of all processes, one an example; one that a kill cut off is left out."""
     rows = {}
     for path in sorted(glob.glob(os.path.join(glob.escape(workdir), 'unreadable*.jsonl'))):
-        with contextlib.suppress(OSError), open(path, encoding='utf-8') as file:
-            for line in file:
-                try:
-                    row = json.loads(line)
-                    rows.setdefault(int(row['index']), {
-                        'index': int(row['index']), 'file': str(row['file']),
-                        'kind': str(row['kind'])})
-                except (ValueError, KeyError, TypeError):
-                    continue
+        for row in trust.read_rows(path):
+            with contextlib.suppress(ValueError, KeyError, TypeError, OverflowError):
+                rows.setdefault(int(row['index']), {
+                    'index': int(row['index']), 'file': str(row['file']),
+                    'kind': str(row['kind'])})
     return list(rows.values())

@@ -8,12 +8,12 @@ business.
 import base64
 import json
 import math
-import os
 import pathlib
 
 import jinja2
 import numpy as np
 
+from imgjax import trust
 from imgjax.report import plots, statistics
 from imgjax.report.statistics import Evaluation
 from imgjax.report.text import MISSING, duration, number, percent, short
@@ -40,13 +40,8 @@ def write_page(
     path = pathlib.Path(path)
     text = render_page(config=config, config_hash=config_hash, rows=rows, evaluation=evaluation,
                        environment=environment, result=result)
-    # Not tempfile: its files are readable by their owner only, and pages are shared.
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    try:
-        temporary.write_text(text, encoding='utf-8')
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with trust.replacing(path) as file:
+        file.write(text)
 
 
 def render_page(

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from imgjax import config as config_lib
+from imgjax import redact
 from imgjax.build import Job
 from imgjax.data import Source, decode
 from imgjax.evaluate import Results, average_precisions
@@ -65,7 +66,8 @@ def _evaluation(job: Job, results: Results, source: Source, result: dict) -> Eva
 def table(result: dict, rows: list[dict]) -> str:
     """Returns the result and where everything lies, as a few lines for people."""
     workdir = result['workdir']
-    speeds = [row['perf']['images_per_second'] for row in rows if 'perf' in row]
+    speeds = [row['perf']['images_per_second'] for row in rows
+              if row.get('perf', {}).get('images_per_second')]
     precision = result.get('mean_average_precision')
     lines = ({'mAP': f'{precision:.2%}'} if precision is not None else {}) | {
         'accuracy': f'{result["accuracy"]:.2%} of {result["examples"]:,} {result["split"]} images',
@@ -89,7 +91,7 @@ def environment() -> dict:
     """Returns what a result may depend on besides the config."""
     packages = ('imgjax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
     return {
-        'command': ' '.join(sys.argv), 'host': socket.gethostname(),
+        'command': redact.text(' '.join(sys.argv)), 'host': socket.gethostname(),
         'platform': platform.platform(), 'python': platform.python_version(),
         'devices': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
         'processes': jax.process_count(), 'cpus': os.cpu_count(),
