@@ -5,7 +5,7 @@ WORKDIR ?= runs/$(subst :,_,$(subst .py,,$(notdir $(CONFIG))))
 BIN := .venv/bin
 export TFDS_DATA_DIR ?= $(CURDIR)/data
 
-.PHONY: train test test-zoo test-reference lint clean
+.PHONY: train test test-zoo test-drills test-reference lint clean
 
 train: .venv/installed
 	@$(BIN)/python -m launch.train --config=$(CONFIG) --workdir=$(WORKDIR) $(FLAGS)
@@ -17,6 +17,10 @@ test: lint
 # Every family of models through every check: as long as all else together.
 test-zoo: .venv/installed-test
 	@$(BIN)/python -m pytest --dist loadgroup tests/zoo $(PYTEST)
+
+# Faults and several processes, through real ones: killed, frozen, starved, stopped.
+test-drills: .venv/installed-test
+	@$(BIN)/python -m pytest --dist worksteal tests/drills $(PYTEST)
 
 # Against the packages that define what ours must equal; they take minutes to install, so they have
 # an environment of their own, and imgjax is tested without them.
