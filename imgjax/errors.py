@@ -42,6 +42,12 @@ class ReplicaError(RunError):
     exit_code = 76
 
 
+class WorkerError(RunError):
+    """A decoding process was ended from outside (out of memory, kill -9)."""
+
+    exit_code = 76
+
+
 class PreemptedError(RunError):
     """Asked to stop; the state is saved and the same command goes on."""
 

@@ -17,7 +17,7 @@ import tensorstore
 from imgjax import build, checkpoint, train, trust, use
 from imgjax import config as config_lib
 from imgjax.errors import DataError, RunError
-from tests.drill_config import get_config
+from tests.drills.config import get_config
 from tests.test_checkpoint import OPTIONS, make_state, target_of
 
 VICTIM = 'years of work\n'

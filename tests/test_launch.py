@@ -24,7 +24,7 @@ FLAGS = {
     'prepare': {'dataset', 'data_dir', 'manual_dir', 'verify', 'source', 'path', 'options',
                 'output', 'splits', 'shorter_side', 'quality', 'shard_size', 'workers'},
 }
-CONFIG = '--config=tests/drill_config.py'
+CONFIG = '--config=tests/drills/config.py'
 SHORT = (CONFIG, '--config.steps=20', '--config.eval_every=0', '--config.checkpoint.every=10',
          '--config.log_every=10')
 

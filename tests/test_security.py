@@ -184,7 +184,7 @@ FORMS = [
 
 @pytest.mark.parametrize('value', FORMS)
 def test_a_secret_in_a_config_is_refused_and_not_repeated(value):
-    from tests.drill_config import get_config
+    from tests.drills.config import get_config
     for name, change in (('name', {'name': f'my {value}'}), ('data.path', {'path': value}),
                          ('data.options.x', {'options': {'x': [value]}})):
         plain = get_config().to_dict()
@@ -197,7 +197,7 @@ def test_a_secret_in_a_config_is_refused_and_not_repeated(value):
 
 
 def test_a_field_that_is_named_as_a_secret_is_refused(monkeypatch):
-    from tests.drill_config import get_config
+    from tests.drills.config import get_config
     plain = get_config().to_dict()
     for name in ('token', 'hub_token', 'api_key', 'secret-key', 'Password', 'aws.credentials'):
         plain['data']['options'] = {name: 'anything'}

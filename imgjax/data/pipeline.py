@@ -18,6 +18,7 @@ from absl import flags
 from imgjax import data
 from imgjax.data import Source, decode
 from imgjax.data.sampler import sampler
+from imgjax.errors import WorkerError
 
 # Examples that a thread reads and decodes in one go, at most. A source that reads many at once gets
 # them in large parts; of others the parts are small, so that the threads end a batch together.
@@ -180,7 +181,18 @@ def iterate(batches: grain.MapDataset, workers: int, first: int = 0) -> Iterator
             flags.FLAGS.mark_as_parsed()
         stream = stream.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=workers), worker_init_fn=_end_with_parent)
+        return _from_workers(iter(stream))
     return iter(stream)
+
+
+def _from_workers(stream: Iterator[dict]) -> Iterator[dict]:
+    try:
+        yield from stream
+    except RuntimeError as error:
+        if 'Worker process was terminated' not in str(error):
+            raise
+        raise WorkerError('a decoding process was ended from outside (config.data.workers; out of '
+                          'memory?); the same command goes on from the newest checkpoint') from None
 
 
 def _end_with_parent(index: int, count: int) -> None:

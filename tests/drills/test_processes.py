@@ -11,7 +11,7 @@ import pytest
 from imgjax import metrics
 
 DEVICES = 4
-CONFIG = ['--config=tests/drill_config.py', '--config.data.resident=no', '--config.steps=60',
+CONFIG = ['--config=tests/drills/config.py', '--config.data.resident=no', '--config.steps=60',
           '--config.eval_every=20', '--config.log_every=10', '--config.checkpoint.every=20']
 
 
