@@ -81,7 +81,7 @@ def test_a_full_disk_makes_rows_wait(tmp_path):
             while True:
                 file.write(bytes(512))
         for step in range(20, 400, 10):
-            log.write(row(step, note='x' * 400))
+            log.write(row(step, **{f'layer_{number}': 0.125 for number in range(24)}))
         os.remove(disk / 'filler')
         log.write(row(400))
         log.close()
