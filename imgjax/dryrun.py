@@ -102,7 +102,7 @@ def compile_step(config: dict, facts: build.Facts, devices: list) -> Compiled:
       ConfigError: names the field.
     """
     job = build.job(config, facts, devices)
-    sharding.check_batch_size(config['batch_size'], config['accumulation_steps'], len(devices))
+    sharding.check_batch_size(config['batch_size'], config['accumulation_steps'], job.mesh)
     traced = trace(job)
     began = time.monotonic()
     lowered = traced.lower()
@@ -222,8 +222,9 @@ def _changes(config: dict, devices: int):
     """Yields (what is changed, config): what may make a step fit, the cheapest first."""
     remat = 'remat' in models.options(config['model']['name']) and (
         not config['model']['options'].get('remat'))
-    fsdp = config['mesh']['fsdp'] < devices
-    parts = config['accumulation_steps'] * devices
+    most = devices // config['mesh']['tensor']
+    fsdp = config['mesh']['fsdp'] < most
+    parts = config['accumulation_steps'] * most
     halves = []
     while config['batch_size'] % (2 ** (len(halves) + 1) * parts) == 0:
         halves.append(config['batch_size'] // 2 ** (len(halves) + 1))
@@ -238,8 +239,8 @@ def _changes(config: dict, devices: int):
             changed['model']['options']['remat'] = True
             words.append('model.options.remat=True')
         if use_fsdp:
-            changed['mesh'] = {**changed['mesh'], 'data': -1, 'fsdp': devices}
-            words.append(f'mesh.fsdp={devices}')
+            changed['mesh'] = {**changed['mesh'], 'data': -1, 'fsdp': most}
+            words.append(f'mesh.fsdp={most}')
         if batch_size != whole:
             changed['batch_size'] = batch_size
             words.append(f'batch_size={batch_size}')
@@ -281,7 +282,7 @@ def _size(count: int | None) -> str:
 def table(result: dict) -> str:
     """Returns a result as lines for people: what each device holds, does and sends."""
     lines = {
-        'devices': f'{result["devices"]}, {result["batch_size"] // result["devices"]} images each',
+        'devices': f'{result["devices"]}, for a batch of {result["batch_size"]:,} images',
         'parameters': f'{_size(result["parameter_bytes"])}, {result["parameters"]:,} in all',
         'optimizer': f'{_size(result["optimizer_bytes"])}',
         'EMA, statistics': f'{_size(result["other_state_bytes"])}',

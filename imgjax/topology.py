@@ -37,6 +37,8 @@ def prepare(name: str) -> None:
     """
     kind, sides = parse(name)
     jax.config.update('jax_platforms', 'cpu')
+    # A program from the cache would say nothing about compiling, and may be of no use here.
+    jax.config.update('jax_enable_compilation_cache', False)
     os.environ |= {'JAX_PLATFORMS': 'cpu', 'TPU_SKIP_MDS_QUERY': '1',
                    'ALLOW_MULTIPLE_LIBTPU_LOAD': '1'}  # no TPU is used, so none has to be locked
     if kind == 'cpu':
