@@ -5,6 +5,8 @@ A loop of one's own calls `keep_memory()` before all else and compiles its step 
 --peers=plain` and `python -m benchmarks.layers --plain` time what it is worth.
 """
 
+import contextlib
+import contextvars
 import ctypes
 import importlib.metadata
 import importlib.util
@@ -26,9 +28,34 @@ _COMPILER_OPTIONS = {
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
+_made_for = contextvars.ContextVar('made_for', default='')
+
+
+def platform() -> str:
+    """Returns the platform that programs are made for: 'cpu', 'gpu' or 'tpu'.
+
+    It decides which forms a model is traced in. It is the one this process computes on, but inside
+    `made_for`.
+    """
+    return _made_for.get() or jax.default_backend()
+
+
+@contextlib.contextmanager
+def made_for(name: str):
+    """Has programs be traced for platform `name`, whose devices need not be here.
+
+    jax.jit keeps what it has traced: a function traced outside is not traced anew.
+    """
+    token = _made_for.set(name)
+    try:
+        yield
+    finally:
+        _made_for.reset(token)
+
+
 def compiler_options() -> dict[str, str]:
     """Returns what jax.jit's compiler_options are for a program worth compiling well."""
-    return _COMPILER_OPTIONS.get(jax.default_backend(), {})
+    return _COMPILER_OPTIONS.get(platform(), {})
 
 
 def keep_memory() -> None:

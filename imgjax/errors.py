@@ -36,6 +36,14 @@ class LockedError(RunError):
     exit_code = 5
 
 
+class DoesNotFitError(RunError):
+    """A step that the devices have too little memory for; `result` is printed all the same."""
+
+    def __init__(self, message: str, result: dict):
+        super().__init__(message)
+        self.result = result
+
+
 class ReplicaError(RunError):
     """Copies of the state that must be equal are not: a device or its memory has failed."""
 

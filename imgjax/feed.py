@@ -78,7 +78,7 @@ def steps_per_dispatch(job: Job, traced_step: str, first: int) -> int:
         raise ConfigError(f'config.steps_per_dispatch: {wish} does not divide steps, log_every, '
                           f'eval_every and checkpoint.every ({borders} does)')
     convolves = any(name in traced_step for name in ('conv_general_dilated', 'name=_shifted'))
-    if jax.default_backend() == 'cpu' and convolves:
+    if backend.platform() == 'cpu' and convolves:
         chosen = wish or 1
     else:
         chosen = wish or max(k for k in range(1, MOST_STEPS_PER_DISPATCH + 1) if borders % k == 0)
@@ -132,7 +132,7 @@ def compile_step(job: Job, stride: int, state, held: dict, item: dict, hparams: 
       item: as `Feed.items` yields them.
       hparams: arrays on the mesh.
     """
-    traced = _trace(job, stride, state, held, item, hparams)
+    traced = trace(job, stride, state, held, item, hparams)
     lowered = traced.lower()
     return lowered.compile(), _flops_of_a_step(traced, lowered, stride)
 
@@ -212,8 +212,11 @@ def _pixel_items(job: Job, source: Source, note, first: int) -> Iterator[dict]:
             {name: batch[name] for name in ('image', 'label', 'weight')}, placement)
 
 
-def _trace(job: Job, stride: int, state, held: dict, item: dict, hparams: dict):
-    """Traces dispatch(state, held, item, hparams): `stride` steps, the state donated."""
+def trace(job: Job, stride: int, state, held: dict, item: dict, hparams: dict):
+    """Traces dispatch(state, held, item, hparams): `stride` steps, the state donated.
+
+    The arguments are as `compile_step` takes them, or their shapes with their shardings.
+    """
     together = sharding.batch_sharding(job.mesh)
 
     def one(state, held, item, hparams):

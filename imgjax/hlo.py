@@ -161,7 +161,7 @@ def traffic(program: Program) -> int:
 
     Every instruction outside of a fusion reads its operands and writes its result once; of an
     operand that is only sliced, the slices are read. What the layout places on the chip does not
-    count. Tiles are not padded, so that it is a lower bound of this program's.
+    count, nor what pads tiles; a collective inside of a fusion is left to the interconnect.
     """
     return sum(times * _moved(program, computation, instruction)
                for computation, instruction, times in executed(program))

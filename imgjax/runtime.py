@@ -24,6 +24,7 @@ from imgjax.errors import (
     WATCHDOG_EXIT_CODE,
     ConfigError,
     DataError,
+    DoesNotFitError,
     LockedError,
     PreemptedError,
     RunError,
@@ -86,6 +87,8 @@ def _run(run, distributed: bool) -> None:
         result = run()
     except RunError as error:
         print(f'imgjax: {redact.text(str(error))}', file=sys.stderr)
+        if isinstance(error, DoesNotFitError):
+            print(json.dumps(metrics.jsonable(error.result)), file=stdout, flush=True)
         leave(error.exit_code, together=isinstance(error, PreemptedError))
     except OSError as error:  # a full disk, a folder that may not be written: it names the file
         print(f'imgjax: {redact.text(str(error))}', file=sys.stderr)

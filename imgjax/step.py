@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from imgjax import augment, finetune, losses, optim, sharding
+from imgjax import augment, backend, finetune, losses, optim, sharding
 from imgjax.state import MEASURES, SKIP_CAUSES, TrainState
 
 
@@ -134,7 +134,7 @@ def _gradient(model, config, state, key, augmented, hparams):
         accumulate, (state.batch_stats, zero),
         (jnp.arange(parts), jax.tree.map(split, augmented)),
         # XLA's CPU backend runs a convolution inside a loop 8 to 18 times slower.
-        unroll=jax.default_backend() == 'cpu')
+        unroll=backend.platform() == 'cpu')
     loss, accuracy, grads = jax.tree.map(lambda x: x / parts, total)
     return loss, accuracy, batch_stats, grads
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from imgjax import backend
 from imgjax.models import layers
 
 
@@ -50,7 +51,7 @@ def choose(shape, kernel_shape, strides, padding, dilation, groups):
         if (h, w) == strides and dilation == (1, 1) and H >= h and W >= w:
             return 'patches', padding
     # An export, of any batch size and for any backend, holds the plain convolution.
-    if jax.default_backend() != 'cpu' or not isinstance(N, int):
+    if backend.platform() != 'cpu' or not isinstance(N, int):
         return 'lax', padding
     if groups == channels == features:
         return 'shifted', padding

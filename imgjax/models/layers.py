@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from imgjax import backend
 from imgjax.errors import unknown
 from imgjax.models import parallel
 
@@ -169,7 +170,7 @@ def once(x):
     be added up anew, from the network's end, by every block. The border stands where
     ``backend.compiler_options`` are given. An export, of any batch size, has none.
     """
-    if jax.default_backend() != 'cpu' or not isinstance(x.shape[0], int):
+    if backend.platform() != 'cpu' or not isinstance(x.shape[0], int):
         return x
     return lax.optimization_barrier(x)
 

@@ -9,6 +9,8 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
+from imgjax import backend
+
 
 def max_pool(x_NHWC, window: int, strides: int, padding: int = 0, ceil: bool = False):
     """Maxima over square windows, as many as torch's.
@@ -21,7 +23,7 @@ def max_pool(x_NHWC, window: int, strides: int, padding: int = 0, ceil: bool = F
       ValueError: the image is smaller than a window.
     """
     pads = _pool_pads(x_NHWC.shape[1:3], window, strides, padding, ceil)
-    if jax.default_backend() != 'cpu':
+    if backend.platform() != 'cpu':
         return _max_pool(x_NHWC, window, strides, pads)
     return _max_pool_cpu(x_NHWC, window, strides, tuple(pads))
 
