@@ -5,7 +5,7 @@ WORKDIR ?= runs/$(subst :,_,$(subst .py,,$(notdir $(CONFIG))))
 BIN := .venv/bin
 export TFDS_DATA_DIR ?= $(CURDIR)/data
 
-.PHONY: train test test-zoo test-reference lint clean
+.PHONY: train test test-zoo test-reference test-cluster lint clean
 
 train: .venv/installed
 	@$(BIN)/python -m launch.train --config=$(CONFIG) --workdir=$(WORKDIR) $(FLAGS)
@@ -17,6 +17,11 @@ test: lint
 # Every family of models through every check: as long as all else together.
 test-zoo: .venv/installed-test
 	@$(BIN)/python -m pytest --dist loadgroup tests/zoo $(PYTEST)
+
+# On a Slurm cluster that it starts on this machine and ends again; says so where Debian's slurm-wlm
+# and munge are missing.
+test-cluster: .venv/installed-test
+	@$(BIN)/python -m pytest -n 0 tests/cluster $(PYTEST)
 
 # Against the packages that define what ours must equal; they take minutes to install, so they have
 # an environment of their own, and imgjax is tested without them.

@@ -1,7 +1,6 @@
-"""Writes the JobSet of a training run on Kubernetes; --config.FIELD=VALUE as of launch.train.
+"""Writes the JobSet of a training run, for kubectl; --config.FIELD=VALUE as of launch.train.
 
     python -m launch.kubernetes --config=configs/digits.py --workdir=/runs/digits --image=IMAGE
-    kubectl apply -f jobset.yaml
 """
 
 import pathlib
@@ -24,7 +23,7 @@ _FLAGS = (
     flags.DEFINE_string('python', 'python', 'Of the environment in the image.'),
     flags.DEFINE_string('claim', 'runs', 'The PersistentVolumeClaim of run directories.'),
     flags.DEFINE_string('mount', '/runs', 'Where that is mounted.'),
-    flags.DEFINE_integer('grace_seconds', 120, 'From SIGTERM to SIGKILL.', lower_bound=1),
+    flags.DEFINE_integer('grace_seconds', 120, 'To save, after SIGTERM.', lower_bound=1),
     flags.DEFINE_integer('heartbeat_seconds', 30, 'As of launch.train.', lower_bound=1),
     flags.DEFINE_integer('max_restarts', 100, 'Of all pods together.', lower_bound=0),
     flags.DEFINE_string('output', 'jobset.yaml', 'The file to write.'))
@@ -32,8 +31,8 @@ _FLAGS = (
 
 def main() -> dict:
     from imgjax.jobs import kubernetes
-    template = pathlib.Path(__file__).with_name('jobset.yaml').read_text()
-    return kubernetes.run(template, **jobs.asked(_FLAGS))
+    file = pathlib.Path(__file__).with_name('jobset.yaml')
+    return kubernetes.run(file.read_text(), **jobs.asked(_FLAGS))
 
 
 if __name__ == '__main__':

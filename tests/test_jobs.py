@@ -1,4 +1,4 @@
-"""Job files: what is rendered is valid, hostile values stay values, and faults start a run again."""
+"""Job files: valid for what reads them; hostile values stay values; faults start a run again."""
 
 import os
 import pathlib

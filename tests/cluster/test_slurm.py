@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -18,25 +19,22 @@ from imgjax import metrics
 from tests.cluster.conftest import ROOT, commands, environment, wait_for
 
 HEARTBEAT = 10
-STEPS = 800
-CONFIG = ('--config=tests/drill_config.py', '--config.data.resident=no',
-          f'--config.steps={STEPS}', '--config.eval_every=200', '--config.log_every=10',
-          '--config.checkpoint.every=20')
-HERE = 4  # drills at the same time
-WITHIN = 280
+CONFIG = '--config=tests/cluster/drill.py'
+HERE = 3  # drills at the same time
+WITHIN = 200
 
 
 class Job:
-    """A job of two processes on four devices, submitted as a user does."""
+    """A job of two devices, submitted as a user does."""
 
-    def __init__(self, cluster, compiled, workdir, *flags, nodes=2, config=CONFIG):
+    def __init__(self, cluster, compiled, workdir, *flags, nodes=2, devices=2):
         self.cluster, self.workdir = cluster, workdir
         self.began = time.monotonic()
         env = cluster.environment | compiled | {
-            'JAX_PLATFORMS': 'cpu', 'OMP_NUM_THREADS': '1',
-            'XLA_FLAGS': f'--xla_force_host_platform_device_count={4 // nodes}'}
+            'JAX_PLATFORMS': 'cpu',
+            'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices // nodes}'}
         done = subprocess.run(
-            [sys.executable, '-m', 'launch.slurm', *config, f'--workdir={workdir}',
+            [sys.executable, '-m', 'launch.slurm', CONFIG, f'--workdir={workdir}',
              f'--nodes={nodes}', f'--heartbeat_seconds={HEARTBEAT}', f'--python={sys.executable}',
              *flags], cwd=ROOT, env=env, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
@@ -91,20 +89,20 @@ def undisturbed(job, submit):
 
 
 def requeue(job, submit):
-    job.trains(100)
+    job.trains(40)
     job.cluster.call('scontrol', 'requeue', job.id)
     return {}
 
 
 def terminate(job, submit):
-    job.trains(100)
+    job.trains(40)
     job.cluster.call('scancel', '--signal=TERM', job.id)
     return {'log': 'exit code 75: back to the queue'}
 
 
 def fault(job, signum):
     """Sends a signal to the second process; returns how long the first one lived on."""
-    job.trains(100)
+    job.trains(40)
     pids = job.processes()
     began = time.monotonic()
     os.kill(pids[1], signum)
@@ -121,7 +119,7 @@ def freeze(job, submit):
 
 
 def lose_node(job, submit):
-    job.trains(100)
+    job.trains(40)
     pids = job.processes()
     job.cluster.kill_node('n4')
     wait_for(lambda: not alive(pids[0]), HEARTBEAT + 5, 'the survivor leaves')
@@ -153,24 +151,31 @@ def alive(pid: int) -> bool:
 @pytest.fixture(scope='module')
 def submit(cluster, compiled, tmp_path_factory):
     place = tmp_path_factory.mktemp('runs')
-    return lambda name, *flags, **options: Job(
-        cluster, compiled, place / name, *flags, **options)
+    return lambda name, *flags, **options: Job(cluster, compiled, place / name, *flags, **options)
 
 
 @pytest.fixture(scope='module')
 def drills(submit):
     """Each drill's Future of (job, what it saw, its seconds)."""
+    compiled = threading.Event()
+
     def drill(name):
         act, flags = DRILLS[name]
+        if name != 'undisturbed':
+            compiled.wait(WITHIN)  # once for all
         job = submit(name, *flags)
+        if name == 'undisturbed':
+            job.trains(10)
+            compiled.set()
         seen = act(job, submit)
         facts = job.ends()
         if name != 'undisturbed':
             assert int(facts['Restarts']) >= 1, 'the run ended before it was disturbed'
         return job, seen, time.monotonic() - job.began
 
-    with concurrent.futures.ThreadPoolExecutor(HERE) as pool:
-        yield {name: pool.submit(drill, name) for name in DRILLS}
+    pool = concurrent.futures.ThreadPoolExecutor(HERE)
+    yield {name: pool.submit(drill, name) for name in DRILLS}
+    pool.shutdown(cancel_futures=True)
 
 
 @pytest.mark.parametrize('name', [name for name in DRILLS if name != 'undisturbed'])
@@ -182,3 +187,35 @@ def test_drill_ends_with_the_same_bits(drills, name, record_property):
     assert job.result()['state_digest'] == expected.result()['state_digest']
     assert rows(str(job.workdir)) == rows(str(expected.workdir)), 'rows doubled, lost or changed'
     assert seen.get('log', 'start 2') in job.log()
+
+
+def test_one_process_and_then_two_again(drills, submit):
+    """A cancelled job stays so; the same run directory then goes on with other processes."""
+    expected = drills['undisturbed'].result()[0]
+    for step, nodes in ((20, 2), (100, 1)):
+        job = submit('fewer', nodes=nodes)
+        job.trains(step)
+        job.cluster.call('scancel', job.id)
+        wait_for(lambda: not job.processes(), 30, 'the processes leave')  # noqa: B023
+        assert job.ends('CANCELLED')['Restarts'] == '0'
+    job = submit('fewer')
+    job.ends()
+    assert job.log().count('going on from step') == 2
+    assert job.result()['examples'] == expected.result()['examples']
+    found, wanted = (rows(str(one.workdir)) for one in (job, expected))
+    assert [row['step'] for row in found] == [row['step'] for row in wanted]
+    for ours, theirs in zip(found, wanted, strict=True):
+        if ours['step'] <= 100:
+            assert ours['loss'] == pytest.approx(theirs['loss'], rel=1e-5)
+
+
+def test_an_array_is_one_run_an_index_and_a_final_error_stops(submit):
+    """A seed each; one that cannot be trained stops with the reason in its log."""
+    array = submit("seeds $(x) %j it's", '--array=1-2', '--config.steps=10', nodes=1, devices=1)
+    broken = submit('broken', '--config.data.path=/nowhere', '--config.data.name=folder', nodes=1,
+                    devices=1)
+    assert broken.ends('FAILED')['ExitCode'] in ('2:0', '3:0')
+    assert 'imgjax: ' in broken.log() and 'starting again would not help' in broken.log()
+    wait_for(lambda: array.log().count('slurm.sh: done') == 2, WITHIN, 'the array')
+    losses = [metrics.read_rows(str(array.workdir / index))[-1]['loss'] for index in '12']
+    assert losses[0] != losses[1]
