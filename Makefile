@@ -5,7 +5,7 @@ WORKDIR ?= runs/$(subst :,_,$(subst .py,,$(notdir $(CONFIG))))
 BIN := .venv/bin
 export TFDS_DATA_DIR ?= $(CURDIR)/data
 
-.PHONY: train test test-zoo test-drills test-reference lint clean
+.PHONY: train test test-drills test-zoo test-cluster test-reference lint clean
 
 train: .venv/installed
 	@$(BIN)/python -m launch.train --config=$(CONFIG) --workdir=$(WORKDIR) $(FLAGS)
@@ -21,6 +21,11 @@ test-zoo: .venv/installed-test
 # Faults and several processes, through real ones: killed, frozen, starved, stopped.
 test-drills: .venv/installed-test
 	@$(BIN)/python -m pytest --dist worksteal tests/drills $(PYTEST)
+
+# On a Slurm cluster that it starts on this machine and ends again; says so where Debian's slurm-wlm
+# and munge are missing.
+test-cluster: .venv/installed-test
+	@$(BIN)/python -m pytest -n 0 tests/cluster $(PYTEST)
 
 # Against the packages that define what ours must equal; they take minutes to install, so they have
 # an environment of their own, and imgjax is tested without them.

@@ -23,6 +23,15 @@ FLAGS = {
     'preview': {'config', 'output', 'images', 'steps'},
     'prepare': {'dataset', 'data_dir', 'manual_dir', 'verify', 'source', 'path', 'options',
                 'output', 'splits', 'shorter_side', 'quality', 'shard_size', 'workers'},
+    'slurm': {'config', 'workdir', 'name', 'nodes', 'processes', 'gpus', 'time', 'partition',
+              'options', 'array', 'array_field', 'grace_seconds', 'heartbeat_seconds',
+              'max_requeues', 'python', 'dry_run'},
+    'kubernetes': {'config', 'workdir', 'name', 'nodes', 'chips', 'resource', 'node_selector',
+                   'image', 'directory', 'python', 'claim', 'mount', 'grace_seconds',
+                   'heartbeat_seconds', 'max_restarts', 'output'},
+    'tpu': {'config', 'workdir', 'name', 'project', 'zone', 'accelerator', 'version', 'spot',
+            'options', 'directory', 'python', 'heartbeat_seconds', 'max_restarts', 'poll_seconds',
+            'output'},
 }
 CONFIG = '--config=tests/drills/config.py'
 SHORT = (CONFIG, '--config.steps=20', '--config.eval_every=0', '--config.checkpoint.every=10',

@@ -1,0 +1,95 @@
+"""Job files for clusters: one training command, and what starts it again."""
+
+import json
+import re
+import shlex
+import sys
+
+import jinja2
+from absl import flags
+from ml_collections import config_flags
+
+from imgjax.errors import ConfigError
+
+# Starting again cannot help: flags or config, data, divergence, a directory that another run holds.
+FINAL_CODES = (2, 3, 4, 5)
+
+
+def asked(defined) -> dict:
+    """Returns the values of an entry point's flags by their names, and of its config's.
+
+    `config` is the file as it was named, `fields` the overrides.
+    """
+    return {'config': config_flags.get_config_filename(flags.FLAGS['config']) or '',
+            'fields': overrides(sys.argv[1:]), **{flag.name: flag.value for flag in defined}}
+
+
+def overrides(arguments: list[str]) -> list[str]:
+    """Returns the arguments that set fields of the config, as launch.train takes them.
+
+    Raises:
+      ConfigError: one of them has no =, so that it is not clear where it ends.
+    """
+    found = [text for text in arguments if re.match(r'--?(no)?config\.', text)]
+    for text in found:
+        if '=' not in text:
+            raise ConfigError(f'{text}: in a job file it takes the form --config.FIELD=VALUE')
+    return found
+
+
+def train_command(python: str, config: str, fields: list[str], workdir: str,
+                  heartbeat_seconds: int) -> list[str]:
+    """Returns the words of the training command; `fields` are of `overrides`."""
+    return [python, '-m', 'launch.train', f'--config={config}', *fields, f'--workdir={workdir}',
+            f'--heartbeat_seconds={heartbeat_seconds}']
+
+
+def check(**fields) -> None:
+    """Refuses what no job file can carry.
+
+    Raises:
+      ConfigError: a text with a line break or another control character, or a required one empty.
+    """
+    for name, value in fields.items():
+        for text in value if isinstance(value, (list, tuple)) else [value]:
+            if not isinstance(text, str):
+                continue
+            if re.search(r'[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff]', text):
+                raise ConfigError(f'--{name}: takes no line break or control character, '
+                                  f'got {text!r}')
+            if not text and name in ('config', 'workdir', 'name', 'image'):
+                raise ConfigError(f'--{name}: missing')
+
+
+def check_name(name: str) -> None:
+    """Refuses what is no DNS label: the names of a JobSet and a TPU VM.
+
+    Raises:
+      ConfigError: it is not.
+    """
+    if not re.fullmatch(r'[a-z]([-a-z0-9]{0,38}[a-z0-9])?', name):
+        raise ConfigError('--name: takes lower-case letters, digits and - (40 at most, a letter '
+                          f'first), got {name!r}')
+
+
+def render(template: str, **values) -> str:
+    """Fills in a template of launch/, where every value is quoted by a filter.
+
+    `sh` gives a word of a shell, `words` several, `sbatch` a value of a line #SBATCH,
+    `yaml` any value of YAML.
+    """
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True,
+                                     lstrip_blocks=True, keep_trailing_newline=True)
+    environment.filters |= {'sh': shlex.quote, 'words': shlex.join, 'sbatch': _sbatch,
+                            'yaml': _yaml}
+    return environment.from_string(template).render(values)
+
+
+def _sbatch(text: str) -> str:
+    # sbatch takes a backslash for itself in quotes and outside, as bash does not.
+    return re.sub(r'([^A-Za-z0-9_@%+=:,./-])', r'\\\1', text)
+
+
+def _yaml(value) -> str:
+    # JSON is YAML, but for \uD83D and the like, of which YAML makes no characters.
+    return json.dumps(value, ensure_ascii=False)

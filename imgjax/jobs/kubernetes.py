@@ -1,0 +1,65 @@
+"""The JobSet of a run on Kubernetes."""
+
+import posixpath
+
+from imgjax import jobs
+from imgjax.errors import ConfigError
+
+PORT = 8476  # of the first process, JAX's own on Kubernetes
+
+
+def jobset(template: str, *, config: str, fields: list[str], workdir: str, name: str, nodes: int,
+           chips: int, resource: str, node_selector: list[str], image: str, directory: str,
+           python: str, claim: str, mount: str, grace_seconds: int, heartbeat_seconds: int,
+           max_restarts: int) -> str:
+    """Returns the text of the YAML, for `kubectl apply -f`.
+
+    Args:
+      template: launch/jobset.yaml.
+      config: a config file, as launch.train takes it, in the image.
+      fields: overrides of the config (jobs.overrides).
+      workdir: the run directory, below `mount`.
+      name: of the JobSet.
+      nodes: pods, each with a process.
+      chips: of a pod, or 0.
+      resource: what Kubernetes calls them, nvidia.com/gpu or google.com/tpu.
+      node_selector: labels of the nodes, each KEY=VALUE.
+      image: of the container.
+      directory: where the checkout lies in the image.
+      python: of the environment in the image.
+      claim: the PersistentVolumeClaim that run directories lie on.
+      mount: where it is mounted.
+      grace_seconds: from SIGTERM to SIGKILL.
+      heartbeat_seconds: of silence, after which a process is taken for dead.
+      max_restarts: so often all pods start again.
+
+    Raises:
+      ConfigError: a value that cannot be in a manifest.
+    """
+    jobs.check(config=config, workdir=workdir, resource=resource, node_selector=node_selector,
+               image=image, directory=directory, python=python, claim=claim, mount=mount,
+               overrides=fields)
+    jobs.check_name(name)
+    if not posixpath.normpath(workdir).startswith(f'{mount.rstrip("/")}/'):
+        raise ConfigError(f'--workdir: takes a folder below --mount={mount}, got {workdir!r}')
+    for label in node_selector:
+        if '=' not in label:
+            raise ConfigError(f'--node_selector: takes KEY=VALUE, got {label!r}')
+    # Kubernetes fills in $(NAME) and takes $$ for $.
+    command = [word.replace('$', '$$') for word in jobs.train_command(
+        python, config, fields, workdir, heartbeat_seconds)]
+    command += [f'--coordinator_address={name}-run-0-0.{name}:{PORT}', f'--num_processes={nodes}',
+                '--process_id=$(JOB_COMPLETION_INDEX)'] if nodes > 1 else ['--num_processes=1']
+    return jobs.render(
+        template, name=name, nodes=nodes, max_restarts=max_restarts, grace_seconds=grace_seconds,
+        node_selector=dict(label.split('=', 1) for label in node_selector), image=image,
+        directory=directory, command=command, chips=chips, resource=resource, mount=mount,
+        claim=claim, port=PORT, final_codes=list(jobs.FINAL_CODES))
+
+
+def run(template: str, output: str, **fields) -> dict:
+    """Writes the JobSet (fields as of `jobset`); returns {manifest: the path of the file}."""
+    text = jobset(template, **fields)
+    with open(output, 'w', encoding='utf-8') as file:
+        file.write(text)
+    return {'manifest': output}

@@ -1,0 +1,102 @@
+"""The batch script of a run on Slurm, and its submission."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+
+from imgjax import jobs
+from imgjax.errors import ConfigError
+
+MAX_FAILURES = 3  # starts in a row that end by a fault and save nothing
+
+
+def logs(workdir: str) -> str:
+    """Returns the folder of the script and the logs: a run directory holds a run alone."""
+    return f'{workdir.rstrip("/")}.slurm'
+
+
+def script(template: str, *, config: str, fields: list[str], workdir: str, name: str, nodes: int,
+           processes: int, gpus: int, time: str, partition: str, options: list[str],
+           array: str, array_field: str, grace_seconds: int, heartbeat_seconds: int,
+           max_requeues: int, python: str) -> str:
+    """Returns the text of the batch script.
+
+    Args:
+      template: launch/slurm.sh.
+      config: a config file, as launch.train takes it.
+      fields: overrides of the config (jobs.overrides).
+      workdir: the run directory, on a disk that all nodes see; with `array`, that of task I is
+        WORKDIR/I.
+      name: of the job.
+      nodes: how many.
+      processes: a node; 1 has all of its GPUs.
+      gpus: a node, or 0.
+      time: the limit, as sbatch takes it; '' is the partition's.
+      partition: or '' for the default one.
+      options: more of sbatch's own, each as --NAME=VALUE.
+      array: the indices of a job array as sbatch takes them, or ''.
+      array_field: the field of the config that the index of an array is given to.
+      grace_seconds: before the time limit the run is asked to stop.
+      heartbeat_seconds: of silence, after which a process is taken for dead.
+      max_requeues: so often a job starts again.
+      python: of the environment; a bare name is that of this machine's PATH.
+
+    Raises:
+      ConfigError: a value that cannot be in a script.
+    """
+    jobs.check(config=config, workdir=workdir, name=name, time=time, partition=partition,
+               options=options, array=array, array_field=array_field, python=python,
+               overrides=fields)
+    workdir, python = os.path.abspath(workdir), shutil.which(python) or python
+    if '\\' in workdir:
+        raise ConfigError(f'--workdir: Slurm takes no backslash in the path of a log: {workdir}')
+    if array and not re.fullmatch(r'[\d,:%-]+', array):
+        raise ConfigError(f'--array: takes indices such as 0-4 or 1,3%2, got {array!r}')
+    for option in options:
+        if not re.fullmatch(r'--[a-z][a-z-]*(=.*)?', option):
+            raise ConfigError(f'--options: takes --NAME=VALUE, got {option!r}')
+    command = jobs.train_command(python, config, fields, workdir, heartbeat_seconds)
+    log = f'{logs(workdir).replace("%", "%%")}/{"%A_%a" if array else "%j"}.log'
+    return jobs.render(
+        template, command=command, log=log, logs=logs(workdir), workdir=workdir, name=name,
+        nodes=nodes, processes=processes, gpus=gpus, time=time, partition=partition,
+        options=options,
+        array=array, array_field=array_field, grace_seconds=grace_seconds,
+        # The first process to end may be a killed one; its peers learn of it by the heartbeat.
+        wait_seconds=heartbeat_seconds + 10, max_requeues=max_requeues,
+        max_failures=MAX_FAILURES, directory=os.getcwd(),
+        final_codes='|'.join(map(str, jobs.FINAL_CODES)))
+
+
+def run(template: str, dry_run: bool, **fields) -> dict:
+    """Writes the batch script of a run and submits it.
+
+    Args:
+      template: launch/slurm.sh.
+      dry_run: return the script, and write and submit nothing.
+      **fields: those of `script`.
+
+    Returns {script: its path or, for a dry run, its text; job: the number that Slurm gave}.
+
+    Both lie in WORKDIR.slurm, beside the logs.
+
+    Raises:
+      ConfigError: no sbatch on this machine, or Slurm refuses the job; the line has its reason.
+    """
+    text = script(template, **fields)
+    if dry_run:
+        return {'script': text}
+    if not shutil.which('sbatch'):
+        raise ConfigError('sbatch is not on this machine; --dry_run shows the script')
+    folder = logs(os.path.abspath(fields['workdir']))
+    os.makedirs(folder, exist_ok=True)  # Slurm opens the log before the script runs
+    path = os.path.join(folder, 'slurm.sh')
+    with open(path, 'w', encoding='utf-8') as file:
+        file.write(text)
+    done = subprocess.run(['sbatch', '--parsable', path], capture_output=True, text=True)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or [f'exit code {done.returncode}'])[-1]
+        raise ConfigError(f'{shlex.quote(path)}: {reason}')
+    return {'script': path, 'job': int(done.stdout.strip().split(';')[0])}
