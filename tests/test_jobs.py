@@ -288,7 +288,7 @@ def test_overrides_are_those_of_the_config():
 
 
 def test_entry_points_write_what_they_say(launch, tmp_path):
-    common = ('--config=tests/drill_config.py', '--config.steps=3')
+    common = ('--config=tests/drills/config.py', '--config.steps=3')
     started = [
         launch('slurm', *common, f'--workdir={tmp_path}/run', '--dry_run'),
         launch('kubernetes', *common, '--workdir=/runs/a', '--image=i',
