@@ -118,7 +118,7 @@ def test_sbatch_takes_its_lines_as_they_were_meant():
     lines = re.findall('^#SBATCH (.*)$', slurm_script(
         name='a b', time='1:00:00', partition='long', gpus=8, options=['--mem=3G'],
         workdir="/runs/100% $(x)'s"), re.M)
-    # A backslash makes the next character itself, as in a shell.
+    # sbatch reads quotes and backslashes as a shell does.
     assert [shlex.split(line) for line in lines] == [[line] for line in (
         '--job-name=a b', '--nodes=2', '--ntasks-per-node=1', '--gpus-per-node=8',
         '--time=1:00:00', '--partition=long', '--mem=3G',
