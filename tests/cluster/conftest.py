@@ -25,7 +25,7 @@ SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 # A job that is requeued waits for as long as a credential may be valid: by default two minutes.
-AuthInfo=socket={place}/munge.socket,cred_expire=2
+AuthInfo=socket={place}/munge.socket,cred_expire=5
 CredType=cred/munge
 StateSaveLocation={place}/state
 SlurmdSpoolDir={place}/spool-%n
