@@ -223,8 +223,11 @@ case "$*" in
   *create*) echo ACTIVE > "$PLACE/state" ;;
   *delete*) rm -f "$PLACE/state" ;;
   *ssh*) n=$(($(cat "$PLACE/n" 2>/dev/null || echo 0) + 1)); echo $n > "$PLACE/n"
-    for word in "$@"; do case $word in --command=*) bash -c "${word#--command=}" ;; esac; done
-    for code in $(sed -n ${n}p "$PLACE/codes"); do echo "imgjax-exit-code $code"; done
+    codes=$(sed -n ${n}p "$PLACE/codes")
+    for code in $codes; do echo "imgjax-exit-code $code"; done
+    [ -n "$codes" ] || for word in "$@"; do
+      case $word in --command=*) bash -c "${word#--command=}" ;; esac
+    done
     [ "$n" != 1 ] || echo SUSPENDED > "$PLACE/state" ;;
 esac
 '''
@@ -240,9 +243,9 @@ def run_tpu_script(tmp_path, codes: str, **fields):
 
 @pytest.mark.parametrize('codes, expected, starts', [
     ('75 75\n0 0\n', 0, 2), ('134 137\n0 0\n', 0, 2), ('75 75\n3 75\n', 3, 2), ('4 4\n', 4, 1),
-    ('\n\n0 0\n', 0, 3), ('75\n' * 9, 75, 4)])
+    ('1 134\n76 0\n0 0\n', 0, 3), ('75\n' * 9, 75, 4)])
 def test_a_tpu_run_goes_on_after_a_preemption(tmp_path, codes, expected, starts):
-    done, calls = run_tpu_script(tmp_path, codes, directory='/none')
+    done, calls = run_tpu_script(tmp_path, codes)
     assert done.returncode == expected, done.stderr
     assert len([call for call in calls if ' ssh ' in call]) == starts
     created = [call for call in calls if ' create ' in call]
@@ -252,13 +255,17 @@ def test_a_tpu_run_goes_on_after_a_preemption(tmp_path, codes, expected, starts)
     assert (' delete ' in calls[-1]) == (expected == 0), 'a finished run leaves no slice behind'
 
 
+def test_a_tpu_host_without_the_checkout_is_final(tmp_path):
+    assert run_tpu_script(tmp_path, '', directory='/none')[0].returncode == 2
+
+
 @pytest.mark.parametrize('value', HOSTILE)
 def test_a_tpu_host_gets_hostile_values_as_they_are(tmp_path, value):
     (tmp_path / value).mkdir()
     show = tmp_path / 'show me'
     show.write_text('#!/bin/bash\nprintf "<%s>\\n" "$@" "$PWD" >&2')
     show.chmod(0o755)
-    done, _ = run_tpu_script(tmp_path, '0\n', config=value, workdir=value, python=str(show),
+    done, _ = run_tpu_script(tmp_path, '', config=value, workdir=value, python=str(show),
                              directory=str(tmp_path / value), options=[f'--labels={value}'])
     words = re.findall('<(.*)>', done.stderr)
     assert f'--config={value}' in words and f'--workdir={value}' in words
