@@ -149,7 +149,7 @@ def send(pid: int, signum: int) -> None:
 
 DRILLS = {
     'undisturbed': (undisturbed, ()),
-    'time limit': (time_limit, ('--time=1', '--grace_seconds=15')),
+    'time limit': (time_limit, ('--time=1', '--grace_seconds=1')),
     'node': (lose_node, ('--partition=failing',)), 'freeze': (freeze, ()),
     'kill -9': (kill, ()), 'requeue': (requeue, ()), 'TERM': (terminate, ())}
 
