@@ -36,7 +36,8 @@ command+=("--workdir=$workdir" "--config."{{ array_field | sh }}"=$SLURM_ARRAY_T
 {% endif %}
 
 say() { echo "$(date +%T) slurm.sh: $*" >&2; }
-stop() { asked=yes; say 'asked to stop'; scancel --signal=TERM "$SLURM_JOB_ID"; }
+# In the background: where Slurm is ending the job already, scancel tries again for minutes.
+stop() { asked=yes; say 'asked to stop'; scancel --quiet --signal=TERM "$SLURM_JOB_ID" & }
 newest() { ls "$workdir/checkpoints" 2>/dev/null | sort -n | tail -n 1; }
 trap stop TERM
 
@@ -72,8 +73,7 @@ elif [ "${SLURM_RESTART_COUNT:-0}" -ge {{ max_requeues }} ]; then
   exit "$code"
 fi
 say "exit code $code: back to the queue"
-trap '' TERM
 # The job is completing where Slurm itself puts it back, or where it was cancelled: that stands.
 [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = RUNNING ] || exit "$code"
-scontrol requeue "$SLURM_JOB_ID" || exit "$code"
-sleep 600  # Slurm ends this script
+scontrol requeue "$SLURM_JOB_ID"
+exit "$code"

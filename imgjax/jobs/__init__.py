@@ -86,8 +86,8 @@ def render(template: str, **values) -> str:
 
 
 def _sbatch(text: str) -> str:
-    # sbatch takes a backslash for itself in quotes and outside, as bash does not.
-    return re.sub(r'([^A-Za-z0-9_@%+=:,./-])', r'\\\1', text)
+    # In double quotes sbatch takes a backslash for itself; outside of them a blank ends the value.
+    return '"' + re.sub(r'(["\\])', r'\\\1', text) + '"'
 
 
 def _yaml(value) -> str:

@@ -46,7 +46,7 @@ def script(template: str, *, config: str, fields: list[str], workdir: str, name:
         template, name=name, at=[f'--zone={zone}', *([f'--project={project}'] if project else [])],
         create=[f'--accelerator-type={accelerator}', f'--runtime-version={version}',
                 *(['--spot'] if spot else []), *options],
-        remote=f'cd {shlex.quote(directory)} && {command}; echo imgjax-exit-code $?',
+        remote=f'(cd {shlex.quote(directory)} || exit 2; {command}); echo imgjax-exit-code $?',
         max_restarts=max_restarts, poll_seconds=poll_seconds, final_codes=jobs.FINAL_CODES)
 
 

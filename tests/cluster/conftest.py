@@ -25,7 +25,7 @@ SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 # A job that is requeued waits for as long as a credential may be valid: by default two minutes.
-AuthInfo=socket={place}/munge.socket,cred_expire=2
+AuthInfo=socket={place}/munge.socket,cred_expire=5
 CredType=cred/munge
 StateSaveLocation={place}/state
 SlurmdSpoolDir={place}/spool-%n
@@ -91,20 +91,17 @@ class Cluster:
 
     def kill_node(self, node: str) -> None:
         """As when its power fails: the daemon and the processes of its jobs are gone at once."""
-        steps = [pid for pid, words in commands() if 'slurmstepd' in words[0]
-                 and is_of(pid, f'{self.place}/slurm.conf') and self.node_of(pid) == node]
+        steps = [pid for pid, words in commands()
+                 if 'slurmstepd' in words[0] and self.is_on(pid, node)]
         for pid in [self.processes[node].pid, *steps, *(
                 below for step in steps for below in children(step))]:
             kill(pid)
         self.processes.pop(node).wait()
 
-    def node_of(self, step: int) -> str:
-        """Returns the node whose slurmd started a slurmstepd."""
-        for pid in children(step):
-            for text in environment(pid):
-                if text.startswith('SLURMD_NODENAME='):
-                    return text.partition('=')[2]
-        return ''
+    def is_on(self, step: int, node: str) -> bool:
+        """Does a slurmstepd run processes of a job of this cluster on that node?"""
+        wanted = {f'SLURM_CONF={self.place}/slurm.conf', f'SLURMD_NODENAME={node}'}
+        return any(wanted <= set(environment(pid)) for pid in children(step))
 
     def call(self, *words: str) -> str:
         done = subprocess.run(words, env=self.environment, capture_output=True, text=True)
@@ -172,11 +169,6 @@ def environment(pid: int) -> list[str]:
             errors='replace').split('\0')
     except OSError:
         return []
-
-
-def is_of(pid: int, conf: str) -> bool:
-    return f'SLURM_CONF={conf}' in environment(pid) or any(
-        f'SLURM_CONF={conf}' in environment(below) for below in children(pid))
 
 
 def children(pid: int) -> list[int]:
