@@ -324,7 +324,8 @@ def restore(workdir: str, step: int, target, config_hash: str):
         kind = _NotDamaged if outside else DataError
         raise kind(f'{path}: {"cannot be read" if outside else "damaged"} '
                    f'({type(error).__name__}: {text})') from None
-    return sharding.place(state, jax.tree.map(lambda leaf: leaf.sharding, target)), meta
+    placed = sharding.place(state, jax.tree.map(lambda leaf: leaf.sharding, target), own=True)
+    return placed, meta
 
 
 def _check_meta(meta: dict, step: int, config_hash: str) -> None:

@@ -13,6 +13,7 @@ import re
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -119,14 +120,21 @@ def to_device(batch: dict, placement: NamedSharding) -> dict:
     return {name: one(value) for name, value in batch.items()}
 
 
-def place(tree, placements):
+def place(tree, placements, own: bool = False):
     """Returns host arrays, the same in every process, as global arrays on the devices.
 
-    They own their memory: a step can take it over (donation), which it cannot of a host array's.
+    Args:
+      tree: of NumPy arrays.
+      placements: a sharding, or one for each of them.
+      own: they get memory of their own, which a step can take over (donation). On a CPU they would
+        share the host array's where it is aligned, whatever device_put's may_alias says (jax
+        0.10.2), and the first step would have to copy them.
     """
+    put = functools.partial(jnp.array, copy=True) if own else jax.device_put
+
     def one(array, placement):
         array = np.asarray(array)
-        pieces = [jax.device_put(array[piece], device, may_alias=False)
+        pieces = [put(array[piece], device=device)
                   for device, piece in placement.addressable_devices_indices_map(
                       array.shape).items()]
         return jax.make_array_from_single_device_arrays(array.shape, placement, pieces)

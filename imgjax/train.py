@@ -209,7 +209,7 @@ def initial_state(job: Job, hparams: dict, weights=None) -> state_lib.TrainState
         return state
     begun = sharding.to_host({'params': state.params, 'batch_stats': state.batch_stats})
     loaded = sharding.place(load.load(job.config, weights, begun), {
-        'params': job.shardings.params, 'batch_stats': job.shardings.batch_stats})
+        'params': job.shardings.params, 'batch_stats': job.shardings.batch_stats}, own=True)
     ema = jax.tree.map(jnp.copy, loaded['params']) if job.config['ema'] else {}
     return state.replace(**loaded, ema=ema)
 

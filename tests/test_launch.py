@@ -19,6 +19,7 @@ FLAGS = {
     'evaluate': {'workdir', 'step', 'split'},
     'predict': {'workdir', 'step', 'images', 'top_k', 'output'},
     'inspect': {'workdir'},
+    'dryrun': {'config', 'topology', 'num_classes', 'image_size', 'train_examples'},
     'export': {'workdir', 'step', 'format', 'output'},
     'preview': {'config', 'output', 'images', 'steps'},
     'prepare': {'dataset', 'data_dir', 'manual_dir', 'verify', 'source', 'path', 'options',
