@@ -6,55 +6,19 @@ the digest of every leaf. Nothing that fails its digest is used: it is put aside
 """
 
 import contextlib
-import json
 import logging
 import os
 import shutil
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-import xxhash
 from orbax.checkpoint import checkpoint_managers
 
-from imgjax import processes, sharding, trust
-from imgjax.errors import DataError, DivergedError, ReplicaError
+from imgjax import digests, processes, sharding, trust
+from imgjax.errors import DataError, DivergedError
 
 log = logging.getLogger('imgjax')
-
-
-def leaf_digests(state) -> dict[str, str]:
-    """Returns a 128-bit digest of each leaf's dtype, shape and bytes, by its path.
-
-    They do not depend on how the leaf is sharded, nor on the number of processes, each of which has
-    to call it. xxh3 finds damage, not forgery.
-    """
-    digests = {}
-    for name, array in _named_leaves(sharding.to_host(state)):
-        hasher = xxhash.xxh3_128(f'{array.dtype} {array.shape} '.encode())
-        hasher.update(_bytes_of(array))
-        digests[name] = hasher.hexdigest()
-    return digests
-
-
-def _bytes_of(array) -> np.ndarray:
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-
-
-def _named_leaves(state) -> list[tuple]:
-    return [(jax.tree_util.keystr(path, simple=True, separator='/'), leaf)
-            for path, leaf in jax.tree_util.tree_leaves_with_path(state)]
-
-
-def digest_of(digests: dict) -> str:
-    """Returns one digest of a dict of plain data: of the whole train state, given its leaves'."""
-    return xxhash.xxh3_128(json.dumps(digests, sort_keys=True).encode()).hexdigest()
-
-
-def state_digest(state) -> str:
-    """Returns the digest of a whole train state; equal for bitwise equal states only."""
-    return digest_of(leaf_digests(state))
 
 
 def directory(workdir: str) -> str:
@@ -139,18 +103,18 @@ class Writer:
         step = int(jax.device_get(state.step))
         if processes.from_first(lambda: 'saved' if step in steps(self._workdir) else ''):
             return
-        check_replicas(state)
+        digests.check_replicas(state)
         host = sharding.to_host(state, processes.first())
-        bad = processes.from_first(lambda: not_finite(host))
+        bad = processes.from_first(lambda: digests.not_finite(host))
         if bad:
             raise DivergedError(f'{bad!r} is not finite at step {step}, which is not saved')
         if processes.first():
             self._start(step, host, config_hash)
 
     def _start(self, step: int, host, config_hash: str) -> None:
-        digests = leaf_digests(host)
-        meta = {'step': step, 'config_hash': config_hash, 'digests': digests,
-                'state_digest': digest_of(digests)}
+        leaves = digests.leaf_digests(host)
+        meta = {'step': step, 'config_hash': config_hash, 'digests': leaves,
+                'state_digest': digests.digest_of(leaves)}
         self._pending = step
         try:
             if self._manager is None:  # after a failed save
@@ -159,7 +123,7 @@ class Writer:
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(host),
-                    meta=ocp.args.JsonSave(meta | {'meta_digest': digest_of(meta)})))
+                    meta=ocp.args.JsonSave(meta | {'meta_digest': digests.digest_of(meta)})))
         except Exception as error:  # Orbax raises many types; each means: not saved
             self._failed(error)
 
@@ -208,54 +172,6 @@ def _alone(purpose: str) -> dict:
                 barrier_sync_key_prefix=f'{purpose}{place}')
 
 
-def not_finite(host_state) -> str:
-    """Returns the path of the first leaf with a number that is not finite; '' without one."""
-    for name, array in _named_leaves(host_state):
-        if jnp.issubdtype(array.dtype, jnp.inexact):
-            with np.errstate(over='ignore', invalid='ignore'):
-                total = array.sum()  # several times faster than looking at each
-            if not np.isfinite(total) and not np.isfinite(array).all():
-                return name
-    return ''
-
-
-def check_replicas(state) -> None:
-    """Compares the devices that hold the same part of a state; every process has to call it.
-
-    Raises:
-      ReplicaError: two of them differ. Which is right cannot be known.
-    """
-    if len(state.step.sharding.device_set) == 1:
-        return
-    hashers, parts = {}, {}
-    for name, leaf in _named_leaves(state):
-        for shard in leaf.addressable_shards:
-            device = shard.device.id
-            hashers.setdefault(device, {})[name] = xxhash.xxh3_64_hexdigest(
-                _bytes_of(jax.device_get(shard.data)))
-            parts.setdefault(device, []).append(str(shard.index))
-    held = {}  # part of the state -> (device, digests of its leaves)
-    for device, found in hashers.items():
-        part = digest_of(parts[device])
-        other, digests = held.setdefault(part, (device, found))
-        odd = [name for name in found if found[name] != digests[name]]
-        if odd:
-            _differ(state, f'{odd[0]!r} is not the same on devices {other} and {device}')
-    mine = {part: digest_of(digests) for part, (_, digests) in held.items()}
-    seen = {}
-    for place, word in enumerate(processes.to_first(json.dumps(mine))):
-        for part, digest in json.loads(word).items():
-            other, known = seen.setdefault(part, (place, digest))
-            if digest != known:
-                _differ(state, f'processes {other} and {place} do not hold the same')
-
-
-def _differ(state, what: str):
-    raise ReplicaError(
-        f'step {int(jax.device_get(state.step))}: {what}, where all must be equal: a device or its '
-        'memory has failed; nothing was saved, the same command goes on from the newest checkpoint')
-
-
 def _saved_mark(workdir: str) -> str:
     """A file that says that a step was saved once: an empty directory is then no new run."""
     return os.path.join(workdir, 'saved')
@@ -289,7 +205,7 @@ def restore(workdir: str, step: int, target, config_hash: str):
         there = ', '.join(map(str, steps(workdir))) or 'none'
         raise DataError(f'{path}: no such checkpoint; the steps on disk are: {there}')
     try:
-        leaves = dict(_named_leaves(target))
+        leaves = dict(digests.named_leaves(target))
         trust.check_files(path, len(leaves))
         with ocp.Checkpointer(
                 ocp.CompositeCheckpointHandler(state=ocp.StandardCheckpointHandler(),
@@ -310,7 +226,7 @@ def restore(workdir: str, step: int, target, config_hash: str):
                 lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), target)
             state = reader.restore(
                 path, args=ocp.args.Composite(state=ocp.args.StandardRestore(blank)))['state']
-        found = leaf_digests(state)
+        found = digests.leaf_digests(state)
         bad = [name for name in found if found[name] != meta['digests'][name]]
         if bad:
             raise ValueError(f'{len(bad)} of {len(found)} leaves are not what was saved, first '
@@ -330,7 +246,7 @@ def restore(workdir: str, step: int, target, config_hash: str):
 
 def _check_meta(meta: dict, step: int, config_hash: str) -> None:
     claimed = {k: v for k, v in meta.items() if k != 'meta_digest'}
-    if meta['meta_digest'] != digest_of(claimed) or meta['step'] != step:
+    if meta['meta_digest'] != digests.digest_of(claimed) or meta['step'] != step:
         raise ValueError('its meta data is not what was saved')
     if meta['config_hash'] != config_hash:
         raise ValueError(f'it is of a run of another config, {meta["config_hash"]}')

@@ -13,6 +13,7 @@ from imgjax import (
     backend,
     build,
     checkpoint,
+    digests,
     evaluate,
     loop,
     metrics,
@@ -254,7 +255,7 @@ def _finish(job: Job, workdir: str, state, results, rows, source: Source, second
             'full?); make space, and the same command goes on from the checkpoint before')
     result = {
         'split': config['data']['eval_split'], **results.summary(), 'step': step,
-        'workdir': os.path.abspath(workdir), 'state_digest': checkpoint.state_digest(state),
+        'workdir': os.path.abspath(workdir), 'state_digest': digests.state_digest(state),
         'parameters': state_lib.parameter_count(job.target),
         'unreadable_images': len(faults.read(workdir)),
         'train_seconds': round(_train_seconds(rows.rows), 2), 'seconds': round(seconds, 2)}

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imgjax import checkpoint, sharding
+from imgjax import checkpoint, digests, sharding
 from imgjax.errors import DataError
 from imgjax.state import TrainState
 
@@ -62,7 +62,7 @@ def test_what_comes_back_is_what_was_saved_on_any_mesh(saved):
         state, meta = checkpoint.restore(str(saved), 2, target_of(make_state(0), shape), 'hash')
         jax.tree.map(np.testing.assert_array_equal, jax.device_get(state),
                      jax.device_get(make_state(2)))
-        assert meta['state_digest'] == checkpoint.state_digest(make_state(2))
+        assert meta['state_digest'] == digests.state_digest(make_state(2))
 
 
 def test_digest_tells_shape_dtype_and_place():
@@ -71,12 +71,12 @@ def test_digest_tells_shape_dtype_and_place():
               {'a': jnp.zeros((2, 3), jnp.int32), 'b': jnp.ones(6)},
               {'b': jnp.zeros((2, 3)), 'a': jnp.ones(6)},
               {'a': -jnp.zeros((2, 3)), 'b': jnp.ones(6)}]
-    assert len({checkpoint.state_digest(tree) for tree in (base, *others)}) == 5
+    assert len({digests.state_digest(tree) for tree in (base, *others)}) == 5
 
 
 def test_fifty_flipped_bits_none_silent(saved, tmp_path):
     rng = random.Random(1)
-    good = checkpoint.state_digest(make_state(2))
+    good = digests.state_digest(make_state(2))
     found = 0
     for flip in range(50):
         workdir = tmp_path / str(flip)
@@ -90,8 +90,8 @@ def test_fifty_flipped_bits_none_silent(saved, tmp_path):
             str(workdir), target_of(make_state(0)), 'hash', put_aside=True)
         # Either harmless (a bit that nothing reads), or found, and the step before it is used.
         assert meta['step'] in (1, 2)
-        assert checkpoint.state_digest(state) == (
-            good if meta['step'] == 2 else checkpoint.state_digest(make_state(1)))
+        assert digests.state_digest(state) == (
+            good if meta['step'] == 2 else digests.state_digest(make_state(1)))
         assert (workdir / 'damaged' / '2').exists() == (meta['step'] == 1)
         found += meta['step'] == 1
         shutil.rmtree(workdir)
@@ -119,7 +119,7 @@ def test_every_file_harmed(harm, saved, tmp_path):
             shutil.copy(twins[0], path)
         state, meta = checkpoint.restore_newest(
             str(workdir), target_of(make_state(0)), 'hash', put_aside=True)
-        assert checkpoint.state_digest(state) == checkpoint.state_digest(make_state(meta['step']))
+        assert digests.state_digest(state) == digests.state_digest(make_state(meta['step']))
         shutil.rmtree(workdir)
 
 
@@ -191,7 +191,7 @@ def test_what_a_killed_save_left_is_taken_away(workdir):
 def test_donation_after_save_does_not_reach_the_checkpoint(tmp_path):
     writer = checkpoint.Writer(str(tmp_path), OPTIONS)
     state = make_state(5)
-    expected = checkpoint.state_digest(state)
+    expected = digests.state_digest(state)
     writer.save(state, 'hash')
     overwrite = jax.jit(lambda s: jax.tree.map(lambda x: x * 0 + x.dtype.type(7), s),
                         donate_argnums=0)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tensorstore
 
-from imgjax import build, checkpoint, train, trust, use
+from imgjax import build, checkpoint, digests, train, trust, use
 from imgjax import config as config_lib
 from imgjax.errors import DataError, RunError
 from tests.drills.config import get_config
@@ -68,7 +68,7 @@ def meta(**changes):
         path = step / 'meta' / 'metadata'
         stored = json.loads(path.read_text()) | changes
         stored.pop('meta_digest')
-        path.write_text(json.dumps(stored | {'meta_digest': checkpoint.digest_of(stored)}))
+        path.write_text(json.dumps(stored | {'meta_digest': digests.digest_of(stored)}))
     return harm
 
 

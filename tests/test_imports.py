@@ -20,6 +20,7 @@ FORBIDDEN = {
     'imgjax/sharding.py': ('imgjax.data', 'imgjax.checkpoint'),
     'imgjax/step.py': ('imgjax.data', 'imgjax.checkpoint', 'os', 'pathlib', 'io'),
     'imgjax/checkpoint.py': ('imgjax.models', 'imgjax.data', 'imgjax.step'),
+    'imgjax/digests.py': ('imgjax.models', 'imgjax.data', 'imgjax.step'),
     'imgjax/metrics.py': ('imgjax.models', 'imgjax.data', 'imgjax.step'),
     'imgjax/runtime.py': ('imgjax.models', 'imgjax.data', 'imgjax.step'),
     **{f'imgjax/report/{name}.py': ('jax', 'imgjax.data', 'imgjax.step')

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from configs import digits
-from imgjax import build, checkpoint, feed, metrics, sharding, state, train
+from imgjax import build, checkpoint, digests, feed, metrics, sharding, state, train
 from imgjax import config as config_lib
 from imgjax.errors import ConfigError, DivergedError, ReplicaError
 from imgjax.models import forms
@@ -245,7 +245,7 @@ def test_a_flipped_copy_is_found_before_it_is_saved(fsdp, tmp_path, dataset):
     job = build.job(config, dataset[2])
     hparams = sharding.place(state.hparams_of(config), sharding.replicated(job.mesh))
     good = train.initial_state(job, hparams)
-    checkpoint.check_replicas(good)
+    digests.check_replicas(good)
     leaves, tree = jax.tree.flatten(good.params)
     for place, leaf in enumerate(leaves):
         bad = good.replace(params=jax.tree.unflatten(

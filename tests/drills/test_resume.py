@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from configs import digits
-from imgjax import build, checkpoint, feed, sharding, state, train
+from imgjax import build, checkpoint, digests, feed, sharding, state, train
 from imgjax import config as config_lib
 from imgjax.errors import DataError
 
@@ -43,7 +43,7 @@ def test_every_step_leads_to_the_next_bit_for_bit(saved):
         now, _ = checkpoint.restore(workdir, at, job.target, config_hash)
         now, _ = opened.dispatch(now, items[at - 1])
         expected = checkpoint.restore(workdir, at + 1, job.target, config_hash)[1]
-        assert checkpoint.state_digest(now) == expected['state_digest'], at
+        assert digests.state_digest(now) == expected['state_digest'], at
 
 
 def spoil(workdir: str, step: int) -> None:
