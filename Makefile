@@ -3,9 +3,11 @@ PYTHON ?= python3
 CONFIG ?= configs/digits.py
 WORKDIR ?= runs/$(subst :,_,$(subst .py,,$(notdir $(CONFIG))))
 BIN := .venv/bin
+MINUTES ?= 10
+SEED ?= 0
 export TFDS_DATA_DIR ?= $(CURDIR)/data
 
-.PHONY: train test test-drills test-zoo test-cluster test-reference lint clean
+.PHONY: train test test-drills soak test-zoo test-cluster test-reference lint clean
 
 train: .venv/installed
 	@$(BIN)/python -m launch.train --config=$(CONFIG) --workdir=$(WORKDIR) $(FLAGS)
@@ -21,6 +23,10 @@ test-zoo: .venv/installed-test
 # Faults and several processes, through real ones: killed, frozen, starved, stopped.
 test-drills: .venv/installed-test
 	@$(BIN)/python -m pytest --dist worksteal tests/drills $(PYTEST)
+
+# The same drills with ever new seeds until the time is up, and a table of what they found.
+soak: .venv/installed-test
+	@$(BIN)/python -m pytest -n 0 tests/drills --minutes=$(MINUTES) --seed=$(SEED) $(PYTEST)
 
 # On a Slurm cluster that it starts on this machine and ends again; says so where Debian's slurm-wlm
 # and munge are missing.

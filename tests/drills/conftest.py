@@ -29,6 +29,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 _ENDS = pytest.StashKey[float]()
+_TIME_IS_UP = 'the time is up'
 
 
 def pytest_runtest_logreport(report):
@@ -44,7 +45,13 @@ def pytest_runtest_logreport(report):
 
 def pytest_runtest_teardown(item, nextitem):
     if time.monotonic() > item.config.stash.get(_ENDS, float('inf')):
-        item.session.shouldstop = 'the time is up'
+        item.session.shouldstop = _TIME_IS_UP
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session):
+    if session.shouldstop == _TIME_IS_UP:  # the end of a soak, which pytest takes for Ctrl-C
+        session.exitstatus = pytest.ExitCode(bool(session.testsfailed))
 
 
 def pytest_terminal_summary(terminalreporter, config):
