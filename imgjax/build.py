@@ -150,8 +150,8 @@ def job(config: dict, facts: Facts, devices=None) -> Job:
     target = jax.tree.map(
         lambda leaf, placed: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed),
         abstract, sharding.state_shardings(abstract, mesh, rules))
-    if mesh.shape['tensor'] > 1:
-        _check_tensor(config['model']['name'], model, mesh.shape['tensor'], rules)
+    if rules:
+        _check_heads(model, mesh.shape['tensor'])
     layout = sharding.layout(abstract.params, mesh, rules)
     try:
         finetune.check(config, abstract.params)
@@ -165,10 +165,7 @@ def job(config: dict, facts: Facts, devices=None) -> Job:
                step.make_eval_step(model, config, layout))
 
 
-def _check_tensor(name: str, model, parts: int, rules) -> None:
-    if not rules:
-        raise ConfigError(f'config.mesh.tensor: the family of {name} does not say how it is split '
-                          '(TENSOR_RULES); config.mesh.fsdp cuts the state of any model')
+def _check_heads(model, parts: int) -> None:
     heads = model.heads if isinstance(model.heads, tuple) else (model.heads,)
     odd = [number for number in heads if number % parts]
     if odd:

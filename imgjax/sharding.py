@@ -3,7 +3,7 @@
 The axis `data` splits the batch. `fsdp` splits the batch too, and cuts the state where it is kept;
 parameters are brought together before a step uses them (Rajbhandari et al. 2019, arXiv:1910.02054).
 `tensor` splits attention and MLPs of the families that say how (TENSOR_RULES, Shoeybi et al. 2019,
-arXiv:1909.08053), and is a second `fsdp` to their other parameters.
+arXiv:1909.08053); other parameters it cuts where they are kept, as `fsdp` does.
 """
 
 import contextlib
@@ -130,13 +130,12 @@ def place(tree, placements, own: bool = False):
         share the host array's where it is aligned, whatever device_put's may_alias says (jax
         0.10.2), and the first step would have to copy them.
     """
-    put = functools.partial(jnp.array, copy=True) if own else jax.device_put
-
     def one(array, placement):
         array = np.asarray(array)
-        pieces = [put(array[piece], device=device)
+        pieces = [jax.device_put(array[piece], device)
                   for device, piece in placement.addressable_devices_indices_map(
                       array.shape).items()]
+        pieces = [jnp.copy(piece) for piece in pieces] if own else pieces
         return jax.make_array_from_single_device_arrays(array.shape, placement, pieces)
 
     if isinstance(placements, NamedSharding):
@@ -173,11 +172,13 @@ class Layout(NamedTuple):
       mesh: the devices; None where every one of them holds the whole state.
       kept: a NamedSharding for each parameter.
       used: the same, without `fsdp`.
+      splits: whether the model is split over `tensor`: its family has rules.
     """
 
     mesh: Mesh | None = None
     kept: Any = None
     used: Any = None
+    splits: bool = False
 
     def gather(self, params):
         """Returns the parameters as a step computes with them; done once a step."""
@@ -194,7 +195,7 @@ class Layout(NamedTuple):
 
     def traced(self):
         """The context in which a model is traced."""
-        return parallel.over(self.mesh) if self.mesh else contextlib.nullcontext()
+        return parallel.over(self.mesh) if self.splits else contextlib.nullcontext()
 
 
 WHOLE = Layout()
@@ -228,7 +229,7 @@ def layout(abstract_params, mesh: Mesh, rules=()) -> Layout:
         whole = axis is None or _rule_of(path, rules) == 'heads'
         return _cut(mesh, {} if whole else {axis: 'tensor'})
 
-    return Layout(mesh, kept, jax.tree_util.tree_map_with_path(used, abstract_params))
+    return Layout(mesh, kept, jax.tree_util.tree_map_with_path(used, abstract_params), bool(rules))
 
 
 def state_shardings(abstract_state, mesh: Mesh, rules=()):
