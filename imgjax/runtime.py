@@ -185,11 +185,14 @@ def run_lock(workdir: str):
             name, how | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             file.seek(0)
             raise LockedError(
                 f'{workdir}: held by {file.read(200).strip() or "another process"}; wait for it, '
                 'stop it, or take another --workdir') from None
+        except OSError as error:
+            raise ConfigError(f'--workdir={workdir}: its file system gives no locks '
+                              f'({error.strerror}); take one that does') from None
         now = datetime.datetime.now().isoformat(timespec='seconds')
         file.truncate(0)
         several = f', the first of {processes.count()}' if processes.count() > 1 else ''

@@ -231,27 +231,32 @@ def small_disk(tmp_path):
     subprocess.run(['umount', '-l', str(path)], check=True)
 
 
-def fill(disk):
-    """Takes all space that is left; returns the file that holds it."""
+def fill(disk, room: int = 0):
+    """Takes all space but `room` bytes; returns the file that holds it."""
     path = disk / 'filler'
     with open(path, 'wb', buffering=0) as file, pytest.raises(OSError, match='No space'):
         while True:
             file.write(bytes(4096))
+    os.truncate(path, max(0, path.stat().st_size - room))
     return path
 
 
-def test_full_disk(launch, small_disk, undisturbed):
-    """Training goes on while nothing can be saved, and saves again when there is space."""
+@pytest.mark.parametrize('room', [0, 0.5, 1.5, 2.5])
+def test_full_disk(room, launch, small_disk, undisturbed):
+    """With room for so many steps training goes on, and saves again when there is space."""
     workdir = small_disk / 'run'
     process = launch('train', CONFIG, f'--workdir={workdir}')
     wait_for(lambda: steps_logged(workdir) >= 60, process)
-    filler = fill(small_disk)
+    newest = max((workdir / 'checkpoints').glob('[0-9]*0'), key=lambda path: int(path.name))
+    size = sum(path.stat().st_blocks * 512 for path in newest.rglob('*'))
+    filler = fill(small_disk, int(room * size))
     seen = len(metrics.read_rows(str(workdir)))
     time.sleep(1.0)
     os.remove(filler)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err[-3000:]
-    assert 'was not saved' in err and 'training goes on' in err
+    if not room:
+        assert 'was not saved' in err and 'training goes on' in err
     assert seen < len(metrics.read_rows(str(workdir)))
     assert not list(workdir.glob('checkpoints/*tmp*'))
     assert_same(json.loads(out.splitlines()[-1]), workdir, undisturbed)

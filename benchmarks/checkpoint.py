@@ -1,0 +1,113 @@
+"""What checkpoints cost: saving while a run trains, and verifying what is restored.
+
+    python -m benchmarks.checkpoint                      # a state of 100 MB, and one of 1 GB
+    python -m benchmarks.checkpoint --megabytes=20 --restore_megabytes=100 --rounds=3
+
+Blocks of 100 steps with one save at their beginning take turns with blocks without; the cost is the
+ratio of a pair, its median over the rounds. Restoring is timed whole and its digests apart.
+"""
+
+import statistics
+import tempfile
+import time
+
+import jax
+import numpy as np
+from absl import app, flags, logging
+
+from configs import digits
+from imgjax import backend, build, checkpoint, digests, feed, sharding, state, train
+from imgjax import config as config_lib
+
+_MEGABYTES = flags.DEFINE_integer('megabytes', 100, 'Of the state that is saved.')
+_RESTORE = flags.DEFINE_integer('restore_megabytes', 1000, 'Of the state that is restored.')
+_EVERY = flags.DEFINE_integer('every', 100, 'Steps between two saves.')
+_BATCH_SIZE = flags.DEFINE_integer('batch_size', 512, 'Images of a step.')
+_ROUNDS = flags.DEFINE_integer('rounds', 5, 'Pairs of blocks.')
+_HASH = 'benchmark'
+
+
+def job_of(megabytes: int) -> tuple[build.Job, tuple]:
+    """Returns an mlp whose parameters and two moments are of that size, and its dataset."""
+    parameters = megabytes * 1e6 / 12
+    config = digits.get_config('mlp')
+    config.model.options = dict(hidden=(round(np.sqrt(parameters / 2)),) * 3)
+    config.update(steps=10**6, batch_size=_BATCH_SIZE.value, log_every=10**6, eval_every=10**6,
+                  steps_per_dispatch=1, checkpoint=dict(every=10**6, keep_newest=1))
+    config = config_lib.to_plain(config)
+    splits = build.open_dataset(config)
+    return build.job(*build.describe(config, *splits)), splits
+
+
+def block(opened, now, writer=None):
+    """Returns (state, seconds of the steps, seconds of them in save)."""
+    began, saving = time.monotonic(), 0.0
+    for at in range(_EVERY.value):
+        if at == 0 and writer:
+            writer.save(now, _HASH)
+            saving = time.monotonic() - began
+        now, _ = opened.dispatch(now, next(opened.items))
+    jax.block_until_ready(now)
+    return now, time.monotonic() - began, saving
+
+
+def save_cost() -> None:
+    job, (source, _) = job_of(_MEGABYTES.value)
+    hparams = sharding.place(state.hparams_of(job.config), sharding.replicated(job.mesh))
+    now = train.initial_state(job, hparams)
+    opened = feed.open_feed(job, source, now, 0, hparams)
+    with tempfile.TemporaryDirectory() as workdir:
+        writer = checkpoint.Writer(workdir, job.config['checkpoint'])
+        now, *_ = block(opened, now, writer)  # warm
+        ratios, steps, saves = [], [], []
+        for _ in range(_ROUNDS.value):
+            now, without, _ = block(opened, now)
+            now, with_save, saving = block(opened, now, writer)
+            assert writer.wait(), 'not saved'
+            ratios.append(with_save / without - 1)
+            steps.append(without / _EVERY.value)
+            saves.append(saving)
+        writer.close()
+    print('| state, MB | step, ms | steps a save | cost of saving, median (lowest to highest) '
+          '| the loop waits a save, ms |')
+    print('|---|---|---|---|---|')
+    print(f'| {_MEGABYTES.value} | {statistics.median(steps) * 1e3:.0f} | {_EVERY.value} | '
+          f'{statistics.median(ratios):.1%} ({min(ratios):.1%} to {max(ratios):.1%}) | '
+          f'{statistics.median(saves) * 1e3:.0f} |\n')
+
+
+def restore_cost() -> None:
+    job, _ = job_of(_RESTORE.value)
+    hparams = sharding.place(state.hparams_of(job.config), sharding.replicated(job.mesh))
+    now = train.initial_state(job, hparams)
+    whole, verify = [], []
+    with tempfile.TemporaryDirectory() as workdir:
+        writer = checkpoint.Writer(workdir, job.config['checkpoint'])
+        writer.save(now, _HASH)
+        writer.close()
+        host = sharding.to_host(now)
+        del now
+        for _ in range(_ROUNDS.value):
+            began = time.monotonic()
+            restored, _ = checkpoint.restore(workdir, 0, job.target, _HASH)
+            whole.append(time.monotonic() - began)
+            del restored
+            began = time.monotonic()
+            digests.leaf_digests(host)
+            verify.append(time.monotonic() - began)
+    print('| state, MB | restoring, s | its digests, s | share |')
+    print('|---|---|---|---|')
+    share = statistics.median(v / w for v, w in zip(verify, whole, strict=True))
+    print(f'| {_RESTORE.value} | {statistics.median(whole):.2f} | '
+          f'{statistics.median(verify):.2f} | {share:.1%} |')
+
+
+def main(_) -> None:
+    logging.set_verbosity(logging.ERROR)
+    backend.keep_memory()
+    save_cost()
+    restore_cost()
+
+
+if __name__ == '__main__':
+    app.run(main)
