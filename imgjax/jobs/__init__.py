@@ -1,6 +1,7 @@
 """Job files for clusters: one training command, and what starts it again."""
 
 import json
+import os
 import re
 import shlex
 import sys
@@ -42,6 +43,13 @@ def train_command(python: str, config: str, fields: list[str], workdir: str,
     """Returns the words of the training command; `fields` are of `overrides`."""
     return [python, '-m', 'launch.train', f'--config={config}', *fields, f'--workdir={workdir}',
             f'--heartbeat_seconds={heartbeat_seconds}']
+
+
+def write(path: str, text: str) -> None:
+    """Writes a job file, in a folder that is made where it is missing."""
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    with open(path, 'w', encoding='utf-8') as file:
+        file.write(text)
 
 
 def check(**fields) -> None:

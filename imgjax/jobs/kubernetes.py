@@ -60,6 +60,5 @@ def jobset(template: str, *, config: str, fields: list[str], workdir: str, name:
 def run(template: str, output: str, **fields) -> dict:
     """Writes the JobSet (fields as of `jobset`); returns {manifest: the path of the file}."""
     text = jobset(template, **fields)
-    with open(output, 'w', encoding='utf-8') as file:
-        file.write(text)
+    jobs.write(output, text)
     return {'manifest': output}

@@ -91,10 +91,8 @@ def run(template: str, dry_run: bool, **fields) -> dict:
     if not shutil.which('sbatch'):
         raise ConfigError('sbatch is not on this machine; --dry_run shows the script')
     folder = logs(os.path.abspath(fields['workdir']))
-    os.makedirs(folder, exist_ok=True)  # Slurm opens the log before the script runs
     path = os.path.join(folder, 'slurm.sh')
-    with open(path, 'w', encoding='utf-8') as file:
-        file.write(text)
+    jobs.write(path, text)  # and makes the folder: Slurm opens the log there before the script runs
     done = subprocess.run(['sbatch', '--parsable', path], capture_output=True, text=True)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f'exit code {done.returncode}'])[-1]

@@ -53,6 +53,5 @@ def script(template: str, *, config: str, fields: list[str], workdir: str, name:
 def run(template: str, output: str, **fields) -> dict:
     """Writes the script (fields as of `script`); returns {script: the path of the file}."""
     text = script(template, **fields)
-    with open(output, 'w', encoding='utf-8') as file:
-        file.write(text)
+    jobs.write(output, text)
     return {'script': output}
