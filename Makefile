@@ -22,7 +22,7 @@ test-zoo: .venv/installed-test
 
 # Faults and several processes, through real ones: killed, frozen, starved, stopped.
 test-drills: .venv/installed-test
-	@$(BIN)/python -m pytest --dist worksteal tests/drills $(PYTEST)
+	@$(BIN)/python -m pytest tests/drills $(PYTEST)
 
 # The same drills with ever new seeds until the time is up, and a table of what they found.
 soak: .venv/installed-test
