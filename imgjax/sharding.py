@@ -154,7 +154,8 @@ def to_host(tree, wanted: bool = True):
         if not isinstance(leaf, jax.Array):
             return leaf
         if not (leaf.is_fully_addressable or leaf.is_fully_replicated):
-            leaf = _gathered(leaf.sharding.mesh)(leaf)
+            # One after the other: a process that went on to the next would hang the others (Gloo).
+            leaf = jax.block_until_ready(_gathered(leaf.sharding.mesh)(leaf))
         return np.array(jax.device_get(leaf)) if wanted else None
 
     return jax.tree.map(one, tree)

@@ -106,8 +106,11 @@ def test_sigterm_saves_and_the_same_command_goes_on(phase, launch, tmp_path, und
         'data start': lambda: children_of(process.pid)}[phase], process)
     asked = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=60)
     assert time.monotonic() - asked < 30
+    if phase == 'eval' and process.returncode == 0:  # a short evaluation, missed to the end
+        assert_same(json.loads(out.splitlines()[-1]), tmp_path, undisturbed)
+        return
     if phase == 'import' and process.returncode == -signal.SIGTERM:
         assert not (tmp_path / 'config.json').exists()  # before Python could take the signal
     else:
@@ -162,7 +165,7 @@ def with_workers(launch, tmp_path_factory):
 @pytest.mark.parametrize('fault', ['killed', 'frozen', 'slow'])
 def test_a_data_worker_that_fails(fault, launch, tmp_path, with_workers, seed):
     """Killed or frozen it ends the run with 76, to be started again; slow it changes nothing."""
-    patience = ['--config.watchdog_seconds=20'] if fault == 'frozen' else []
+    patience = ['--config.watchdog_seconds=30'] if fault == 'frozen' else []
     process = launch('train', CONFIG, *WORKERS, *patience, f'--workdir={tmp_path}')
     first = random.Random(seed).randrange(20, 200)
     wait_for(lambda: steps_logged(tmp_path) >= first, process)
@@ -184,7 +187,7 @@ def test_a_data_worker_that_fails(fault, launch, tmp_path, with_workers, seed):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 76, err[-3000:]
     if fault == 'frozen':
-        assert 'no progress for 20 s' in err and 'Thread 0x' in err
+        assert 'no progress for 30 s' in err and 'Thread 0x' in err
     deadline = time.monotonic() + 15
     for pid in workers:
         with contextlib.suppress(ProcessLookupError):
