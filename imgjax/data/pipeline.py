@@ -179,10 +179,23 @@ def iterate(batches: grain.MapDataset, workers: int, first: int = 0) -> Iterator
     if workers:
         if not flags.FLAGS.is_parsed():  # Grain's workers read flags, also from a script
             flags.FLAGS.mark_as_parsed()
+        _free_quietly()
         stream = stream.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=workers), worker_init_fn=_end_with_parent)
         return _from_workers(iter(stream))
     return iter(stream)
+
+
+def _free_quietly() -> None:
+    """Keeps the tracker of shared memory from warning about what it frees.
+
+    A run ends without the interpreter's finalizers, so the tracker always finds something; its
+    lines would come after the one that says how the run ended.
+    """
+    quiet = 'ignore::UserWarning:multiprocessing.resource_tracker'
+    others = os.environ.get('PYTHONWARNINGS', '')
+    if quiet not in others:
+        os.environ['PYTHONWARNINGS'] = ','.join(filter(None, (others, quiet)))
 
 
 def _from_workers(stream: Iterator[dict]) -> Iterator[dict]:
