@@ -1,6 +1,8 @@
 """What a train state is, bit by bit: its digest, whether it is finite, and its copies equal."""
 
 import json
+import os
+from concurrent import futures
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +19,15 @@ def leaf_digests(state) -> dict[str, str]:
     They do not depend on how the leaf is sharded, nor on the number of processes, each of which has
     to call it. xxh3 finds damage, not forgery.
     """
-    digests = {}
-    for name, array in named_leaves(sharding.to_host(state)):
+    def one(leaf: tuple) -> tuple[str, str]:
+        name, array = leaf
         hasher = xxhash.xxh3_128(f'{array.dtype} {array.shape} '.encode())
         hasher.update(_bytes_of(array))
-        digests[name] = hasher.hexdigest()
-    return digests
+        return name, hasher.hexdigest()
+
+    # One thread reads 12 GB/s, less than memory gives; xxhash lets go of the GIL.
+    with futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
+        return dict(threads.map(one, named_leaves(sharding.to_host(state))))
 
 
 def _bytes_of(array) -> np.ndarray:
