@@ -1,5 +1,4 @@
 import os
-import random
 import shutil
 
 import jax
@@ -72,55 +71,6 @@ def test_digest_tells_shape_dtype_and_place():
               {'b': jnp.zeros((2, 3)), 'a': jnp.ones(6)},
               {'a': -jnp.zeros((2, 3)), 'b': jnp.ones(6)}]
     assert len({digests.state_digest(tree) for tree in (base, *others)}) == 5
-
-
-def test_fifty_flipped_bits_none_silent(saved, tmp_path):
-    rng = random.Random(1)
-    good = digests.state_digest(make_state(2))
-    found = 0
-    for flip in range(50):
-        workdir = tmp_path / str(flip)
-        shutil.copytree(saved, workdir)
-        files = [f for f in files_of(workdir, 2) if f.stat().st_size]
-        path = rng.choices(files, weights=[f.stat().st_size for f in files])[0]
-        data = bytearray(path.read_bytes())
-        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-        path.write_bytes(data)
-        state, meta = checkpoint.restore_newest(
-            str(workdir), target_of(make_state(0)), 'hash', put_aside=True)
-        # Either harmless (a bit that nothing reads), or found, and the step before it is used.
-        assert meta['step'] in (1, 2)
-        assert digests.state_digest(state) == (
-            good if meta['step'] == 2 else digests.state_digest(make_state(1)))
-        assert (workdir / 'damaged' / '2').exists() == (meta['step'] == 1)
-        found += meta['step'] == 1
-        shutil.rmtree(workdir)
-    assert found >= 25, 'hardly a flip reached the payload: the drill does not test anything'
-
-
-@pytest.mark.parametrize('harm', ['truncate', 'zero', 'delete', 'swap'])
-def test_every_file_harmed(harm, saved, tmp_path):
-    for number, original in enumerate(files_of(saved, 2)):
-        workdir = tmp_path / str(number)
-        shutil.copytree(saved, workdir)
-        path = workdir / original.relative_to(saved)
-        if harm == 'truncate':
-            os.truncate(path, path.stat().st_size // 2)
-        elif harm == 'zero':
-            path.write_bytes(bytes(path.stat().st_size))
-        elif harm == 'delete':
-            path.unlink()
-        else:
-            twins = [f for f in files_of(workdir, 1)
-                     if f.relative_to(workdir / 'checkpoints/1')
-                     == path.relative_to(workdir / 'checkpoints/2')]
-            if not twins:
-                continue
-            shutil.copy(twins[0], path)
-        state, meta = checkpoint.restore_newest(
-            str(workdir), target_of(make_state(0)), 'hash', put_aside=True)
-        assert digests.state_digest(state) == digests.state_digest(make_state(meta['step']))
-        shutil.rmtree(workdir)
 
 
 def test_all_steps_damaged_never_starts_over(workdir):
