@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import threading
+import time
 
 import jax
 from jax._src import clusters  # what jax.distributed.initialize() itself looks for
@@ -194,6 +195,7 @@ def end(code: int, together: bool) -> None:
         client.key_value_set(f'imgjax/gone/{index()}', '1', allow_overwrite=True)
         if first():
             for place in range(1, count()):
-                client.blocking_key_value_get(f'imgjax/gone/{place}', 5_000)
+                client.blocking_key_value_get(f'imgjax/gone/{place}', 10_000)
+            time.sleep(1.0)  # between saying so and being gone
     except Exception as error:  # a peer is gone: nothing is left to wait for
         log.debug('leaving alone: %s', error)

@@ -12,7 +12,6 @@ import sys
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
-from sklearn.datasets import load_digits
 
 from imgjax.data import Source, source_options
 from imgjax.data import tfds as tfds_source
@@ -39,6 +38,8 @@ class ImgjaxDigits(tfds.core.GeneratorBasedBuilder):
         return {'train': self._generate_examples(False), 'test': self._generate_examples(True)}
 
     def _generate_examples(self, held_out: bool):
+        from sklearn.datasets import load_digits  # 2 s to import, for the first start alone
+
         digits = load_digits()
         seen = np.zeros(10, int)
         for index, (image, label) in enumerate(zip(digits.images, digits.target, strict=True)):

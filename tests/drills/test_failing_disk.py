@@ -11,24 +11,10 @@ import time
 import pytest
 
 from imgjax import metrics
-from tests.drills.test_drills import (
-    CONFIG,
-    assert_same,
-    finish,
-    rows_without_perf,
-    steps_logged,
-    wait_for,
-)
+from tests.drills import test_drills
+from tests.drills.test_drills import CONFIG, assert_same, steps_logged, wait_for
 
-STEPS = '--config.steps=800'
-
-
-@pytest.fixture(scope='module')
-def undisturbed(launch, tmp_path_factory):
-    """(result, rows) of the run without any fault."""
-    workdir = str(tmp_path_factory.mktemp('undisturbed') / 'run')
-    result = finish(launch('train', CONFIG, STEPS, f'--workdir={workdir}'))
-    return result, rows_without_perf(workdir)
+undisturbed = test_drills.undisturbed  # the fixture
 
 
 @pytest.fixture(scope='module')
@@ -45,7 +31,7 @@ def library(tmp_path_factory):
 @pytest.mark.parametrize('fault', ['EIO', 'EACCES'])
 def test_training_goes_on_and_saves_again(fault, launch, library, tmp_path, undisturbed, seed):
     workdir, switch = tmp_path / 'run', tmp_path / 'switch'
-    process = launch('train', CONFIG, STEPS, f'--workdir={workdir}', environment=dict(
+    process = launch('train', CONFIG, f'--workdir={workdir}', environment=dict(
         LD_PRELOAD=str(library), FAIL_BELOW=str(workdir), FAIL_SWITCH=str(switch)))
     first = random.Random(f'{fault} {seed}').randrange(60, 240, 20)
     wait_for(lambda: steps_logged(workdir) >= first, process)

@@ -99,15 +99,24 @@ def test_four_processes_are_as_one(together, alone, tmp_path):
     assert_close(tmp_path / 'run', alone[0])
 
 
+VIT = ['--config.model.name=tiny_vit', '--config.steps=20',
+       '--config.model.options={"patch_size": 2, "heads": 4}']
+
+
+@pytest.fixture(scope='module')
+def whole(together, tmp_path_factory):
+    """The run directory of a transformer on one process, and its result."""
+    workdir = tmp_path_factory.mktemp('whole') / 'run'
+    return workdir, result(ends(together(workdir, 1, *CONFIG, *VIT), 0))
+
+
 @pytest.mark.parametrize('axis', ['fsdp', 'tensor'])
-def test_a_state_that_is_cut_over_processes(together, tmp_path, axis):
+def test_a_state_that_is_cut_over_processes(together, whole, tmp_path, axis):
     """The state is gathered to be saved, and is the uncut run's but for rounding."""
-    cut = [f'--config.mesh.{axis}={DEVICES}', '--config.model.name=tiny_vit',
-           '--config.model.options={"patch_size": 2, "heads": 4}', '--config.steps=20']
-    plain = ends(together(tmp_path / 'plain', 1, *CONFIG, *cut[1:]), 0)
-    several = ends(together(tmp_path / 'cut', 2, *CONFIG, *cut), 0, 0)
-    assert result(several)['loss'] == pytest.approx(result(plain)['loss'], rel=1e-5)
-    assert names_of(tmp_path / 'cut') == names_of(tmp_path / 'plain')
+    several = ends(together(
+        tmp_path / 'cut', 2, *CONFIG, *VIT, f'--config.mesh.{axis}={DEVICES}'), 0, 0)
+    assert result(several)['loss'] == pytest.approx(whole[1]['loss'], rel=1e-5)
+    assert names_of(tmp_path / 'cut') == names_of(whole[0])
 
 
 def test_a_stop_for_one_process_stops_all_at_one_step_and_fewer_go_on(together, alone, tmp_path):
