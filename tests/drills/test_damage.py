@@ -18,7 +18,7 @@ from imgjax.errors import ReplicaError
 @pytest.fixture(scope='module')
 def job():
     config = digits.get_config('mlp')
-    config.model.name, config.model.options = 'tiny_mlp', {}
+    config.model.name, config.model.options = 'tiny_mlp', dict(hidden=(64, 64))
     config.update(steps=2, log_every=1, eval_every=0, batch_size=32, ema=True,
                   steps_per_dispatch=1, checkpoint=dict(every=1))
     config = config_lib.to_plain(config)

@@ -14,7 +14,7 @@ import pytest
 from imgjax import metrics
 
 CONFIG = '--config=tests/drills/config.py'
-WORKERS = ['--config.data.resident=no', '--config.data.workers=1', '--config.steps=400']
+WORKERS = ['--config.data.resident=no', '--config.data.workers=1', '--config.steps=200']
 
 
 def finish(process) -> dict:
@@ -84,6 +84,10 @@ def test_ten_kills_change_nothing(launch, tmp_path, undisturbed, seed):
     assert_same(finish(process), tmp_path, undisturbed)
 
 
+def started(workdir, process) -> bool:
+    return f'process {process.pid} ' in (workdir / 'lock').read_text()
+
+
 def saving(workdir) -> bool:
     return bool(list(workdir.glob('checkpoints/*tmp*')))
 
@@ -113,7 +117,8 @@ def test_sigterm_saves_and_the_same_command_goes_on(
         'train': lambda: steps_logged(tmp_path) >= rng.randrange(20, 500),
         'eval': lambda: evaluating(tmp_path),
         'save': lambda: saving(tmp_path),
-        'restore': lambda: time.sleep(rng.uniform(2, 5)) or True,
+        'restore': lambda: started(tmp_path, process) and (
+            time.sleep(rng.uniform(0, 2)) or True),
         'data start': lambda: children_of(process.pid)}[phase], process)
     asked = time.monotonic()
     process.send_signal(signal.SIGTERM)
@@ -160,7 +165,7 @@ def test_a_data_worker_that_fails(fault, launch, tmp_path, with_workers, seed):
     """Killed or frozen it ends the run with 76, to be started again; slow it changes nothing."""
     patience = ['--config.watchdog_seconds=30'] if fault == 'frozen' else []
     process = launch('train', CONFIG, *WORKERS, *patience, f'--workdir={tmp_path}')
-    first = random.Random(seed).randrange(20, 200)
+    first = random.Random(seed).randrange(20, 120)
     wait_for(lambda: steps_logged(tmp_path) >= first, process)
     workers = [pid for pid in children_of(process.pid)
                if 'spawn_main' in pathlib.Path(f'/proc/{pid}/cmdline').read_text()]
