@@ -12,7 +12,19 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from imgjax import augment, data, finetune, losses, models, optim, sharding, state, step, trust
+from imgjax import (
+    augment,
+    data,
+    finetune,
+    kept,
+    losses,
+    models,
+    optim,
+    sharding,
+    state,
+    step,
+    trust,
+)
 from imgjax.config import write_json
 from imgjax.data import Source, pipeline
 from imgjax.errors import ConfigError, DataError, nearest
@@ -41,6 +53,8 @@ class Job(NamedTuple):
       target: TrainState of ShapeDtypeStructs with their shardings.
       train_step: (state, batch, hparams) -> (state, metrics), pure.
       eval_step: (state, batch) -> per-example results, pure.
+      kept: what this run may take from runs before it in this process, see kept.py.
+      key: equal for runs that have the same programs.
     """
 
     config: dict
@@ -50,6 +64,8 @@ class Job(NamedTuple):
     target: state.TrainState
     train_step: Callable
     eval_step: Callable
+    kept: dict
+    key: tuple
 
     @property
     def shardings(self):
@@ -129,15 +145,28 @@ def check(config: dict) -> None:
     sharding.check_batch_size(config['batch_size'], config['accumulation_steps'], mesh)
 
 
-def job(config: dict, facts: Facts, devices=None) -> Job:
+def job(config: dict, facts: Facts, devices=None, shared: dict | None = None) -> Job:
     """Builds a config, as `describe` returns it, on all devices or those given.
+
+    Args:
+      config: plain.
+      facts: of its dataset.
+      devices: of jax.devices(); None takes all.
+      shared: `Job.kept` of runs before it in this process.
 
     Raises:
       ConfigError: names the field.
     """
     _check_names(config)
     _check_labels(config, facts)
+    shared = {} if shared is None else shared
     mesh = sharding.make_mesh(config['mesh'], devices)
+    key = (kept.structure(config), kept.data(config, facts, mesh))
+    built = kept.once(shared, 'job', key, lambda: _build(config, facts, mesh))
+    return built._replace(config=config, facts=facts, kept=shared, key=key)
+
+
+def _build(config: dict, facts: Facts, mesh) -> Job:
     model = _model(config, len(facts.class_names))
     try:
         abstract = state.abstract(model, config, tuple(facts.image_shape))
@@ -162,7 +191,7 @@ def job(config: dict, facts: Facts, devices=None) -> Job:
         depths = finetune.depths(model, tuple(facts.image_shape))
     return Job(config, facts, model, mesh, target,
                step.make_train_step(model, config, depths, layout),
-               step.make_eval_step(model, config, layout))
+               step.make_eval_step(model, config, layout), {}, ())
 
 
 def _check_heads(model, parts: int) -> None:

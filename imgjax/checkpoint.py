@@ -263,20 +263,44 @@ def restore_newest(workdir: str, target, config_hash: str, *, put_aside: bool):
     Raises:
       DataError: steps were saved, but none is usable.
     """
+    found = restore_common({workdir: config_hash}, target, put_aside=put_aside)
+    return found and found[0]
+
+
+def restore_common(runs: dict[str, str], target, *, put_aside: bool):
+    """Returns (state, meta) of each run, at the newest step that verifies in all of them.
+
+    Args:
+      runs: {run directory: hash of its config}.
+      target, put_aside: as in `restore_newest`.
+
+    Returns None where one of them has saved nothing yet, or no step is common to all.
+
+    Raises:
+      DataError: steps were saved, but none is usable.
+    """
     problem = None
-    for step in reversed(steps(workdir)):
-        try:
-            return restore(workdir, step, target, config_hash)
-        except _NotDamaged:
-            raise
-        except DataError as error:
-            problem = error
-            log.warning('%s; trying the step before it', error)
-            if put_aside:
-                _put_aside(workdir, step)
-    if problem or os.path.exists(_saved_mark(workdir)):
+    common = set.intersection(*(set(steps(workdir)) for workdir in runs))
+    for step in sorted(common, reverse=True):
+        found = []
+        for workdir, config_hash in runs.items():
+            try:
+                found.append(restore(workdir, step, target, config_hash))
+            except _NotDamaged:
+                raise
+            except DataError as error:
+                problem = error
+                log.warning('%s; trying the step before it', error)
+                if put_aside:
+                    _put_aside(workdir, step)
+                break
+        if len(found) == len(runs):
+            return found
+    none = all(os.path.exists(_saved_mark(workdir)) and not steps(workdir) for workdir in runs)
+    if problem or none:
+        places = ', '.join(map(directory, list(runs)[:3])) + (', ...' if len(runs) > 3 else '')
         raise DataError(
-            f'{directory(workdir)}: steps were saved here but none is usable '
+            f'{places}: steps were saved here but none is usable '
             f'({problem or "none is there"}); bring one back, or start again in a new --workdir')
     return None
 

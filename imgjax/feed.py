@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from imgjax import backend, metrics, runtime, sharding
+from imgjax import backend, kept, metrics, runtime, sharding
 from imgjax.build import Job, label_struct
 from imgjax.data import Source, pipeline
 from imgjax.data.sampler import sampler
@@ -48,8 +48,8 @@ def fits(job: Job, source: Source) -> bool:
     return len(source.examples) * math.prod(job.facts.image_shape) <= RESIDENT_BYTES
 
 
-def _is_resident(job: Job, source: Source) -> bool:
-    """Decides whether the training set lives on the device."""
+def is_resident(job: Job, source: Source) -> bool:
+    """Decides whether the training set lives on the device; `job` has a config and facts."""
     wish, cropped = job.config['data']['resident'], job.config['data']['train_crop'] != 'center'
     if wish == 'yes' and cropped:
         raise ConfigError('config.data.resident: a set that is cropped at random on the host '
@@ -57,13 +57,22 @@ def _is_resident(job: Job, source: Source) -> bool:
     return wish == 'yes' or (wish == 'auto' and not cropped and fits(job, source))
 
 
+def loops_slowly(traced_step: str) -> bool:
+    """Is this a step with a convolution, on a CPU?
+
+    There XLA runs it 8 to 18 times slower inside of a loop or of vmap (jax-ml/jax#12868).
+    """
+    convolves = any(name in traced_step for name in ('conv_general_dilated', 'name=_shifted'))
+    return backend.platform() == 'cpu' and convolves
+
+
 def steps_per_dispatch(job: Job, traced_step: str, first: int) -> int:
     """Chooses how many steps of a resident set run in one dispatch (lax.scan).
 
-    On GPU and TPU a scan hides the dispatch of small models. XLA's CPU backend runs it 1.9 times
-    faster for an MLP too, but a convolution inside a loop 8 to 18 times slower than outside
-    (jax-ml/jax#12868), so a model with one gets a loop of calls there. The number divides every
-    interval of the config, so that logging, evaluation and checkpoints fall on its borders.
+    On GPU and TPU a scan hides the dispatch of small models. On a CPU it is 1.9 times faster for an
+    MLP too, but a model with convolutions gets a loop of calls there (`loops_slowly`). The number
+    divides every interval of the config, so that logging, evaluation and checkpoints fall on its
+    borders.
 
     Args:
       job: the run.
@@ -77,8 +86,7 @@ def steps_per_dispatch(job: Job, traced_step: str, first: int) -> int:
     if wish and borders % wish:
         raise ConfigError(f'config.steps_per_dispatch: {wish} does not divide steps, log_every, '
                           f'eval_every and checkpoint.every ({borders} does)')
-    convolves = any(name in traced_step for name in ('conv_general_dilated', 'name=_shifted'))
-    if backend.platform() == 'cpu' and convolves:
+    if loops_slowly(traced_step):
         chosen = wish or 1
     else:
         chosen = wish or max(k for k in range(1, MOST_STEPS_PER_DISPATCH + 1) if borders % k == 0)
@@ -101,9 +109,9 @@ def open_feed(job: Job, source: Source, state, first: int, hparams: dict,
     Raises:
       PreemptedError: asked to stop while decoding.
     """
-    if _is_resident(job, source):
-        stride = steps_per_dispatch(job, _step_as_text(job, hparams), first)
-        held = _hold(job, source, note, beat)
+    if is_resident(job, source):
+        stride = steps_per_dispatch(job, step_as_text(job, hparams), first)
+        held = hold(job, source, note, beat)
         items = _index_items(job, source, first, stride)
     else:
         if job.config['steps_per_dispatch'] > 1:
@@ -114,9 +122,7 @@ def open_feed(job: Job, source: Source, state, first: int, hparams: dict,
     item = next(items, None)
     if item is None:  # nothing is left to do
         return Feed(iter(()), lambda state, item: None, stride, 0.0, None)
-    began = time.monotonic()
-    dispatch, flops = compile_step(job, stride, state, held, item, hparams)
-    seconds = time.monotonic() - began
+    dispatch, flops, seconds = compiled_step(job, stride, state, held, item, hparams)
     return Feed(itertools.chain([item], items),
                 lambda state, item: dispatch(state, held, item, hparams), stride, seconds, flops)
 
@@ -135,6 +141,20 @@ def compile_step(job: Job, stride: int, state, held: dict, item: dict, hparams: 
     traced = trace(job, stride, state, held, item, hparams)
     lowered = traced.lower()
     return lowered.compile(), _flops_of_a_step(traced, lowered, stride)
+
+
+def compiled_step(job: Job, stride: int, state, held: dict, item: dict, hparams: dict):
+    """Returns what `compile_step` does, or did for a run before, and the seconds it took."""
+    def timed():
+        began = time.monotonic()
+        return *compile_step(job, stride, state, held, item, hparams), time.monotonic() - began
+
+    return kept.once(job.kept, 'dispatch', (job.key, stride), timed)
+
+
+def step_as_text(job: Job, hparams: dict) -> str:
+    """Returns the jaxpr of a step of a resident set, for `steps_per_dispatch`."""
+    return kept.once(job.kept, 'jaxpr', job.key, lambda: _step_as_text(job, hparams))
 
 
 def _step_as_text(job: Job, hparams: dict) -> str:
@@ -179,13 +199,18 @@ def decoding(items: Iterable, total: int, unit: str, beat=lambda: None) -> Itera
                 raise PreemptedError('asked to stop while decoding; nothing had to be saved')
 
 
-def _hold(job: Job, source: Source, note, beat) -> dict:
-    """Decodes a whole split and puts it on every device."""
-    held = pipeline.load_all(
-        source, job.config['data'], job.facts.image_shape[0],
-        lambda items: decoding(items, len(source.examples), 'image', beat))
-    note(np.arange(len(source.examples)), held.pop('fault'))
-    return sharding.place(held, sharding.replicated(job.mesh))
+def hold(job: Job, source: Source, note, beat, mesh=None) -> dict:
+    """Decodes a whole split and puts it on every device of the job's mesh, or of another one."""
+    arrays = kept.once(
+        job.kept, 'decoded', kept.data(job.config, job.facts), lambda: pipeline.load_all(
+            source, job.config['data'], job.facts.image_shape[0],
+            lambda items: decoding(items, len(source.examples), 'image', beat)))
+    note(np.arange(len(source.examples)), arrays['fault'])
+    mesh = mesh or job.mesh
+    return kept.once(
+        job.kept, 'train set', kept.data(job.config, job.facts, mesh), lambda: sharding.place(
+            {name: array for name, array in arrays.items() if name != 'fault'},
+            sharding.replicated(mesh)))
 
 
 def _index_items(job: Job, source: Source, first: int, stride: int) -> Iterator[dict]:
@@ -212,18 +237,15 @@ def _pixel_items(job: Job, source: Source, note, first: int) -> Iterator[dict]:
             {name: batch[name] for name in ('image', 'label', 'weight')}, placement)
 
 
-def trace(job: Job, stride: int, state, held: dict, item: dict, hparams: dict):
-    """Traces dispatch(state, held, item, hparams): `stride` steps, the state donated.
+def dispatcher(job: Job, stride: int, together=lambda batch: batch):
+    """Returns dispatch(state, held, item, hparams), pure; the arguments are as of `compile_step`.
 
-    The arguments are as `compile_step` takes them, or their shapes with their shardings.
+    `together` is given each batch that was taken from the resident set.
     """
-    together = sharding.batch_sharding(job.mesh)
-
     def one(state, held, item, hparams):
         batch = item
         if held:
-            batch = {name: values[item['index']] for name, values in held.items()}
-            batch = jax.lax.with_sharding_constraint(batch, together)
+            batch = together({name: values[item['index']] for name, values in held.items()})
         return job.train_step(state, batch, hparams)
 
     def dispatch(state, held, item, hparams):
@@ -235,6 +257,17 @@ def trace(job: Job, stride: int, state, held: dict, item: dict, hparams: dict):
             lambda state, item: one(state, held, item, hparams), state, item)
         return state, jax.tree.map(lambda values: values[-1], measured)
 
+    return dispatch
+
+
+def trace(job: Job, stride: int, state, held: dict, item: dict, hparams: dict):
+    """Traces dispatch(state, held, item, hparams): `stride` steps, the state donated.
+
+    The arguments are as `compile_step` takes them, or their shapes with their shardings.
+    """
+    together = sharding.batch_sharding(job.mesh)
+    dispatch = dispatcher(
+        job, stride, lambda batch: jax.lax.with_sharding_constraint(batch, together))
     placed = jax.tree.map(lambda array: array.sharding, (state, held, item, hparams))
     return jax.jit(
         dispatch, in_shardings=placed, donate_argnums=0,

@@ -6,6 +6,8 @@ import math
 import os
 import sys
 import time
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -17,63 +19,86 @@ from imgjax.data import Source
 from imgjax.data.sampler import sampler
 from imgjax.errors import DivergedError, PreemptedError
 from imgjax.feed import Feed
-from imgjax.state import SKIP_CAUSES, step_of
+from imgjax.state import SKIP_CAUSES
 
 log = logging.getLogger('imgjax')
 
 _NAMED = 8  # that many images of a batch are named where an update was skipped
 
 
-def run(job: Job, state, feed: Feed, evaluator, rows, writer, source: Source, beat):
-    """Runs the steps that are left; returns the last state and its evaluation Results.
+class Member(NamedTuple):
+    """A run as the loop sees it; those of a population are trained as one program.
+
+    Attributes:
+      job: the run, with its own config.
+      rows: its log.
+      writer: of its checkpoints.
+    """
+
+    job: Job
+    rows: metrics.Log
+    writer: checkpoint.Writer
+
+
+def alone(tree) -> list:
+    """The `apart` of a run that is trained alone."""
+    return [tree]
+
+
+def run(members: Sequence[Member], state, first: int, feed: Feed, evaluator, source: Source, beat,
+        apart=alone, until: int | None = None,
+        diverged: Mapping[int, DivergedError] | None = None):
+    """Runs the steps that are left; returns the last state and the outcome of each member.
+
+    An outcome is the Results of the last evaluation, or the DivergedError of a member that goes no
+    further: config.max_skipped_updates in a row were not finite, or the state is not. The others
+    go on. Where all have diverged the loop ends.
 
     Args:
-      job: the run.
-      state: TrainState on the mesh; donated.
-      feed: from the step of `state` on.
-      evaluator: (state, step) -> Results, or None when asked to stop.
-      rows: metrics.Log.
-      writer: checkpoint.Writer.
+      members: of one structure, one program and one number of steps.
+      state: TrainState on the mesh after `first` steps, of all members; donated.
+      first: the step to go on from.
+      feed: from that step on.
+      evaluator: (state of a member, step) -> Results, or None when asked to stop.
       source: the training split, for the names of images.
       beat: called once a dispatch.
+      apart: (state or metrics of all members) -> list of those of each.
+      until: the step to pause at, after an evaluation and a save; None goes to the last one.
+      diverged: members that had diverged before, by their place.
 
     Raises:
       PreemptedError: asked to stop; the state is saved.
-      DivergedError: config.max_skipped_updates in a row were not finite, or the state is not.
     """
-    config, step, results = job.config, step_of(state), None
+    config, step = members[0].job.config, first
     total, split = config['steps'], config['data']['eval_split']
+    last = total if until is None else min(until, total)
+    diverged = diverged or {}
+    going = _Going({place: one for place, one in enumerate(members) if place not in diverged},
+                   [diverged.get(place) for place in range(len(members))])
     clock = {'since': time.monotonic(), 'step': step, 'stalled': 0.0,
-             'skipped': sum(jax.device_get(state.skipped).values()).item()}
+             'skipped': [sum(jax.device_get(of).values()).item() for of in apart(state.skipped)]}
     ahead, measured = None, None  # (step, metrics) of the newest dispatch; of one to be logged
-    profile = _profiler(config['profile'], feed.steps, os.path.join(rows.workdir, 'profile'))
-    with (metrics.progress(total, step, 'image', config['batch_size']) as bar,
+    profile = _profiler(config['profile'], feed.steps,
+                        os.path.join(members[0].rows.workdir, 'profile'))
+    with (metrics.progress(total, step, 'image', config['batch_size'] * len(members)) as bar,
           contextlib.closing(profile)):
-        while True:
+        while going.members:
             stop = runtime.preempted()
-            evaluates = step == total or _due(step, config['eval_every'])
-            saves = stop or step == total or _due(step, config['checkpoint']['every'])
+            evaluates = step == last or _due(step, config['eval_every'])
+            saves = stop or step == last or _due(step, config['checkpoint']['every'])
             if (saves or evaluates) and measured:
-                _log_step(job, *measured, clock, feed, rows, source, bar)
+                _log_step(going, *measured, apart, clock, feed, source, bar)
                 measured = None
-            if evaluates and not stop and (
-                    step == total or rows.score(step, split) is None):
-                results = evaluator(state, step)
-                if results is None:
-                    stop = saves = True
-                elif rows.score(step, split) is None:
-                    rows.write({'step': step, 'split': split} | results.summary())
-                    _say(rows.rows[-1], total, bar)
-            if saves and step and (stop or step == total or not _skipping(ahead)):
-                rows.sync()
-                writer.save(state, config_lib.digest(config))
-            if stop:
-                kept = writer.wait() and step in checkpoint.steps(rows.workdir)
-                raise PreemptedError(
-                    f'asked to stop at step {step} of {total}; the same command goes on from '
-                    f'{"there" if kept else "the newest checkpoint, if there is one"}')
-            if step == total:
-                return state, results
+            states = apart(state) if evaluates or (saves and step) else []
+            if evaluates and not stop:
+                evaluated = _evaluate(going, states, step, last, evaluator, split, bar)
+                stop, saves = not evaluated, saves or not evaluated
+            if saves and step:
+                _save(going, states, step, stop or step == total, ahead, apart)
+            if stop and going.members:
+                _stopped(going, step, total)
+            if step == last or not going.members:
+                break
             if saves or evaluates:  # their time is not the steps'
                 clock.update(since=time.monotonic(), step=step, stalled=0.0)
             profile.send((step, ahead))
@@ -82,42 +107,109 @@ def run(job: Job, state, feed: Feed, evaluator, rows, writer, source: Source, be
             clock['stalled'] += time.monotonic() - waiting
             state, newest = feed.dispatch(state, item)
             if measured:
-                _log_step(job, *measured, clock, feed, rows, source, bar)
+                _log_step(going, *measured, apart, clock, feed, source, bar)
             elif ahead:
                 jax.block_until_ready(ahead)  # the host is at most two dispatches ahead
             step += feed.steps
             ahead = newest
             measured = (step, newest) if _due(step, config['log_every']) or step == total else None
-            bar.update(feed.steps * config['batch_size'])
+            bar.update(feed.steps * config['batch_size'] * len(members))
             beat()
+    return state, going.outcomes
+
+
+class _Going(NamedTuple):
+    """The members that have not diverged, by their place, and the outcome at each place."""
+
+    members: dict[int, Member]
+    outcomes: list
+
+    def each(self, act) -> None:
+        """Calls act(place, member) for each; one that raises DivergedError goes no further."""
+        for place, member in list(self.members.items()):
+            try:
+                act(place, member)
+            except DivergedError as error:
+                self.outcomes[place] = error
+                del self.members[place]
+
+
+def _evaluate(going: _Going, states: list, step: int, last: int, evaluator, split: str,
+              bar) -> bool:
+    """Evaluates each member that was not yet at this step; returns False when asked to stop."""
+    for place, member in going.members.items():
+        known = member.rows.score(step, split) is not None
+        if known and step != last:
+            continue
+        results = going.outcomes[place] = evaluator(states[place], step)
+        if results is None:
+            return False
+        if not known:
+            member.rows.write({'step': step, 'split': split} | results.summary())
+            _say(member.rows.rows[-1], member.job.config['steps'], bar)
+    return True
+
+
+def _save(going: _Going, states: list, step: int, surely: bool, newest, apart) -> None:
+    """Saves the state of each member, but `surely` only where its newest update was sound.
+
+    What led to an update that was skipped may be in the state.
+    """
+    sound = [surely or newest is None or not jax.device_get(of['skipped_in_a_row']).item()
+                for of in (apart(newest) if newest is not None else [None] * len(states))]
+
+    def save(place: int, member: Member) -> None:
+        if not sound[place]:
+            return
+        member.rows.sync()
+        member.writer.save(states[place], config_lib.digest(member.job.config))
+        if len(states) > 1:  # one after the other: each in the background takes a thread
+            member.writer.wait()
+
+    going.each(save)
+
+
+def _stopped(going: _Going, step: int, total: int) -> None:
+    kept = all([member.writer.wait() and step in checkpoint.steps(member.rows.workdir)
+                for member in going.members.values()])
+    raise PreemptedError(
+        f'asked to stop at step {step} of {total}; the same command goes on from '
+        f'{"there" if kept else "the newest checkpoint, if there is one"}')
 
 
 def _due(step: int, every: int) -> bool:
     return step > 0 and every > 0 and step % every == 0
 
 
-def _skipping(newest: dict | None) -> bool:
-    """Was the newest update skipped? What led to it may be in the state: it is not saved then."""
-    return newest is not None and jax.device_get(newest['skipped_in_a_row']).item() > 0
+def _log_step(going: _Going, step: int, measured: dict, apart, clock: dict, feed: Feed,
+              source: Source, bar) -> None:
+    """Fetches a step's metrics and writes their rows; a run that has diverged goes no further."""
+    values = [jax.tree.map(lambda value: value.item(), jax.device_get(of))
+              for of in apart(measured)]
+    now = time.monotonic()
+    config = next(iter(going.members.values())).job.config
+    # The members of a population share its time: a member's is that of as many alone.
+    perf = metrics.performance(
+        steps=max(step - clock['step'], 1), seconds=(now - clock['since']) / len(values),
+        stalled=clock['stalled'] / len(values), batch_size=config['batch_size'], flops=feed.flops,
+        compile_seconds=feed.compile_seconds)
+    fresh = [of['skipped_updates'] - before
+             for of, before in zip(values, clock['skipped'], strict=True)]
+    clock.update(since=now, step=step, stalled=0.0, skipped=[v['skipped_updates'] for v in values])
+    going.each(lambda place, member: _log_member(
+        member, step, values[place], fresh[place], perf, source, bar))
 
 
-def _log_step(job: Job, step: int, measured: dict, clock: dict, feed: Feed, rows, source: Source,
-              bar) -> None:
-    """Fetches a step's metrics and writes their row; ends a run that has diverged."""
-    values = jax.tree.map(lambda value: value.item(), jax.device_get(measured))
+def _log_member(member: Member, step: int, values: dict, fresh: int, perf: dict, source: Source,
+                bar) -> None:
+    """Writes the row of a member; raises DivergedError where too many updates were skipped."""
     causes = {cause: values['skipped'][cause] for cause in SKIP_CAUSES if values['skipped'][cause]}
     streak = {'in_a_row': values.pop('skipped_in_a_row'), 'last': values.pop('skipped_at')}
     del values['skipped']
     if causes:
         values |= {f'skipped_{cause}': number for cause, number in causes.items()}
         values['skipped_at'] = streak['last']
-    now = time.monotonic()
-    perf = metrics.performance(
-        steps=max(step - clock['step'], 1), seconds=now - clock['since'], stalled=clock['stalled'],
-        batch_size=job.config['batch_size'], flops=feed.flops,
-        compile_seconds=feed.compile_seconds)
-    fresh = values['skipped_updates'] - clock['skipped']
-    clock.update(since=now, step=step, stalled=0.0, skipped=values['skipped_updates'])
+    job, rows = member.job, member.rows
     rows.write({'step': step, 'split': 'train'} | values | {'perf': perf})
     _say(rows.rows[-1], job.config['steps'], bar)
     if fresh and processes.first():
@@ -145,18 +237,19 @@ def _names(job: Job, source: Source, step: int) -> list[str]:
 def _diverged(job: Job, step: int, streak: dict, causes: dict, workdir: str, source: Source):
     """Writes diverged.json and raises the error that ends the run."""
     first = streak['last'] - streak['in_a_row'] + 1
-    if processes.first():
-        config_lib.write_json(os.path.join(workdir, 'diverged.json'), {
-            'step': step, 'first_skipped': first, 'last_skipped': streak['last'],
-            'skipped': causes, 'files': _names(job, source, first),
-            'batches': [{'step': at, 'index': _indices(job, source, at).tolist()}
-                        for at in range(first, min(first + 20, streak['last'] + 1))]})
-    raise DivergedError(
+    message = (
         f'{streak["in_a_row"]} updates in a row were not finite by step {step} '
         f'(config.max_skipped_updates), from step {first} on, with the images '
         f'{", ".join(_names(job, source, first))} (all are in {workdir}/diverged.json); lower '
         'config.hparams.learning_rate or set clip_norm. The parameters on disk are those of the '
         'last finite update')
+    if processes.first():
+        config_lib.write_json(os.path.join(workdir, 'diverged.json'), {
+            'message': message, 'step': step, 'first_skipped': first,
+            'last_skipped': streak['last'], 'skipped': causes, 'files': _names(job, source, first),
+            'batches': [{'step': at, 'index': _indices(job, source, at).tolist()}
+                        for at in range(first, min(first + 20, streak['last'] + 1))]})
+    raise DivergedError(message)
 
 
 def _say(row: dict, total: int, bar) -> None:

@@ -13,11 +13,12 @@ from imgjax import (
     backend,
     build,
     checkpoint,
-    digests,
     evaluate,
+    kept,
     loop,
     metrics,
     processes,
+    result,
     runtime,
     sharding,
     trust,
@@ -26,7 +27,7 @@ from imgjax import config as config_lib
 from imgjax import state as state_lib
 from imgjax.build import Job
 from imgjax.data import Source, faults, pipeline
-from imgjax.errors import ConfigError, DataError, DivergedError
+from imgjax.errors import ConfigError, DivergedError
 from imgjax.feed import decoding, fits, open_feed
 from imgjax.interop import load
 from imgjax.report import run as run_page
@@ -48,29 +49,50 @@ def run(config, workdir: str, sources: tuple[Source, Source] | None = None) -> d
     Raises:
       RunError: a kind for each way a run can end, see imgjax/errors.py.
     """
+    found = run_one(config, workdir, sources)
+    if processes.first():
+        print(run_page.table(found, metrics.read_rows(workdir)), file=sys.stderr)
+    return found
+
+
+def run_one(config, workdir: str, sources: tuple[Source, Source] | None = None,
+            shared: dict | None = None, until: int | None = None) -> dict:
+    """Trains as `run` does, without a word about the result.
+
+    Args:
+      config: as of `run`.
+      workdir: as of `run`.
+      sources: as of `run`.
+      shared: what runs before it in this process left for it, see kept.py.
+      until: the step to pause at, None for the last one. A run that pauses is evaluated and saved
+        there; it has no page yet, and its result says no more than the evaluation.
+    """
     started = time.monotonic()
     backend.keep_memory()
     trust.check_run(workdir)
     config = _config_of(config, workdir)
     config, weights = _with_weights(config, workdir)
     build.check(config)  # before a large dataset is listed
-    with _held(workdir):
+    with held(workdir):
         train_source, eval_source = sources or build.open_dataset(config)
-        job = build.job(*build.describe(config, train_source, eval_source))
+        job = build.job(*build.describe(config, train_source, eval_source), shared=shared)
         with (runtime.hear_stop(), runtime.watchdog(config['watchdog_seconds']) as beat,
               jax.transfer_guard('disallow')):
-            processes.from_first(lambda: _check_owner(workdir, job))
+            processes.from_first(lambda: check_owner(workdir, job))
             hparams = sharding.place(
                 state_lib.hparams_of(job.config), sharding.replicated(job.mesh))
             state, results, rows = _train_or_go_back(
-                job, workdir, (train_source, eval_source), hparams, weights, beat)
+                job, workdir, (train_source, eval_source), hparams, weights, until, beat)
             beat()
-            return _finish(job, workdir, state, results, rows, eval_source,
-                           time.monotonic() - started)
+            step = state_lib.step_of(state)
+            if step < job.config['steps']:
+                return {'step': step, **results.summary()}
+            return result.finish(job, workdir, state, results, rows.rows, eval_source,
+                                 time.monotonic() - started)
 
 
 @contextlib.contextmanager
-def _held(workdir: str):
+def held(workdir: str):
     """Holds the run directory for the first process of the run; the others wait until it does."""
     with contextlib.ExitStack() as held:
         def hold() -> str:
@@ -82,45 +104,61 @@ def _held(workdir: str):
         yield
 
 
-def _train_or_go_back(job: Job, workdir: str, sources, hparams: dict, weights, beat):
+def _train_or_go_back(job: Job, workdir: str, sources, hparams: dict, weights, until, beat):
     """Trains to the end; a run that diverges goes back to its newest checkpoint, once.
 
-    Everything is computed again from there: a fault of the hardware does not come again, one of
-    the config does.
+    Everything is read, compiled and computed again from there: a fault of the hardware does not
+    come again, one of the config does.
     """
     try:
-        return _train(job, workdir, sources, hparams, weights, beat)
+        return _train(job, workdir, sources, hparams, weights, until, beat)
     except DivergedError as error:
         if not processes.from_first(lambda: 'yes' if checkpoint.steps(workdir) else ''):
             raise
         log.warning('%s. Once more from the newest checkpoint', error)
-    return _train(job, workdir, sources, hparams, weights, beat)
+    job.kept.clear()  # the memory that held them may be at fault
+    return _train(job, workdir, sources, hparams, weights, until, beat)
 
 
-def _train(job: Job, workdir: str, sources, hparams: dict, weights, beat):
+def _train(job: Job, workdir: str, sources, hparams: dict, weights, until, beat):
     """Runs the steps that are left; returns the last state, its evaluation and the rows."""
-    config, (train_source, eval_source) = job.config, sources
+    train_source, eval_source = sources
     state = _resume(job, workdir, hparams, weights)
-    rows = metrics.Log(workdir, state_lib.step_of(state), write=processes.first())
-    writer = checkpoint.Writer(
-        workdir, config['checkpoint'], lambda step: rows.score(step, config['data']['eval_split']))
-    try:
-        evaluator = _evaluator(job, eval_source, beat)
-        feed = open_feed(
-            job, train_source, state, state_lib.step_of(state), hparams, beat,
-            faults.watch(workdir, train_source, config['data']['max_unreadable_share'],
-                         processes.index()))
+    first = state_lib.step_of(state)
+    with member(job, workdir, first) as mine:
+        feed = open_feed(job, train_source, state, first, hparams, beat,
+                         noting(job, workdir, train_source))
         beat()
         log.info('%d steps of %d images on %d x %s%s, %d a dispatch, compiled in %.1f s',
-                 config['steps'], config['batch_size'], job.mesh.size,
+                 job.config['steps'], job.config['batch_size'], job.mesh.size,
                  jax.devices()[0].device_kind,
                  f' of {processes.count()} processes' if processes.count() > 1 else '',
                  feed.steps, feed.compile_seconds)
-        state, results = loop.run(job, state, feed, evaluator, rows, writer, train_source, beat)
+        state, [outcome] = loop.run([mine], state, first, feed, evaluator(job, eval_source, beat),
+                                    train_source, beat, until=until)
+    if isinstance(outcome, DivergedError):
+        raise outcome
+    return state, outcome, mine.rows
+
+
+@contextlib.contextmanager
+def member(job: Job, workdir: str, first: int):
+    """Opens the rows and the checkpoints of a run from step `first` on; yields a loop.Member."""
+    rows = metrics.Log(workdir, first, write=processes.first())
+    writer = checkpoint.Writer(
+        workdir, job.config['checkpoint'],
+        lambda step: rows.score(step, job.config['data']['eval_split']))
+    try:
+        yield loop.Member(job, rows, writer)
     finally:
         rows.close()
         writer.close()
-    return state, results, rows
+
+
+def noting(job: Job, workdir: str, source: Source):
+    """Returns what writes down the unreadable images of each batch, see data/faults.py."""
+    return faults.watch(workdir, source, job.config['data']['max_unreadable_share'],
+                        processes.index())
 
 
 def _config_of(config, workdir: str) -> dict:
@@ -154,13 +192,13 @@ def _claim_directory(workdir: str) -> None:
     except OSError as error:
         raise ConfigError(f'--workdir={workdir}: cannot be made ({error.strerror})') from None
     # A start that ended before it began may have left these.
-    mine = {'lock', 'dataset.json', 'dataset.json.tmp', 'config.json.tmp'}
+    mine = {'lock', 'dataset.json', 'dataset.json.tmp', 'config.json.tmp', 'result.json'}
     strange = sorted(set(os.listdir(workdir)) - mine)
     if strange and config_lib.read(workdir) is None:
         raise ConfigError(f'{workdir}: holds {strange[0]!r} but no run; take an empty --workdir')
 
 
-def _check_owner(workdir: str, job: Job) -> str:
+def check_owner(workdir: str, job: Job) -> str:
     """Makes the run directory this config's, or checks that it is; returns ''."""
     stored = config_lib.read(workdir)
     if stored is None:
@@ -204,8 +242,9 @@ def initial_state(job: Job, hparams: dict, weights=None) -> state_lib.TrainState
     shape = tuple(job.facts.image_shape)
     init = jax.jit(lambda hparams: state_lib.init(job.model, job.config, shape, hparams),
                    out_shardings=job.shardings)
-    # It runs once: compiling it with fewer passes takes a fifth of the time on a CPU.
-    state = init.lower(hparams).compile({'xla_backend_optimization_level': 1})(hparams)
+    # It runs once a run: compiling it with fewer passes takes a fifth of the time on a CPU.
+    state = kept.once(job.kept, 'init', job.key, lambda: init.lower(hparams).compile(
+        {'xla_backend_optimization_level': 1}))(hparams)
     if weights is None:
         return state
     begun = sharding.to_host({'params': state.params, 'batch_stats': state.batch_stats})
@@ -215,7 +254,7 @@ def initial_state(job: Job, hparams: dict, weights=None) -> state_lib.TrainState
     return state.replace(**loaded, ema=ema)
 
 
-def _evaluator(job: Job, source: Source, beat):
+def evaluator(job: Job, source: Source, beat):
     """Returns evaluate(state, step) -> Results, or None when asked to stop."""
     options, size = job.config['data'], job.facts.image_shape[0]
     batches = pipeline.eval_batches(
@@ -224,8 +263,12 @@ def _evaluator(job: Job, source: Source, beat):
         process=sharding.rows_here(job.mesh))
     count = len(batches)
     if fits(job, source):
-        batches = list(decoding(pipeline.iterate(batches, 0), count, 'batch', beat))
-    eval_step = evaluate.jit_eval_step(job.eval_step, job.shardings, job.mesh)
+        stream = batches
+        batches = kept.once(
+            job.kept, 'eval set', kept.data(job.config, job.facts, job.mesh),
+            lambda: list(decoding(pipeline.iterate(stream, 0), count, 'batch', beat)))
+    eval_step = kept.once(job.kept, 'eval step', job.key, lambda: evaluate.jit_eval_step(
+        job.eval_step, job.shardings, job.mesh))
 
     def run_evaluation(state, step: int):
         items = batches if isinstance(batches, list) else pipeline.iterate(
@@ -234,32 +277,3 @@ def _evaluator(job: Job, source: Source, beat):
                             title=f'{options["eval_split"]} at step {step}', beat=beat)
 
     return run_evaluation
-
-
-def _train_seconds(rows: list[dict]) -> float:
-    """Returns the seconds that all steps of a run took, over every start of it."""
-    timed, total = 0, 0.0
-    for row in rows:
-        if row['split'] == 'train' and row.get('perf', {}).get('step_time'):
-            total += (row['step'] - timed) * row['perf']['step_time']
-            timed = row['step']
-    return total
-
-
-def _finish(job: Job, workdir: str, state, results, rows, source: Source, seconds: float) -> dict:
-    """Checks that the last state is on disk, writes the page, returns the result."""
-    config, step = job.config, state_lib.step_of(state)
-    if processes.first() and step not in checkpoint.steps(workdir):
-        raise DataError(
-            f'{checkpoint.directory(workdir)}: the last state could not be saved (is the disk '
-            'full?); make space, and the same command goes on from the checkpoint before')
-    result = {
-        'split': config['data']['eval_split'], **results.summary(), 'step': step,
-        'workdir': os.path.abspath(workdir), 'state_digest': digests.state_digest(state),
-        'parameters': state_lib.parameter_count(job.target),
-        'unreadable_images': len(faults.read(workdir)),
-        'train_seconds': round(_train_seconds(rows.rows), 2), 'seconds': round(seconds, 2)}
-    if processes.first():
-        run_page.write(workdir, job, rows.rows, results, source, result)
-        print(run_page.table(result, rows.rows), file=sys.stderr)
-    return result

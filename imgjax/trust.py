@@ -23,7 +23,7 @@ log = logging.getLogger('imgjax')
 
 # Of a run directory, all that is read or written at its top.
 _FILES = ('config.json', 'dataset.json', 'environment.json', 'report.html', 'metrics.jsonl',
-          'diverged.json', 'lock', 'saved')
+          'diverged.json', 'predictions.safetensors', 'result.json', 'lock', 'saved')
 _DIRECTORIES = ('checkpoints', 'damaged', 'tensorboard', 'profile')
 
 JSON_BYTES = 8 * 2**20  # of dataset.json: some 200,000 class names
@@ -114,17 +114,18 @@ def read_rows(path: str) -> list:
 
 
 @contextlib.contextmanager
-def replacing(path: str, **options):
-    """Opens a new text file that takes the place of `path` when the block ends without an error.
+def replacing(path: str, binary: bool = False, **options):
+    """Opens a new file that takes the place of `path` when the block ends without an error.
 
-    So no reader sees a part of it, and a link at `path` or at the temporary name is replaced, not
-    followed. It is on the disk before its name is.
+    It is of text, or of bytes where `binary`. No reader sees a part of it, and a link at `path` or
+    at the temporary name is replaced, not followed. It is on the disk before its name is.
     """
     temporary = f'{path}.tmp'
     with contextlib.suppress(FileNotFoundError):
         os.unlink(temporary)
     try:
-        with open(temporary, 'x', encoding='utf-8', opener=opener, **options) as file:
+        kind = {'mode': 'xb'} if binary else {'mode': 'x', 'encoding': 'utf-8'}
+        with open(temporary, **kind, opener=opener, **options) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -1,0 +1,119 @@
+"""What a run leaves when it is over: its result, its answers image by image, its page."""
+
+import hashlib
+import json
+import os
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from imgjax import checkpoint, digests, evaluate, metrics, processes, trust
+from imgjax import config as config_lib
+from imgjax import state as state_lib
+from imgjax.build import Job
+from imgjax.data import Source, faults
+from imgjax.errors import DataError
+from imgjax.report import run as run_page
+
+_ANSWERS = {'predictions': np.int32, 'confidences': np.float32, 'losses': np.float32,
+            'hits': np.bool_, 'top5': np.bool_}
+_ANSWERS_BYTES = 2**32
+
+
+def finish(job: Job, workdir: str, state, results: evaluate.Results, rows: list[dict],
+           source: Source, seconds: float) -> dict:
+    """Checks that the last state is on disk, writes all that a run leaves, returns the result.
+
+    Args:
+      job: the run.
+      workdir: the run directory.
+      state: after the last step.
+      results: of its evaluation.
+      rows: of metrics.jsonl.
+      source: the split that was evaluated.
+      seconds: that this start of the run took.
+
+    Raises:
+      DataError: the last state is not on disk.
+    """
+    step = state_lib.step_of(state)
+    if processes.first() and step not in checkpoint.steps(workdir):
+        raise DataError(
+            f'{checkpoint.directory(workdir)}: the last state could not be saved (is the disk '
+            'full?); make space, and the same command goes on from the checkpoint before')
+    found = {
+        'split': job.config['data']['eval_split'], **results.summary(), 'step': step,
+        'workdir': os.path.abspath(workdir), 'state_digest': digests.state_digest(state),
+        'parameters': state_lib.parameter_count(job.target),
+        'unreadable_images': len(faults.read(workdir)),
+        'train_seconds': round(_train_seconds(rows), 2), 'seconds': round(seconds, 2)}
+    if processes.first():
+        run_page.write(workdir, job, rows, results, source, found)
+        write_answers(workdir, results)
+        write(workdir, {'state': 'done'} | found)  # last: it says that all else is there
+    return found
+
+
+def _train_seconds(rows: list[dict]) -> float:
+    """Returns the seconds that all steps of a run took, over every start of it."""
+    timed, total = 0, 0.0
+    for row in rows:
+        if row['split'] == 'train' and row.get('perf', {}).get('step_time'):
+            total += (row['step'] - timed) * row['perf']['step_time']
+            timed = row['step']
+    return total
+
+
+def write(workdir: str, found: dict) -> None:
+    """Writes result.json; `found['state']` is 'done', 'diverged' or 'failed'."""
+    found = metrics.jsonable(found)
+    config_lib.write_json(os.path.join(workdir, 'result.json'),
+                          {'hash': _hash(found), 'result': found})
+
+
+def read(workdir: str) -> dict | None:
+    """Returns what `write` wrote; None where it is missing or not as it was written."""
+    try:
+        stored = trust.read_json(os.path.join(workdir, 'result.json'))
+        return stored['result'] if _hash(stored['result']) == stored['hash'] else None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _hash(found: dict) -> str:
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def write_answers(workdir: str, results: evaluate.Results) -> None:
+    """Writes predictions.safetensors: what was answered, image by image in the split's order.
+
+    Five arrays of shape (N,): predictions int32, confidences and losses float32, hits and top5
+    bool; and labels int32, where each image has one.
+    """
+    arrays = {name: np.ascontiguousarray(getattr(results, name), dtype)
+              for name, dtype in _ANSWERS.items()}
+    if results.probabilities is None:
+        arrays['labels'] = np.ascontiguousarray(results.labels, np.int32)
+    path = os.path.join(workdir, 'predictions.safetensors')
+    with trust.replacing(path, binary=True) as file:
+        file.write(safetensors.numpy.save(arrays))
+
+
+def read_answers(workdir: str) -> dict[str, np.ndarray]:
+    """Returns the arrays of predictions.safetensors by their names.
+
+    Raises:
+      DataError: it is missing, or not what `write_answers` writes.
+    """
+    path = os.path.join(workdir, 'predictions.safetensors')
+    try:
+        arrays = safetensors.numpy.load(trust.read(path, _ANSWERS_BYTES))
+        kinds = _ANSWERS | ({'labels': np.int32} if 'labels' in arrays else {})
+        for name, dtype in kinds.items():
+            if arrays[name].dtype != dtype or arrays[name].shape != arrays['hits'].shape:
+                raise ValueError(f'{name!r} is {arrays[name].dtype}{arrays[name].shape}')
+    except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+        raise DataError(f'{path}: cannot be used ({error}); delete the run directory, and run it '
+                        'again') from None
+    return arrays
