@@ -24,7 +24,7 @@ FORBIDDEN = {
     'imgjax/metrics.py': ('imgjax.models', 'imgjax.data', 'imgjax.step'),
     'imgjax/runtime.py': ('imgjax.models', 'imgjax.data', 'imgjax.step'),
     **{f'imgjax/report/{name}.py': ('jax', 'imgjax.data', 'imgjax.step')
-       for name in ('page', 'plots', 'statistics', 'text')},
+       for name in ('answers', 'findings', 'page', 'plots', 'statistics', 'text')},
     'imgjax': ('launch', 'configs', 'tensorflow', 'torch', 'pickle', 'cloudpickle'),
 }
 

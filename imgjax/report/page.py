@@ -14,8 +14,8 @@ import jinja2
 import numpy as np
 
 from imgjax import trust
-from imgjax.report import plots, statistics
-from imgjax.report.statistics import Evaluation
+from imgjax.report import answers, plots
+from imgjax.report.answers import Evaluation
 from imgjax.report.text import MISSING, duration, number, percent, short
 
 MATRIX_CLASSES = 30  # a larger confusion matrix is wallpaper: list its worst pairs instead
@@ -65,10 +65,10 @@ def render_page(
         result: any of `accuracy`, `split`, `loss`, `step`, `examples`, `workdir`, `state_digest`,
             `parameters`, `train_seconds`.
     """
-    statistics.check(evaluation)
+    answers.check(evaluation)
     curves, dropped = plots.curves(rows)
     classes = len(evaluation.class_names)
-    pairs = statistics.confused_pairs(evaluation)
+    pairs = answers.confused_pairs(evaluation)
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
         autoescape=True,  # class and file names come from data sets
@@ -94,8 +94,8 @@ def render_page(
         matrix=_matrix(evaluation) if classes <= MATRIX_CLASSES else None,
         pairs=pairs[:PAIRS_SHOWN],
         pair_count=len(pairs),
-        per_class=statistics.per_class(evaluation),
-        calibration=statistics.calibration(evaluation),
+        per_class=answers.per_class(evaluation),
+        calibration=answers.calibration(evaluation),
         errors=int(np.sum(np.asarray(evaluation.labels) != np.asarray(evaluation.predictions))),
         **_pictures(evaluation),
         config=_flatten(config),
@@ -107,7 +107,7 @@ def _headline(evaluation):
     labels = np.asarray(evaluation.labels)
     n = len(labels)
     correct = int(np.sum(labels == np.asarray(evaluation.predictions)))
-    low, high = statistics.wilson(correct, n)
+    low, high = answers.wilson(correct, n)
     return {
         'accuracy': correct / n if n else math.nan, 'low': low, 'high': high, 'correct': correct,
         'largest': float(np.bincount(labels).max() / n) if n else math.nan,

@@ -17,7 +17,7 @@ from imgjax.build import Job
 from imgjax.data import Source, decode
 from imgjax.evaluate import Results, average_precisions
 from imgjax.report import page
-from imgjax.report.statistics import Evaluation
+from imgjax.report.answers import Evaluation
 
 WORST = 24
 

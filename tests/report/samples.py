@@ -7,7 +7,7 @@ import numpy as np
 import PIL.Image
 import sklearn.datasets
 
-from imgjax.report.statistics import Evaluation
+from imgjax.report.answers import Evaluation
 
 
 def png(pixels):

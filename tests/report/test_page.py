@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
+from imgjax.report import answers as answers_lib
 from imgjax.report import page as page_lib
-from imgjax.report import statistics
 from tests.report.samples import evaluation, metrics, run, thousand
 
 HOSTILE = '<script>window.hostile = 1</script>'
@@ -67,7 +67,7 @@ def test_disagreements_are_said():
 
 
 def test_bare_run_has_a_page():
-    empty = statistics.Evaluation('test', ['a', 'b'], np.zeros(0, int), np.zeros(0, int),
+    empty = answers_lib.Evaluation('test', ['a', 'b'], np.zeros(0, int), np.zeros(0, int),
                                 np.zeros(0), [], math.nan)
     for answers in (empty, evaluation(error=0.0)):
         text = page_lib.render_page(config={}, config_hash='', rows=[], evaluation=answers,
@@ -118,7 +118,7 @@ def test_headers_sort(open_page, tmp_path):
     answers = evaluation(12, error=0.2)
     answers.labels[answers.labels == 7] = 8  # a class without examples: its recall is missing
     page_lib.write_page(path, **run(answers))
-    recall = [row['recall'] for row in statistics.per_class(answers)]
+    recall = [row['recall'] for row in answers_lib.per_class(answers)]
     shown = [f'{100 * value:.1f}%' for value in sorted(recall) if value == value]
     column = ('[...document.querySelectorAll(".sortable tbody tr")]'
               '.map(row => row.cells[{}].innerText.trim())')
