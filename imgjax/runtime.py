@@ -86,16 +86,15 @@ def _run(run, distributed: bool) -> None:
         compiled.enable()
         result = run()
     except RunError as error:
-        print(f'imgjax: {redact.text(str(error))}', file=sys.stderr)
+        _last_word(str(error))
         if isinstance(error, DoesNotFitError):
             print(json.dumps(metrics.jsonable(error.result)), file=stdout, flush=True)
         leave(error.exit_code, together=isinstance(error, PreemptedError))
     except OSError as error:  # a full disk, a folder that may not be written: it names the file
-        print(f'imgjax: {redact.text(str(error))}', file=sys.stderr)
+        _last_word(str(error))
         leave(DataError.exit_code)
     except KeyboardInterrupt:
-        print('imgjax: interrupted; the same command goes on from the newest checkpoint',
-              file=sys.stderr)
+        _last_word('interrupted; the same command goes on from the newest checkpoint')
         leave(128 + signal.SIGINT)
     except Exception:
         if processes.count() == 1:
@@ -105,6 +104,19 @@ def _run(run, distributed: bool) -> None:
     if processes.first():
         print(json.dumps(metrics.jsonable(result)), file=stdout, flush=True)
     leave(0, together=True)
+
+
+def _last_word(text: str) -> None:
+    """Says on stderr how the process ends; what threads of libraries say from then on is dropped.
+
+    After saves that failed TensorStore's have a lot to say.
+    """
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with open(os.devnull, 'w', encoding='utf-8') as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    with os.fdopen(stderr, 'w', encoding='utf-8', errors='backslashreplace') as last:
+        last.write(f'imgjax: {redact.text(text)}\n')
 
 
 def leave(code: int, together: bool = False) -> None:

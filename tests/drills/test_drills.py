@@ -271,6 +271,6 @@ def test_disk_full_to_the_end_is_one_clear_line(launch, small_disk, undisturbed)
     filler = fill(small_disk)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 3
-    assert 'could not be saved' in err.splitlines()[-1]
+    assert 'could not be saved' in err.splitlines()[-1], err[-6000:]
     os.remove(filler)
     assert_same(finish(launch('train', CONFIG, f'--workdir={workdir}')), workdir, undisturbed)
