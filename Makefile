@@ -7,10 +7,16 @@ MINUTES ?= 10
 SEED ?= 0
 export TFDS_DATA_DIR ?= $(CURDIR)/data
 
-.PHONY: train test test-drills soak test-zoo test-cluster test-reference lint clean
+.PHONY: train studies test test-drills soak test-zoo test-cluster test-reference lint clean
 
 train: .venv/installed
 	@$(BIN)/python -m launch.train --config=$(CONFIG) --workdir=$(WORKDIR) $(FLAGS)
+
+# The ablations of configs/studies/ that take no data but the digits; each leaves a page.
+studies: .venv/installed
+	@for name in digits_augment digits_lr_wd digits_activation; do \
+	  $(BIN)/python -m launch.study --study=configs/studies/$$name.py --workdir=runs/$$name || exit; \
+	done
 
 test: lint
 	@$(BIN)/python -m pytest $(PYTEST) || { code=$$?; \

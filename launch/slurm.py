@@ -1,6 +1,7 @@
-"""Submits a training run to Slurm; --config.FIELD=VALUE as of launch.train.
+"""Submits a training run or a study to Slurm; --config.FIELD=VALUE as of launch.train.
 
     python -m launch.slurm --config=configs/digits.py --workdir=runs/digits --nodes=2
+    python -m launch.slurm --study=configs/studies/digits_lr_wd.py --workdir=runs/lr --array=0-7
 """
 
 import pathlib
@@ -12,7 +13,9 @@ from imgjax import jobs, runtime
 
 config_flags.DEFINE_config_file('config', None, 'A file of configs/.')
 _FLAGS = (
+    flags.DEFINE_string('study', '', 'A file of configs/studies/ in place of a config.'),
     flags.DEFINE_string('workdir', '', 'The run directory, on a disk that all nodes see.'),
+    flags.DEFINE_string('cells', '', 'Of a study, as of launch.study.'),
     flags.DEFINE_string('name', 'imgjax', 'Of the job.'),
     flags.DEFINE_integer('nodes', 1, 'How many.', lower_bound=1),
     flags.DEFINE_integer('processes', 1, 'A node; one has all of its GPUs.', lower_bound=1),
@@ -20,7 +23,7 @@ _FLAGS = (
     flags.DEFINE_string('time', '', 'Limit of the job, as sbatch takes it.'),
     flags.DEFINE_string('partition', '', 'The default one when left out.'),
     flags.DEFINE_multi_string('options', [], 'Another of sbatch, --NAME=VALUE; repeatable.'),
-    flags.DEFINE_string('array', '', 'One run an index, such as 0-4, in WORKDIR/INDEX.'),
+    flags.DEFINE_string('array', '', 'A run an index (0-4) in WORKDIR/INDEX; parts of a study.'),
     flags.DEFINE_string('array_field', 'hparams.seed', 'The config field that is the index.'),
     flags.DEFINE_integer('grace_seconds', 120, 'To save before the time limit.', lower_bound=1),
     flags.DEFINE_integer('heartbeat_seconds', 30, 'As of launch.train.', lower_bound=1),

@@ -30,7 +30,9 @@
 cd {{ directory | sh }} || exit 2
 command=({{ command | words }})
 workdir={{ workdir | sh }}
-{% if array %}
+{% if array and study %}
+command+=("--part=$SLURM_ARRAY_TASK_ID/{{ parts }}")
+{% elif array %}
 workdir+=/$SLURM_ARRAY_TASK_ID
 command+=("--workdir=$workdir" "--config."{{ array_field | sh }}"=$SLURM_ARRAY_TASK_ID")
 {% endif %}
@@ -38,7 +40,11 @@ command+=("--workdir=$workdir" "--config."{{ array_field | sh }}"=$SLURM_ARRAY_T
 say() { echo "$(date +%T) slurm.sh: $*" >&2; }
 # In the background: where Slurm is ending the job already, scancel tries again for minutes.
 stop() { asked=yes; say 'asked to stop'; scancel --quiet --signal=TERM "$SLURM_JOB_ID" & }
+{% if study %}
+newest() { ls {{ cells | sh }}/*/checkpoints {{ cells | sh }}/*/result.json 2>/dev/null | cksum; }
+{% else %}
 newest() { ls "$workdir/checkpoints" 2>/dev/null | sort -n | tail -n 1; }
+{% endif %}
 trap stop TERM
 
 say "start $((${SLURM_RESTART_COUNT:-0} + 1)) on $SLURM_JOB_NODELIST"

@@ -10,6 +10,7 @@ import pytest
 
 from imgjax import build, state
 from imgjax import config as config_lib
+from imgjax.study import plan
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -36,6 +37,18 @@ TINY = {'resnet50': 'tiny_resnet', 'resnet18': 'tiny_resnet', 'vit_small_patch16
 def load(recipe: str) -> dict:
     name, _, arg = recipe.partition(':')
     return config_lib.to_plain(importlib.import_module(f'configs.{name}').get_config(arg))
+
+
+STUDIES = sorted((ROOT / 'configs/studies').glob('*.py'))
+
+
+@pytest.mark.parametrize('path', STUDIES, ids=lambda path: path.stem)
+def test_every_study_is_a_question_whose_arms_can_be_run(path):
+    study = plan.load(str(path))
+    assert study.question.endswith('?')
+    assert f'--study=configs/studies/{path.name}' in study.text
+    for arm in study.arms:
+        build.check(arm.config)
 
 
 def facts(shape, classes) -> build.Facts:

@@ -5,6 +5,7 @@ import pathlib
 import re
 import shlex
 import subprocess
+import sys
 
 import pytest
 import yaml
@@ -17,9 +18,10 @@ LAUNCH = pathlib.Path(__file__).parent.parent / 'launch'
 HOSTILE = ['a b', "it's", '$(touch owned)', '`touch owned`', '"; touch owned #', 'ü%j&&|<>*?[a]~!',
            '{{ 7 * 7 }}', '$HOME', '- a: b', '\U0001f600']
 SLURM = dict(
-    config='configs/digits.py', fields=[], workdir='/runs/a', name='imgjax', nodes=2, processes=1,
-    gpus=0, time='', partition='', options=[], array='', array_field='hparams.seed',
-    grace_seconds=120, heartbeat_seconds=30, max_requeues=5, python='python')
+    config='configs/digits.py', study='', fields=[], workdir='/runs/a', cells='', name='imgjax',
+    nodes=2, processes=1, gpus=0, time='', partition='', options=[], array='',
+    array_field='hparams.seed', grace_seconds=120, heartbeat_seconds=30, max_requeues=5,
+    python='python')
 KUBERNETES = dict(
     config='configs/digits.py', fields=[], workdir='/runs/a', name='imgjax', nodes=4, chips=0,
     resource='nvidia.com/gpu', node_selector=[], image='registry/imgjax:1', directory='/imgjax',
@@ -112,6 +114,27 @@ def test_slurm_hands_hostile_values_on_as_they_are(tmp_path, value):
     assert f'--workdir={tmp_path / value}' in words
     assert words[-2:] == [f'--workdir={tmp_path / value}/3', '--config.hparams.seed=3']
     assert not list(tmp_path.rglob('owned'))
+
+
+@pytest.mark.parametrize('value', ['studies/a.py', *HOSTILE])
+def test_slurm_gives_each_task_its_part_of_a_study(tmp_path, value):
+    done, _ = run_slurm_script(tmp_path, 0, config='', study=value, cells=str(tmp_path / value),
+                               array='0-7%4')
+    words = re.findall('<(.*)>', done.stdout)
+    assert 'launch.study' in words and f'--study={value}' in words
+    assert f'--cells={tmp_path / value}' in words and words[-1] == '--part=3/8'
+    assert not list(tmp_path.rglob('owned'))
+
+
+def test_slurm_sees_that_a_study_gets_on(tmp_path):
+    study = dict(config='', study='a.py', cells=str(tmp_path / 'the cells'))
+    for place in range(slurm.MAX_FAILURES):
+        (tmp_path / f'the cells/{place}/checkpoints/20').mkdir(parents=True)
+        assert 'requeue' in run_slurm_script(
+            tmp_path, f'$(touch "{tmp_path}/the cells/{place}/result.json"; echo 134)', **study)[1]
+    for _ in range(slurm.MAX_FAILURES - 1):
+        assert 'requeue' in run_slurm_script(tmp_path, 134, **study)[1]
+    assert 'requeue' not in run_slurm_script(tmp_path, 134, **study)[1]
 
 
 def test_sbatch_takes_its_lines_as_they_were_meant():
@@ -280,6 +303,10 @@ def test_a_tpu_host_gets_hostile_values_as_they_are(tmp_path, value):
     (slurm_script, {'workdir': ''}, '--workdir: missing'),
     (slurm_script, {'workdir': 'a\\b'}, '--workdir: Slurm takes no backslash'),
     (slurm_script, {'array': '0-3;x'}, '--array: takes indices'),
+    (slurm_script, {'study': 'a.py'}, '--study: in place of --config'),
+    (slurm_script, {'study': 'a.py', 'config': '', 'array': '1-3'}, '--array: of a study takes'),
+    (slurm_script, {'study': 'a.py', 'config': '', 'fields': ['--config.steps=1']},
+     'a study file says what its arms change'),
     (slurm_script, {'options': ['mem=3G']}, '--options: takes --NAME=VALUE'),
     (manifest, {'name': 'A b'}, '--name: takes lower-case'),
     (manifest, {'workdir': '/runs/../etc'}, '--workdir: takes a folder below --mount=/runs'),
@@ -312,3 +339,9 @@ def test_entry_points_write_what_they_say(launch, tmp_path):
     assert not (tmp_path / 'run.slurm').exists()
     assert '--config.steps=3' in (tmp_path / 'tpu.sh').read_text()
     assert_fits(yaml.safe_load((tmp_path / 'set.yaml').read_text()), JOBSET)
+
+
+def test_a_missing_config_is_one_line():
+    done = subprocess.run([sys.executable, '-m', 'launch.slurm', '--workdir=/runs/x'],
+                          cwd=LAUNCH.parent, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, 'imgjax: --config: missing\n')

@@ -21,7 +21,8 @@ def asked(defined) -> dict:
 
     `config` is the file as it was named, `fields` the overrides.
     """
-    return {'config': config_flags.get_config_filename(flags.FLAGS['config']) or '',
+    config = flags.FLAGS['config']
+    return {'config': config_flags.get_config_filename(config) if config.present else '',
             'fields': overrides(sys.argv[1:]), **{flag.name: flag.value for flag in defined}}
 
 
@@ -43,6 +44,13 @@ def train_command(python: str, config: str, fields: list[str], workdir: str,
     """Returns the words of the training command; `fields` are of `overrides`."""
     return [python, '-m', 'launch.train', f'--config={config}', *fields, f'--workdir={workdir}',
             f'--heartbeat_seconds={heartbeat_seconds}']
+
+
+def study_command(python: str, study: str, workdir: str, cells: str,
+                  heartbeat_seconds: int) -> list[str]:
+    """Returns the words of the command of a study."""
+    return [python, '-m', 'launch.study', f'--study={study}', f'--workdir={workdir}',
+            f'--cells={cells}', f'--heartbeat_seconds={heartbeat_seconds}']
 
 
 def write(path: str, text: str) -> None:

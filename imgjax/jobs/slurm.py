@@ -17,18 +17,21 @@ def logs(workdir: str) -> str:
     return f'{workdir.rstrip("/")}.slurm'
 
 
-def script(template: str, *, config: str, fields: list[str], workdir: str, name: str, nodes: int,
-           processes: int, gpus: int, time: str, partition: str, options: list[str],
-           array: str, array_field: str, grace_seconds: int, heartbeat_seconds: int,
-           max_requeues: int, python: str) -> str:
+def script(template: str, *, config: str, study: str, fields: list[str], workdir: str, cells: str,
+           name: str, nodes: int, processes: int, gpus: int, time: str, partition: str,
+           options: list[str], array: str, array_field: str, grace_seconds: int,
+           heartbeat_seconds: int, max_requeues: int, python: str) -> str:
     """Returns the text of the batch script.
 
     Args:
       template: launch/slurm.sh.
       config: a config file, as launch.train takes it.
+      study: a study file, as launch.study takes it, in place of the config: each task of `array`,
+        0 to N - 1, has its part of the cells.
       fields: overrides of the config (jobs.overrides).
       workdir: the run directory, on a disk that all nodes see; with `array`, that of task I is
-        WORKDIR/I.
+        WORKDIR/I. Of a study, its own.
+      cells: the folder of a study's run directories; '' is `cells` beside the workdir.
       name: of the job.
       nodes: how many.
       processes: a node; 1 has all of its GPUs.
@@ -46,10 +49,12 @@ def script(template: str, *, config: str, fields: list[str], workdir: str, name:
     Raises:
       ConfigError: a value that cannot be in a script.
     """
-    jobs.check(config=config, workdir=workdir, name=name, time=time, partition=partition,
-               options=options, array=array, array_field=array_field, python=python,
-               overrides=fields)
+    _check_study(config, study, fields, array)
+    jobs.check(config=study or config, workdir=workdir, cells=cells,
+               name=name, time=time, partition=partition, options=options, array=array,
+               array_field=array_field, python=python, overrides=fields)
     workdir, python = os.path.abspath(workdir), shutil.which(python) or python
+    cells = os.path.abspath(cells or os.path.join(os.path.dirname(workdir), 'cells'))
     if '\\' in workdir:
         raise ConfigError(f'--workdir: Slurm takes no backslash in the path of a log: {workdir}')
     if array and not re.fullmatch(r'[\d,:%-]+', array):
@@ -57,17 +62,33 @@ def script(template: str, *, config: str, fields: list[str], workdir: str, name:
     for option in options:
         if not re.fullmatch(r'--[a-z][a-z-]*(=.*)?', option):
             raise ConfigError(f'--options: takes --NAME=VALUE, got {option!r}')
-    command = jobs.train_command(python, config, fields, workdir, heartbeat_seconds)
+    if study:
+        command = jobs.study_command(python, study, workdir, cells, heartbeat_seconds)
+    else:
+        command = jobs.train_command(python, config, fields, workdir, heartbeat_seconds)
     log = f'{logs(workdir).replace("%", "%%")}/{"%A_%a" if array else "%j"}.log'
     return jobs.render(
         template, command=command, log=log, logs=logs(workdir), workdir=workdir, name=name,
         nodes=nodes, processes=processes, gpus=gpus, time=time, partition=partition,
-        options=options,
+        options=options, study=study, cells=cells, parts=_parts(array) if study and array else 1,
         array=array, array_field=array_field, grace_seconds=grace_seconds,
         # The first process to end may be a killed one; its peers learn of it by the heartbeat.
         wait_seconds=heartbeat_seconds + 10, max_requeues=max_requeues,
         max_failures=MAX_FAILURES, directory=os.getcwd(),
         final_codes='|'.join(map(str, jobs.FINAL_CODES)))
+
+
+def _check_study(config: str, study: str, fields: list[str], array: str) -> None:
+    if config and study:
+        raise ConfigError('--study: in place of --config, not with it')
+    if study and fields:
+        raise ConfigError(f'{fields[0]}: a study file says what its arms change; set it there')
+    if study and array and not re.fullmatch(r'0-\d{1,4}(%\d+)?', array):
+        raise ConfigError(f'--array: of a study takes 0-N, such as 0-7 or 0-7%4, got {array!r}')
+
+
+def _parts(array: str) -> int:
+    return int(array.partition('%')[0].removeprefix('0-')) + 1
 
 
 def run(template: str, dry_run: bool, **fields) -> dict:

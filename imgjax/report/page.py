@@ -69,16 +69,8 @@ def render_page(
     curves, dropped = plots.curves(rows)
     classes = len(evaluation.class_names)
     pairs = answers.confused_pairs(evaluation)
-    templates = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
-        autoescape=True,  # class and file names come from data sets
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.filters.update(percent=percent, number=number)
     workdir = str(result.get('workdir') or '')
-    return templates.get_template('page.html').render(
+    return templates().get_template('page.html').render(
         title=str(config.get('name') or pathlib.Path(workdir).name or 'run'),
         headline=_headline(evaluation),
         tiles=_tiles(rows, evaluation, result),
@@ -98,9 +90,22 @@ def render_page(
         calibration=answers.calibration(evaluation),
         errors=int(np.sum(np.asarray(evaluation.labels) != np.asarray(evaluation.predictions))),
         **_pictures(evaluation),
-        config=_flatten(config),
-        environment=_flatten(environment),
+        config=flatten(config),
+        environment=flatten(environment),
     )
+
+
+def templates() -> jinja2.Environment:
+    """Returns the templates of this folder, with the filters that they use."""
+    found = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
+        autoescape=True,  # class and file names come from data sets
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.filters.update(percent=percent, number=number)
+    return found
 
 
 def _headline(evaluation):
@@ -190,17 +195,11 @@ def _pictures(evaluation):
     """The most confident errors as data URIs, as many as the page's budget holds."""
     pictures, spent = [], 0
     for example in evaluation.worst:
-        png = example['image']
-        if png[:8] != b'\x89PNG\r\n\x1a\n' or len(png) < 24:
-            raise ValueError(f'evaluation.worst: the image of {example["name"]!r} is not a PNG')
-        data = base64.b64encode(png).decode('ascii')
-        spent += len(data)
+        shown = picture(example['image'], example['name'])
+        spent += len(shown['uri'])
         if spent > IMAGE_BUDGET:
             break
-        width, height = (int.from_bytes(png[i:i + 4], 'big') for i in (16, 20))  # of IHDR
-        pictures.append({
-            'uri': f'data:image/png;base64,{data}', 'width': width, 'height': height,
-            'small': max(width, height) < 128, 'name': example['name'],
+        pictures.append(shown | {
             'label': evaluation.class_names[example['label']],
             'prediction': evaluation.class_names[example['prediction']],
             'confidence': example['confidence'],
@@ -208,12 +207,21 @@ def _pictures(evaluation):
     return {'pictures': pictures, 'pictures_left_out': len(evaluation.worst) - len(pictures)}
 
 
-def _flatten(tree, prefix=''):
+def picture(png: bytes, name: str) -> dict:
+    """Returns what a template needs to show a PNG: its data URI, its size, is it small?"""
+    if png[:8] != b'\x89PNG\r\n\x1a\n' or len(png) < 24:
+        raise ValueError(f'the image of {name!r} is not a PNG')
+    width, height = (int.from_bytes(png[i:i + 4], 'big') for i in (16, 20))  # of IHDR
+    return {'uri': f'data:image/png;base64,{base64.b64encode(png).decode("ascii")}',
+            'width': width, 'height': height, 'small': max(width, height) < 128, 'name': name}
+
+
+def flatten(tree, prefix=''):
     """`[('hparams.learning_rate', '0.001'), ...]` of nested dicts; other values as JSON."""
     leaves = []
     for key, value in tree.items():
         if isinstance(value, dict) and value:
-            leaves += _flatten(value, f'{prefix}{key}.')
+            leaves += flatten(value, f'{prefix}{key}.')
         else:
             text = value if isinstance(value, str) else json.dumps(value, default=str)
             leaves.append((f'{prefix}{key}', text))

@@ -12,7 +12,7 @@ from imgjax.report.text import MISSING, number, percent
 POINTS_PER_LINE = 800  # what a plot of this width can show
 
 _BLACK = '#000000'  # what matplotlib draws text and axes in; becomes currentColor
-_SERIES = ('#a00001', '#a00002', '#a00003', '#a00004')  # become var(--series-1) ...
+_SERIES = tuple(f'#a0000{i}' for i in range(1, 9))  # become var(--series-1) ...
 
 
 def curves(rows: list[dict]) -> tuple[list[dict], int]:
@@ -84,6 +84,65 @@ def _spans_decades(series):
 
 def _draw(series, key, scale, logarithmic):
     """Draws the lines of one panel as an SVG element in CSS colours."""
+    def plot(axes):
+        for i, (steps, values) in enumerate(series.values()):
+            axes.plot(*_thin(steps, values), color=_SERIES[i % len(_SERIES)], linewidth=1.4,
+                      marker='o' if len(steps) <= 30 else None, markersize=2.6)
+
+    return _panel(plot, key, scale, logarithmic)
+
+
+def bands(series: dict, key: str, scale: str):
+    """Draws lines with the range about each, as an SVG element in CSS colours.
+
+    Args:
+      series: {name: (x, middle, low, high)}, float (T,) each; at most 8.
+      key: what the panel is called, different for each of a page.
+      scale: loss, fraction or zero, as of `curves`.
+
+    Returns (the SVG, whether the axis is logarithmic).
+    """
+    def plot(axes):
+        for i, (x, middle, low, high) in enumerate(series.values()):
+            axes.fill_between(x, low, high, color=_SERIES[i], alpha=0.16, linewidth=0)
+            axes.plot(x, middle, color=_SERIES[i], linewidth=1.4,
+                      marker='o' if len(x) <= 30 else None, markersize=2.6)
+
+    spanned = {name: (x, np.concatenate([low, high])) for name, (x, _, low, high) in series.items()}
+    logarithmic = scale == 'loss' and _spans_decades(spanned)
+    return _panel(plot, key, scale, logarithmic), logarithmic
+
+
+def slices(x: list, points: list[tuple], key: str, scale: str):
+    """Draws a mean with its interval for each value of a field, as an SVG element in CSS colours.
+
+    Args:
+      x: the values; numbers lie where they are, on a logarithmic axis where they span decades,
+        anything else side by side.
+      points: (mean, low, high) for each, NaN where it is not known.
+      key: as of `bands`.
+      scale: as of `bands`.
+    """
+    numbers = all(isinstance(one, int | float) and not isinstance(one, bool) for one in x)
+    place = np.array(x if numbers else range(len(x)), np.float64)
+    mean, low, high = np.array(points, np.float64).T
+
+    def plot(axes):
+        axes.errorbar(place, mean, [mean - low, high - mean], color=_SERIES[0], linewidth=1.4,
+                      marker='o', markersize=4, elinewidth=1.1)
+
+    def ticks(axes):
+        if numbers and place.min() > 0 and place.max() >= 20 * place.min():
+            axes.set_xscale('log')
+            axes.minorticks_off()
+        if not numbers or len(x) < 9:
+            axes.set_xticks(place, [str(one) if not numbers else f'{one:g}' for one in x])
+
+    return _panel(plot, key, scale, False, ticks)
+
+
+def _panel(plot, key, scale, logarithmic, after=lambda axes: None):
+    """Returns what `plot(axes)` draws as an SVG element in CSS colours."""
     import matplotlib  # noqa: PLC0415  (1.9 s: only who draws pays for it)
     from matplotlib import figure, ticker  # noqa: PLC0415
 
@@ -94,9 +153,7 @@ def _draw(series, key, scale, logarithmic):
         fig.patch.set_visible(False)
         axes = fig.add_axes((0.1, 0.12, 0.88, 0.83))
         axes.patch.set_visible(False)
-        for i, (steps, values) in enumerate(series.values()):
-            axes.plot(*_thin(steps, values), color=_SERIES[i % len(_SERIES)], linewidth=1.4,
-                      marker='o' if len(steps) <= 30 else None, markersize=2.6)
+        plot(axes)
         if logarithmic:
             axes.set_yscale('log')
             axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
@@ -117,6 +174,7 @@ def _draw(series, key, scale, logarithmic):
         axes.tick_params(length=0, pad=4)
         axes.grid(axis='y', color=_BLACK, alpha=0.13, linewidth=0.6)
         axes.set_axisbelow(True)
+        after(axes)
         text = io.StringIO()
         fig.savefig(text, format='svg', metadata={'Date': None})
     return _to_css(text.getvalue())

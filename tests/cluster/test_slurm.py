@@ -27,14 +27,14 @@ WITHIN = 200
 class Job:
     """A job of two devices, submitted as a user does."""
 
-    def __init__(self, cluster, compiled, workdir, *flags, nodes=2, devices=2):
+    def __init__(self, cluster, compiled, workdir, *flags, nodes=2, devices=2, what=CONFIG):
         self.cluster, self.workdir = cluster, workdir
         self.began = time.monotonic()
         env = cluster.environment | compiled | {
             'JAX_PLATFORMS': 'cpu',
             'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices // nodes}'}
         done = subprocess.run(
-            [sys.executable, '-m', 'launch.slurm', CONFIG, f'--workdir={workdir}',
+            [sys.executable, '-m', 'launch.slurm', what, f'--workdir={workdir}',
              f'--nodes={nodes}', f'--heartbeat_seconds={HEARTBEAT}', f'--python={sys.executable}',
              *flags], cwd=ROOT, env=env, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
@@ -237,3 +237,14 @@ def test_an_array_is_one_run_an_index_and_a_final_error_stops(submit):
     wait_for(lambda: array.log().count('slurm.sh: done') == 2, WITHIN, 'the array')
     losses = [metrics.read_rows(str(array.workdir / index))[-1]['loss'] for index in '12']
     assert losses[0] != losses[1]
+
+
+def test_a_study_is_an_array_whose_last_part_has_the_whole_page(submit):
+    """Six cells are done and two diverge, in two jobs that share no group."""
+    job = submit('study', '--array=0-1', what='--study=tests/study/small.py', nodes=1, devices=1)
+    wait_for(lambda: job.log().count('slurm.sh: done') == 2, WITHIN, 'both parts')
+    lines = [json.loads(line) for line in job.log().splitlines() if line[:1] == '{']
+    last = max(lines, key=lambda line: line['cells_done'])
+    assert (last['cells'], last['cells_done'], last['cells_diverged']) == (8, 6, 2)
+    assert (job.workdir / 'study.html').exists()
+    assert {path.name for path in job.workdir.glob('part-*')} == {'part-0-of-2', 'part-1-of-2'}

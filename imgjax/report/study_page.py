@@ -1,0 +1,269 @@
+"""The HTML page of a study: a single file that opens anywhere and asks the network for nothing.
+
+A pure function of the findings, as the page of a run is of its run.
+"""
+
+import json
+import math
+import os
+import pathlib
+
+import numpy as np
+
+from imgjax import trust
+from imgjax.report import page, plots
+from imgjax.report.findings import STATES, Arm, Findings
+from imgjax.report.statistics import Comparison
+from imgjax.report.study_text import (
+    difference_text,
+    headline,
+    interval_text,
+    metric_name,
+    p_text,
+    score_text,
+    verdict,
+)
+from imgjax.report.text import MISSING, duration, number
+
+CURVES = 6  # arms in one panel
+CLASSES = 12  # of a comparison
+COMPARED = 6  # comparisons that have their classes and pictures on the page
+
+
+def write_page(path, findings: Findings) -> None:
+    """Writes the page of a study to `path`; a reader sees the old page or the new one, whole."""
+    text = render_page(findings, str(pathlib.Path(path).parent))
+    with trust.replacing(path) as file:
+        file.write(text)
+
+
+def render_page(findings: Findings, directory: str) -> str:
+    """Returns the page of a study as HTML.
+
+    Args:
+      findings: the study.
+      directory: where the page will lie; links to run directories are relative to it.
+    """
+    metric = findings.metric
+    templates = page.templates()
+    templates.filters.update(
+        score=lambda value: score_text(value, metric), duration=duration,
+        p=lambda value: p_text(value).removeprefix('p ').removeprefix('= '),
+        points=lambda value, signed=True: difference_text(value, metric, signed=signed, unit=False),
+        interval=lambda interval: interval_text(interval, metric))
+    pictures, left_out = _pictures(findings)
+    return templates.get_template('study.html').render(
+        findings=findings, title=findings.question or findings.name, headline=headline(findings),
+        metric=metric_name(metric), points='' if metric == 'loss' else 'percentage points',
+        forest=_forest(findings), arms=_arms(findings), curves=_curves(findings),
+        grid=_grid(findings), slice=_slice(findings), classes=_classes(findings),
+        pictures=pictures, left_out=left_out, cost=_cost(findings),
+        cells=_cells(findings, directory), states=STATES,
+        environment=page.flatten(findings.environment))
+
+
+def _place(value: float, low: float, high: float) -> str:
+    """Returns where a value lies between two others, in percent for a style sheet."""
+    return f'{100 * (value - low) / (high - low):.2f}' if high > low else '50.00'
+
+
+def _forest(findings: Findings) -> dict | None:
+    """Returns the comparisons with the places of their intervals on one axis about 0."""
+    known = [one for one in findings.comparisons if one.difference is not None]
+    if not findings.comparisons:
+        return None
+    ends = [abs(end) for one in known for end in (one.difference.mean, one.difference.low,
+                                                  one.difference.high) if math.isfinite(end)]
+    reach = 1.06 * max(ends, default=0.0) or 1.0
+    rows = []
+    for one in findings.comparisons:
+        of = one.difference
+        whole = of is not None and math.isfinite(of.low)
+        rows.append({
+            'one': one, 'verdict': verdict(one, findings), 'colour': _colour(one, findings),
+            'at': of and _place(of.mean, -reach, reach),
+            'low': whole and _place(of.low, -reach, reach),
+            'width': whole and f'{100 * (of.high - of.low) / (2 * reach):.2f}'})
+    return {'rows': rows, 'reach': reach,
+            'sides': ('second is better', 'first is better') if findings.higher_is_better else (
+                'first is better', 'second is better')}
+
+
+def _colour(one: Comparison, findings: Findings) -> str:
+    return '--series-3' if one.winner == one.first else (
+        '--series-2' if one.winner else '--series-1')
+
+
+def _arms(findings: Findings) -> list[dict]:
+    """Returns the arms with the places of their seeds and intervals on one axis."""
+    scores = [cell.score for arm in findings.arms for cell in arm.cells
+              if math.isfinite(cell.score)]
+    scores += [end for arm in findings.arms if arm.score for end in (arm.score.low, arm.score.high)
+               if math.isfinite(end)]
+    low, high = (min(scores), max(scores)) if scores else (0.0, 1.0)
+    margin = 0.04 * (high - low) or 0.01
+    low, high = low - margin, high + margin
+    rows = []
+    for arm in findings.arms:
+        whole = arm.score is not None and math.isfinite(arm.score.low)
+        rows.append({
+            'arm': arm, 'done': sum(cell.state == 'done' for cell in arm.cells),
+            'fields': ', '.join(f'{field} = {json.dumps(value)}'
+                                for field, value in arm.fields.items()),
+            'dots': [(_place(cell.score, low, high), cell.seed, cell.score)
+                     for cell in arm.cells if math.isfinite(cell.score)],
+            'at': arm.score and _place(arm.score.mean, low, high),
+            'low': whole and _place(arm.score.low, low, high),
+            'width': whole and f'{100 * (arm.score.high - arm.score.low) / (high - low):.2f}'})
+    return rows
+
+
+def _shown(findings: Findings) -> list[Arm]:
+    """Returns the arms whose curves are drawn: all, or the best, the worst and some between."""
+    known = [arm for arm in findings.arms if arm.score is not None]
+    if len(known) <= CURVES:
+        return known
+    ranked = sorted(known, key=lambda arm: arm.score.mean, reverse=findings.higher_is_better)
+    places = np.unique(np.linspace(0, len(ranked) - 1, CURVES).round().astype(int))
+    return [ranked[place] for place in places]
+
+
+def _curves(findings: Findings) -> dict | None:
+    shown = _shown(findings)
+    keys = list(dict.fromkeys(key for arm in shown for key in arm.curves))
+    panels = []
+    for split, measure in keys:
+        series = {}
+        for arm in shown:
+            if (split, measure) not in arm.curves:
+                continue
+            steps, values_TS = arm.curves[split, measure]
+            known = np.isfinite(values_TS).all(axis=1)
+            if known.sum() > 1:
+                values_TS = values_TS[known]
+                series[arm.name] = (steps[known], values_TS.mean(axis=1), values_TS.min(axis=1),
+                                    values_TS.max(axis=1))
+        if series:
+            scale = 'loss' if measure == 'loss' else 'fraction'
+            svg, logarithmic = plots.bands(series, f'{split} {measure}', scale)
+            panels.append({
+                'title': f'{split} {metric_name(measure)}', 'svg': svg, 'logarithmic': logarithmic,
+                'legend': [(name, i + 1) for i, name in enumerate(series)],
+                'label': f'{split} {metric_name(measure)} against the step, of '
+                         f'{", ".join(series)}'})
+    if not panels:
+        return None
+    of = len([arm for arm in findings.arms if arm.score is not None])
+    return {'panels': panels, 'shown': len(shown), 'of': of}
+
+
+def _grid(findings: Findings) -> dict | None:
+    """Returns the rows of a heat map, for a grid of two axes."""
+    if len(findings.grid) != 2:
+        return None
+    down, across = findings.grid
+    means = [arm.score.mean if arm.score else math.nan for arm in findings.arms]
+    known = [mean for mean in means if math.isfinite(mean)]
+    # The worst arms of a grid fail altogether; shades are for the others.
+    low, high = (float(np.quantile(known, 0.1)), max(known)) if known else (0.0, 1.0)
+    if not findings.higher_is_better:
+        low, high = (float(np.quantile(known, 0.9)), min(known)) if known else (1.0, 0.0)
+    best = (max if findings.higher_is_better else min)(known, default=math.nan)
+    rows, arms = [], iter(zip(findings.arms, means, strict=True))
+    for value in down.values:
+        cells = []
+        for _ in across.values:
+            arm, mean = next(arms)
+            shade = (mean - low) / (high - low) if high != low else 1.0
+            states = sorted({cell.state for cell in arm.cells} - {'done'})
+            cells.append({'mean': mean, 'shade': f'{min(1.0, max(0.0, shade)):.2f}'
+                          if math.isfinite(mean) else '0', 'best': mean == best,
+                          'arm': arm, 'states': ', '.join(states)})
+        rows.append((_value(value), cells))
+    return {'down': down.field, 'across': across.field, 'rows': rows,
+            'heads': [_value(value) for value in across.values]}
+
+
+def _value(value) -> str:
+    return f'{value:g}' if isinstance(value, float) else value if isinstance(
+        value, str) else json.dumps(value)
+
+
+def _slice(findings: Findings):
+    """Returns the plot of a grid of one axis."""
+    if len(findings.grid) != 1 or not any(arm.score for arm in findings.arms):
+        return None
+    axis = findings.grid[0]
+    points = [(arm.score.mean, *(end if math.isfinite(end) else arm.score.mean for end in (
+        arm.score.low, arm.score.high))) if arm.score else (math.nan,) * 3 for arm in findings.arms]
+    values = [value if isinstance(value, int | float) else _value(value) for value in axis.values]
+    return {'field': axis.field, 'svg': plots.slices(
+        values, points, f'slice {axis.field}',
+        'loss' if findings.metric == 'loss' else 'fraction')}
+
+
+def _compared(findings: Findings) -> list[Comparison]:
+    """Returns the comparisons that are shown class by class and image by image."""
+    known = [one for one in findings.comparisons if one.difference is not None]
+    return sorted(known, key=lambda one: (not one.winner, math.isnan(one.p), one.p))[:COMPARED]
+
+
+def _classes(findings: Findings) -> list[dict]:
+    """Returns for each comparison the classes on which its arms differ most."""
+    arms, found = {arm.name: arm for arm in findings.arms}, []
+    for one in _compared(findings):
+        first_K, second_K = (arms[name].class_scores_K for name in (one.first, one.second))
+        if first_K is None or second_K is None:
+            continue
+        gap_K = np.nan_to_num(first_K - second_K)
+        order = [k for k in np.argsort(-np.abs(gap_K), kind='stable')[:CLASSES] if gap_K[k]]
+        reach = max((abs(gap_K[k]) for k in order), default=1.0)
+        found.append({'one': one, 'rows': [
+            (findings.class_names[k], first_K[k], second_K[k], gap_K[k],
+             f'{50 * abs(gap_K[k]) / reach:.1f}') for k in order]})
+    return found
+
+
+def _pictures(findings: Findings) -> tuple[list[dict], int]:
+    """Returns the pictures of each comparison, as many as the page's budget holds."""
+    found, spent, left_out = [], 0, 0
+    for one in _compared(findings):
+        mine = []
+        for shown in findings.pictures.get((one.first, one.second), []):
+            ready = page.picture(shown.png, shown.name)
+            if spent + len(ready['uri']) > page.IMAGE_BUDGET:
+                left_out += 1
+                continue
+            spent += len(ready['uri'])
+            mine.append(ready | {'of': shown})
+        if mine:
+            found.append({'one': one, 'pictures': mine})
+    return found, left_out
+
+
+def _cost(findings: Findings) -> list[tuple[str, str, str]]:
+    cost, seconds = findings.cost, findings.cost.get
+    tiles = [('in steps', duration(seconds('device_seconds')), 'on the devices'),
+             ('compiling', duration(seconds('compile_seconds')), ''),
+             ('in all', duration(seconds('wall_seconds')), 'over every start'),
+             ('one by one', duration(seconds('solo_seconds')), 'as many runs alone, by what was '
+              'timed')]
+    if cost.get('solo_seconds') and cost.get('wall_seconds'):
+        tiles.append(('saved', f'{cost["solo_seconds"] / cost["wall_seconds"]:.1f} ×',
+                      'one by one / in all'))
+    cells = sum(len(arm.cells) for arm in findings.arms)
+    return [('cells', number(cells), f'{len(findings.arms)} arms')] + [
+        tile for tile in tiles if tile[1] != MISSING]
+
+
+def _cells(findings: Findings, directory: str) -> list[dict]:
+    return [{'cell': cell, 'place': cell.directory and os.path.relpath(cell.directory, directory),
+             'page': cell.state == 'done' and _link(cell.directory, directory)}
+            for arm in findings.arms for cell in arm.cells]
+
+
+def _link(target: str, directory: str) -> str:
+    """Returns a relative link that no name can turn into another kind of address."""
+    path = os.path.relpath(os.path.join(target, 'report.html'), directory)
+    return './' + ''.join(sign if sign.isalnum() or sign in '/._-' else ''.join(
+        f'%{byte:02X}' for byte in sign.encode()) for sign in path)

@@ -1,0 +1,124 @@
+"""What a study says, in words: the sentence at its head, a verdict a comparison, its numbers."""
+
+import math
+
+from imgjax.report.findings import Findings
+from imgjax.report.statistics import Comparison
+from imgjax.report.text import MISSING, number, percent
+
+_NAMED = 3  # that many winners, or reasons, are in the headline
+
+
+def headline(findings: Findings) -> str:
+    """Returns one or two sentences that answer the question, as far as the cells can."""
+    if findings.missing:
+        return (f'Incomplete, so that no winner is named. {_some(findings.missing)}.')
+    won = [one for one in findings.comparisons if one.winner]
+    if won:
+        said = _some([_won(one, findings) for one in won])
+        rest = len(findings.comparisons) - len(won)
+        return said + ('.' if not rest else f'. {_count(rest)} of {len(findings.comparisons)} '
+                       'planned comparisons showed no difference.')
+    if findings.comparisons:
+        return _nothing_shown(findings)
+    return _best(findings)
+
+
+def _won(one: Comparison, findings: Findings) -> str:
+    loser = one.second if one.winner == one.first else one.first
+    low, high = sorted((abs(one.difference.low), abs(one.difference.high)))
+    return (f'{one.winner} is better than {loser} by '
+            f'{difference_text(abs(one.difference.mean), findings.metric, signed=False)} '
+            f'({difference_text(low, findings.metric, signed=False, unit=False)} to '
+            f'{difference_text(high, findings.metric, signed=False, unit=False)}; Holm '
+            f'{p_text(one.p_holm)})')
+
+
+def _nothing_shown(findings: Findings) -> str:
+    needed = [one.seeds_needed for one in findings.comparisons if one.seeds_needed]
+    seeds = findings.seeds
+    said = (f'No difference was shown with {seeds} seed{"s" * (seeds > 1)}: a single one tells '
+            'nothing of the others.' if seeds == 1 else
+            f'No difference was shown with {seeds} seeds, in {len(findings.comparisons)} planned '
+            f'comparison{"s" * (len(findings.comparisons) > 1)}.')
+    if needed and min(needed) > seeds:
+        said += (f' Were the largest of the observed effects true, {number(min(needed))} seeds '
+                 'would show it four times of five.')
+    return said
+
+
+def _best(findings: Findings) -> str:
+    known = [arm for arm in findings.arms if arm.score is not None]
+    if not known:
+        return 'Nothing was run yet.'
+    best = (max if findings.higher_is_better else min)(known, key=lambda arm: arm.score.mean)
+    said = (f'{best.name} has the best {metric_name(findings.metric)}: '
+            f'{interval_text(best.score, findings.metric)}.')
+    if len(known) > 1:
+        said += (f' It was picked among {len(known)} arms by the figure that it is given here, '
+                 'which flatters it; no comparison was planned.')
+    return said
+
+
+def verdict(one: Comparison, findings: Findings) -> str:
+    """Returns what a comparison says, in a few words."""
+    if one.missing:
+        return f'incomplete: {"; ".join(one.missing)}'
+    if one.winner:
+        return f'{one.winner} is better'
+    if findings.missing and one.p_holm < 0.05:
+        return 'no winner is named: the study is incomplete'
+    if one.difference.n == 1:
+        return 'one seed tells nothing of others'
+    if math.isnan(one.p):
+        return 'the same difference for every seed: too coarse a test set to tell'
+    if one.seeds_needed:
+        return f'no difference shown; {number(one.seeds_needed)} seeds would show this effect'
+    return 'no difference shown'
+
+
+def metric_name(metric: str) -> str:
+    """'accuracy', 'top-5 accuracy', 'loss', 'mean average precision'."""
+    return {'top5_accuracy': 'top-5 accuracy'}.get(metric, metric.replace('_', ' '))
+
+
+def score_text(value: float, metric: str) -> str:
+    """'98.31%' of an accuracy, '0.0912' of a loss."""
+    if not math.isfinite(value):
+        return MISSING
+    return f'{value:.4f}' if metric == 'loss' else percent(value)
+
+
+def interval_text(interval, metric: str) -> str:
+    """'98.31% (98.02% to 98.60%)'; the mean alone of one seed."""
+    mean = score_text(interval.mean, metric)
+    if interval.n < 2:
+        return mean
+    return (f'{mean} ({score_text(interval.low, metric)} to '
+            f'{score_text(interval.high, metric)})')
+
+
+def difference_text(value: float, metric: str, *, signed: bool = True, unit: bool = True) -> str:
+    """'+0.95 points' of a difference of accuracies, '-0.0120' of losses."""
+    if not math.isfinite(value):
+        return MISSING
+    sign = '+' if signed else ''
+    if metric == 'loss':
+        return f'{value:{sign}.4f}'
+    return f'{100 * value:{sign}.2f}' + (' points' if unit else '')
+
+
+def p_text(p: float) -> str:
+    """'p = 0.012', 'p < 0.001'."""
+    if math.isnan(p):
+        return MISSING
+    return 'p < 0.001' if p < 0.001 else f'p = {p:.3f}' if p < 0.1 else f'p = {p:.2f}'
+
+
+def _some(said: list[str]) -> str:
+    more = len(said) - _NAMED
+    return '; '.join(said[:_NAMED]) + (f'; and {more} more' if more > 0 else '')
+
+
+def _count(number_: int) -> str:
+    return 'One' if number_ == 1 else str(number_)

@@ -1,0 +1,129 @@
+"""The cells of a study: an arm with a seed, its run directory, and whether it is done.
+
+A cell is known by what its result depends on: its config, its data and the code. So a finished one
+is never run again, also not for another study that has it.
+"""
+
+import functools
+import hashlib
+import json
+import os
+import pathlib
+from importlib import metadata
+from typing import Any, NamedTuple
+
+from imgjax import build, kept, result
+from imgjax import config as config_lib
+from imgjax.errors import ConfigError, DataError
+from imgjax.study.plan import Study
+
+# Folders and files that no number of a run depends on.
+_WITHOUT_NUMBERS = (
+    'report', 'jobs', 'chips.py', 'collectives.py', 'dryrun.py', 'hlo.py', 'kept.py', 'redact.py',
+    'study/__init__.py', 'study/cells.py', 'study/engine.py', 'study/gather.py', 'study/plan.py',
+    'study/strategy.py', 'use.py')
+_PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy')
+
+
+class Cell(NamedTuple):
+    """One arm with one seed.
+
+    Attributes:
+      arm: its name.
+      seed: hparams.seed.
+      config: plain, as build.describe returns it.
+      facts: of its dataset.
+      sources: the training and the evaluation split.
+      recipe: 16 hex digits of config and data.
+      directory: its run directory.
+      group: equal for the cells that one compiled program serves.
+    """
+
+    arm: str
+    seed: int
+    config: dict
+    facts: build.Facts
+    sources: tuple
+    recipe: str
+    directory: str
+    group: str
+
+
+@functools.cache
+def code_version() -> str:
+    """Returns 8 hex digits of the code that a result depends on, and of the libraries' versions."""
+    root = pathlib.Path(__file__).parent.parent
+    versions = {name: metadata.version(name) for name in _PACKAGES}
+    hasher = hashlib.sha256(json.dumps(versions).encode())
+    for path in sorted(root.rglob('*.py')):
+        name = path.relative_to(root).as_posix()
+        if not any(name == odd or name.startswith(f'{odd}/') for odd in _WITHOUT_NUMBERS):
+            hasher.update(name.encode() + path.read_bytes())
+    return hasher.hexdigest()[:8]
+
+
+def cells_of(study: Study, folder: str) -> list[Cell]:
+    """Returns the cells of a study, an arm after the other, and its seeds in their order.
+
+    Args:
+      study: as plan.load returns it.
+      folder: where the run directories of cells lie.
+
+    Raises:
+      ConfigError: an arm that cannot be run; the line names it.
+      DataError: a dataset that cannot be read.
+    """
+    opened, cells = {}, []
+    for arm in study.arms:
+        try:
+            build.check(arm.config)
+            data = json.dumps(arm.config['data'], sort_keys=True)
+            if data not in opened:
+                opened[data] = build.open_dataset(arm.config)
+            config, facts = build.describe(arm.config, *opened[data])
+        except (ConfigError, DataError) as error:
+            raise type(error)(f'{study.name}: arm {arm.name!r}: {error}') from None
+        steps = (study.halving or {'steps': []})['steps']
+        if any(step >= config['steps'] or step % config['log_every'] for step in steps):
+            raise ConfigError(
+                f'{study.name}: halving.steps: takes multiples of log_every '
+                f'({config["log_every"]}) below the {config["steps"]} steps of arm {arm.name!r}')
+        group = json.dumps([kept.structure(config), kept.data(config, facts)])
+        for seed in arm.seeds:
+            own = config | {'name': f'{study.name} · {arm.name} · seed {seed}',
+                            'hparams': config['hparams'] | {'seed': seed}}
+            recipe = hashlib.sha256(json.dumps([
+                config_lib.digest(own), facts.train_fingerprint, facts.eval_fingerprint,
+            ]).encode()).hexdigest()[:16]
+            directory = os.path.join(os.path.abspath(folder), f'{recipe}-{code_version()}')
+            cells.append(Cell(arm.name, seed, own, facts, opened[data], recipe, directory, group))
+    _check_distinct(study, cells)
+    return cells
+
+
+def _check_distinct(study: Study, cells: list[Cell]) -> None:
+    seen = {}
+    for cell in cells:
+        other = seen.setdefault(cell.recipe, cell)
+        if other is not cell:
+            raise ConfigError(f'{study.name}: the arms {other.arm!r} and {cell.arm!r} are the same '
+                              f'run with seed {cell.seed}; take one away')
+
+
+def state_of(cell: Cell) -> tuple[str, dict[str, Any], str]:
+    """Returns (a state of report.findings.STATES, the result or {}, a remark or '')."""
+    found = result.read(cell.directory)
+    if found is None:
+        return ('older', {}, _older(cell)) if _older(cell) else ('missing', {}, '')
+    if found['state'] == 'done':
+        return 'done', found, ''
+    return found['state'], {}, str(found.get('error', ''))
+
+
+def _older(cell: Cell) -> str:
+    """Returns the run directories in which other versions of the code have done this cell."""
+    folder, mine = os.path.split(cell.directory)
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    return ', '.join(sorted(
+        name for name in names if name.startswith(f'{cell.recipe}-') and name != mine
+        and (result.read(os.path.join(folder, name)) or {}).get('state') == 'done'))

@@ -1,0 +1,295 @@
+"""The study file: a question, the arms that answer it, their seeds, and the comparisons planned.
+
+A file of `configs/studies/` has a docstring, whose first line is the question, and `get_study()`,
+which returns a dict:
+
+    base          a config (of some get_config), which every arm changes
+    one of
+      arms        {name: {field: value}}; a whole config in place of the fields is an arm of its own
+      ablate      the same, and an arm `base` that each of them is compared with
+      product     {field: values}: every combination
+      zip         {field: values}: the first values together, the second ones, ...
+      draw        {'fields': {field: {'low', 'high', 'scale': 'linear' or 'log'} or {'values'}},
+                  'count', 'method': 'random' or 'halton', 'seed'}
+    seeds         how many (0, 1, ...), a list, or {arm: list}
+    metric        accuracy (if left out), top5_accuracy, loss or mean_average_precision
+    split         what it is measured on; config.data.eval_split of the base if left out
+    comparisons   [(arm, arm), ...]: each difference that shall be tested, and no other
+    halving       {'steps': [...], 'keep': 0.5}: at each of these steps only that share of the arms
+                  goes on, the best by the mean over their seeds; never if left out
+"""
+
+import copy
+import importlib.util
+import itertools
+import json
+import os
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from imgjax import config as config_lib
+from imgjax.errors import ConfigError, nearest
+
+METRICS = ('accuracy', 'top5_accuracy', 'loss', 'mean_average_precision')
+_WAYS = ('arms', 'ablate', 'product', 'zip', 'draw')
+_KEYS = ('base', *_WAYS, 'seeds', 'metric', 'split', 'comparisons', 'halving')
+
+
+class Arm(NamedTuple):
+    """Runs that differ in their seed alone.
+
+    Attributes:
+      name: as the study calls it.
+      fields: {'hparams.weight_decay': 0.05, ...}, what it changes of the base.
+      config: plain, with the seed of the base.
+      seeds: hparams.seed of each of its cells.
+    """
+
+    name: str
+    fields: dict[str, Any]
+    config: dict
+    seeds: list[int]
+
+
+class Study(NamedTuple):
+    """A study file, read.
+
+    Attributes:
+      name: of the file, without its ending.
+      question: first line of the docstring.
+      text: the rest of it.
+      arms: in their order.
+      metric: one of METRICS.
+      comparisons: pairs of names of arms; the difference is the first less the second.
+      grid: {field: values} of `product`, in the order of itertools.product; else {}.
+      halving: {'steps': [...], 'keep': share}, or None.
+    """
+
+    name: str
+    question: str
+    text: str
+    arms: list[Arm]
+    metric: str
+    comparisons: list[tuple[str, str]]
+    grid: dict[str, list]
+    halving: dict | None
+
+
+def load(place: str) -> Study:
+    """Reads a study file, PATH or PATH:ARGUMENT of its get_study.
+
+    Raises:
+      ConfigError: there is none, or it says what no study can be; one line names the field.
+    """
+    path, _, argument = place.partition(':')
+    if not os.path.isfile(path):
+        raise ConfigError(f'--study: no such file {path!r}')
+    name = os.path.splitext(os.path.basename(path))[0]
+    spec = importlib.util.spec_from_file_location(f'study_{name}', path)
+    if spec is None:
+        raise ConfigError(f'--study: takes a Python file, got {path!r}')
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        found = module.get_study(*([argument] if argument else []))
+    except Exception as error:  # whatever a file's own code raises
+        raise ConfigError(f'--study={place}: {type(error).__name__}: '
+                          f'{str(error).splitlines()[0] if str(error) else ""}') from error
+    return read(found, f'{name}:{argument}' if argument else name, module.__doc__ or '')
+
+
+def read(found: dict, name: str, docstring: str = '') -> Study:
+    """Turns what a get_study returned into a Study; errors as of `load`."""
+    if not isinstance(found, dict):
+        raise ConfigError(f'{name}: get_study returns a dict, got {type(found).__name__}')
+    for key in found:
+        if key not in _KEYS:
+            raise ConfigError(f'{name}: {key!r}: no such field of a study{nearest(key, _KEYS)}')
+    ways = [way for way in _WAYS if way in found]
+    if len(ways) != 1:
+        raise ConfigError(f'{name}: takes one of {", ".join(_WAYS)}, got {ways or "none"}')
+    metric = found.get('metric', METRICS[0])
+    if metric not in METRICS:
+        raise ConfigError(f'{name}: metric: takes one of {", ".join(METRICS)}, got {metric!r}')
+    arms = _arms(found, ways[0], name)
+    grid = {field: list(values) for field, values in found.get('product', {}).items()}
+    comparisons = found.get('comparisons')
+    if comparisons is None:
+        comparisons = [('base', arm.name) for arm in arms[1:]] if ways[0] == 'ablate' else []
+    question, _, text = docstring.strip().partition('\n')
+    study = Study(name, question, text.strip(), arms, metric,
+                  [tuple(pair) for pair in comparisons], grid, found.get('halving'))
+    _check_comparisons(study)
+    _check_halving(study)
+    return study
+
+
+def _arms(found: dict, way: str, name: str) -> list[Arm]:
+    if 'base' not in found and not (way == 'arms' and all(map(_is_config, found[way].values()))):
+        raise ConfigError(f'{name}: base: missing; it takes a config')
+    named = _named(way, found[way], name)
+    if not named:
+        raise ConfigError(f'{name}: {way}: gives no arm')
+    arms = []
+    for arm, fields in named.items():
+        if not isinstance(arm, str) or not arm.strip() or not arm.isprintable():
+            raise ConfigError(f'{name}: {way}: takes printable names of arms, got {arm!r}')
+        whole = _is_config(fields)
+        config = _plain(fields if whole else found['base'])
+        if 'split' in found:
+            config['data']['eval_split'] = found['split']
+        try:
+            config = override(config, {} if whole else fields)
+        except ConfigError as error:
+            raise ConfigError(f'{name}: arm {arm!r}: {error}') from None
+        seeds = _seeds(found.get('seeds', 1), arm, name)
+        arms.append(Arm(arm, {} if whole else dict(fields), config, seeds))
+    return arms
+
+
+def _is_config(fields) -> bool:
+    return hasattr(fields, 'to_dict') or (isinstance(fields, dict) and 'hparams' in fields)
+
+
+def _plain(config) -> dict:
+    try:
+        return copy.deepcopy(config.to_dict() if hasattr(config, 'to_dict') else dict(config))
+    except (TypeError, ValueError):
+        raise ConfigError(f'base: takes a config, got {type(config).__name__}') from None
+
+
+def override(config: dict, fields: dict) -> dict:
+    """Returns a config with fields set, {'hparams.seed': 1, 'model.options.act': 'relu'}, checked.
+
+    Raises:
+      ConfigError: no such field, or a value that it does not take.
+    """
+    config = copy.deepcopy(config)
+    free = tuple(f'{name}.' for name, field in config_lib.FIELDS.items() if field.type is dict)
+    for name, value in fields.items():
+        if name not in config_lib.FIELDS and not name.startswith(free):
+            raise ConfigError(
+                f'config.{name}: no such field{nearest(name, config_lib.FIELDS)}')
+        *groups, last = name.split('.')
+        inner = config
+        for group in groups:
+            inner = inner.setdefault(group, {})
+        inner[last] = value
+    return config_lib.to_plain(config)
+
+
+def _named(way: str, value, name: str) -> dict[str, dict]:
+    """Returns {name of an arm: its fields}."""
+    if not isinstance(value, dict):
+        raise ConfigError(f'{name}: {way}: takes a dict, got {type(value).__name__}')
+    if way == 'arms':
+        return value
+    if way == 'ablate':
+        if 'base' in value:
+            raise ConfigError(f'{name}: ablate: the arm base is there already')
+        return {'base': {}} | value
+    if way == 'draw':
+        return _drawn(value, name)
+    try:
+        columns = [list(values) for values in value.values()]
+        rows = list(zip(*columns, strict=True) if way == 'zip' else itertools.product(*columns))
+    except (TypeError, ValueError):
+        raise ConfigError(f'{name}: {way}: takes {{field: values}}'
+                          f'{", as many of each" if way == "zip" else ""}') from None
+    return _by_values([dict(zip(value, row, strict=True)) for row in rows])
+
+
+def _by_values(rows: list[dict]) -> dict[str, dict]:
+    """Names arms by the last words of their fields, or the whole ones where these are the same."""
+    fields = list(rows[0]) if rows else []
+    short = {field: field.rsplit('.', 1)[-1] for field in fields}
+    if len(set(short.values())) < len(fields):
+        short = {field: field for field in fields}
+    return {' '.join(f'{short[field]}={_text(value)}' for field, value in row.items()): row
+            for row in rows}
+
+
+def _text(value) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _drawn(value: dict, name: str) -> dict[str, dict]:
+    from scipy.stats import qmc  # 0.6 s: only who draws pays for it
+
+    known = ('fields', 'count', 'method', 'seed')
+    for key in value:
+        if key not in known:
+            raise ConfigError(f'{name}: draw.{key}: no such field{nearest(key, known)}')
+    fields, count = value.get('fields', {}), value.get('count', 0)
+    method, seed = value.get('method', 'random'), value.get('seed', 0)
+    if not fields or type(count) is not int or count < 1:
+        raise ConfigError(f'{name}: draw: takes fields, and a count of at least 1')
+    if method not in ('random', 'halton'):
+        raise ConfigError(f'{name}: draw.method: takes random or halton, got {method!r}')
+    if method == 'halton':
+        points = qmc.Halton(len(fields), rng=seed).random(count)
+    else:
+        points = np.random.default_rng(seed).random((count, len(fields)))
+    return _by_values([
+        {field: _at(of, float(x), f'{name}: draw.fields.{field}')
+         for (field, of), x in zip(fields.items(), point, strict=True)} for point in points])
+
+
+def _at(of: dict, x: float, where: str):
+    """Returns the value at a point x of [0, 1), to four digits, so that it can be written down."""
+    if isinstance(of, dict) and set(of) == {'values'} and of['values']:
+        return of['values'][int(x * len(of['values']))]
+    if not isinstance(of, dict) or not {'low', 'high'} <= set(of) <= {'low', 'high', 'scale'}:
+        raise ConfigError(f"{where}: takes {{'low', 'high', 'scale'}} or {{'values'}}, got {of!r}")
+    low, high, scale = of['low'], of['high'], of.get('scale', 'linear')
+    if scale not in ('linear', 'log') or not low < high or (scale == 'log' and low <= 0):
+        raise ConfigError(f'{where}: takes low < high and a scale of linear, or log with both '
+                          f'above 0, got {of!r}')
+    value = low * (high / low) ** x if scale == 'log' else low + (high - low) * x
+    return float(f'{value:.4g}')
+
+
+def _seeds(seeds, arm: str, name: str) -> list[int]:
+    if isinstance(seeds, dict):
+        if arm not in seeds:
+            raise ConfigError(f'{name}: seeds: none for the arm {arm!r}')
+        seeds = seeds[arm]
+    seeds = list(range(seeds)) if type(seeds) is int else list(seeds)
+    if not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
+        raise ConfigError(f'{name}: seeds: takes a number of seeds, or whole numbers of at least '
+                          f'0, got {seeds!r}')
+    if len(set(seeds)) < len(seeds):
+        raise ConfigError(f'{name}: seeds: {arm!r} has one twice, {seeds}')
+    return seeds
+
+
+def _check_comparisons(study: Study) -> None:
+    arms = {arm.name: arm for arm in study.arms}
+    for pair in study.comparisons:
+        if len(pair) != 2 or pair[0] == pair[1]:
+            raise ConfigError(f'{study.name}: comparisons: takes pairs of two arms, got {pair!r}')
+        for arm in pair:
+            if arm not in arms:
+                raise ConfigError(
+                    f'{study.name}: comparisons: no arm {arm!r}{nearest(arm, arms)}')
+        if len(arms[pair[0]].seeds) != len(arms[pair[1]].seeds):
+            raise ConfigError(f'{study.name}: comparisons: {pair[0]!r} and {pair[1]!r} have not as '
+                              'many seeds, and are compared seed by seed')
+    if len(set(map(frozenset, study.comparisons))) < len(study.comparisons):
+        raise ConfigError(f'{study.name}: comparisons: one stands twice')
+
+
+def _check_halving(study: Study) -> None:
+    halving = study.halving
+    if halving is None:
+        return
+    if not isinstance(halving, dict) or set(halving) != {'steps', 'keep'}:
+        raise ConfigError(f"{study.name}: halving: takes {{'steps': [...], 'keep': share}}")
+    steps, keep = halving['steps'], halving['keep']
+    if not steps or sorted(set(steps)) != list(steps) or steps[0] < 1:
+        raise ConfigError(f'{study.name}: halving.steps: takes growing numbers of steps, '
+                          f'got {steps!r}')
+    if not 0 < keep < 1:
+        raise ConfigError(f'{study.name}: halving.keep: takes a share between 0 and 1, '
+                          f'got {keep!r}')

@@ -1,0 +1,248 @@
+"""A population: runs of one structure, trained as one program.
+
+The states and the hparams of the members are stacked along a first axis, and the step that a run
+takes alone is mapped over it: by vmap on a device, by shard_map over several, without collectives.
+The members share the decoded images, and those with the same seed see the same batches in the same
+order. Each leaves the run directory that it would leave alone.
+"""
+
+import contextlib
+import itertools
+import logging
+import os
+import time
+from collections.abc import Iterator, Sequence
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from imgjax import backend, build, checkpoint, kept, loop, result, runtime, sharding, train, trust
+from imgjax import config as config_lib
+from imgjax import feed as feed_lib
+from imgjax import state as state_lib
+from imgjax.build import Job
+from imgjax.data import Source, pipeline
+from imgjax.data.sampler import sampler
+from imgjax.errors import DivergedError
+from imgjax.study.cells import Cell
+
+log = logging.getLogger('imgjax')
+
+AXIS = 'study'
+
+
+def run(cells: Sequence[Cell], devices: Sequence, shared: dict,
+        until: int | None = None) -> list[dict | DivergedError]:
+    """Trains cells of one group to their end, from where they stand.
+
+    Args:
+      cells: of one group, see cells.py; those of a streamed set have one seed.
+      devices: as many as divide the number of cells; each has its part of them.
+      shared: see kept.py.
+      until: the step to pause at, as of train.run_one.
+
+    Returns the result of each cell as train.run_one does, or the error of one that diverged.
+
+    Raises:
+      PreemptedError: asked to stop; all are saved.
+    """
+    started = time.monotonic()
+    backend.keep_memory()
+    with contextlib.ExitStack() as locks:
+        for cell in cells:
+            trust.check_run(cell.directory)
+            locks.enter_context(train.held(cell.directory))
+        jobs = [build.job(cell.config, cell.facts, devices[:1], shared) for cell in cells]
+        with (runtime.hear_stop(), jax.transfer_guard('disallow'),
+              runtime.watchdog(jobs[0].config['watchdog_seconds']) as beat):
+            for cell, job in zip(cells, jobs, strict=True):
+                train.check_owner(cell.directory, job)
+            return _train(cells, jobs, devices, until, started, beat)
+
+
+def _train(cells, jobs: list[Job], devices, until, started: float, beat) -> list:
+    train_source, eval_source = cells[0].sources
+    mesh = Mesh(np.asarray(devices), (AXIS,))
+    diverged = _diverged_before(cells)
+    state, first = _begin(cells, jobs, mesh, diverged)
+    with contextlib.ExitStack() as opened:
+        members = [opened.enter_context(train.member(_keeping_two(job), cell.directory, first))
+                   for cell, job in zip(cells, jobs, strict=True)]
+        feed = open_feed(jobs, train_source, mesh, state, first, beat, cells[0].directory)
+        beat()
+        log.info('%d runs of %d steps of %d images as one program on %d x %s, %d a dispatch, '
+                 'compiled in %.1f s', len(cells), jobs[0].config['steps'],
+                 jobs[0].config['batch_size'], len(devices), devices[0].device_kind, feed.steps,
+                 feed.compile_seconds)
+        alone = train.evaluator(jobs[0], eval_source, beat)
+        state, outcomes = loop.run(
+            members, state, first, feed,
+            lambda one, step: alone(sharding.place(one, jobs[0].shardings), step),
+            train_source, beat, apart=_apart(len(cells)), until=until, diverged=diverged)
+    states, seconds = _apart(len(cells))(state), (time.monotonic() - started) / len(cells)
+    ended = []
+    for cell, member, one, outcome in zip(cells, members, states, outcomes, strict=True):
+        beat()
+        if isinstance(outcome, DivergedError):
+            ended.append(outcome)
+        elif (step := state_lib.step_of(one)) < member.job.config['steps']:
+            ended.append({'step': step, **outcome.summary()})
+        else:
+            ended.append(result.finish(member.job, cell.directory, one, outcome, member.rows.rows,
+                                       eval_source, seconds))
+    return ended
+
+
+def _keeping_two(job: Job) -> Job:
+    """A save of all members takes a while: one killed meanwhile leaves the step before in all."""
+    options = job.config['checkpoint']
+    kept_newest = {'keep_newest': max(2, options['keep_newest'])}
+    return job._replace(config=job.config | {'checkpoint': options | kept_newest})
+
+
+def _diverged_before(cells) -> dict[int, DivergedError]:
+    """Returns the members that had diverged when this population was last begun."""
+    found = {}
+    for place, cell in enumerate(cells):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            said = trust.read_json(os.path.join(cell.directory, 'diverged.json'))
+            found[place] = DivergedError(str(said['message']))
+    return found
+
+
+def _begin(cells, jobs: list[Job], mesh: Mesh, diverged: dict):
+    """Returns the stacked state on the mesh, and the step it is of.
+
+    A member that has diverged takes no part any more: any state stands in its place.
+    """
+    going = {place: job for place, job in enumerate(jobs) if place not in diverged}
+    restored = checkpoint.restore_common(
+        {cells[place].directory: config_lib.digest(job.config) for place, job in going.items()},
+        jobs[0].target, put_aside=True) if going else None
+    if restored:
+        by_place = dict(zip(going, (state for state, _ in restored), strict=True))
+        any_state = restored[0][0]
+        states = [by_place.get(place, any_state) for place in range(len(jobs))]
+    else:
+        states = [train.initial_state(job, sharding.place(
+            state_lib.hparams_of(job.config), sharding.replicated(job.mesh))) for job in jobs]
+    states = [sharding.to_host(state) for state in states]
+    first = state_lib.step_of(states[0])
+    if first:
+        log.info('going on from step %d of %d', first, jobs[0].config['steps'])
+    placement = NamedSharding(mesh, PartitionSpec(AXIS))
+    return sharding.place(stack(states), placement, own=True), first
+
+
+def stack(trees: list):
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+
+def _apart(count: int):
+    """Returns what takes a stacked tree apart, into one of NumPy arrays for each member."""
+    def apart(tree) -> list:
+        host = sharding.to_host(tree)
+        return [jax.tree.map(lambda leaf, place=place: leaf[place, ...], host)
+                for place in range(count)]
+
+    return apart
+
+
+def open_feed(jobs: list[Job], source: Source, mesh: Mesh, state, first: int, beat=lambda: None,
+              workdir: str = '') -> feed_lib.Feed:
+    """Places the data, compiles the program and returns the feed from step `first` on.
+
+    Args:
+      jobs: of the members.
+      source: the training split.
+      mesh: of the axis `study`.
+      state: stacked, on the mesh.
+      first: the step to go on from.
+      beat: called while the data is decoded.
+      workdir: where unreadable images are noted; '' for nowhere.
+    """
+    job = jobs[0]
+    hparams = sharding.place(stack([state_lib.hparams_of(one.config) for one in jobs]),
+                             NamedSharding(mesh, PartitionSpec(AXIS)))
+    note = train.noting(job, workdir, source) if workdir else lambda indices, faults: None
+    if feed_lib.is_resident(job, source):
+        alone = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape[1:], array.dtype),
+                             hparams)
+        stride = feed_lib.steps_per_dispatch(job, feed_lib.step_as_text(job, alone), first)
+        held = feed_lib.hold(job, source, note, beat, mesh)
+        items = _index_items(jobs, source, mesh, first, stride)
+    else:
+        stride, held = 1, {}
+        items = _pixel_items(job, source, mesh, note, first)
+    item = next(items, None)
+    if item is None:
+        return feed_lib.Feed(iter(()), lambda state, item: None, stride, 0.0, None)
+    dispatch, seconds = kept.once(
+        job.kept, 'population', (job.key, stride, len(jobs), mesh),
+        lambda: _compiled(job, len(jobs), stride, mesh, (state, held, item, hparams)))
+    return feed_lib.Feed(itertools.chain([item], items),
+                         lambda state, item: dispatch(state, held, item, hparams), stride, seconds,
+                         None)
+
+
+def _compiled(job: Job, count: int, stride: int, mesh: Mesh, arguments: tuple):
+    """Returns the compiled program, and the seconds that it took."""
+    began, own, same = time.monotonic(), PartitionSpec(AXIS), PartitionSpec()
+    alone, resident = feed_lib.dispatcher(job, stride), bool(arguments[1])
+    inner = (0, None, 0 if resident else None, 0)
+    if count == mesh.size:  # one on each device: exactly the program of a run alone
+        def local(*parts):
+            one = [jax.tree.map(lambda x: x[0], part) if axis == 0 else part
+                   for part, axis in zip(parts, inner, strict=True)]
+            return jax.tree.map(lambda x: x[None], alone(*one))
+    else:
+        local = jax.vmap(alone, in_axes=inner)
+    specs = (own, same, own if resident else same, own)
+    if mesh.size > 1:
+        local = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=own, check_vma=False)
+    placed = tuple(NamedSharding(mesh, spec) for spec in specs)
+    program = jax.jit(
+        local, in_shardings=placed, out_shardings=NamedSharding(mesh, own), donate_argnums=0,
+        compiler_options=backend.compiler_options())
+    compiled = program.lower(*arguments).compile()
+    _check_memory(compiled)
+    return compiled, time.monotonic() - began
+
+
+def _check_memory(compiled) -> None:
+    """Raises MemoryError where a CPU has too little for a program; it would be killed, not told."""
+    needs = compiled.memory_analysis()
+    if needs is None or backend.platform() != 'cpu':
+        return
+    total = (needs.argument_size_in_bytes + needs.output_size_in_bytes
+             + needs.temp_size_in_bytes - needs.alias_size_in_bytes)
+    if total > 0.8 * os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE'):
+        raise MemoryError(f'a program of {total:,} bytes')
+
+
+def _index_items(jobs: list[Job], source: Source, mesh: Mesh, first: int,
+                 stride: int) -> Iterator[dict]:
+    """Yields int32 (members, steps, images): indices into the resident set."""
+    config, placement = jobs[0].config, NamedSharding(mesh, PartitionSpec(AXIS))
+    batch_size, seeds = config['batch_size'], [job.config['hparams']['seed'] for job in jobs]
+    draws = {seed: sampler(source, config['data'], batch_size=batch_size, seed=seed)
+             for seed in set(seeds)}
+    for step in range(first, config['steps'], stride):
+        positions = step * batch_size + np.arange(stride * batch_size, dtype=np.int64)
+        drawn = {seed: draw(positions).astype(np.int32).reshape(stride, batch_size)
+                 for seed, draw in draws.items()}
+        yield {'index': sharding.place(np.stack([drawn[seed] for seed in seeds]), placement)}
+
+
+def _pixel_items(job: Job, source: Source, mesh: Mesh, note, first: int) -> Iterator[dict]:
+    """Yields the batches of the one seed that all members have."""
+    config = job.config
+    batches = pipeline.train_batches(
+        source, config['data'], job.facts.image_shape[0], batch_size=config['batch_size'],
+        seed=config['hparams']['seed'])
+    stream = pipeline.iterate(batches, config['data']['workers'], first)
+    for batch in itertools.islice(stream, config['steps'] - first):
+        note(batch['index'], batch['fault'])
+        yield sharding.place({name: batch[name] for name in ('image', 'label', 'weight')},
+                             NamedSharding(mesh, PartitionSpec()))

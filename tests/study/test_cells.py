@@ -1,0 +1,101 @@
+"""What a cell is known by, and what is believed of its directory."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from configs import digits
+from imgjax import evaluate, result
+from imgjax.errors import ConfigError, DataError
+from imgjax.study import cells, plan
+
+BASE = digits.get_config('mlp')
+
+
+def cells_of(folder='/cells', **fields):
+    return cells.cells_of(plan.read(dict(base=BASE) | fields, 'name'), folder)
+
+
+def test_a_cell_is_its_config_data_and_code():
+    """Not its name, its study, where it lies, or what says how fast it is run."""
+    mine = cells_of(arms={'a': {}, 'b': {'hparams.learning_rate': 0.5}}, seeds=2)
+    assert len({cell.recipe for cell in mine}) == 4 and len({cell.group for cell in mine}) == 1
+    other = cells_of('/elsewhere', arms={'z': {'name': 'x', 'watchdog_seconds': 77}}, seeds=[1])[0]
+    assert other.recipe == mine[1].recipe and other.group == mine[1].group
+    assert os.path.basename(other.directory) == os.path.basename(mine[1].directory)
+    assert other.directory.endswith(f'-{cells.code_version()}')
+    wider = cells_of(arms={'a': {'batch_size': 64}})[0]
+    assert wider.recipe != mine[0].recipe and wider.group != mine[0].group
+
+
+def test_the_same_run_twice_is_an_error():
+    with pytest.raises(ConfigError, match="the arms 'a' and 'b' are the same run with seed 0"):
+        cells_of(arms={'a': {}, 'b': {'watchdog_seconds': 77}})
+
+
+@pytest.mark.parametrize('fields, message', [
+    ({'model.name': 'no_such'}, "arm 'bad': config.model: unknown"),
+    ({'data.name': 'folder', 'data.path': '/nowhere'}, "arm 'bad': config.data.path: /nowhere"),
+])
+def test_an_arm_that_cannot_be_run_is_named_before_anything_is(fields, message):
+    with pytest.raises(ConfigError) as error:
+        cells_of(arms={'good': {}, 'bad': fields})
+    assert message in str(error.value)
+
+
+def test_halving_falls_on_logged_steps():
+    with pytest.raises(ConfigError, match='halving.steps: takes multiples of log_every'):
+        cells_of(arms={'a': {}}, halving={'steps': [7], 'keep': 0.5})
+
+
+def results(count=5) -> evaluate.Results:
+    return evaluate.Results(
+        np.arange(count), np.arange(count), np.full(count, 0.5, np.float32),
+        np.full(count, 0.7, np.float32), np.arange(count) > 1, np.ones(count, bool))
+
+
+def test_answers_come_back_as_they_were(tmp_path):
+    result.write_answers(str(tmp_path), results())
+    found = result.read_answers(str(tmp_path))
+    assert found['hits'].tolist() == [False, False, True, True, True]
+    assert found['labels'].dtype == np.int32 and found['losses'].dtype == np.float32
+
+
+@pytest.mark.parametrize('spoil', ['missing', 'cut', 'link', 'kind', 'lengths', 'garbage'])
+def test_answers_that_are_none_are_one_line(tmp_path, spoil):
+    path = tmp_path / 'predictions.safetensors'
+    result.write_answers(str(tmp_path), results())
+    arrays = safetensors.numpy.load(path.read_bytes())
+    if spoil == 'missing':
+        path.unlink()
+    elif spoil == 'cut':
+        path.write_bytes(path.read_bytes()[:-3])
+    elif spoil == 'garbage':
+        path.write_bytes(b'\xff' * 64)
+    elif spoil == 'link':
+        path.rename(tmp_path / 'other')
+        path.symlink_to(tmp_path / 'other')
+    elif spoil == 'kind':
+        path.write_bytes(safetensors.numpy.save(arrays | {'hits': np.ones(5)}))
+    else:
+        path.write_bytes(safetensors.numpy.save(arrays | {'losses': np.ones(4, np.float32)}))
+    with pytest.raises(DataError, match='predictions.safetensors: cannot be used'):
+        result.read_answers(str(tmp_path))
+
+
+@pytest.mark.parametrize('spoil', ['edited', 'cut', 'link', 'nested', 'list'])
+def test_a_result_that_was_not_written_so_is_none(tmp_path, spoil):
+    path = tmp_path / 'result.json'
+    result.write(str(tmp_path), {'state': 'done', 'accuracy': float('nan'), 'loss': 0.1})
+    assert result.read(str(tmp_path)) == {'state': 'done', 'accuracy': None, 'loss': 0.1}
+    text = path.read_text()
+    if spoil == 'link':
+        path.rename(tmp_path / 'other')
+        path.symlink_to(tmp_path / 'other')
+    else:
+        path.write_text({'edited': text.replace('0.1', '0.2'), 'cut': text[:-9],
+                         'nested': '[' * 10_000, 'list': json.dumps([1])}[spoil])
+    assert result.read(str(tmp_path)) is None

@@ -1,0 +1,165 @@
+"""A study, through real processes: its cells are what runs alone are, whatever their company."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from imgjax import checkpoint, metrics, result
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+FILE = 'tests/study/small.py'
+ARMS, SEEDS = 4, 2
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp('studies')
+
+
+@pytest.fixture(scope='module')
+def study(launch, place):
+    """Returns study(name, *flags, devices) -> (its last line, what it said); cells lie in NAME."""
+    def run(name: str, *flags: str, devices: int = 1, code: int = 0, file: str = FILE):
+        process = launch('study', f'--study={file}', f'--workdir={place}/{name}.study',
+                         f'--cells={place}/{name}', *flags, devices=devices)
+        out, said = process.communicate(timeout=300)
+        assert process.returncode == code, said[-3000:]
+        return json.loads(out.splitlines()[-1]) if code == 0 else None, said
+
+    return run
+
+
+@pytest.fixture(scope='module')
+def alone(place, compiled, data_dir):
+    """The cells as runs alone left them: {the name of a run directory: its path}."""
+    env = os.environ | compiled | {'TFDS_DATA_DIR': data_dir, 'XLA_FLAGS': ''}
+    subprocess.run([sys.executable, '-m', 'tests.study.alone', FILE, str(place / 'alone')],
+                   cwd=ROOT, env=env, check=True, capture_output=True)
+    return {path.name: path for path in (place / 'alone').iterdir()}
+
+
+@pytest.fixture(scope='module')
+def looped(study):
+    return study('loop', '--strategy=loop')
+
+
+def digests(path: pathlib.Path) -> dict:
+    """Returns the digest of each checkpoint of a run directory."""
+    return {step: json.loads((path / 'checkpoints' / str(step) / 'meta' / 'metadata').read_text())[
+        'state_digest'] for step in checkpoint.steps(str(path))}
+
+
+def rows(path: pathlib.Path) -> list[dict]:
+    return [{k: v for k, v in row.items() if k != 'perf'} for row in metrics.read_rows(str(path))]
+
+
+def test_a_loop_is_runs_alone(alone, looped, place):
+    line, _ = looped
+    assert (line['cells'], line['cells_done'], line['cells_diverged']) == (8, 6, 2)
+    assert len(alone) == ARMS * SEEDS
+    for name, path in alone.items():
+        mine = place / 'loop' / name
+        assert rows(mine) == rows(path) and digests(mine) == digests(path), mine
+        assert {p.name for p in path.iterdir()} <= {p.name for p in mine.iterdir()} | {'damaged'}
+        if (path / 'predictions.safetensors').exists():
+            theirs = result.read_answers(str(path))
+            for key, values in result.read_answers(str(mine)).items():
+                np.testing.assert_array_equal(values, theirs[key])
+
+
+def test_a_mesh_of_devices_is_runs_alone(alone, study, place):
+    line, _ = study('mesh', '--strategy=mesh', devices=4)
+    assert line['cells_done'] == 6
+    for name, path in alone.items():
+        mine = place / 'mesh' / name
+        if (path / 'predictions.safetensors').exists():  # one that diverges is not tried again
+            assert rows(mine) == rows(path) and digests(mine) == digests(path), mine
+
+
+@pytest.mark.parametrize('devices', [1, 2])
+def test_one_program_rounds_differently_and_nothing_else(alone, study, place, devices):
+    """On two devices as well, each with its part of the population."""
+    name = f'vmap{devices}'
+    line, _ = study(name, '--strategy=vmap', devices=devices)
+    assert line['cells_done'] == 6 and line['cells_diverged'] == 2
+    for cell, path in alone.items():
+        mine, theirs = rows(place / name / cell), rows(path)
+        if not (path / 'predictions.safetensors').exists():
+            assert not (place / name / cell / 'predictions.safetensors').exists()
+            continue
+        assert [(row['step'], row['split']) for row in mine] == [
+            (row['step'], row['split']) for row in theirs]
+        for ours, other in zip(mine, theirs, strict=True):
+            if ours['step'] <= 50:
+                np.testing.assert_allclose(ours['loss'], other['loss'], rtol=1e-4)
+
+
+def test_an_arm_that_diverges_is_said_and_touches_nobody(looped, place):
+    line, said = looped
+    assert 'far too fast · seed 0: diverged' in said
+    assert line['missing'] == ['far too fast: 2 of 2 cells its updates were no longer finite']
+    assert [one['winner'] for one in line['comparisons']] == ['', '']
+    assert all(one['difference'] is not None for one in line['comparisons'])
+
+
+def test_what_is_done_is_not_done_again(study, looped, place):
+    written = {path: path.stat().st_mtime_ns for path in (place / 'loop').rglob('*.json')}
+    again, said = study('loop')
+    assert again['comparisons'] == looped[0]['comparisons'] and again['cells_done'] == 6
+    assert written == {path: path.stat().st_mtime_ns for path in (place / 'loop').rglob('*.json')}
+    assert 'at step' not in said
+
+
+def test_studies_share_cells(study, looped, place, tmp_path):
+    """Another question about some of the same arms."""
+    text = (ROOT / FILE).read_text()
+    other = tmp_path / 'other.py'
+    other.write_text(text.replace("'far too fast': {'hparams.learning_rate': 1e30}",
+                                  "'double': {'hparams.learning_rate': 0.1}"))
+    line, said = study('loop', file=str(other))
+    assert line['cells_done'] == 8 and line['missing'] == []
+    assert said.count('at step 60') == SEEDS and 'double · seed 1: ' in said
+
+
+def test_list_only_and_report(study, place):
+    line, _ = study('parts', '--only=half')
+    assert (line['cells'], line['cells_done']) == (8, 2)
+    assert 'base: 2 of 2 cells was not run yet, or not to its end' in line['missing']
+    line, said = study('parts', '--list')
+    assert (line['done'], line['missing']) == (2, 6)
+    assert 'done' in said and 'half · seed 1' in said
+    pathlib.Path(place / 'parts.study' / 'study.html').unlink()
+    line, _ = study('parts', '--report')
+    assert pathlib.Path(line['page']).exists() and line['cells_done'] == 2
+    _, said = study('parts', '--only=haff', code=2)
+    assert "--only: no arm 'haff'; did you mean 'half'?" in said
+
+
+def test_a_cell_of_other_code_does_not_count(study, looped, place):
+    """It is told of, and run again where the study is."""
+    shutil.copytree(place / 'loop', place / 'old')
+    for path in (place / 'old').iterdir():
+        path.rename(path.with_name(f'{path.name.split("-")[0]}-01234567'))
+    line, _ = study('old', '--report')
+    assert line['cells_done'] == 0
+    assert 'base: 2 of 2 cells was run by another version of the code' in line['missing']
+
+
+def test_a_cell_that_fails_leaves_the_others(study, place, tmp_path):
+    """Its directory is in the way; the error is one line of the page, and the study goes on."""
+    (place / 'bad').mkdir()
+    line, _ = study('bad', '--list')
+    listed = [text for text in _.splitlines() if 'base · seed 0' in text]
+    directory = pathlib.Path(listed[0].split()[-1])
+    directory.mkdir()
+    (directory / 'something').touch()
+    line, said = study('bad', '--strategy=loop', '--only=base')
+    assert (line['cells_done'], line['cells_failed']) == (1, 1)
+    assert "holds 'something' but no run" in json.loads(
+        (directory / 'result.json').read_text())['result']['error']
