@@ -9,11 +9,11 @@ from imgjax.report.statistics import Comparison, Interval
 # What a cell can be; only a cell that is done has a score.
 STATES = {
     'done': 'finished',
-    'missing': 'was not run yet, or not to its end',
-    'diverged': 'its updates were no longer finite',
+    'missing': 'not run to the end',
+    'diverged': 'diverged, the updates no longer finite',
     'failed': 'ended by an error',
     'stopped': 'stopped early, as the study asks for (successive halving)',
-    'older': 'was run by another version of the code',
+    'older': 'run by another version of the code',
 }
 
 

@@ -164,11 +164,12 @@ def _grid(findings: Findings) -> dict | None:
     down, across = findings.grid
     means = [arm.score.mean if arm.score else math.nan for arm in findings.arms]
     known = [mean for mean in means if math.isfinite(mean)]
+    whole = [arm.score.mean for arm in findings.arms if arm.score and arm.score.n == findings.seeds]
     # The worst arms of a grid fail altogether; shades are for the others.
     low, high = (float(np.quantile(known, 0.1)), max(known)) if known else (0.0, 1.0)
     if not findings.higher_is_better:
         low, high = (float(np.quantile(known, 0.9)), min(known)) if known else (1.0, 0.0)
-    best = (max if findings.higher_is_better else min)(known, default=math.nan)
+    best = (max if findings.higher_is_better else min)(whole, default=math.nan)
     rows, arms = [], iter(zip(findings.arms, means, strict=True))
     for value in down.values:
         cells = []
@@ -177,7 +178,7 @@ def _grid(findings: Findings) -> dict | None:
             shade = (mean - low) / (high - low) if high != low else 1.0
             states = sorted({cell.state for cell in arm.cells} - {'done'})
             cells.append({'mean': mean, 'shade': f'{min(1.0, max(0.0, shade)):.2f}'
-                          if math.isfinite(mean) else '0', 'best': mean == best,
+                          if math.isfinite(mean) else '0', 'best': mean == best and not states,
                           'arm': arm, 'states': ', '.join(states)})
         rows.append((_value(value), cells))
     return {'down': down.field, 'across': across.field, 'rows': rows,

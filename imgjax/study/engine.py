@@ -55,7 +55,7 @@ def run(place: str, workdir: str, cells: str = '', wish: str = 'auto', only: str
       RunError: a study that cannot be run, or was asked to stop. A cell that fails or diverges is
         no error: the others go on, and the page says so.
     """
-    started = time.monotonic()
+    started, start_seconds = time.monotonic(), strategy.process_seconds()
     study = plan.load(place)
     folder = cells or os.path.join(os.path.dirname(os.path.abspath(workdir)), 'cells')
     planned = cells_lib.cells_of(study, folder)
@@ -80,7 +80,8 @@ def run(place: str, workdir: str, cells: str = '', wish: str = 'auto', only: str
     with contextlib.ExitStack() as held:
         if part:  # the jobs of a study end when they do; the page is written by one at a time
             processes.from_first(lambda: held.enter_context(_turn(workdir)) or '')
-        found = gather.findings(study, planned, _records(workdir))
+        found = gather.findings(
+            study, planned, _records(workdir) | {'start_seconds': start_seconds})
         if processes.first():
             study_page.write_page(os.path.join(workdir, 'study.html'), found)
             study_tables.write_tables(workdir, found)
@@ -166,9 +167,9 @@ class _Record:
     def _load(self) -> dict:
         with contextlib.suppress(OSError, ValueError):
             found = trust.read_json(self._path)
-            if isinstance(found, dict) and all(type(found.get(key)) is kind for key, kind in (
-                    ('groups', dict), ('stopped', dict), ('seconds', float))):
+            if _is_record(found):
                 return found
+            log.warning('%s: not as it was written; how cells are run is chosen anew', self._path)
         return {'groups': {}, 'stopped': {}, 'seconds': 0.0}
 
     def read(self) -> dict:
@@ -182,6 +183,24 @@ class _Record:
     def add_seconds(self, seconds: float) -> None:
         found = self.read()
         self.write(found | {'seconds': found['seconds'] + seconds})
+
+
+def _is_record(found) -> bool:
+    """Is it what a record writes? A start again relies on it."""
+    if not (isinstance(found, dict) and all(type(found.get(key)) is kind for key, kind in (
+            ('groups', dict), ('stopped', dict), ('seconds', float)))):
+        return False
+    return all(
+        isinstance(group, dict) and group.get('strategy') in strategy.NAMES
+        and all(type(group.get(key)) is int and group[key] > 0
+                for key in ('members', 'devices', 'cells'))
+        and all(type(group.get(key)) is str for key in ('why', 'like'))
+        and all(key in group and isinstance(group[key], float | None)
+                for key in ('step_seconds', 'compile_seconds'))
+        and isinstance(group.get('populations'), list)
+        and all(isinstance(names, list) and all(type(name) is str for name in names)
+                for names in group['populations'])
+        for group in found['groups'].values())
 
 
 def _run_cells(study, cells: list[Cell], record: _Record, wish: str, some: bool) -> None:
@@ -218,6 +237,8 @@ def _run_group(group, left, until, record: _Record, wish: str, some: bool, share
     key = hashlib.sha256(group[0].group.encode()).hexdigest()[:16]
     by_name = {os.path.basename(cell.directory): cell for cell in group}
     kept = {} if some else record.read()['groups'].get(key, {})
+    if kept and wish not in ('auto', kept['strategy']):
+        kept = {}  # asked for now, otherwise than before
     # A population is what it was when it was begun, or its members would round differently.
     begun = [names for names in kept.get('populations', []) if all(n in by_name for n in names)]
     fresh = [cell for cell in group if cell in left and not any(

@@ -30,7 +30,7 @@ def findings(study: Study, planned: list[Cell], record: dict) -> Findings:
     Args:
       study: as plan.load returns it.
       planned: its cells.
-      record: of the engine: {'groups', 'stopped', 'seconds'}.
+      record: of the engine: {'groups', 'stopped', 'seconds', 'start_seconds': of a process}.
     """
     read = {cell.directory: _read(cell, study, record) for cell in planned}
     arms = [_arm(arm, [cell for cell in planned if cell.arm == arm.name], study, read)
@@ -180,7 +180,7 @@ def _cost(planned: list[Cell], read: dict, record: dict) -> dict[str, float | No
     A run alone takes what it took here in a loop, its start, its compiling and, for a member of a
     population, the steps as they were timed alone.
     """
-    devices, compiled, alone, starts = 0.0, 0.0, 0.0, record.get('start_seconds', 0.0)
+    devices, compiled, alone, starts = 0.0, 0.0, 0.0, record['start_seconds']
     by_name = {name: choice for choice in record['groups'].values()
                for names in choice['populations'] for name in names}
     seen = set()

@@ -18,7 +18,7 @@ from tests.report.test_study_page import STUDIES
     (dict(arms=2, comparisons=[(0, 1)], seeds=2), ['No difference was shown with 2 seeds, in 1 ']),
     (dict(arms=2, seeds=1), ['No difference was shown with 1 seed: a single one tells nothing']),
     (dict(arms=6, states={(3, 2): 'diverged'}),
-     ['Incomplete, so that no winner is named. arm 3: seed 2 its updates']),
+     ['Incomplete, so that no winner is named. arm 3: seed 2 diverged, the updates']),
     (dict(grid=([1, 2], [3, 4]), comparisons=[]),
      ['arm 3 has the best accuracy: ', 'picked among 4 arms', 'no comparison was planned']),
     (dict(arms=1, seeds=1), ['arm 0 has the best accuracy: ']),
@@ -34,7 +34,7 @@ def test_the_headline_answers_the_question(options, words):
 def test_verdicts():
     incomplete = sample(arms=6, states={(1, 0): 'missing'})
     said = [study_text.verdict(one, incomplete) for one in incomplete.comparisons]
-    assert said[0].startswith('incomplete: arm 1: seed 0 was not run')
+    assert said[0].startswith('incomplete: arm 1: seed 0 not run')
     assert said[-1] == 'no winner is named: the study is incomplete'
     full = sample(arms=6)
     assert study_text.verdict(full.comparisons[-1], full) == 'arm 5 is better'

@@ -103,7 +103,7 @@ def test_one_program_rounds_differently_and_nothing_else(alone, study, place, de
 def test_an_arm_that_diverges_is_said_and_touches_nobody(looped, place):
     line, said = looped
     assert 'far too fast · seed 0: diverged' in said
-    assert line['missing'] == ['far too fast: 2 of 2 cells its updates were no longer finite']
+    assert line['missing'] == ['far too fast: 2 of 2 cells diverged, the updates no longer finite']
     assert [one['winner'] for one in line['comparisons']] == ['', '']
     assert all(one['difference'] is not None for one in line['comparisons'])
 
@@ -130,7 +130,7 @@ def test_studies_share_cells(study, looped, place, tmp_path):
 def test_list_only_and_report(study, place):
     line, _ = study('parts', '--only=half')
     assert (line['cells'], line['cells_done']) == (8, 2)
-    assert 'base: 2 of 2 cells was not run yet, or not to its end' in line['missing']
+    assert 'base: 2 of 2 cells not run to the end' in line['missing']
     line, said = study('parts', '--list')
     assert (line['done'], line['missing']) == (2, 6)
     assert 'done' in said and 'half · seed 1' in said
@@ -148,7 +148,7 @@ def test_a_cell_of_other_code_does_not_count(study, looped, place):
         path.rename(path.with_name(f'{path.name.split("-")[0]}-01234567'))
     line, _ = study('old', '--report')
     assert line['cells_done'] == 0
-    assert 'base: 2 of 2 cells was run by another version of the code' in line['missing']
+    assert 'base: 2 of 2 cells run by another version of the code' in line['missing']
 
 
 def test_a_cell_that_fails_leaves_the_others(study, place, tmp_path):
