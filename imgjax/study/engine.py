@@ -136,7 +136,7 @@ def _records(workdir: str) -> dict:
     for found in (_Record(path).read() for path in parts):
         merged = {'groups': merged['groups'] | {f'{key} {len(merged["groups"])}': value
                                                 for key, value in found['groups'].items()},
-                  'stopped': merged['stopped'] | found['stopped'],
+                  'stopped': merged['stopped'] | found['stopped'], 'judged': [],
                   'seconds': merged['seconds'] + found['seconds']}
     return merged
 
@@ -155,7 +155,8 @@ def _quiet():
 
 
 class _Record:
-    """plan.json of a study: how its groups are run, which arms were stopped, how long it took.
+    """plan.json of a study: how its groups are run, which arms were stopped and when arms were
+    judged (halving), how long it took.
 
     What was chosen by timing is kept: another choice would round differently.
     """
@@ -170,7 +171,7 @@ class _Record:
             if _is_record(found):
                 return found
             log.warning('%s: not as it was written; how cells are run is chosen anew', self._path)
-        return {'groups': {}, 'stopped': {}, 'seconds': 0.0}
+        return {'groups': {}, 'stopped': {}, 'judged': [], 'seconds': 0.0}
 
     def read(self) -> dict:
         return json.loads(self._text)
@@ -188,7 +189,7 @@ class _Record:
 def _is_record(found) -> bool:
     """Is it what a record writes? A start again relies on it."""
     if not (isinstance(found, dict) and all(type(found.get(key)) is kind for key, kind in (
-            ('groups', dict), ('stopped', dict), ('seconds', float)))):
+            ('groups', dict), ('stopped', dict), ('judged', list), ('seconds', float)))):
         return False
     return all(
         isinstance(group, dict) and group.get('strategy') in strategy.NAMES
@@ -206,7 +207,8 @@ def _is_record(found) -> bool:
 def _run_cells(study, cells: list[Cell], record: _Record, wish: str, some: bool) -> None:
     """Runs the cells that are not done, in rounds where the study stops arms early."""
     shared: dict = {}
-    rounds = [*(study.halving or {'steps': []})['steps'], None]
+    steps = (study.halving or {'steps': []})['steps']
+    rounds = [*(step for step in steps if step not in record.read()['judged']), None]
     with metrics.progress(len(cells), 0, 'cell') as bar:
         bar.set_description(study.name)
         for until in rounds:
@@ -327,6 +329,7 @@ def _halve(study, cells: list[Cell], step: int, record: _Record) -> None:
     out = ranked[math.ceil(study.halving['keep'] * len(ranked)):]
     found = record.read()
     found['stopped'] |= {arm: step for arm in out}
+    found['judged'] += [step]  # a start again goes on behind it
     record.write(found)
     if out:
         log.info('stopped at step %d: %s', step, ', '.join(out))

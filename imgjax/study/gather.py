@@ -2,6 +2,7 @@
 
 import collections
 import io
+import math
 import os
 
 import numpy as np
@@ -84,10 +85,17 @@ def _arm(arm, cells: list[Cell], study: Study, read: dict) -> found_lib.Arm:
     scores = np.array([one['cell'].score for one in done])
     return found_lib.Arm(
         arm.name, arm.fields, [one['cell'] for one in mine],
-        statistics.interval(scores) if len(done) and np.isfinite(scores).all() else None,
+        _interval(scores, study.metric) if len(done) and np.isfinite(scores).all() else None,
         _curves(done, study, cells[0].config['data']['eval_split']),
         _class_scores(done, len(cells[0].facts.class_names)),
         sum(one['cell'].seconds for one in done))
+
+
+def _interval(scores, metric: str) -> statistics.Interval:
+    """As statistics.interval, within what the metric can be: few seeds give wide intervals."""
+    found, most = statistics.interval(scores), math.inf if metric == 'loss' else 1.0
+    return found._replace(low=max(found.low, 0.0), high=min(found.high, most)) if (
+        found.n > 1) else found
 
 
 def _curves(done: list[dict], study: Study, split: str) -> dict[tuple[str, str], Curve]:

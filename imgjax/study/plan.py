@@ -41,7 +41,8 @@ class Arm(NamedTuple):
 
     Attributes:
       name: as the study calls it.
-      fields: {'hparams.weight_decay': 0.05, ...}, what it changes of the base.
+      fields: {'hparams.weight_decay': 0.05, ...}, what it changes of the base; of a whole config
+        what is not the same in all of these and in the base.
       config: plain, with the seed of the base.
       seeds: hparams.seed of each of its cells.
     """
@@ -144,8 +145,19 @@ def _arms(found: dict, way: str, name: str) -> list[Arm]:
         except ConfigError as error:
             raise ConfigError(f'{name}: arm {arm!r}: {error}') from None
         seeds = _seeds(found.get('seeds', 1), arm, name)
-        arms.append(Arm(arm, {} if whole else dict(fields), config, seeds))
-    return arms
+        arms.append(Arm(arm, None if whole else dict(fields), config, seeds))
+    return _say_what_differs(arms, [_plain(found['base'])] if 'base' in found else [])
+
+
+def _say_what_differs(arms: list[Arm], base: list[dict]) -> list[Arm]:
+    whole = {arm.name: config_lib.flatten(arm.config) for arm in arms if arm.fields is None}
+    lists = json.loads(json.dumps(base, default=str))  # for tuples, as the arms have them
+    others = [*whole.values(), *map(config_lib.flatten, lists)]
+    common = {'name'} | {field for field, value in others[0].items() if all(
+        field in flat and flat[field] == value for flat in others)}
+    return [arm._replace(fields={field: value for field, value in whole[arm.name].items()
+                                 if field not in common}) if arm.name in whole else arm
+            for arm in arms]
 
 
 def _is_config(fields) -> bool:

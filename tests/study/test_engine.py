@@ -127,6 +127,33 @@ def test_studies_share_cells(study, looped, place, tmp_path):
     assert said.count('at step 60') == SEEDS and 'double · seed 1: ' in said
 
 
+def test_halving_stops_the_worse_arms_also_when_it_is_killed(
+        study, launch, place, tmp_path):
+    text = (ROOT / FILE).read_text()
+    file = tmp_path / 'halving.py'
+    file.write_text(text.replace('seeds=2,', "seeds=2, halving={'steps': [20, 40], 'keep': 0.5},"))
+    line, said = study('halved', '--strategy=loop', file=str(file))
+    stops = [words.split('stopped at ')[1] for words in said.splitlines() if 'stopped at ' in words]
+    assert [words.split(':')[0] for words in stops] == ['step 20', 'step 40']
+    assert 'far too fast' in stops[0] and len(set(', '.join(
+        words.split(': ')[1] for words in stops).split(', '))) == 3, 'four arms, two, one'
+    assert line['cells_done'] == 2 and 'stopped early' in pathlib.Path(line['page']).read_text()
+    again, said = study('halved', file=str(file))
+    assert again['comparisons'] == line['comparisons'] and 'at step' not in said
+
+    for moment in ('base · seed 1: ', 'stopped at step 20', 'stopped at step 40'):
+        process = launch('study', f'--study={file}', f'--workdir={place}/cut.study',
+                         f'--cells={place}/cut', '--strategy=loop')
+        for words in process.stderr:
+            if moment in words:
+                process.kill()
+        process.communicate()
+    after, said = study('cut', file=str(file))
+    assert 'stopped at' not in said and after['comparisons'] == line['comparisons']
+    for path in (place / 'halved').iterdir():
+        assert rows(place / 'cut' / path.name) == rows(path)
+
+
 def test_list_only_and_report(study, place):
     line, _ = study('parts', '--only=half')
     assert (line['cells'], line['cells_done']) == (8, 2)

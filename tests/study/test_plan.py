@@ -45,6 +45,9 @@ def test_an_arm_changes_its_fields_and_no_other():
 def test_a_whole_config_is_an_arm():
     study = read(arms={'mlp': {}, 'vit': digits.get_config('vit')})
     assert [arm.config['model']['name'] for arm in study.arms] == ['mlp', 'vit']
+    mlp, vit = study.arms
+    assert mlp.fields == {} and vit.fields['model.name'] == 'vit'
+    assert not {'name', 'hparams.seed', 'augment'} & set(vit.fields), 'only what differs'
 
 
 @pytest.mark.parametrize('method', ['random', 'halton'])
