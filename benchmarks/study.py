@@ -1,12 +1,12 @@
 """How much faster is a study than as many runs one by one?
 
-    python -m benchmarks.study                  # the MLP of configs/digits.py, by vmap
-    python -m benchmarks.study --family=cnn --cells=8
+    python -m benchmarks.study --cells=32 --steps=800 --strategy=vmap
+    python -m benchmarks.study --family=cnn --strategy=loop
 
-In turns: N processes of launch.train, each with another seed, and one of launch.study with the
-same N cells. The runs share what XLA compiles by a cache on disk, which is empty at first, as they
-would for a user; --nocache has each compile for itself. Prints the seconds of both and their ratio,
-a line a repeat, then the median.
+In turns: N processes of launch.train on a family of configs/digits.py, each with another seed, and
+one of launch.study with the same N cells. The runs share what XLA compiles by a cache on disk,
+which is empty at first, as they would for a user; --nocache has each compile for itself. Prints the
+seconds of both and their ratio, a line a repeat, then the median.
 """
 
 import os
@@ -21,7 +21,9 @@ from absl import app, flags
 
 _FAMILY = flags.DEFINE_string('family', 'mlp', 'Of configs/digits.py.')
 _CELLS = flags.DEFINE_integer('cells', 8, 'Seeds.')
+_STRATEGY = flags.DEFINE_string('strategy', 'auto', 'Of launch.study.')
 _CACHE = flags.DEFINE_bool('cache', True, 'Keep compiled programs on disk.')
+_STEPS = flags.DEFINE_integer('steps', 0, 'Of a run; 0 leaves those of the config.')
 _REPEATS = flags.DEFINE_integer('repeats', 3, 'Of both.')
 
 STUDY = '''"""Many seeds?"""
@@ -29,7 +31,9 @@ from configs import digits
 
 
 def get_study():
-    return dict(base=digits.get_config({family!r}), arms={{'base': {{}}}}, seeds={cells})
+    base = digits.get_config({family!r})
+    base.steps = {steps} or base.steps
+    return dict(base=base, arms={{'base': {{}}}}, seeds={cells})
 '''
 
 
@@ -48,13 +52,15 @@ def repeat(folder: str) -> tuple[float, float]:
     """Returns the seconds of runs one by one, and of a study of them."""
     study = os.path.join(folder, 'study.py')
     with open(study, 'w', encoding='utf-8') as file:
-        file.write(STUDY.format(family=_FAMILY.value, cells=_CELLS.value))
+        file.write(STUDY.format(family=_FAMILY.value, cells=_CELLS.value, steps=_STEPS.value))
     alone = timed(f'{folder}/cache_alone', *([
         'launch.train', f'--config=configs/digits.py:{_FAMILY.value}',
-        f'--workdir={folder}/alone{seed}', f'--config.hparams.seed={seed}']
+        f'--workdir={folder}/alone{seed}', f'--config.hparams.seed={seed}',
+        *([f'--config.steps={_STEPS.value}'] if _STEPS.value else [])]
         for seed in range(_CELLS.value)))
     together = timed(f'{folder}/cache_study', [
-        'launch.study', f'--study={study}', f'--workdir={folder}/study'])
+        'launch.study', f'--study={study}', f'--workdir={folder}/study',
+        f'--strategy={_STRATEGY.value}'])
     return alone, together
 
 

@@ -1,6 +1,6 @@
 """Which learning rate and weight decay does AdamW need on handwritten digits?
 
-A grid of 5 x 5, three seeds each, of configs/digits.py's MLP at 400 steps. It picks, it does not
+A grid of 5 x 5, three seeds each, of configs/digits.py's MLP at 300 steps. It picks, it does not
 test: no comparison is planned.
 
     python -m launch.study --study=configs/studies/digits_lr_wd.py --workdir=runs/digits_lr_wd
@@ -11,7 +11,7 @@ from configs import digits
 
 def get_study():
     base = digits.get_config('mlp')
-    base.update(steps=400, eval_every=0, checkpoint=dict(every=0))
+    base.update(steps=300, eval_every=0, checkpoint=dict(every=0))
     return dict(
         base=base,
         product={
