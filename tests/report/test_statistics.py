@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import integrate, stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
@@ -85,9 +85,12 @@ def test_comparisons_are_those_of_r():
     np.testing.assert_allclose(
         [one.p_holm for one in found],
         (0.00306947548487309, 0.22327474109896223, 0.96677649862215831), rtol=1e-6)
-    # power.t.test(delta=abs(mean(d)), sd=sd(d), power=0.8, type='paired', strict=TRUE, tol=1e-12)$n
+    # Three are planned, so that the smallest p has to be below a third of 0.05.
     assert [one.seeds_needed for one in found] == [
-        math.ceil(n) for n in (3.28457089844049, 14.692128608589, 24575.1332814931)]
+        statistics.seeds_needed(row[4], 0.05 / 3) for row in expected] == [5, 20, 32_780]
+    alone, = statistics.compare([(arms[1], base)], higher_is_better=True, complete=True)
+    # power.t.test(delta=abs(mean(d)), sd=sd(d), power=0.8, type='paired', strict=TRUE, tol=1e-12)$n
+    assert alone.seeds_needed == math.ceil(14.692128608589)
     assert [one.winner for one in found] == ['cutmix', '', '']
 
 
@@ -108,9 +111,27 @@ def test_correction_is_that_of_r_and_statsmodels_and_counts_what_is_unknown():
     (2, 4.22071919324573), (3, 3.14402470762875), (4, 2.72015118193491), (8, 2.16738557459785)])
 def test_seeds_needed_are_those_of_r(effect, expected):
     assert statistics.seeds_needed(effect) == math.ceil(expected)
-    if abs(effect) <= 4:  # statsmodels' noncentral t fails above
+    if abs(effect) <= 4:  # statsmodels is NaN above
         n = TTestPower().solve_power(effect_size=abs(effect), alpha=0.05, power=0.8)
         assert n == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize('alpha', [0.05, 0.05 / 3, 0.05 / 39, 0.05 / 1000])
+@pytest.mark.parametrize('effect', [0.3, 1, 2, 4, 5, 8, 20, 93])
+def test_one_seed_less_has_less_power(alpha, effect):
+    """The power as an integral: P(|Z + effect sqrt(n)| > c s) over the distribution of the sd s."""
+    def power(n):
+        critical, shift = stats.t.isf(alpha / 2, n - 1), effect * math.sqrt(n)
+
+        def given(s2):
+            at = critical * math.sqrt(s2 / (n - 1))
+            return stats.chi2.pdf(s2, n - 1) * (stats.norm.sf(at - shift)
+                                                + stats.norm.cdf(-at - shift))
+
+        return integrate.quad(given, 0, 20 * n + 400, limit=500, points=[n - 1])[0]
+
+    n = statistics.seeds_needed(effect, alpha)
+    assert power(n) >= 0.8 and (n == 3 or power(n - 1) < 0.8)
 
 
 def test_seeds_needed_are_never_below_three_and_unknown_without_an_effect():
@@ -153,7 +174,7 @@ def test_example_test_of_several_seeds_takes_images_as_clusters():
 
 def test_intervals_cover_and_null_studies_name_few_winners(monkeypatch):
     """2,000 studies of four arms against a base, eight seeds each, no arm better than another."""
-    monkeypatch.setattr(statistics, 'seeds_needed', lambda effect, alpha: None)  # 5 ms each
+    monkeypatch.setattr(statistics, 'seeds_needed', lambda effect, alpha: None)  # takes long
     rng = np.random.default_rng(0)
     covered, covered_differences, named = [], [], 0
     for _ in range(2_000):
