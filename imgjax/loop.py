@@ -6,13 +6,13 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from imgjax import checkpoint, metrics, processes, runtime
+from imgjax import checkpoint, metrics, processes, result, runtime
 from imgjax import config as config_lib
 from imgjax.build import Job
 from imgjax.data import Source
@@ -45,9 +45,8 @@ def alone(tree) -> list:
     return [tree]
 
 
-def run(members: Sequence[Member], state, first: int, feed: Feed, evaluator, source: Source, beat,
-        apart=alone, until: int | None = None,
-        diverged: Mapping[int, DivergedError] | None = None):
+def run(members: Sequence[Member | None], state, first: int, feed: Feed, evaluator, source: Source,
+        beat, apart=alone, until: int | None = None):
     """Runs the steps that are left; returns the last state and the outcome of each member.
 
     An outcome is the Results of the last evaluation, or the DivergedError of a member that goes no
@@ -55,7 +54,8 @@ def run(members: Sequence[Member], state, first: int, feed: Feed, evaluator, sou
     go on. Where all have diverged the loop ends.
 
     Args:
-      members: of one structure, one program and one number of steps.
+      members: of one structure, one program and one number of steps. None stands for one that has
+        a place in the state and takes no part any more; there is another one.
       state: TrainState on the mesh after `first` steps, of all members; donated.
       first: the step to go on from.
       feed: from that step on.
@@ -64,22 +64,20 @@ def run(members: Sequence[Member], state, first: int, feed: Feed, evaluator, sou
       beat: called once a dispatch.
       apart: (state or metrics of all members) -> list of those of each.
       until: the step to pause at, after an evaluation and a save; None goes to the last one.
-      diverged: members that had diverged before, by their place.
 
     Raises:
       PreemptedError: asked to stop; the state is saved.
     """
-    config, step = members[0].job.config, first
+    lead = next(member for member in members if member)
+    config, step = lead.job.config, first
     total, split = config['steps'], config['data']['eval_split']
     last = total if until is None else min(until, total)
-    diverged = diverged or {}
-    going = _Going({place: one for place, one in enumerate(members) if place not in diverged},
-                   [diverged.get(place) for place in range(len(members))])
+    going = _Going({place: one for place, one in enumerate(members) if one}, [None] * len(members))
     clock = {'since': time.monotonic(), 'step': step, 'stalled': 0.0,
              'skipped': [sum(jax.device_get(of).values()).item() for of in apart(state.skipped)]}
     ahead, measured = None, None  # (step, metrics) of the newest dispatch; of one to be logged
     profile = _profiler(config['profile'], feed.steps,
-                        os.path.join(members[0].rows.workdir, 'profile'))
+                        os.path.join(lead.rows.workdir, 'profile'))
     with (metrics.progress(total, step, 'image', config['batch_size'] * len(members)) as bar,
           contextlib.closing(profile)):
         while going.members:
@@ -132,6 +130,8 @@ class _Going(NamedTuple):
             except DivergedError as error:
                 self.outcomes[place] = error
                 del self.members[place]
+                if len(self.outcomes) > 1:  # a run alone goes back to its checkpoint first
+                    result.write(member.rows.workdir, {'state': 'diverged', 'error': str(error)})
 
 
 def _evaluate(going: _Going, states: list, step: int, last: int, evaluator, split: str,

@@ -32,7 +32,7 @@ from imgjax.errors import (
 
 log = logging.getLogger('imgjax')
 
-_stop = {'asked': False}
+_stop = {'asked': False, 'heard': 0}
 
 
 def main(run, distributed: bool = False) -> None:
@@ -160,6 +160,8 @@ def _stop_at_once(signum, frame) -> None:
 def hear_stop():
     """While it holds, SIGTERM only sets what preempted() tells; then the old handler is back.
 
+    Within another one it changes nothing: what was asked for is told until that one ends.
+
     JAX's own preemption notifier is not used for one process: it answers a second later, and it
     misses the signal when it is polled faster than its protocol runs (measured with jax 0.10.2:
     4 of 9 signals at a poll every 4 ms), as it compares a counter for equality.
@@ -169,10 +171,13 @@ def hear_stop():
 
     mine = threading.current_thread() is threading.main_thread()  # others may not set handlers
     before = signal.signal(signal.SIGTERM, note) if mine else None
+    _stop['heard'] += 1
     try:
         yield
     finally:
-        _stop['asked'] = False  # whoever comes next in this process was not asked
+        _stop['heard'] -= 1
+        if not _stop['heard']:
+            _stop['asked'] = False  # whoever comes next in this process was not asked
         if mine:
             signal.signal(signal.SIGTERM, before)
 

@@ -65,7 +65,8 @@ def run_one(config, workdir: str, sources: tuple[Source, Source] | None = None,
       sources: as of `run`.
       shared: what runs before it in this process left for it, see kept.py.
       until: the step to pause at, None for the last one. A run that pauses is evaluated and saved
-        there; it has no page yet, and its result says no more than the evaluation.
+        there; it has no page yet, and its result says no more than the evaluation. One that is
+        further already stays there.
     """
     started = time.monotonic()
     backend.keep_memory()
@@ -86,7 +87,7 @@ def run_one(config, workdir: str, sources: tuple[Source, Source] | None = None,
             beat()
             step = state_lib.step_of(state)
             if step < job.config['steps']:
-                return {'step': step, **results.summary()}
+                return {'step': step} | (results.summary() if results else {})
             return result.finish(job, workdir, state, results, rows.rows, eval_source,
                                  time.monotonic() - started)
 
@@ -121,10 +122,15 @@ def _train_or_go_back(job: Job, workdir: str, sources, hparams: dict, weights, u
 
 
 def _train(job: Job, workdir: str, sources, hparams: dict, weights, until, beat):
-    """Runs the steps that are left; returns the last state, its evaluation and the rows."""
+    """Runs the steps that are left; returns the last state, its evaluation and the rows.
+
+    Of a run that is past `until` it returns (its state, None, None).
+    """
     train_source, eval_source = sources
     state = _resume(job, workdir, hparams, weights)
     first = state_lib.step_of(state)
+    if until is not None and first > until:
+        return state, None, None
     with member(job, workdir, first) as mine:
         feed = open_feed(job, train_source, state, first, hparams, beat,
                          noting(job, workdir, train_source))

@@ -85,3 +85,13 @@ def test_a_stop_is_heard_at_any_rate_of_polling_and_the_handler_comes_back():
             assert runtime.preempted()
         assert not runtime.preempted()  # it was this run that was asked, not the next one
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_stop_within_is_told_until_the_outer_one_ends():
+    """A study hears what came while one of its runs was writing its page."""
+    with runtime.hear_stop():
+        with runtime.hear_stop():
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert runtime.preempted()
+    with runtime.hear_stop():
+        assert not runtime.preempted()

@@ -123,8 +123,9 @@ class Findings(NamedTuple):
         [] where the study is none.
       class_names: of the classes.
       pictures: {(first, second): images on which these arms disagree most, the most telling first}.
-      cost: {'device_seconds', 'compile_seconds', 'wall_seconds', 'solo_seconds': what as many runs
-        one by one would have taken, None where nothing was run alone to tell}.
+      cost: of the cells that the study has run itself: {'device_seconds', 'compile_seconds',
+        'wall_seconds', 'solo_seconds': what as many runs one by one would have taken, None where
+        nothing was run alone to tell, 'cells_run': how many they are}.
       strategies: a line for each group of cells: how they were run, and why.
       environment: flat, of the machine.
       code: what version of the code ran the cells.

@@ -252,8 +252,10 @@ def _cost(findings: Findings) -> list[tuple[str, str, str]]:
     if cost.get('solo_seconds') and cost.get('wall_seconds'):
         tiles.append(('saved', f'{cost["solo_seconds"] / cost["wall_seconds"]:.1f} ×',
                       'one by one / in all'))
-    cells = sum(len(arm.cells) for arm in findings.arms)
-    return [('cells', number(cells), f'{len(findings.arms)} arms')] + [
+    cells, here = sum(len(arm.cells) for arm in findings.arms), cost['cells_run']
+    done = sum(cell.state == 'done' for arm in findings.arms for cell in arm.cells)
+    remark = f'{len(findings.arms)} arms' + (f'; {number(here)} run here' if here < done else '')
+    return [('cells', number(cells), remark)] + [
         tile for tile in tiles if tile[1] != MISSING]
 
 

@@ -15,13 +15,21 @@ def headline(findings: Findings) -> str:
         return (f'Incomplete, so that no winner is named. {_some(findings.missing)}.')
     won = [one for one in findings.comparisons if one.winner]
     if won:
-        said = _some([_won(one, findings) for one in won])
-        rest = len(findings.comparisons) - len(won)
-        return said + ('.' if not rest else f'. {_count(rest)} of {len(findings.comparisons)} '
-                       'planned comparisons showed no difference.')
-    if findings.comparisons:
-        return _nothing_shown(findings)
-    return _best(findings)
+        rest = sum(one.difference is not None for one in findings.comparisons) - len(won)
+        return _some([_won(one, findings) for one in won]) + '.' + (
+            f' {_count(rest)} of {len(findings.comparisons)} planned comparisons showed no '
+            'difference.' if rest else '') + _untested(findings)
+    if any(one.difference is not None for one in findings.comparisons):
+        return _nothing_shown(findings) + _untested(findings)
+    return _best(findings) + _untested(findings)
+
+
+def _untested(findings: Findings) -> str:
+    count = sum(one.difference is None for one in findings.comparisons)
+    if not count:
+        return ''
+    return (f' {_count(count)} of {len(findings.comparisons)} {"was" if count == 1 else "were"} '
+            'not tested, as arms were stopped.')
 
 
 def _won(one: Comparison, findings: Findings) -> str:
@@ -35,14 +43,15 @@ def _won(one: Comparison, findings: Findings) -> str:
 
 
 def _nothing_shown(findings: Findings) -> str:
-    needed = [one.seeds_needed for one in findings.comparisons if one.seeds_needed]
-    seeds = findings.seeds
-    said = (f'No difference was shown with {seeds} seed{"s" * (seeds > 1)}: a single one tells '
-            'nothing of the others.' if seeds == 1 else
-            f'No difference was shown with {seeds} seeds, in {len(findings.comparisons)} planned '
-            f'comparison{"s" * (len(findings.comparisons) > 1)}.')
-    if needed and min(needed) > seeds:
-        said += (f' Were the largest of the observed effects true, {number(min(needed))} seeds '
+    tested = [one for one in findings.comparisons if one.difference is not None]
+    seeds = max(one.difference.n for one in tested)
+    if seeds == 1:
+        return ('No difference was shown with 1 seed: a single one tells nothing of the others.')
+    said = (f'No difference was shown with {seeds} seeds, in {len(tested)} planned '
+            f'comparison{"s" * (len(tested) > 1)}.')
+    needed = [(one.seeds_needed, one.difference.n) for one in tested if one.seeds_needed]
+    if needed and min(needed)[0] > min(needed)[1]:
+        said += (f' Were the largest of the observed effects true, {number(min(needed)[0])} seeds '
                  'would show it four times of five.')
     return said
 
@@ -56,7 +65,8 @@ def _best(findings: Findings) -> str:
             f'{interval_text(best.score, findings.metric)}.')
     if len(known) > 1:
         said += (f' It was picked among {len(known)} arms by the figure that it is given here, '
-                 'which flatters it; no comparison was planned.')
+                 'which flatters it' + ('.' if findings.comparisons else
+                                        '; no comparison was planned.'))
     return said
 
 

@@ -15,14 +15,16 @@ from typing import Any, NamedTuple
 from imgjax import build, kept, result
 from imgjax import config as config_lib
 from imgjax.errors import ConfigError, DataError
-from imgjax.study.plan import Study
+from imgjax.study.plan import Arm, Study
 
 # Folders and files that no number of a run depends on.
 _WITHOUT_NUMBERS = (
     'report', 'jobs', 'chips.py', 'collectives.py', 'dryrun.py', 'hlo.py', 'kept.py', 'redact.py',
-    'study/__init__.py', 'study/cells.py', 'study/engine.py', 'study/gather.py', 'study/plan.py',
-    'study/strategy.py', 'use.py')
-_PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy')
+    'study/__init__.py', 'study/arms.py', 'study/cells.py', 'study/engine.py', 'study/gather.py',
+    'study/halving.py', 'study/plan.py', 'study/record.py', 'study/strategy.py', 'study/tasks.py',
+    'use.py')
+_PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy',
+             'pillow', 'opencv-python-headless', 'simplejpeg')  # the last three decode images
 
 
 class Cell(NamedTuple):
@@ -83,11 +85,7 @@ def cells_of(study: Study, folder: str) -> list[Cell]:
             config, facts = build.describe(arm.config, *opened[data])
         except (ConfigError, DataError) as error:
             raise type(error)(f'{study.name}: arm {arm.name!r}: {error}') from None
-        steps = (study.halving or {'steps': []})['steps']
-        if any(step >= config['steps'] or step % config['log_every'] for step in steps):
-            raise ConfigError(
-                f'{study.name}: halving.steps: takes multiples of log_every '
-                f'({config["log_every"]}) below the {config["steps"]} steps of arm {arm.name!r}')
+        _check_measured(study, arm, config, facts)
         group = json.dumps([kept.structure(config), kept.data(config, facts)])
         for seed in arm.seeds:
             own = config | {'name': f'{study.name} · {arm.name} · seed {seed}',
@@ -98,7 +96,29 @@ def cells_of(study: Study, folder: str) -> list[Cell]:
             directory = os.path.join(os.path.abspath(folder), f'{recipe}-{code_version()}')
             cells.append(Cell(arm.name, seed, own, facts, opened[data], recipe, directory, group))
     _check_distinct(study, cells)
+    _check_comparable(study, cells)
     return cells
+
+
+def _check_measured(study: Study, arm: Arm, config: dict, facts: build.Facts) -> None:
+    """Checks that an arm has the study's metric, and has it at the steps of halving."""
+    if study.metric == 'mean_average_precision' and not facts.multi_label:
+        raise ConfigError(f'{study.name}: metric: mean_average_precision is of images with several '
+                          f'labels, those of arm {arm.name!r} have one; take accuracy or loss')
+    every = config['eval_every']
+    for step in study.halving['steps'] if study.halving else ():
+        if not every or step % every or step >= config['steps']:
+            raise ConfigError(
+                f'{study.name}: halving.steps: takes multiples of eval_every ({every}) below the '
+                f'{config["steps"]} steps of arm {arm.name!r}, got {step}')
+
+
+def _check_comparable(study: Study, cells: list[Cell]) -> None:
+    sets = {cell.arm: cell.facts.eval_fingerprint for cell in cells}
+    for first, second in study.comparisons:
+        if sets[first] != sets[second]:
+            raise ConfigError(f'{study.name}: comparisons: {first!r} and {second!r} are evaluated '
+                              'on other images; give both the same data.eval_split')
 
 
 def _check_distinct(study: Study, cells: list[Cell]) -> None:

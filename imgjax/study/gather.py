@@ -31,7 +31,8 @@ def findings(study: Study, planned: list[Cell], record: dict) -> Findings:
     Args:
       study: as plan.load returns it.
       planned: its cells.
-      record: of the engine: {'groups', 'stopped', 'seconds', 'start_seconds': of a process}.
+      record: as of record.py, and {'stopped': {arm: step} by halving, 'start_seconds': what a
+        process takes to start}.
     """
     read = {cell.directory: _read(cell, study, record) for cell in planned}
     arms = [_arm(arm, [cell for cell in planned if cell.arm == arm.name], study, read)
@@ -62,7 +63,7 @@ def findings(study: Study, planned: list[Cell], record: dict) -> Findings:
 def _read(cell: Cell, study: Study, record: dict) -> dict:
     """Returns {'cell': as the page shows it, 'answers': by image, 'result', 'rows'}."""
     state, said, remark = cells_lib.state_of(cell)
-    if state == 'missing' and cell.arm in record['stopped']:
+    if state in ('missing', 'failed') and cell.arm in record['stopped']:
         state, remark = 'stopped', f'at step {record["stopped"][cell.arm]}'
     answers = {}
     if state == 'done':
@@ -71,6 +72,8 @@ def _read(cell: Cell, study: Study, record: dict) -> dict:
         except DataError as error:
             state, remark = 'missing', str(error)
     score = said.get(study.metric) if state == 'done' else None
+    if state == 'done' and (score is None or not math.isfinite(score)):
+        state, score, remark = 'failed', None, f'its {study.metric} is not finite'
     shown = found_lib.Cell(
         cell.arm, cell.seed, state, cell.directory if os.path.isdir(cell.directory) else '',
         float('nan') if score is None else float(score),
@@ -129,8 +132,10 @@ def _sample(arm: found_lib.Arm, study: Study, answers: list[dict]) -> statistics
     missing = [f'{arm.name}: {count} of {len(arm.cells)} {_cells(len(arm.cells))} {STATES[state]}'
                for state, count in states.items()]
     name = _OF_AN_IMAGE.get(study.metric)
-    values = [one.get(name) for one in answers]
-    known = not missing and name is not None and all(value is not None for value in values)
+    # An accuracy is a mean over images with a label: over all of them where each has one.
+    known = not missing and name is not None and all(
+        name == 'losses' or 'labels' in one for one in answers)
+    values = [one[name] for one in answers] if known else []
     return statistics.Sample(
         arm.name, missing, np.array([cell.score for cell in arm.cells]),
         np.stack(values).astype(np.float64) if known else None)
@@ -185,25 +190,24 @@ def _png(cell: Cell, index: int) -> bytes:
 def _cost(planned: list[Cell], read: dict, record: dict) -> dict[str, float | None]:
     """Returns seconds: on the devices, compiling, of all starts, and of as many runs alone.
 
-    A run alone takes what it took here in a loop, its start, its compiling and, for a member of a
-    population, the steps as they were timed alone.
+    Of the cells that this study has run itself. A run alone takes what it took here in a loop, its
+    start, its compiling and, for a member of a population, the steps as they were timed alone.
     """
     devices, compiled, alone, starts = 0.0, 0.0, 0.0, record['start_seconds']
-    by_name = {name: choice for choice in record['groups'].values()
-               for names in choice['populations'] for name in names}
+    programs = {name: (choice, place) for choice in record['groups'].values()
+                for place, one in enumerate(choice['populations']) for name in one['cells']}
+    mine = [cell for cell in planned if os.path.basename(cell.directory) in record['ran']
+            and read[cell.directory]['cell'].state == 'done']
     seen = set()
-    for cell in planned:
+    for cell in mine:
         one = read[cell.directory]
-        if one['cell'].state != 'done':
-            continue
         steps = one['cell'].seconds
         compiling = max((row['perf']['compile_time'] for row in one['rows'] if 'perf' in row),
                         default=0.0)
         devices += steps
-        choice = by_name.get(os.path.basename(cell.directory))
-        key = (cell.group, choice and tuple(map(tuple, choice['populations'])))
-        compiled += 0.0 if key in seen else compiling
-        seen.add(key)
+        choice, program = programs.get(os.path.basename(cell.directory), (None, None))
+        compiled += 0.0 if (cell.group, program) in seen else compiling
+        seen.add((cell.group, program))
         if choice and alone is not None:
             known = choice['step_seconds'] is not None
             alone = alone + starts + choice['compile_seconds'] + (
@@ -211,7 +215,8 @@ def _cost(planned: list[Cell], read: dict, record: dict) -> dict[str, float | No
         elif alone is not None:
             alone += starts + compiling + steps
     return {'device_seconds': devices, 'compile_seconds': compiled,
-            'wall_seconds': record['seconds'], 'solo_seconds': alone or None}
+            'wall_seconds': record['seconds'], 'solo_seconds': alone or None,
+            'cells_run': len(mine)}
 
 
 def _strategies(record: dict) -> list[str]:
@@ -221,7 +226,11 @@ def _strategies(record: dict) -> list[str]:
 
 def _notes(study: Study, planned: list[Cell], read: dict, record: dict) -> list[str]:
     notes = []
-    if study.halving:
+    seeds = {arm.name: set(arm.seeds) for arm in study.arms}
+    if any(not seeds[first] & seeds[second] for first, second in study.comparisons):
+        notes.append('Some of the planned comparisons are of arms without a common seed: these are '
+                     'paired in the order of their seeds, which is as valid and gains nothing.')
+    if record['stopped']:
         steps = ', '.join(f'{step:,}' for step in study.halving['steps'])
         notes.append(
             f'Arms were stopped early (successive halving): at step {steps} the best '

@@ -21,15 +21,13 @@ which returns a dict:
 
 import copy
 import importlib.util
-import itertools
 import json
 import os
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from imgjax import config as config_lib
 from imgjax.errors import ConfigError, nearest
+from imgjax.study import arms as arms_lib
 
 METRICS = ('accuracy', 'top5_accuracy', 'loss', 'mean_average_precision')
 _WAYS = ('arms', 'ablate', 'product', 'zip', 'draw')
@@ -118,6 +116,8 @@ def read(found: dict, name: str, docstring: str = '') -> Study:
     comparisons = found.get('comparisons')
     if comparisons is None:
         comparisons = [('base', arm.name) for arm in arms[1:]] if ways[0] == 'ablate' else []
+    if not isinstance(comparisons, list | tuple) or not all(map(_is_pair, comparisons)):
+        raise ConfigError(f'{name}: comparisons: takes pairs of names of arms, got {comparisons!r}')
     question, _, text = docstring.strip().partition('\n')
     study = Study(name, question, text.strip(), arms, metric,
                   [tuple(pair) for pair in comparisons], grid, found.get('halving'))
@@ -126,22 +126,29 @@ def read(found: dict, name: str, docstring: str = '') -> Study:
     return study
 
 
+def _is_pair(pair) -> bool:
+    return isinstance(pair, list | tuple) and len(pair) == 2 and all(
+        isinstance(arm, str) for arm in pair)
+
+
 def _arms(found: dict, way: str, name: str) -> list[Arm]:
-    if 'base' not in found and not (way == 'arms' and all(map(_is_config, found[way].values()))):
-        raise ConfigError(f'{name}: base: missing; it takes a config')
-    named = _named(way, found[way], name)
+    named = arms_lib.named(way, found[way], name)
     if not named:
         raise ConfigError(f'{name}: {way}: gives no arm')
+    if 'base' not in found and not all(map(_is_config, named.values())):
+        raise ConfigError(f'{name}: base: missing; it takes a config')
     arms = []
     for arm, fields in named.items():
         if not isinstance(arm, str) or not arm.strip() or not arm.isprintable():
             raise ConfigError(f'{name}: {way}: takes printable names of arms, got {arm!r}')
         whole = _is_config(fields)
-        config = _plain(fields if whole else found['base'])
-        if 'split' in found:
-            config['data']['eval_split'] = found['split']
+        if not whole and not (isinstance(fields, dict)
+                              and all(isinstance(field, str) for field in fields)):
+            raise ConfigError(f'{name}: arm {arm!r}: takes {{field: value}}, got {fields!r}')
+        split = {'data.eval_split': found['split']} if 'split' in found else {}
         try:
-            config = override(config, {} if whole else fields)
+            config = override(_plain(fields if whole else found['base']),
+                              split | ({} if whole else fields))
         except ConfigError as error:
             raise ConfigError(f'{name}: arm {arm!r}: {error}') from None
         seeds = _seeds(found.get('seeds', 1), arm, name)
@@ -187,79 +194,10 @@ def override(config: dict, fields: dict) -> dict:
         inner = config
         for group in groups:
             inner = inner.setdefault(group, {})
+            if not isinstance(inner, dict):
+                raise ConfigError(f'config.{name}: {group} is {inner!r}, no group of fields')
         inner[last] = value
     return config_lib.to_plain(config)
-
-
-def _named(way: str, value, name: str) -> dict[str, dict]:
-    """Returns {name of an arm: its fields}."""
-    if not isinstance(value, dict):
-        raise ConfigError(f'{name}: {way}: takes a dict, got {type(value).__name__}')
-    if way == 'arms':
-        return value
-    if way == 'ablate':
-        if 'base' in value:
-            raise ConfigError(f'{name}: ablate: the arm base is there already')
-        return {'base': {}} | value
-    if way == 'draw':
-        return _drawn(value, name)
-    try:
-        columns = [list(values) for values in value.values()]
-        rows = list(zip(*columns, strict=True) if way == 'zip' else itertools.product(*columns))
-    except (TypeError, ValueError):
-        raise ConfigError(f'{name}: {way}: takes {{field: values}}'
-                          f'{", as many of each" if way == "zip" else ""}') from None
-    return _by_values([dict(zip(value, row, strict=True)) for row in rows])
-
-
-def _by_values(rows: list[dict]) -> dict[str, dict]:
-    """Names arms by the last words of their fields, or the whole ones where these are the same."""
-    fields = list(rows[0]) if rows else []
-    short = {field: field.rsplit('.', 1)[-1] for field in fields}
-    if len(set(short.values())) < len(fields):
-        short = {field: field for field in fields}
-    return {' '.join(f'{short[field]}={_text(value)}' for field, value in row.items()): row
-            for row in rows}
-
-
-def _text(value) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)
-
-
-def _drawn(value: dict, name: str) -> dict[str, dict]:
-    from scipy.stats import qmc  # 0.6 s: only who draws pays for it
-
-    known = ('fields', 'count', 'method', 'seed')
-    for key in value:
-        if key not in known:
-            raise ConfigError(f'{name}: draw.{key}: no such field{nearest(key, known)}')
-    fields, count = value.get('fields', {}), value.get('count', 0)
-    method, seed = value.get('method', 'random'), value.get('seed', 0)
-    if not fields or type(count) is not int or count < 1:
-        raise ConfigError(f'{name}: draw: takes fields, and a count of at least 1')
-    if method not in ('random', 'halton'):
-        raise ConfigError(f'{name}: draw.method: takes random or halton, got {method!r}')
-    if method == 'halton':
-        points = qmc.Halton(len(fields), rng=seed).random(count)
-    else:
-        points = np.random.default_rng(seed).random((count, len(fields)))
-    return _by_values([
-        {field: _at(of, float(x), f'{name}: draw.fields.{field}')
-         for (field, of), x in zip(fields.items(), point, strict=True)} for point in points])
-
-
-def _at(of: dict, x: float, where: str):
-    """Returns the value at a point x of [0, 1), to four digits, so that it can be written down."""
-    if isinstance(of, dict) and set(of) == {'values'} and of['values']:
-        return of['values'][int(x * len(of['values']))]
-    if not isinstance(of, dict) or not {'low', 'high'} <= set(of) <= {'low', 'high', 'scale'}:
-        raise ConfigError(f"{where}: takes {{'low', 'high', 'scale'}} or {{'values'}}, got {of!r}")
-    low, high, scale = of['low'], of['high'], of.get('scale', 'linear')
-    if scale not in ('linear', 'log') or not low < high or (scale == 'log' and low <= 0):
-        raise ConfigError(f'{where}: takes low < high and a scale of linear, or log with both '
-                          f'above 0, got {of!r}')
-    value = low * (high / low) ** x if scale == 'log' else low + (high - low) * x
-    return float(f'{value:.4g}')
 
 
 def _seeds(seeds, arm: str, name: str) -> list[int]:
@@ -267,10 +205,13 @@ def _seeds(seeds, arm: str, name: str) -> list[int]:
         if arm not in seeds:
             raise ConfigError(f'{name}: seeds: none for the arm {arm!r}')
         seeds = seeds[arm]
-    seeds = list(range(seeds)) if type(seeds) is int else list(seeds)
-    if not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
-        raise ConfigError(f'{name}: seeds: takes a number of seeds, or whole numbers of at least '
-                          f'0, got {seeds!r}')
+    most = config_lib.FIELDS['hparams.seed'].high
+    listed = list(range(seeds)) if type(seeds) is int else seeds
+    if not (isinstance(listed, list | tuple | range) and listed
+            and all(type(seed) is int and 0 <= seed <= most for seed in listed)):
+        raise ConfigError(f'{name}: seeds: takes a number of seeds, or a list of whole numbers of '
+                          f'0 to {most}, got {seeds!r}')
+    seeds = sorted(listed)  # comparisons are seed by seed
     if len(set(seeds)) < len(seeds):
         raise ConfigError(f'{name}: seeds: {arm!r} has one twice, {seeds}')
     return seeds
@@ -279,15 +220,16 @@ def _seeds(seeds, arm: str, name: str) -> list[int]:
 def _check_comparisons(study: Study) -> None:
     arms = {arm.name: arm for arm in study.arms}
     for pair in study.comparisons:
-        if len(pair) != 2 or pair[0] == pair[1]:
+        if pair[0] == pair[1]:
             raise ConfigError(f'{study.name}: comparisons: takes pairs of two arms, got {pair!r}')
         for arm in pair:
             if arm not in arms:
                 raise ConfigError(
                     f'{study.name}: comparisons: no arm {arm!r}{nearest(arm, arms)}')
-        if len(arms[pair[0]].seeds) != len(arms[pair[1]].seeds):
-            raise ConfigError(f'{study.name}: comparisons: {pair[0]!r} and {pair[1]!r} have not as '
-                              'many seeds, and are compared seed by seed')
+        first, second = (arms[arm].seeds for arm in pair)
+        if len(first) != len(second) or (first != second and set(first) & set(second)):
+            raise ConfigError(f'{study.name}: comparisons: {pair[0]!r} and {pair[1]!r} are '
+                              'compared seed by seed; give both the same seeds, or as many others')
     if len(set(map(frozenset, study.comparisons))) < len(study.comparisons):
         raise ConfigError(f'{study.name}: comparisons: one stands twice')
 
@@ -299,9 +241,10 @@ def _check_halving(study: Study) -> None:
     if not isinstance(halving, dict) or set(halving) != {'steps', 'keep'}:
         raise ConfigError(f"{study.name}: halving: takes {{'steps': [...], 'keep': share}}")
     steps, keep = halving['steps'], halving['keep']
-    if not steps or sorted(set(steps)) != list(steps) or steps[0] < 1:
+    if not (isinstance(steps, list | tuple) and steps and all(type(step) is int for step in steps)
+            and sorted(set(steps)) == list(steps) and steps[0] > 0):
         raise ConfigError(f'{study.name}: halving.steps: takes growing numbers of steps, '
                           f'got {steps!r}')
-    if not 0 < keep < 1:
+    if type(keep) is not float or not 0 < keep < 1:
         raise ConfigError(f'{study.name}: halving.keep: takes a share between 0 and 1, '
                           f'got {keep!r}')

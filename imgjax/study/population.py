@@ -24,8 +24,8 @@ from imgjax import state as state_lib
 from imgjax.build import Job
 from imgjax.data import Source, pipeline
 from imgjax.data.sampler import sampler
-from imgjax.errors import DivergedError
-from imgjax.study.cells import Cell
+from imgjax.errors import DivergedError, PreemptedError
+from imgjax.study.cells import Cell, state_of
 
 log = logging.getLogger('imgjax')
 
@@ -33,16 +33,21 @@ AXIS = 'study'
 
 
 def run(cells: Sequence[Cell], devices: Sequence, shared: dict,
-        until: int | None = None) -> list[dict | DivergedError]:
+        until: int | None = None) -> list[dict | DivergedError | None]:
     """Trains cells of one group to their end, from where they stand.
 
+    Those that are done or have diverged keep their place in the program, and nothing of them is
+    read or written.
+
     Args:
-      cells: of one group, see cells.py; those of a streamed set have one seed.
+      cells: of one group, see cells.py, one of them not done; those of a streamed set have one
+        seed.
       devices: as many as divide the number of cells; each has its part of them.
       shared: see kept.py.
       until: the step to pause at, as of train.run_one.
 
-    Returns the result of each cell as train.run_one does, or the error of one that diverged.
+    Returns the result of each cell as train.run_one does, the error of one that diverged, or None
+    for one that took no part.
 
     Raises:
       PreemptedError: asked to stop; all are saved.
@@ -50,26 +55,30 @@ def run(cells: Sequence[Cell], devices: Sequence, shared: dict,
     started = time.monotonic()
     backend.keep_memory()
     with contextlib.ExitStack() as locks:
-        for cell in cells:
+        going = [state_of(cell)[0] not in ('done', 'diverged') for cell in cells]
+        for cell in itertools.compress(cells, going):
             trust.check_run(cell.directory)
             locks.enter_context(train.held(cell.directory))
         jobs = [build.job(cell.config, cell.facts, devices[:1], shared) for cell in cells]
         with (runtime.hear_stop(), jax.transfer_guard('disallow'),
               runtime.watchdog(jobs[0].config['watchdog_seconds']) as beat):
-            for cell, job in zip(cells, jobs, strict=True):
+            for cell, job in itertools.compress(zip(cells, jobs, strict=True), going):
                 train.check_owner(cell.directory, job)
-            return _train(cells, jobs, devices, until, started, beat)
+            return _train(cells, jobs, going, devices, until, started, beat)
 
 
-def _train(cells, jobs: list[Job], devices, until, started: float, beat) -> list:
+def _train(cells, jobs: list[Job], going: list[bool], devices, until, started: float, beat) -> list:
     train_source, eval_source = cells[0].sources
     mesh = Mesh(np.asarray(devices), (AXIS,))
-    diverged = _diverged_before(cells)
-    state, first = _begin(cells, jobs, mesh, diverged)
+    state, first = _begin(cells, jobs, going, mesh)
+    if until is not None and first > until:
+        return [{'step': first} if goes else None for goes in going]
     with contextlib.ExitStack() as opened:
-        members = [opened.enter_context(train.member(_keeping_two(job), cell.directory, first))
-                   for cell, job in zip(cells, jobs, strict=True)]
-        feed = open_feed(jobs, train_source, mesh, state, first, beat, cells[0].directory)
+        members = [
+            opened.enter_context(train.member(_keeping_two(job), cell.directory, first))
+            if goes else None for cell, job, goes in zip(cells, jobs, going, strict=True)]
+        noted = cells[going.index(True)].directory
+        feed = open_feed(jobs, train_source, mesh, state, first, beat, noted)
         beat()
         log.info('%d runs of %d steps of %d images as one program on %d x %s, %d a dispatch, '
                  'compiled in %.1f s', len(cells), jobs[0].config['steps'],
@@ -79,12 +88,14 @@ def _train(cells, jobs: list[Job], devices, until, started: float, beat) -> list
         state, outcomes = loop.run(
             members, state, first, feed,
             lambda one, step: alone(sharding.place(one, jobs[0].shardings), step),
-            train_source, beat, apart=_apart(len(cells)), until=until, diverged=diverged)
+            train_source, beat, apart=_apart(len(cells)), until=until)
     states, seconds = _apart(len(cells))(state), (time.monotonic() - started) / len(cells)
     ended = []
     for cell, member, one, outcome in zip(cells, members, states, outcomes, strict=True):
         beat()
-        if isinstance(outcome, DivergedError):
+        if runtime.preempted():  # each writes a page
+            raise PreemptedError('asked to stop at the end; the same command goes on')
+        if member is None or isinstance(outcome, DivergedError):
             ended.append(outcome)
         elif (step := state_lib.step_of(one)) < member.job.config['steps']:
             ended.append({'step': step, **outcome.summary()})
@@ -101,33 +112,22 @@ def _keeping_two(job: Job) -> Job:
     return job._replace(config=job.config | {'checkpoint': options | kept_newest})
 
 
-def _diverged_before(cells) -> dict[int, DivergedError]:
-    """Returns the members that had diverged when this population was last begun."""
-    found = {}
-    for place, cell in enumerate(cells):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            said = trust.read_json(os.path.join(cell.directory, 'diverged.json'))
-            found[place] = DivergedError(str(said['message']))
-    return found
-
-
-def _begin(cells, jobs: list[Job], mesh: Mesh, diverged: dict):
+def _begin(cells, jobs: list[Job], going: list[bool], mesh: Mesh):
     """Returns the stacked state on the mesh, and the step it is of.
 
-    A member that has diverged takes no part any more: any state stands in its place.
+    In the place of a member that takes no part any more stands the state of one that does.
     """
-    going = {place: job for place, job in enumerate(jobs) if place not in diverged}
-    restored = checkpoint.restore_common(
-        {cells[place].directory: config_lib.digest(job.config) for place, job in going.items()},
-        jobs[0].target, put_aside=True) if going else None
+    runs = {cell.directory: config_lib.digest(job.config)
+            for cell, job in itertools.compress(zip(cells, jobs, strict=True), going)}
+    restored = checkpoint.restore_common(runs, jobs[0].target, put_aside=True)
     if restored:
-        by_place = dict(zip(going, (state for state, _ in restored), strict=True))
-        any_state = restored[0][0]
-        states = [by_place.get(place, any_state) for place in range(len(jobs))]
+        states = [state for state, _ in restored]
     else:
         states = [train.initial_state(job, sharding.place(
-            state_lib.hparams_of(job.config), sharding.replicated(job.mesh))) for job in jobs]
-    states = [sharding.to_host(state) for state in states]
+            state_lib.hparams_of(job.config), sharding.replicated(job.mesh)))
+            for job in itertools.compress(jobs, going)]
+    places = np.cumsum(going) - 1  # of a member among those that take part
+    states = [sharding.to_host(states[max(place, 0)]) for place in places]
     first = state_lib.step_of(states[0])
     if first:
         log.info('going on from step %d of %d', first, jobs[0].config['steps'])

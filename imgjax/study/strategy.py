@@ -48,24 +48,32 @@ class Choice(NamedTuple):
     compile_seconds: float | None = None
 
 
+def check(groups: Sequence[Sequence[Cell]], wish: str, shared: dict) -> None:
+    """Checks, before anything is run, that each whole group can be run as it is wished.
+
+    Raises:
+      ConfigError: the wish cannot be had; the line says why.
+    """
+    for cells in groups if wish in ('vmap', 'mesh') else ():
+        against = _against(cells, _population(cells, wish), wish, shared)
+        if against:
+            raise ConfigError(f'--strategy={wish}: not for the {len(cells)} cells of '
+                              f'{cells[0].arm!r} and its like: {against}')
+
+
 def choose(cells: Sequence[Cell], wish: str, shared: dict) -> Choice:
     """Chooses for cells of one group that are not done yet.
 
-    `auto` times a few steps of a loop and of a population, and takes what is sooner done.
+    `auto` times a few steps of a loop and of a population, and takes what is sooner done. Cells
+    that no population can have (the last one of a group) are looped, whatever the wish.
 
     Args:
       cells: of one group.
       wish: one of NAMES.
       shared: see kept.py; what is compiled for timing is there for the run.
-
-    Raises:
-      ConfigError: the wish cannot be had; the line says why.
     """
     many = _population(cells, wish)
     against = _against(cells, many, wish, shared)
-    if against and wish in ('vmap', 'mesh'):
-        raise ConfigError(f'--strategy={wish}: not for the {len(cells)} cells of '
-                          f'{cells[0].arm!r} and its like: {against}')
     if wish == 'loop' or against:
         return Choice('loop', 1, 1, against or 'asked for')
     backend.keep_memory()

@@ -14,9 +14,9 @@ FILE = '--study=tests/drills/study.py'
 KILLS = 5
 
 
-def start(launch, place: pathlib.Path, strategy: str):
+def start(launch, place: pathlib.Path, strategy: str, *flags: str):
     return launch('study', FILE, f'--workdir={place}/study', f'--cells={place}/cells',
-                  f'--strategy={strategy}')
+                  f'--strategy={strategy}', *flags)
 
 
 def outcome(place: pathlib.Path, line: dict) -> dict:
@@ -58,6 +58,27 @@ def test_a_killed_study_ends_with_the_same_table(whole, launch, tmp_path, seed):
     assert kills == KILLS, 'the study ended before it was killed so often: make it longer'
     assert outcome(tmp_path, finish(process)) == expected
     assert expected['done'] == 4 and expected['diverged'] == 2
+
+
+def test_what_was_finished_alone_is_not_touched(launch, tmp_path, whole):
+    """A population that was killed loses a member to a start of one arm, and keeps its program."""
+    strategy, expected = whole
+    process = start(launch, tmp_path, strategy)
+    wait_for(lambda: any(steps_logged(path) >= 150 for path in (tmp_path / 'cells').glob('*')),
+             process)
+    process.kill()
+    process.communicate()
+    finish(start(launch, tmp_path, 'loop', '--only=half'))
+    done = {path.parent.name: path.read_bytes()
+            for path in (tmp_path / 'cells').glob('*/result.json')}
+    written = {path: path.stat().st_mtime_ns for name in done
+               for path in (tmp_path / 'cells' / name).rglob('*')}
+    assert len(done) >= 2
+    found = outcome(tmp_path, finish(start(launch, tmp_path, strategy)))
+    assert written == {path: path.stat().st_mtime_ns for path in written}
+    assert found['done'] == 4 and found['diverged'] == 2
+    for name in set(found['cells']) - set(done):
+        assert found['cells'][name] == expected['cells'][name]
 
 
 def test_sigterm_stops_a_study_and_the_same_command_goes_on(whole, launch, tmp_path):

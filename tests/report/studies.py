@@ -55,7 +55,8 @@ def sample(arms: int = 4, seeds: int = 8, *, metric: str = 'accuracy', grid=(), 
                    if one != 'done']
         samples.append(statistics.Sample(name, missing, scores_S, values_SN.astype(np.float64)))
     pairs = [(0, i) for i in range(1, len(names))] if comparisons is None else comparisons
-    missing = [line for one in samples for line in one.missing]
+    missing = [line for one in samples for line in one.missing
+               if not line.endswith(STATES['stopped'])]
     return Findings(
         name='a_question', question='Does it matter?', text='It may.', metric=metric, split='test',
         higher_is_better=metric != 'loss', examples=IMAGES, seeds=seeds, arms=made,
@@ -66,7 +67,7 @@ def sample(arms: int = 4, seeds: int = 8, *, metric: str = 'accuracy', grid=(), 
             Picture(png(rng.integers(0, 255, (8, 8), np.uint8)), f'{i}.png', 'class 1', seeds, 0,
                     'class 1', 'class 7') for i in range(3)] for a, b in pairs[:2]},
         cost={'device_seconds': 104.0, 'compile_seconds': 12.0, 'wall_seconds': 130.0,
-              'solo_seconds': 600.0},
+              'solo_seconds': 600.0, 'cells_run': len(names) * seeds},
         strategies=['32 cells like arm 0: vmap, as it is faster'],
         environment=json.loads('{"python": "3.11", "devices": "1 x cpu"}'), code='01234567',
         notes=['A note.'])

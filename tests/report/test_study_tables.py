@@ -22,6 +22,12 @@ from tests.report.test_study_page import STUDIES
     (dict(grid=([1, 2], [3, 4]), comparisons=[]),
      ['arm 3 has the best accuracy: ', 'picked among 4 arms', 'no comparison was planned']),
     (dict(arms=1, seeds=1), ['arm 0 has the best accuracy: ']),
+    (dict(arms=6, states={(2, seed): 'stopped' for seed in range(8)}),
+     ['arm 1 is better than arm 0 by', 'One of 5 was not tested, as arms were stopped.']),
+    (dict(arms=3, states={(arm, seed): 'stopped' for arm in (1, 2) for seed in range(8)}),
+     ['arm 0 has the best accuracy: ', ' 2 of 2 were not tested, as arms were stopped.']),
+    (dict(arms=3, seeds=2, states={(2, seed): 'stopped' for seed in range(2)}),
+     ['No difference was shown with 2 seeds, in 1 planned comparison.', 'One of 2 was not tested']),
     (dict(arms=6, metric='loss'), ['arm 1 is better than arm 0 by 0.03']),
 ])
 def test_the_headline_answers_the_question(options, words):

@@ -46,9 +46,18 @@ def test_an_arm_that_cannot_be_run_is_named_before_anything_is(fields, message):
     assert message in str(error.value)
 
 
-def test_halving_falls_on_logged_steps():
-    with pytest.raises(ConfigError, match='halving.steps: takes multiples of log_every'):
-        cells_of(arms={'a': {}}, halving={'steps': [7], 'keep': 0.5})
+def test_halving_falls_on_evaluated_steps():
+    """A cell that another study has finished has a score there too."""
+    for every, step in ((5, 7), (0, 10), (5, 10_000)):
+        with pytest.raises(ConfigError, match='halving.steps: takes multiples of eval_every'):
+            cells_of(arms={'a': {'eval_every': every}}, halving={'steps': [step], 'keep': 0.5})
+
+
+def test_what_cannot_be_compared_is_said_before_anything_is_run():
+    with pytest.raises(ConfigError, match='metric: mean_average_precision is of images with sever'):
+        cells_of(arms={'a': {}}, metric='mean_average_precision')
+    with pytest.raises(ConfigError, match="'a' and 'b' are evaluated on other images"):
+        cells_of(arms={'a': {}, 'b': {'data.eval_split': 'train'}}, comparisons=[('a', 'b')])
 
 
 def results(count=5) -> evaluate.Results:

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from imgjax import checkpoint, metrics, result
+from imgjax import checkpoint, metrics, result, runtime
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 FILE = 'tests/study/small.py'
@@ -73,11 +73,22 @@ def test_a_loop_is_runs_alone(alone, looped, place):
                 np.testing.assert_array_equal(values, theirs[key])
 
 
-def test_a_mesh_of_devices_is_runs_alone(alone, study, place):
-    line, _ = study('mesh', '--strategy=mesh', devices=4)
-    assert line['cells_done'] == 6
-    for name, path in alone.items():
-        mine = place / 'mesh' / name
+def test_a_mesh_of_devices_is_runs_alone(alone, study, launch, place, tmp_path):
+    """Six cells on four devices, two of them left over; killed when the first four are done."""
+    file = tmp_path / 'three_arms.py'
+    file.write_text((ROOT / FILE).read_text().replace(
+        "            'no decay': {'hparams.weight_decay': 0.0},\n", '').replace(
+        ", ('base', 'no decay')", ''))
+    process = launch('study', f'--study={file}', f'--workdir={place}/mesh.study',
+                     f'--cells={place}/mesh', '--strategy=mesh', devices=4)
+    for words in process.stderr:
+        if 'at step 60' in words:
+            process.kill()
+    process.communicate()
+    line, _ = study('mesh', '--strategy=mesh', devices=4, file=str(file))
+    assert (line['cells_done'], line['cells_diverged']) == (4, 2)
+    for mine in (place / 'mesh').iterdir():
+        path = alone[mine.name]
         if (path / 'predictions.safetensors').exists():  # one that diverges is not tried again
             assert rows(mine) == rows(path) and digests(mine) == digests(path), mine
 
@@ -122,13 +133,47 @@ def test_studies_share_cells(study, looped, place, tmp_path):
     other = tmp_path / 'other.py'
     other.write_text(text.replace("'far too fast': {'hparams.learning_rate': 1e30}",
                                   "'double': {'hparams.learning_rate': 0.1}"))
-    line, said = study('loop', file=str(other))
+    line, said = study('loop', f'--workdir={tmp_path}/other', file=str(other))
     assert line['cells_done'] == 8 and line['missing'] == []
     assert said.count('at step 60') == SEEDS and 'double · seed 1: ' in said
+    assert '; 2 run here' in pathlib.Path(line['page']).read_text(), 'what cost it is the cost of'
+
+
+def test_a_study_that_grows_goes_on(study, tmp_path):
+    """What a population leaves over, or a third seed, is one cell: it is run alone."""
+    text = (ROOT / FILE).read_text()
+    file = tmp_path / 'grows.py'
+    for seeds, flags in ((2, ('--strategy=vmap', '--only=base')), (3, ('--only=base',)),
+                         (4, ('--strategy=vmap', '--only=base'))):
+        file.write_text(text.replace('seeds=2', f'seeds={seeds}'))
+        line, _ = study('grows', *flags, file=str(file))
+        assert line['cells_done'] == seeds
+    _, said = study('grows', '--strategy=mesh', file=str(file), code=2)
+    assert "--strategy=mesh: not for the 16 cells of 'base'" in said.splitlines()[-1]
+
+
+def test_a_cell_that_another_study_runs_is_waited_for(study, launch, place):
+    """The others are run meanwhile, and the page can be written."""
+    study('held', '--list')
+    first = pathlib.Path(study('held', '--list')[1].split('base · seed 0')[1].split()[0])
+    first.mkdir(parents=True)
+    with runtime.run_lock(str(first)):
+        process = launch('study', f'--study={FILE}', f'--workdir={place}/held.study',
+                         f'--cells={place}/held', '--only=base')
+        said = ''
+        for words in process.stderr:
+            said += words
+            if 'waiting: ' in words:
+                break
+        assert 'base · seed 1: ' in said and f'held by process {os.getpid()}' in said, said[-2000:]
+        line, _ = study('held', '--report')
+        assert line['cells_done'] == 1
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 0 and json.loads(out.splitlines()[-1])['cells_done'] == 2
 
 
 def test_halving_stops_the_worse_arms_also_when_it_is_killed(
-        study, launch, place, tmp_path):
+        study, launch, looped, place, tmp_path):
     text = (ROOT / FILE).read_text()
     file = tmp_path / 'halving.py'
     file.write_text(text.replace('seeds=2,', "seeds=2, halving={'steps': [20, 40], 'keep': 0.5},"))
@@ -140,6 +185,15 @@ def test_halving_stops_the_worse_arms_also_when_it_is_killed(
     assert line['cells_done'] == 2 and 'stopped early' in pathlib.Path(line['page']).read_text()
     again, said = study('halved', file=str(file))
     assert again['comparisons'] == line['comparisons'] and 'at step' not in said
+    _, said = study('halved', '--only=base', file=str(file), code=2)
+    assert '--only: a study with halving compares its arms as they go' in said
+
+    # Asked for without halving, it goes on with all arms; what stood at step 20 or 40 with them.
+    shutil.copytree(place / 'halved', place / 'whole')
+    line, _ = study('whole', '--strategy=loop')
+    assert line['cells_done'] == 6 and line['cells_diverged'] == 2
+    for path in (place / 'whole').iterdir():
+        assert rows(path) == rows(place / 'loop' / path.name)
 
     for moment in ('base · seed 1: ', 'stopped at step 20', 'stopped at step 40'):
         process = launch('study', f'--study={file}', f'--workdir={place}/cut.study',
@@ -176,6 +230,16 @@ def test_a_cell_of_other_code_does_not_count(study, looped, place):
     line, _ = study('old', '--report')
     assert line['cells_done'] == 0
     assert 'base: 2 of 2 cells run by another version of the code' in line['missing']
+
+
+def test_an_arm_that_cannot_be_built_leaves_the_others(study, tmp_path):
+    file = tmp_path / 'bad_arm.py'
+    file.write_text((ROOT / FILE).read_text().replace(
+        "{'hparams.learning_rate': 0.025}",
+        "{'model.name': 'tiny_vit', 'model.options': {'patch_size': 3}}"))
+    line, _ = study('bad arm', file=str(file))
+    assert (line['cells_done'], line['cells_failed'], line['cells_diverged']) == (4, 2, 2)
+    assert 'half: 2 of 2 cells ended by an error' in line['missing']
 
 
 def test_a_cell_that_fails_leaves_the_others(study, place, tmp_path):

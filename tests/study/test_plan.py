@@ -8,6 +8,7 @@ from imgjax.errors import ConfigError
 from imgjax.study import plan
 
 BASE = digits.get_config('mlp')
+TWO = {'a': {}, 'b': {'hparams.learning_rate': 1.0}}
 LR, WD = 'hparams.learning_rate', 'hparams.weight_decay'
 
 
@@ -69,6 +70,7 @@ def test_seeds_and_comparisons():
     assert [arm.seeds for arm in study.arms] == [[1, 2], [3, 4], [5, 6]]
     assert study.comparisons == [('base', 'a'), ('base', 'b')], 'each against the base'
     assert read(arms={'a': {}}, seeds=3).arms[0].seeds == [0, 1, 2]
+    assert read(arms=TWO, seeds={'a': [1, 0], 'b': [0, 1]}).arms[0].seeds == [0, 1], 'in order'
     assert (study.question, study.text) == ('A question?', 'And more\nof it.')
     assert read(product={LR: [1.0, 2.0]}).grid == {LR: [1.0, 2.0]}
 
@@ -91,9 +93,11 @@ def test_seeds_and_comparisons():
     (dict(arms={'a': {}}, comparisons=[('a', 'a')]), 'takes pairs of two arms'),
     (dict(arms={'a': {}, 'b': {LR: 1.0}}, comparisons=[('a', 'b'), ('b', 'a')]), 'stands twice'),
     (dict(arms={'a': {}, 'b': {LR: 1.0}}, comparisons=[('a', 'b')], seeds={'a': [1], 'b': [1, 2]}),
-     'have not as many seeds'),
+     'give both the same seeds'),
+    (dict(arms=TWO, comparisons=[('a', 'b')], seeds={'a': [0, 1], 'b': [1, 2]}),
+     'give both the same seeds'),
     (dict(ablate={'base': {}}), 'the arm base is there already'),
-    (dict(zip={LR: [1.0], WD: [0.0, 1.0]}), 'zip: takes {field: values}, as many of each'),
+    (dict(zip={LR: [1.0], WD: [0.0, 1.0]}), 'zip: takes as many values of each field'),
     (dict(draw={'fields': {LR: {'low': 0.0, 'high': 1.0, 'scale': 'log'}}, 'count': 2}),
      'takes low < high and a scale of linear, or log with both above 0'),
     (dict(draw={'fields': {LR: {'low': 0.0}}, 'count': 2}), "takes {'low', 'high', 'scale'}"),
@@ -101,6 +105,32 @@ def test_seeds_and_comparisons():
      'draw.method: takes random or halton'),
     (dict(arms={'a': {}}, halving={'steps': [10], 'keep': 2}), 'halving.keep: takes a share'),
     (dict(arms={'a': {}}, halving={'steps': [20, 10], 'keep': 0.5}), 'growing numbers of steps'),
+    *((dict(arms={'a': {}}, halving={'steps': steps, 'keep': 0.5}), 'growing numbers of steps')
+      for steps in (10, ['a'], [])),
+    (dict(arms={'a': {}}, halving={'steps': [10], 'keep': 'x'}), 'halving.keep: takes a share'),
+    *((dict(arms={'a': {}}, seeds=seeds), 'seeds: takes a number of seeds, or a list')
+      for seeds in (None, 2.5, True, 'x', [2**31], [-1], [])),
+    *((dict(arms=TWO, comparisons=pairs), 'comparisons: takes pairs of names of arms')
+      for pairs in (5, [1], [(['a'], 'b')], ['ab', ('a',)])),
+    (dict(arms={'a': None}), "arm 'a': takes {field: value}, got None"),
+    (dict(arms={'a': {1: 2}}), "arm 'a': takes {field: value}, got {1: 2}"),
+    (dict(arms=['a']), 'arms: takes a dict, got list'),
+    (dict(arms={}), 'arms: gives no arm'),
+    (dict(product={}), 'product: gives no arm'),
+    (dict(product={1: [1]}), 'product: takes {field: [values]}, got 1: [1]'),
+    (dict(product={LR: 0.1}), 'product: takes {field: [values]}'),
+    (dict(product={LR: [0.1, 0.1]}), "product: gives the arm 'learning_rate=0.1' twice"),
+    (dict(zip={LR: [0.1, 0.1], WD: [0.0, 0.0]}), 'twice'),
+    (dict(arms={'a': {f'{WD}.x': 1.0}}), 'no such field'),
+    (dict(arms={'a': {'hparams.augment.shift_rotate.x': 1.0}}), 'no group of fields'),
+    (dict(base={}, arms={'a': {}}, split='test'), "arm 'a': config."),
+    (dict(base=5, arms={'a': {}}), 'base: takes a config, got int'),
+    (dict(draw={'fields': [LR], 'count': 2}), 'draw: takes {field: range} as fields'),
+    (dict(draw={'fields': {LR: {'values': 5}}, 'count': 2}), 'values: takes a list, got 5'),
+    (dict(draw={'fields': {LR: {'low': None, 'high': 1.0}}, 'count': 2}), 'takes numbers for low'),
+    (dict(draw={'fields': {LR: {'values': [1.0, 2.0]}}, 'count': 9}), 'twice'),
+    (dict(draw={'fields': {LR: {'low': 0.0, 'high': 1.0}}, 'count': 2, 'seed': 'x'}),
+     'draw.seed: takes a whole number'),
 ])
 def test_what_is_no_study(found, message):
     with pytest.raises(ConfigError) as error:

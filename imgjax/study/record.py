@@ -1,0 +1,90 @@
+"""plan.json of a study: how its cells are run, which arms were stopped, what it took.
+
+What was chosen by timing is kept there, as another choice would round differently.
+"""
+
+import glob
+import json
+import logging
+import os
+
+from imgjax import config as config_lib
+from imgjax import processes, trust
+
+log = logging.getLogger('imgjax.study')
+
+_GROUP = {'like': str, 'asked': str, 'strategy': str, 'why': str, 'cells': int,
+          'populations': list}
+
+
+def read(workdir: str) -> dict:
+    """Returns what is noted in a study's directory, the same in all processes of the study.
+
+      groups    {a hash of its structure: {like: an arm, cells: how many, asked, strategy, why,
+                step_seconds, compile_seconds, populations: [{cells: [names], devices}]}}
+      halving   {rule: what it was about, judged: [steps], stopped: {arm: step}}, see halving.py
+      ran       names of the cells that this study ran itself
+      seconds   over all starts
+    """
+    return json.loads(processes.from_first(lambda: json.dumps(_read(workdir))))
+
+
+def _read(workdir: str) -> dict:
+    path = os.path.join(workdir, 'plan.json')
+    try:
+        found = trust.read_json(path)
+        if _is_record(found):
+            return found
+        log.warning('%s: not as it was written; how cells are run is chosen anew', path)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        log.warning('%s: cannot be used (%s); how cells are run is chosen anew', path, error)
+    return {'groups': {}, 'halving': {'rule': '', 'judged': [], 'stopped': {}}, 'ran': [],
+            'seconds': 0.0}
+
+
+def write(workdir: str, record: dict) -> None:
+    """Writes plan.json, whole or not at all."""
+    if processes.first():
+        config_lib.write_json(os.path.join(workdir, 'plan.json'), record)
+
+
+def read_all(workdir: str) -> dict:
+    """Returns what is noted in a study's directory and in those of its parts, as one record."""
+    merged = read(workdir)
+    for path in sorted(glob.glob(os.path.join(glob.escape(workdir), 'part-*'))):
+        found = read(path)
+        merged['groups'] |= {f'{key} {path}': value for key, value in found['groups'].items()}
+        merged['ran'] += found['ran']
+        merged['seconds'] += found['seconds']
+    return merged
+
+
+def _is_record(found) -> bool:
+    """Is it what `write` writes? A start again relies on it."""
+    return (
+        _has(found, {'groups': dict, 'halving': dict, 'ran': list, 'seconds': float})
+        and all(map(_is_group, found['groups'].values()))
+        and _has(found['halving'], {'rule': str, 'judged': list, 'stopped': dict})
+        and _all(int, [*found['halving']['judged'], *found['halving']['stopped'].values()])
+        and _all(str, found['ran']))
+
+
+def _is_group(group) -> bool:
+    return (
+        _has(group, _GROUP)
+        and all(isinstance(group.get(name, ''), float | None)
+                for name in ('step_seconds', 'compile_seconds'))
+        and all(_has(one, {'cells': list, 'devices': int}) and _all(str, one['cells'])
+                and one['devices'] > 0 and one['cells'] and not len(one['cells']) % one['devices']
+                for one in group['populations']))
+
+
+def _has(found, fields: dict[str, type]) -> bool:
+    return isinstance(found, dict) and all(
+        type(found.get(name)) is kind for name, kind in fields.items())
+
+
+def _all(kind: type, values) -> bool:
+    return all(type(value) is kind for value in values)
