@@ -190,8 +190,8 @@ def test_halving_stops_the_worse_arms_also_when_it_is_killed(
 
     # Asked for without halving, it goes on with all arms; what stood at step 20 or 40 with them.
     shutil.copytree(place / 'halved', place / 'whole')
-    line, _ = study('whole', '--strategy=loop')
-    assert line['cells_done'] == 6 and line['cells_diverged'] == 2
+    whole, _ = study('whole', '--strategy=loop')
+    assert whole['cells_done'] == 6 and whole['cells_diverged'] == 2
     for path in (place / 'whole').iterdir():
         assert rows(path) == rows(place / 'loop' / path.name)
 
