@@ -10,6 +10,7 @@ import os
 
 from imgjax import config as config_lib
 from imgjax import processes, trust
+from imgjax.study import strategy
 
 log = logging.getLogger('imgjax.study')
 
@@ -74,6 +75,7 @@ def _is_record(found) -> bool:
 def _is_group(group) -> bool:
     return (
         _has(group, _GROUP)
+        and group['asked'] in strategy.NAMES and group['strategy'] in strategy.NAMES
         and all(isinstance(group.get(name, ''), float | None)
                 for name in ('step_seconds', 'compile_seconds'))
         and all(_has(one, {'cells': list, 'devices': int}) and _all(str, one['cells'])
