@@ -8,7 +8,7 @@ from configs import digits
 
 def get_study():
     base = digits.get_config('mlp')
-    base.update(steps=600, log_every=50, eval_every=200, checkpoint=dict(every=100))
+    base.update(steps=1200, log_every=50, eval_every=400, checkpoint=dict(every=100))
     return dict(
         base=base,
         arms={'base': {}, 'half': {'hparams.learning_rate': 1e-3},

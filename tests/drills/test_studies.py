@@ -11,7 +11,7 @@ import pytest
 from tests.drills.test_drills import finish, rows_without_perf, steps_logged, wait_for
 
 FILE = '--study=tests/drills/study.py'
-KILLS = 5
+KILLS = 10
 
 
 def start(launch, place: pathlib.Path, strategy: str, *flags: str):
@@ -51,7 +51,7 @@ def test_a_killed_study_ends_with_the_same_table(whole, launch, tmp_path, seed):
         before, process = steps(), start(launch, tmp_path, strategy)
         if kills == KILLS:
             break
-        wait_for(lambda: steps() >= before + rng.randrange(50, 500), process)  # noqa: B023
+        wait_for(lambda: steps() >= before + rng.randrange(50, 450), process)  # noqa: B023
         process.kill()
         process.communicate()
         kills += process.returncode == -signal.SIGKILL
