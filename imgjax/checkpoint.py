@@ -305,6 +305,19 @@ def restore_common(runs: dict[str, str], target, *, put_aside: bool):
     return None
 
 
+def drop_after(workdir: str, step: int) -> None:
+    """Takes away the steps after `step`, which are computed again; for the holder of the run lock.
+
+    Orbax saves no step before the newest that is there.
+    """
+    for later in steps(workdir):
+        if later > step:
+            shutil.rmtree(os.path.join(directory(workdir), str(later)))
+    if step == 0:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(_saved_mark(workdir))
+
+
 def _put_aside(workdir: str, step: int) -> None:
     """Moves a step to damaged/<step>, <step>.1, ...: nothing is overwritten."""
     damaged = os.path.join(workdir, 'damaged')

@@ -51,6 +51,17 @@ def workdir(saved, tmp_path):
     return tmp_path / 'run'
 
 
+def test_steps_that_are_computed_again_can_be_saved_again(workdir):
+    """Orbax alone saves none before the newest that is there."""
+    checkpoint.drop_after(str(workdir), 1)
+    assert checkpoint.steps(str(workdir)) == [1]
+    save_steps(workdir, 2, 3)
+    assert checkpoint.steps(str(workdir)) == [2, 3]
+    checkpoint.drop_after(str(workdir), 0)
+    assert checkpoint.restore_newest(str(workdir), None, 'hash', put_aside=False) is None, (
+        'as before the first save')
+
+
 def files_of(workdir, step):
     return sorted(p for p in (workdir / 'checkpoints' / str(step)).rglob('*') if p.is_file())
 

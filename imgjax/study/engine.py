@@ -137,14 +137,16 @@ def _run_cells(run: tasks.Run) -> None:
                    run.shared)
     halved = halving.of(run.record, run.study, run.planned)
     steps = run.study.halving['steps'] if run.study.halving else []
-    for until in (*(step for step in steps if step not in halved['judged']), None):
-        going = [cell for cell in run.mine if cell.arm not in halved['stopped']]
-        run.bar.update(len(run.mine) - len(tasks.left_of(going)) - run.bar.n)
-        for group in _groups(going):
-            tasks.run_group(group, until, run)
-        if until is not None and not halving.judge(going, until, halved, run):
-            break
-    tasks.note(run)
+    try:
+        for until in (*(step for step in steps if step not in halved['judged']), None):
+            going = [cell for cell in run.mine if cell.arm not in halved['stopped']]
+            run.bar.update(len(run.mine) - len(tasks.left_of(going)) - run.bar.n)
+            for group in _groups(going):
+                tasks.run_group(group, until, run)
+            if until is not None and not halving.judge(going, until, halved, run):
+                break
+    finally:
+        tasks.note(run)  # the time that a start took which was stopped
 
 
 def _groups(cells: list[Cell]) -> list[list[Cell]]:

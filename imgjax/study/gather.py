@@ -63,7 +63,7 @@ def findings(study: Study, planned: list[Cell], record: dict) -> Findings:
 def _read(cell: Cell, study: Study, record: dict) -> dict:
     """Returns {'cell': as the page shows it, 'answers': by image, 'result', 'rows'}."""
     state, said, remark = cells_lib.state_of(cell)
-    if state in ('missing', 'failed') and cell.arm in record['stopped']:
+    if state in ('missing', 'failed', 'older') and cell.arm in record['stopped']:
         state, remark = 'stopped', f'at step {record["stopped"][cell.arm]}'
     answers = {}
     if state == 'done':
@@ -195,7 +195,8 @@ def _cost(planned: list[Cell], read: dict, record: dict) -> dict[str, float | No
     """
     devices, compiled, alone, starts = 0.0, 0.0, 0.0, record['start_seconds']
     programs = {name: (choice, place) for choice in record['groups'].values()
-                for place, one in enumerate(choice['populations']) for name in one['cells']}
+                for place, one in enumerate(choice['populations'])
+                if one['devices'] for name in one['cells']}
     mine = [cell for cell in planned if os.path.basename(cell.directory) in record['ran']
             and read[cell.directory]['cell'].state == 'done']
     seen = set()

@@ -6,6 +6,7 @@ The members share the decoded images, and those with the same seed see the same 
 order. Each leaves the run directory that it would leave alone.
 """
 
+import collections
 import contextlib
 import itertools
 import logging
@@ -36,12 +37,11 @@ def run(cells: Sequence[Cell], devices: Sequence, shared: dict,
         until: int | None = None) -> list[dict | DivergedError | None]:
     """Trains cells of one group to their end, from where they stand.
 
-    Those that are done or have diverged keep their place in the program, and nothing of them is
-    read or written.
+    Those that are done, have diverged or stand at another step than the most keep their place in
+    the program, and nothing of them is read or written.
 
     Args:
-      cells: of one group, see cells.py, one of them not done; those of a streamed set have one
-        seed.
+      cells: of one group, see cells.py; those of a streamed set have one seed.
       devices: as many as divide the number of cells; each has its part of them.
       shared: see kept.py.
       until: the step to pause at, as of train.run_one.
@@ -55,16 +55,37 @@ def run(cells: Sequence[Cell], devices: Sequence, shared: dict,
     started = time.monotonic()
     backend.keep_memory()
     with contextlib.ExitStack() as locks:
-        going = [state_of(cell)[0] not in ('done', 'diverged') for cell in cells]
-        for cell in itertools.compress(cells, going):
-            trust.check_run(cell.directory)
-            locks.enter_context(train.held(cell.directory))
+        for cell in cells:
+            if _is_open(cell):
+                trust.check_run(cell.directory)
+                locks.enter_context(train.held(cell.directory))
+        going = _in_step(cells)  # under the locks: until then others could finish a cell
+        if not any(going):
+            return [None] * len(cells)
         jobs = [build.job(cell.config, cell.facts, devices[:1], shared) for cell in cells]
         with (runtime.hear_stop(), jax.transfer_guard('disallow'),
               runtime.watchdog(jobs[0].config['watchdog_seconds']) as beat):
             for cell, job in itertools.compress(zip(cells, jobs, strict=True), going):
                 train.check_owner(cell.directory, job)
             return _train(cells, jobs, going, devices, until, started, beat)
+
+
+def _is_open(cell: Cell) -> bool:
+    return state_of(cell)[0] not in ('done', 'diverged')
+
+
+def _in_step(cells: Sequence[Cell]) -> list[bool]:
+    """Returns which cells can go on together: the most that have a step in common, or none yet.
+
+    If only some stand at the one step that there is, their first save was cut: they begin anew.
+    """
+    stands = [set(checkpoint.steps(cell.directory)) if _is_open(cell) else None for cell in cells]
+    known = [stand for stand in stands if stand is not None]
+    if not known or len(set.union(*known)) < 2 or set.intersection(*known):
+        return [stand is not None for stand in stands]
+    counts = collections.Counter(step for stand in known for step in stand or {0})
+    common = max(counts, key=lambda step: (counts[step], step))
+    return [stand is not None and common in (stand or {0}) for stand in stands]
 
 
 def _train(cells, jobs: list[Job], going: list[bool], devices, until, started: float, beat) -> list:
@@ -131,6 +152,8 @@ def _begin(cells, jobs: list[Job], going: list[bool], mesh: Mesh):
     first = state_lib.step_of(states[0])
     if first:
         log.info('going on from step %d of %d', first, jobs[0].config['steps'])
+    for directory in runs:
+        checkpoint.drop_after(directory, first)
     placement = NamedSharding(mesh, PartitionSpec(AXIS))
     return sharding.place(stack(states), placement, own=True), first
 

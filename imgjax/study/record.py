@@ -22,7 +22,8 @@ def read(workdir: str) -> dict:
     """Returns what is noted in a study's directory, the same in all processes of the study.
 
       groups    {a hash of its structure: {like: an arm, cells: how many, asked, strategy, why,
-                step_seconds, compile_seconds, populations: [{cells: [names], devices}]}}
+                step_seconds, compile_seconds, populations: [{cells: [names], devices}]}}; on 0
+                devices one cell is run as alone
       halving   {rule: what it was about, judged: [steps], stopped: {arm: step}}, see halving.py
       ran       names of the cells that this study ran itself
       seconds   over all starts
@@ -53,9 +54,13 @@ def write(workdir: str, record: dict) -> None:
 
 def read_all(workdir: str) -> dict:
     """Returns what is noted in a study's directory and in those of its parts, as one record."""
-    merged = read(workdir)
+    return json.loads(processes.from_first(lambda: json.dumps(_read_all(workdir))))
+
+
+def _read_all(workdir: str) -> dict:
+    merged = _read(workdir)
     for path in sorted(glob.glob(os.path.join(glob.escape(workdir), 'part-*'))):
-        found = read(path)
+        found = _read(path)
         merged['groups'] |= {f'{key} {path}': value for key, value in found['groups'].items()}
         merged['ran'] += found['ran']
         merged['seconds'] += found['seconds']
@@ -79,8 +84,11 @@ def _is_group(group) -> bool:
         and all(isinstance(group.get(name, ''), float | None)
                 for name in ('step_seconds', 'compile_seconds'))
         and all(_has(one, {'cells': list, 'devices': int}) and _all(str, one['cells'])
-                and one['devices'] > 0 and one['cells'] and not len(one['cells']) % one['devices']
-                for one in group['populations']))
+                and _divides(one['devices'], len(one['cells'])) for one in group['populations']))
+
+
+def _divides(devices: int, cells: int) -> bool:
+    return cells == 1 if devices == 0 else cells > 0 and devices > 0 and cells % devices == 0
 
 
 def _has(found, fields: dict[str, type]) -> bool:

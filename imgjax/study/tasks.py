@@ -87,7 +87,7 @@ def left_of(cells: Sequence[Cell]) -> list[Cell]:
 
 def run_group(group: list[Cell], until: int | None, run: Run) -> None:
     """Runs the cells of one structure, as they were begun or as `wish` says."""
-    tasks = _tasks(group, run)
+    tasks, told = _tasks(group, run), ''
     while tasks:
         again, held = [], []
         for task in tasks:
@@ -97,9 +97,11 @@ def run_group(group: list[Cell], until: int | None, run: Run) -> None:
                 if processes.count() > 1:
                     raise
                 held.append(task)
-                reason = str(error)
+                reason = str(error).partition('; wait for it')[0]
         if len(held) == len(tasks):
-            log.info('waiting: %s', reason.partition('; wait for it')[0])
+            if reason != told:
+                log.info('waiting: %s', reason)
+            told = reason
             time.sleep(2)
         tasks = again + held
 
@@ -107,8 +109,8 @@ def run_group(group: list[Cell], until: int | None, run: Run) -> None:
 def _tasks(group: list[Cell], run: Run) -> list[_Task]:
     """Cuts what is left of a group into populations and cells that are trained alone.
 
-    A population is what it was when it was begun, or its members would round differently. A cell
-    that was begun alone goes on alone.
+    A population is what it was when it was begun, or its members would round differently; what it
+    left over stays alone, and a cell that was begun alone goes on alone.
     """
     left = left_of(group)
     if not left:
@@ -116,34 +118,50 @@ def _tasks(group: list[Cell], run: Run) -> list[_Task]:
     by_name = {_name(cell): cell for cell in group}
     key = hashlib.sha256(group[0].group.encode()).hexdigest()[:16]
     noted = run.record['groups'].get(key)
-    if noted and run.wish not in ('auto', noted['asked'], noted['strategy']):
-        noted = None  # asked for now, otherwise than before
     populations = noted['populations'] if noted else []
-    begun = [one for one in populations if all(name in by_name for name in one['cells'])]
+    known = [] if not noted or run.wish == 'loop' or run.wish not in (
+        'auto', noted['asked'], noted['strategy']) else populations
+    begun = [one for one in known if all(name in by_name for name in one['cells'])]
     members = {name for one in begun for name in one['cells']}
     # Of a population some of whose arms were stopped the others make a new one.
-    parted = {name for one in populations for name in one['cells']} - members
+    parted = {name for one in known for name in one['cells']} - members
     fresh = [cell for cell in left if _name(cell) not in members]
     saved = processes.from_first(lambda: ' '.join(
         'begun' if checkpoint.steps(cell.directory) else 'new' for cell in fresh)).split()
     fresh = [cell for cell, word in zip(fresh, saved, strict=True)
              if word == 'new' or _name(cell) in parted]
     if fresh:
-        choice = _choose(fresh, noted['strategy'] if noted else run.wish, run.shared)
+        wish = _wish(noted, len(group), run.wish)
+        choice = _choose(fresh, wish, run.shared)
         log.info('%d cells like %s · seed %d: %s, as %s', len(fresh), fresh[0].arm, fresh[0].seed,
                  choice.strategy, choice.why)
-        more = [{'cells': [_name(cell) for cell in cells], 'devices': choice.devices}
+        more = [{'cells': [_name(cell) for cell in cells],
+                 'devices': choice.devices if len(cells) > 1 else 0}
                 for cells in _populations(fresh, choice)]
-        noted = noted or {
-            'like': group[0].arm, 'asked': run.wish, 'strategy': choice.strategy,
-            'why': choice.why, 'step_seconds': choice.step_seconds,
-            'compile_seconds': choice.compile_seconds}
+        as_before = noted and run.wish == 'auto' and wish == noted['strategy']
+        left_over = noted and noted['strategy'] != 'loop' and choice.strategy == 'loop'
+        if not as_before and not left_over:
+            noted = {'like': group[0].arm, 'asked': run.wish, 'strategy': choice.strategy,
+                     'why': choice.why, 'step_seconds': choice.step_seconds,
+                     'compile_seconds': choice.compile_seconds}
         begun += more
         members |= {name for one in more for name in one['cells']}
         note(run, groups=run.record['groups'] | {
             key: noted | {'populations': populations + more, 'cells': len(group)}})
-    tasks = [_Task([by_name[name] for name in one['cells']], one['devices']) for one in begun]
+    # Small ones first: those of `--only` are parts of the whole group's.
+    tasks = [_Task([by_name[name] for name in one['cells']], one['devices'])
+             for one in sorted(begun, key=lambda one: len(one['cells']))]
     return [*tasks, *(_Task([cell], 0) for cell in left if _name(cell) not in members)]
+
+
+def _wish(noted: dict | None, cells: int, wish: str) -> str:
+    """Returns how new cells of a group shall be run: as those before them, where `auto` leaves it.
+
+    That fewer cells were looped says nothing of more.
+    """
+    if wish != 'auto' or not noted or (noted['strategy'] == 'loop' and noted['cells'] != cells):
+        return wish
+    return noted['strategy']
 
 
 def _choose(cells: list[Cell], wish: str, shared: dict) -> strategy.Choice:
@@ -156,7 +174,10 @@ def _choose(cells: list[Cell], wish: str, shared: dict) -> strategy.Choice:
 
 
 def _populations(cells: list[Cell], choice: strategy.Choice) -> list[list[Cell]]:
-    """Cuts cells into populations; those that no population of them can have are left out."""
+    """Cuts cells into populations, and one a part for those that none of them can have.
+
+    Of a loop there are none.
+    """
     if choice.strategy == 'loop':
         return []
     parts = [cells]
@@ -165,7 +186,8 @@ def _populations(cells: list[Cell], choice: strategy.Choice) -> list[list[Cell]]
         parts = [[cell for cell in cells if cell.seed == seed] for seed in seeds]
     cut = [part[start:start + choice.members] for part in parts
            for start in range(0, len(part), choice.members)]
-    return [some for some in cut if len(some) > 1 and len(some) % choice.devices == 0]
+    whole = [some for some in cut if len(some) > 1 and len(some) % choice.devices == 0]
+    return whole + [[cell] for some in cut if some not in whole for cell in some]
 
 
 def _run_task(task: _Task, until: int | None, run: Run) -> list[_Task]:
@@ -176,35 +198,29 @@ def _run_task(task: _Task, until: int | None, run: Run) -> list[_Task]:
     left = left_of(task.cells)
     if not left:
         return []
-    alone = [_Task([cell], 0) for cell in left]
-    if task.devices and not _is_program(task, left):
-        return alone
+    again = []
     with runtime.hear_stop():
-        if not task.devices:
-            _run_alone(task.cells[0], until, run)
-        elif not _run_population(task, left, until, run):
-            return alone
-        note(run, ran=left)
+        try:
+            if task.devices:
+                again = _run_population(task, left, until, run)
+            else:
+                _run_alone(left[0], until, run)
+        finally:
+            note(run, ran=[cell for cell in left if cells_lib.state_of(cell)[0] == 'done'])
         if runtime.preempted():
             raise PreemptedError('asked to stop between two runs; the same command goes on')
-    return []
+    return again
 
 
-def _is_program(task: _Task, left: list[Cell]) -> bool:
-    """Can a population go on as one? If not, its members go on alone.
+def _run_population(task: _Task, left: list[Cell], until: int | None, run: Run) -> list[_Task]:
+    """Runs a population; returns those of its members that have to go on alone.
 
-    On fewer devices one of `mesh` would no longer have the bits of runs alone, and where its
-    members stand at different steps (some were run by themselves) they have nothing in common. If
-    only some stand at the one step that there is, their first save was cut: they begin anew.
+    These are all where it cannot be one program any more: on fewer devices one of `mesh` would not
+    have the bits of runs alone, and of several processes each would run it.
     """
-    if len(jax.local_devices()) < task.devices:
-        return False
-    stand = [set(checkpoint.steps(cell.directory)) for cell in left]
-    return len(set.union(*stand)) < 2 or bool(set.intersection(*stand))
-
-
-def _run_population(task: _Task, left: list[Cell], until: int | None, run: Run) -> bool:
-    """Runs a population; False where it cannot be run as one program."""
+    alone = [_Task([cell], 0) for cell in left]
+    if processes.count() > 1 or len(jax.local_devices()) < task.devices:
+        return alone
     try:
         ended = population.run(
             task.cells, jax.local_devices()[:task.devices], run.shared, until)
@@ -213,11 +229,12 @@ def _run_population(task: _Task, left: list[Cell], until: int | None, run: Run) 
     except Exception as error:
         log.warning('%d runs as one program failed (%s); each is tried alone', len(task.cells),
                     _first_line(error), exc_info=True)
-        return False
-    for cell, outcome in zip(task.cells, ended, strict=True):
-        if cell in left:
+        return alone
+    ended = dict(zip(map(_name, task.cells), ended, strict=True))
+    for cell in left:
+        if outcome := ended[_name(cell)]:
             _say(cell, 'diverged' if isinstance(outcome, DivergedError) else outcome, run.bar)
-    return True
+    return [one for one in alone if ended[_name(one.cells[0])] is None]
 
 
 def _run_alone(cell: Cell, until: int | None, run: Run) -> None:
@@ -236,8 +253,11 @@ def _run_alone(cell: Cell, until: int | None, run: Run) -> None:
         outcome, said = 'failed', {
             'state': 'failed', 'error': f'{type(error).__name__}: {_first_line(error)}'}
     if isinstance(outcome, str) and processes.first():
-        os.makedirs(cell.directory, 0o750, exist_ok=True)
-        result.write(cell.directory, said)
+        try:
+            os.makedirs(cell.directory, 0o750, exist_ok=True)
+            result.write(cell.directory, said)
+        except OSError as error:  # what made it fail, perhaps
+            log.warning('%s: the %s run cannot be noted: %s', cell.directory, outcome, error)
     _say(cell, outcome, run.bar)
 
 

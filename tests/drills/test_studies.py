@@ -12,11 +12,19 @@ from tests.drills.test_drills import finish, rows_without_perf, steps_logged, wa
 
 FILE = '--study=tests/drills/study.py'
 KILLS = 10
+BASE, HALF = 2e-3, 1e-3  # learning rates of two arms
 
 
 def start(launch, place: pathlib.Path, strategy: str, *flags: str):
     return launch('study', FILE, f'--workdir={place}/study', f'--cells={place}/cells',
                   f'--strategy={strategy}', *flags)
+
+
+def cells_of(learning_rate: float, place: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the run directories of an arm."""
+    return [path for path in (place / 'cells').iterdir()
+            if (path / 'config.json').exists() and json.loads((path / 'config.json').read_text())[
+                'config']['hparams']['learning_rate'] == learning_rate]
 
 
 def outcome(place: pathlib.Path, line: dict) -> dict:
@@ -60,25 +68,30 @@ def test_a_killed_study_ends_with_the_same_table(whole, launch, tmp_path, seed):
     assert expected['done'] == 4 and expected['diverged'] == 2
 
 
-def test_what_was_finished_alone_is_not_touched(launch, tmp_path, whole):
-    """A population that was killed loses a member to a start of one arm, and keeps its program."""
+@pytest.mark.parametrize('ends', ['done', 'killed'])
+def test_what_was_run_alone_stays_so(ends, launch, tmp_path, whole):
+    """A population that was killed loses members to a start of one arm, and keeps its program."""
     strategy, expected = whole
     process = start(launch, tmp_path, strategy)
     wait_for(lambda: any(steps_logged(path) >= 150 for path in (tmp_path / 'cells').glob('*')),
              process)
     process.kill()
     process.communicate()
-    finish(start(launch, tmp_path, 'loop', '--only=half'))
-    done = {path.parent.name: path.read_bytes()
-            for path in (tmp_path / 'cells').glob('*/result.json')}
-    written = {path: path.stat().st_mtime_ns for name in done
-               for path in (tmp_path / 'cells' / name).rglob('*')}
-    assert len(done) >= 2
+    alone = start(launch, tmp_path, 'loop', '--only=half')
+    if ends == 'killed':
+        wait_for(lambda: any(steps_logged(path) >= 650 for path in cells_of(HALF, tmp_path)), alone)
+        alone.kill()
+        alone.communicate()
+        done = {}
+    else:
+        finish(alone)
+        done = {path: path.stat().st_mtime_ns for cell in cells_of(HALF, tmp_path)
+                for path in cell.rglob('*')}
     found = outcome(tmp_path, finish(start(launch, tmp_path, strategy)))
-    assert written == {path: path.stat().st_mtime_ns for path in written}
+    assert done == {path: path.stat().st_mtime_ns for path in done}
     assert found['done'] == 4 and found['diverged'] == 2
-    for name in set(found['cells']) - set(done):
-        assert found['cells'][name] == expected['cells'][name]
+    for path in cells_of(BASE, tmp_path):
+        assert found['cells'][path.name] == expected['cells'][path.name]
 
 
 def test_sigterm_stops_a_study_and_the_same_command_goes_on(whole, launch, tmp_path):

@@ -76,9 +76,11 @@ def test_a_loop_is_runs_alone(alone, looped, place):
 def test_a_mesh_of_devices_is_runs_alone(alone, study, launch, place, tmp_path):
     """Six cells on four devices, two of them left over; killed when the first four are done."""
     file = tmp_path / 'three_arms.py'
-    file.write_text((ROOT / FILE).read_text().replace(
-        "            'no decay': {'hparams.weight_decay': 0.0},\n", '').replace(
-        ", ('base', 'no decay')", ''))
+    fast = "            'far too fast': {'hparams.learning_rate': 1e30},\n"
+    text = (ROOT / FILE).read_text().replace(fast, '').replace(
+        "            'no decay': {'hparams.weight_decay': 0.0},\n", '')
+    file.write_text(text.replace("            'base': {},\n", f"{fast}            'base': {{}},\n")
+                    .replace(", ('base', 'no decay')", ''))
     process = launch('study', f'--study={file}', f'--workdir={place}/mesh.study',
                      f'--cells={place}/mesh', '--strategy=mesh', devices=4)
     for words in process.stderr:
@@ -87,10 +89,16 @@ def test_a_mesh_of_devices_is_runs_alone(alone, study, launch, place, tmp_path):
     process.communicate()
     line, _ = study('mesh', '--strategy=mesh', devices=4, file=str(file))
     assert (line['cells_done'], line['cells_diverged']) == (4, 2)
-    for mine in (place / 'mesh').iterdir():
-        path = alone[mine.name]
+    [group] = json.loads((place / 'mesh.study' / 'plan.json').read_text())['groups'].values()
+    assert [one['devices'] for one in group['populations']] == [4, 0, 0]
+    [together, *left_over] = [one['cells'] for one in group['populations']]
+    for name in together:
+        mine, path = place / 'mesh' / name, alone[name]
         if (path / 'predictions.safetensors').exists():  # one that diverges is not tried again
             assert rows(mine) == rows(path) and digests(mine) == digests(path), mine
+    for [name] in left_over:  # as a run alone that has four devices
+        for ours, other in zip(rows(place / 'mesh' / name), rows(alone[name]), strict=True):
+            np.testing.assert_allclose(ours['loss'], other['loss'], rtol=1e-4)
 
 
 @pytest.mark.parametrize('devices', [1, 2])
@@ -148,8 +156,12 @@ def test_a_study_that_grows_goes_on(study, tmp_path):
         file.write_text(text.replace('seeds=2', f'seeds={seeds}'))
         line, _ = study('grows', *flags, file=str(file))
         assert line['cells_done'] == seeds
+    # That one was looped says nothing of the others.
+    line, said = study('grows', '--strategy=vmap', file=str(file))
+    assert '12 cells like no decay · seed 0: vmap' in said and line['cells_done'] == 12
+    file.write_text(text.replace('seeds=2', 'seeds=5'))
     _, said = study('grows', '--strategy=mesh', file=str(file), code=2)
-    assert "--strategy=mesh: not for the 16 cells of 'base'" in said.splitlines()[-1]
+    assert "--strategy=mesh: not for the 20 cells of 'base'" in said.splitlines()[-1]
 
 
 def test_a_cell_that_another_study_runs_is_waited_for(study, launch, place):

@@ -9,7 +9,7 @@ from imgjax.study import record
 
 GROUP = {'like': 'base', 'asked': 'auto', 'strategy': 'vmap', 'why': 'faster', 'cells': 4,
          'step_seconds': 0.1, 'compile_seconds': None,
-         'populations': [{'cells': ['a', 'b'], 'devices': 2}]}
+         'populations': [{'cells': ['a', 'b'], 'devices': 2}, {'cells': ['c'], 'devices': 0}]}
 WHOLE = {'groups': {'key': GROUP}, 'ran': ['a'], 'seconds': 1.5,
          'halving': {'rule': 'x', 'judged': [20], 'stopped': {'half': 20}}}
 NOTHING = {'groups': {}, 'ran': [], 'seconds': 0.0,
@@ -36,7 +36,7 @@ def test_a_record_comes_back(tmp_path):
     WHOLE | {'halving': []}, group(cells='4'), group(step_seconds='1'), group(populations=[1]),
     group(populations=[{'cells': [], 'devices': 1}]),
     group(populations=[{'cells': ['a', 'b', 'c'], 'devices': 2}]),
-    group(populations=[{'cells': ['a'], 'devices': 0}]), group(strategy=None),
+    group(populations=[{'cells': ['a', 'b'], 'devices': 0}]), group(strategy=None),
     group(strategy='any'),
 ])
 def test_a_spoiled_record_is_none(spoiled, tmp_path, caplog):
