@@ -68,6 +68,7 @@ def test_a_killed_study_ends_with_the_same_table(whole, launch, tmp_path, seed):
     assert expected['done'] == 4 and expected['diverged'] == 2
 
 
+@pytest.mark.parametrize('whole', ['vmap'], indirect=True)
 @pytest.mark.parametrize('ends', ['done', 'killed'])
 def test_what_was_run_alone_stays_so(ends, launch, tmp_path, whole):
     """A population that was killed loses members to a start of one arm, and keeps its program."""
