@@ -9,6 +9,9 @@ and the whole test set.
         --workdir=runs/cifar10_resnet20_tricks
 
 DIR holds CIFAR-10 as images, `train/<class>/NNNN.jpg` and `test/<class>/NNNN.jpg`.
+
+Two cores: 29 min. Result: no difference shown; without CutMix 40.7 %, with it 30.7 % (Holm
+p = 0.084).
 """
 
 from configs import cifar10_resnet20

@@ -4,6 +4,8 @@ Twenty times the same arm twice, under other seeds, eight each. Of twenty compar
 expected to be significant by chance, before the correction for so many.
 
     python -m launch.study --study=configs/studies/digits_null.py --workdir=runs/digits_null
+
+Two cores: 2 min 53 s. Result: one p of 20 is below 0.05 (0.044), none after the correction.
 """
 
 from configs import digits
