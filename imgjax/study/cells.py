@@ -27,6 +27,9 @@ _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy',
              'pillow', 'opencv-python-headless', 'simplejpeg')  # the last three decode images
 
 
+ENDED = ('done', 'diverged')  # states of a cell that is not run again
+
+
 class Cell(NamedTuple):
     """One arm with one seed.
 

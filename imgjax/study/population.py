@@ -26,7 +26,7 @@ from imgjax.build import Job
 from imgjax.data import Source, pipeline
 from imgjax.data.sampler import sampler
 from imgjax.errors import DivergedError, PreemptedError
-from imgjax.study.cells import Cell, state_of
+from imgjax.study.cells import ENDED, Cell, state_of
 
 log = logging.getLogger('imgjax')
 
@@ -71,7 +71,7 @@ def run(cells: Sequence[Cell], devices: Sequence, shared: dict,
 
 
 def _is_open(cell: Cell) -> bool:
-    return state_of(cell)[0] not in ('done', 'diverged')
+    return state_of(cell)[0] not in ENDED
 
 
 def _in_step(cells: Sequence[Cell]) -> list[bool]:

@@ -14,14 +14,13 @@ from imgjax.study import strategy
 
 log = logging.getLogger('imgjax.study')
 
-_GROUP = {'like': str, 'asked': str, 'strategy': str, 'why': str, 'cells': int,
-          'populations': list}
+_GROUP = {'like': str, 'strategy': str, 'why': str, 'cells': int, 'populations': list}
 
 
 def read(workdir: str) -> dict:
     """Returns what is noted in a study's directory, the same in all processes of the study.
 
-      groups    {a hash of its structure: {like: an arm, cells: how many, asked, strategy, why,
+      groups    {a hash of its structure: {like: an arm, cells: how many, strategy, why,
                 step_seconds, compile_seconds, populations: [{cells: [names], devices}]}}; on 0
                 devices one cell is run as alone
       halving   {rule: what it was about, judged: [steps], stopped: {arm: step}}, see halving.py
@@ -80,7 +79,7 @@ def _is_record(found) -> bool:
 def _is_group(group) -> bool:
     return (
         _has(group, _GROUP)
-        and group['asked'] in strategy.NAMES and group['strategy'] in strategy.NAMES
+        and group['strategy'] in strategy.NAMES
         and all(isinstance(group.get(name, ''), float | None)
                 for name in ('step_seconds', 'compile_seconds'))
         and all(_has(one, {'cells': list, 'devices': int}) and _all(str, one['cells'])

@@ -82,7 +82,7 @@ def left_of(cells: Sequence[Cell]) -> list[Cell]:
     states = processes.from_first(lambda: ' '.join(
         cells_lib.state_of(cell)[0] for cell in cells)).split()
     return [cell for cell, state in zip(cells, states, strict=True)
-            if state not in ('done', 'diverged')]
+            if state not in cells_lib.ENDED]
 
 
 def run_group(group: list[Cell], until: int | None, run: Run) -> None:
@@ -119,8 +119,7 @@ def _tasks(group: list[Cell], run: Run) -> list[_Task]:
     key = hashlib.sha256(group[0].group.encode()).hexdigest()[:16]
     noted = run.record['groups'].get(key)
     populations = noted['populations'] if noted else []
-    known = [] if not noted or run.wish == 'loop' or run.wish not in (
-        'auto', noted['asked'], noted['strategy']) else populations
+    known = [] if run.wish == 'loop' else populations
     begun = [one for one in known if all(name in by_name for name in one['cells'])]
     members = {name for one in begun for name in one['cells']}
     # Of a population some of whose arms were stopped the others make a new one.
@@ -138,16 +137,18 @@ def _tasks(group: list[Cell], run: Run) -> list[_Task]:
         more = [{'cells': [_name(cell) for cell in cells],
                  'devices': choice.devices if len(cells) > 1 else 0}
                 for cells in _populations(fresh, choice)]
+        # What is noted is of the whole group, not of one arm or of those that halving left.
         as_before = noted and run.wish == 'auto' and wish == noted['strategy']
         left_over = noted and noted['strategy'] != 'loop' and choice.strategy == 'loop'
-        if not as_before and not left_over:
-            noted = {'like': group[0].arm, 'asked': run.wish, 'strategy': choice.strategy,
-                     'why': choice.why, 'step_seconds': choice.step_seconds,
-                     'compile_seconds': choice.compile_seconds}
+        if not (as_before or left_over or (noted and len(group) < noted['cells'])):
+            noted = {'like': group[0].arm, 'strategy': choice.strategy, 'why': choice.why,
+                     'step_seconds': choice.step_seconds,
+                     'compile_seconds': choice.compile_seconds, 'cells': 0}
         begun += more
         members |= {name for one in more for name in one['cells']}
         note(run, groups=run.record['groups'] | {
-            key: noted | {'populations': populations + more, 'cells': len(group)}})
+            key: noted | {'populations': populations + more,
+                          'cells': max(len(group), noted['cells'])}})
     # Small ones first: those of `--only` are parts of the whole group's.
     tasks = [_Task([by_name[name] for name in one['cells']], one['devices'])
              for one in sorted(begun, key=lambda one: len(one['cells']))]

@@ -147,7 +147,7 @@ def test_studies_share_cells(study, looped, place, tmp_path):
     assert '; 2 run here' in pathlib.Path(line['page']).read_text(), 'what cost it is the cost of'
 
 
-def test_a_study_that_grows_goes_on(study, tmp_path):
+def test_a_study_that_grows_goes_on(study, place, tmp_path):
     """What a population leaves over, or a third seed, is one cell: it is run alone."""
     text = (ROOT / FILE).read_text()
     file = tmp_path / 'grows.py'
@@ -156,17 +156,19 @@ def test_a_study_that_grows_goes_on(study, tmp_path):
         file.write_text(text.replace('seeds=2', f'seeds={seeds}'))
         line, _ = study('grows', *flags, file=str(file))
         assert line['cells_done'] == seeds
-    # That one was looped says nothing of the others.
+    # That one was looped says nothing of the others, and one arm nothing of all.
     line, said = study('grows', '--strategy=vmap', file=str(file))
     assert '12 cells like no decay · seed 0: vmap' in said and line['cells_done'] == 12
     file.write_text(text.replace('seeds=2', 'seeds=5'))
+    study('grows', '--only=base', '--strategy=loop', file=str(file))
+    [group] = json.loads((place / 'grows.study' / 'plan.json').read_text())['groups'].values()
+    assert (group['strategy'], group['cells']) == ('vmap', 16)
     _, said = study('grows', '--strategy=mesh', file=str(file), code=2)
     assert "--strategy=mesh: not for the 20 cells of 'base'" in said.splitlines()[-1]
 
 
 def test_a_cell_that_another_study_runs_is_waited_for(study, launch, place):
     """The others are run meanwhile, and the page can be written."""
-    study('held', '--list')
     first = pathlib.Path(study('held', '--list')[1].split('base · seed 0')[1].split()[0])
     first.mkdir(parents=True)
     with runtime.run_lock(str(first)):

@@ -7,7 +7,7 @@ import pytest
 
 from imgjax.study import record
 
-GROUP = {'like': 'base', 'asked': 'auto', 'strategy': 'vmap', 'why': 'faster', 'cells': 4,
+GROUP = {'like': 'base', 'strategy': 'vmap', 'why': 'faster', 'cells': 4,
          'step_seconds': 0.1, 'compile_seconds': None,
          'populations': [{'cells': ['a', 'b'], 'devices': 2}, {'cells': ['c'], 'devices': 0}]}
 WHOLE = {'groups': {'key': GROUP}, 'ran': ['a'], 'seconds': 1.5,
