@@ -5,6 +5,7 @@ is taken for a TFDS dataset. Nothing here imports JAX.
 """
 
 import importlib
+import logging
 import pkgutil
 import re
 from collections.abc import Callable, Sequence
@@ -12,10 +13,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from imgjax.data import left_out as left_out_lib
 from imgjax.errors import ConfigError, nearest
 
-_NOT_SOURCES = ('crop', 'decode', 'faults', 'jpeg', 'labels', 'pipeline', 'records', 'sampler',
-                'splits', 'tfds')
+log = logging.getLogger('imgjax')
+
+_NOT_SOURCES = ('crop', 'decode', 'faults', 'jpeg', 'labels', 'left_out', 'pipeline', 'records',
+                'sampler', 'splits', 'tfds')
 
 
 class Source(NamedTuple):
@@ -30,6 +34,8 @@ class Source(NamedTuple):
       fingerprint: changes when the list of examples does.
       labels: () -> int32 (N,), or float32 (N, K) where multi_label; decodes no image.
       multi_label: an example may have none, one or several of the classes.
+      left_out: what was found and is not used: {kind: (how many, an example)}, as
+        imgjax.data.left_out counts it; `open_split` says it.
     """
 
     examples: Sequence[dict]
@@ -37,6 +43,7 @@ class Source(NamedTuple):
     fingerprint: str
     labels: Callable[[], np.ndarray]
     multi_label: bool = False
+    left_out: left_out_lib.LeftOut = {}
 
 
 def read(source: Source, indices: Sequence[int]) -> list[dict]:
@@ -51,7 +58,7 @@ def names() -> list[str]:
 
 
 def open_split(split: str, options: dict) -> Source:
-    """Opens one split of the dataset that config.data names.
+    """Opens one split of the dataset that config.data names, and says in one line what it holds.
 
     Args:
       split: such as 'train'; of every source also a slice or a sum of slices in the form of TFDS
@@ -78,7 +85,18 @@ def open_split(split: str, options: dict) -> Source:
             f'({", ".join(source.class_names)}); a classifier takes at least two')
     if not len(source.examples):
         raise ConfigError(f'config.data: the split {split!r} of {name!r} is empty')
+    _say(split, source, options)
     return source
+
+
+def _say(split: str, source: Source, options: dict) -> None:
+    """Logs what a split holds and leaves out; of several processes the first is heard."""
+    found = (f'{split}: {len(source.examples):,} images of {len(source.class_names):,} classes in '
+             f'{options["path"] or options["name"]}')
+    if source.left_out:
+        log.warning('%s; %s', found, left_out_lib.sentence(source.left_out))
+    else:
+        log.info('%s', found)
 
 
 def source_options(options: dict, **defaults) -> dict:

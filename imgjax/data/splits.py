@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import xxhash
 
-from imgjax.data import Source, read
+from imgjax.data import Source, left_out, read
 from imgjax.errors import ConfigError, nearest
 
 # What the split `held_out` is: the first of these that a dataset has.
@@ -183,4 +183,5 @@ def sliced(spec: str, open_one: Callable[[str], Source]) -> Source:
     view = _View(parts)
     marks = [source.fingerprint for source in sources.values()]
     fingerprint = hashlib.sha256(' '.join([spec, *marks]).encode()).hexdigest()[:16]
-    return Source(view, first.class_names, fingerprint, view.labels, first.multi_label)
+    return Source(view, first.class_names, fingerprint, view.labels, first.multi_label,
+                  left_out.added_up(source.left_out for source in sources.values()))

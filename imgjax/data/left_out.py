@@ -1,0 +1,30 @@
+"""What a split leaves out: counts by kind, and the line that says so."""
+
+from collections.abc import Iterable, Mapping
+
+# {kind: (how many, an example)}. The kind follows the number: 'dead links', 'with other endings'.
+LeftOut = Mapping[str, tuple[int, str]]
+
+
+def count(left_out: dict[str, tuple[int, str]], kind: str, example: str, number: int = 1) -> None:
+    """Adds `number` to a kind; the example that came first stays."""
+    before, first = left_out.get(kind, (0, example))
+    left_out[kind] = before + number, first
+
+
+def added_up(several: Iterable[LeftOut]) -> dict[str, tuple[int, str]]:
+    """Returns what several splits leave out together."""
+    total = {}
+    for one in several:
+        for kind, (number, example) in one.items():
+            count(total, kind, example, number)
+    return total
+
+
+def sentence(left_out: LeftOut) -> str:
+    """Returns such as 'left out: 4 with other endings (dog/notes.txt), 3 dead links (dog/a.png)'.
+
+    It is empty where nothing is left out.
+    """
+    parts = [f'{number:,} {kind} ({example})' for kind, (number, example) in left_out.items()]
+    return f'left out: {", ".join(parts)}' if parts else ''
