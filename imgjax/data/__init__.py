@@ -18,8 +18,8 @@ from imgjax.errors import ConfigError, nearest
 
 log = logging.getLogger('imgjax')
 
-_NOT_SOURCES = ('crop', 'decode', 'faults', 'jpeg', 'labels', 'left_out', 'pipeline', 'records',
-                'sampler', 'splits', 'tfds')
+_NOT_SOURCES = ('crop', 'decode', 'faults', 'jpeg', 'label_columns', 'labels', 'left_out',
+                'pipeline', 'records', 'sampler', 'splits', 'tfds')
 
 
 class Source(NamedTuple):

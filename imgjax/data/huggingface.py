@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from imgjax.data import Source, parquet, source_options, splits
+from imgjax.data import Source, label_columns, parquet, source_options, splits
 from imgjax.data import labels as labels_lib
+from imgjax.data.label_columns import LabelColumn
 from imgjax.errors import ConfigError, DataError
 
 
@@ -69,12 +70,11 @@ def open_split(split: str, options: dict) -> Source:
                         f'({" ".join(str(error).split())[:200]})') from None
     every = every if isinstance(every, dict) else {'train': every}
     split = splits.resolve(split, every, f'config.data: {path} has no split {split!r}')
-    for name in ('image', 'label'):
-        there = every[split].column_names
-        if settings[name] not in there:
-            raise ConfigError(f'config.data.options.{name}: {path} has no column '
-                              f'{settings[name]!r}; it has {", ".join(there)}')
-    if not isinstance(every[split].features[settings['image']], datasets.Image):
+    features = every[split].features
+    parquet.check_columns(
+        list(features), [name for name, kind in features.items()
+                         if isinstance(kind, datasets.Image)], path, settings)
+    if not isinstance(features[settings['image']], datasets.Image):
         raise ConfigError(f'config.data.options.image: {path}: column {settings["image"]!r} is no '
                           'column of images; cast it to datasets.Image()')
     dataset = every[split].select_columns([settings['image']]).cast_column(
@@ -91,12 +91,16 @@ def open_split(split: str, options: dict) -> Source:
 
 def _labels(every: dict, split: str, column: str, path: str):
     """Returns (class names, labels of the split, multi_label); reads no image."""
-    feature = every[split].features[column]
-    feature = getattr(feature, 'feature', feature)
-    names = tuple(getattr(feature, 'names', None) or ())
-    others = [] if names else sorted(set(every) - {split})  # they say which classes there are
-    columns = [every[name].select_columns([column])[:][column] for name in [split, *others]]
-    multi_label = any(isinstance(value, list) for value in columns[0])
-    lists = [value if isinstance(value, list) else [value] for one in columns for value in one]
-    place = f'{path}: column {column!r} of {split!r}'
-    return (*parquet.labels_of(lists, names, multi_label, len(columns[0]), place), multi_label)
+    def label_column(name: str) -> LabelColumn:
+        feature = every[name].features[column]
+        feature = getattr(feature, 'feature', feature)
+        return LabelColumn(f'{path}: column {column!r} of {name!r}',
+                           tuple(getattr(feature, 'names', None) or ()),
+                           every[name].select_columns([column])[:][column])
+
+    mine = label_column(split)
+    order = 'train' if 'train' in every else min(every)
+    first = mine if split == order else label_column(order)
+    return label_columns.agreed([mine], first, lambda: [
+        label_column(name) for name in sorted(set(every) - {split})
+        if column in every[name].column_names])

@@ -12,12 +12,12 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from imgjax.data import Source, records, source_options, splits
-from imgjax.data import labels as labels_lib
+from imgjax.data import Source, label_columns, records, source_options, splits
+from imgjax.data.label_columns import LabelColumn
 from imgjax.errors import ConfigError, DataError
 
 log = logging.getLogger('imgjax')
@@ -71,12 +71,25 @@ def _copy_path(place: str, split: str, mark: str) -> str:
     return os.path.join(place, f'{split}-{mark}.images')
 
 
-def _check_columns(file, path: str, settings: dict) -> None:
-    there = file.schema_arrow.names
+def check_columns(there: Sequence[str], images: Sequence[str], place: str, settings: dict) -> None:
+    """Checks that the columns that config.data.options names are there.
+
+    Args:
+      there: all columns.
+      images: those of them that can hold images.
+      place: what an error calls the file or folder.
+      settings: image and label, the columns.
+
+    Raises:
+      ConfigError: one is missing; names those that are there and the flag that gives another.
+    """
     for name in ('image', 'label'):
         if settings[name] not in there:
-            raise ConfigError(f'config.data.options.{name}: {path} has no column '
-                              f'{settings[name]!r}; it has {", ".join(there)}')
+            likely = [one for one in there if (one in images) == (name == 'image')]
+            advice = (f'; give it, such as --config.data.options.{name}={likely[0]}' if likely
+                      else '')
+            raise ConfigError(f'config.data.options.{name}: {place} has no column '
+                              f'{settings[name]!r}; it has {", ".join(there)}{advice}')
 
 
 def _labels(every: dict[str, list[str]], split: str, settings: dict):
@@ -84,46 +97,38 @@ def _labels(every: dict[str, list[str]], split: str, settings: dict):
 
     Without names in the metadata the labels of all splits say which classes there are.
     """
+    def columns(paths: Iterable[str]) -> list[LabelColumn]:
+        return [_label_column(path, settings) for path in paths]
+
+    mine = columns(every[split])
+    order = 'train' if 'train' in every else min(every)
+    first = mine[0] if split == order else _label_column(every[order][0], settings)
+    return label_columns.agreed(mine, first, lambda: columns(
+        path for name in sorted(set(every) - {split}) for path in every[name]))
+
+
+def _label_column(path: str, settings: dict) -> LabelColumn:
     import pyarrow.parquet
 
-    columns, names = {}, ()
-    for name in [split, *sorted(set(every) - {split})]:
-        columns[name] = []
-        for path in every[name]:
-            try:
-                with pyarrow.parquet.ParquetFile(path) as file:
-                    _check_columns(file, path, settings)
-                    names = names or _stored_names(file.schema_arrow, settings['label'])
-                    columns[name] += file.read([settings['label']])[0].to_pylist()
-            except (OSError, pyarrow.ArrowInvalid) as error:
-                raise DataError(f'{path}: cannot be read ({" ".join(str(error).split())[:200]}); '
-                                'download it again') from None
-        if names:  # the other splits are not needed
-            break
-    mine = columns[split]
-    place = f'{every[split][0]}: column {settings["label"]!r}'
-    multi_label = any(isinstance(value, list) for value in mine)
-    lists = [[value] if not isinstance(value, list) else value
-             for column in columns.values() for value in column]
-    return (*labels_of(lists, names, multi_label, len(mine), place), multi_label)
+    column = settings['label']
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            schema = file.schema_arrow
+            images = [field.name for field in schema if _holds_images(field.type)]
+            check_columns(schema.names, images, path, settings)
+            return LabelColumn(f'{path}: column {column!r}', _stored_names(schema, column),
+                               file.read([column])[0].to_pylist())
+    except (OSError, pyarrow.ArrowInvalid) as error:
+        raise DataError(f'{path}: cannot be read ({" ".join(str(error).split())[:200]}); '
+                        'download it again') from None
 
 
-def labels_of(lists: list[list], names: tuple[str, ...], multi_label: bool, count: int, place: str):
-    """Returns (class names, labels of the first `count`) of class numbers or names.
-
-    Raises:
-      DataError: a label is neither.
-    """
-    flat = [value for one in lists for value in one]
-    if all(isinstance(value, str) for value in flat):
-        names, labels = labels_lib.from_names(lists, multi_label, place)
-        return names, labels[:count]
-    if not all(isinstance(value, int) and not isinstance(value, bool) for value in flat):
-        odd = next(value for value in flat if not isinstance(value, int) or value is True)
-        raise DataError(f'{place}: holds {odd!r}; expected class numbers, or names, in every row')
-    names, numbers = labels_lib.numbered(flat, names, place)
-    return names, labels_lib.from_lists(lists[:count], len(names)) if multi_label else (
-        numbers[:count])
+def _holds_images(kind) -> bool:
+    """Returns whether an Arrow type is bytes, or a struct that has some."""
+    import pyarrow
+    if pyarrow.types.is_struct(kind):
+        return kind.get_field_index('bytes') >= 0
+    return pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)
 
 
 def _stored_names(schema, column: str) -> tuple[str, ...]:

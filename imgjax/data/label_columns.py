@@ -1,0 +1,135 @@
+"""Label columns: files or splits that each say what their numbers mean, brought to one order.
+
+Numbers are never taken for those of another file: they are translated by the names, or refused.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from imgjax.data import labels as labels_lib
+from imgjax.errors import DataError
+
+log = logging.getLogger('imgjax')
+
+
+class LabelColumn(NamedTuple):
+    """The labels of one file or split.
+
+    Attributes:
+      place: what an error calls it.
+      names: what its numbers mean, () where it does not say.
+      values: a class number, a name, or a list of either for each example.
+    """
+
+    place: str
+    names: tuple[str, ...]
+    values: list
+
+
+def agreed(mine: Sequence[LabelColumn], first: LabelColumn,
+           others: Callable[[], Iterable[LabelColumn]]):
+    """Returns (class names, labels, multi_label) of a split.
+
+    The classes are those that `first` names, in its order. Where it names none they are the names,
+    or the numbers, that all columns hold.
+
+    Args:
+      mine: the columns of the split, one after another.
+      first: the column of the set that says the order, for every split the same one.
+      others: gives the columns of the other splits; asked for where `first` has no names.
+
+    Raises:
+      DataError: a column has a class that `first` has not, does not say its names where another
+        does, or holds what is no label.
+    """
+    multi_label = any(isinstance(value, list) for column in mine for value in column.values)
+    if first.names:
+        class_names = first.names
+    else:
+        every = [first, *mine, *others()]
+        for column in every:
+            if column.names:
+                raise _unnamed(first, column)
+        class_names = _found(every)
+    numbers, counts, moved = [], [], []
+    for column in mine:
+        flat, count = _flat(column)
+        numbers.append(_numbers(column._replace(values=flat), class_names, first))
+        counts += count
+        if column.names not in ((), class_names):
+            moved.append(column.place)
+    if moved:
+        log.warning('%s: names the classes in another order than %s%s; its labels were translated '
+                    'by the names', moved[0], first.place,
+                    f' (so do {len(moved) - 1} more)' if len(moved) > 1 else '')
+    numbers = np.concatenate(numbers)
+    if multi_label:
+        lists = np.split(numbers, np.cumsum(counts)[:-1])
+        return class_names, labels_lib.from_lists(lists, len(class_names)), True
+    return class_names, numbers.astype(np.int32), False
+
+
+def _flat(column: LabelColumn) -> tuple[list, list[int]]:
+    """Returns (all labels one after another, how many of them each example has)."""
+    lists = [value if isinstance(value, list) else [value] for value in column.values]
+    return [value for one in lists for value in one], [len(one) for one in lists]
+
+
+def _found(columns: Sequence[LabelColumn]) -> tuple[str, ...]:
+    """Returns the names, or the numbers, that columns without names in their metadata hold."""
+    values = {value for column in columns for value in _flat(column)[0]}
+    if values and all(isinstance(value, str) for value in values):
+        return labels_lib.from_names([[value] for value in values], False, '')[0]
+    top = max((int(value) for value in values if _is_whole(value)), default=0)
+    return labels_lib.numbered([top], (), columns[0].place)[0]
+
+
+def _is_whole(value) -> bool:
+    return not isinstance(value, bool) and (
+        isinstance(value, int) or (isinstance(value, float) and value.is_integer()))
+
+
+def _numbers(column: LabelColumn, class_names: tuple[str, ...], first: LabelColumn) -> np.ndarray:
+    """Returns the class numbers, in the order of `class_names`, of a column of single labels."""
+    values, place = column.values, column.place
+    if values and all(isinstance(value, str) for value in values):
+        return _by_name(values, class_names, place, first)
+    odd = [value for value in values if not _is_whole(value)]
+    if odd:
+        raise DataError(f'{place}: holds {odd[0]!r}; expected class numbers, or names, in every '
+                        'row')
+    if first.names and not column.names and values:
+        raise _unnamed(column, first)
+    if column.names in ((), class_names):
+        return labels_lib.numbered(values, class_names, place)[1]
+    _, numbers = labels_lib.numbered(values, column.names, place)
+    return _by_name(column.names, class_names, place, first)[numbers]
+
+
+def _by_name(names: Sequence[str], class_names: tuple[str, ...], place: str,
+             first: LabelColumn) -> np.ndarray:
+    """Returns the number in `class_names` of each name."""
+    number = {name: i for i, name in enumerate(class_names)}
+    if len(number) < len(class_names):
+        twice = next(name for i, name in enumerate(class_names) if number[name] != i)
+        raise DataError(f'{first.place}: two classes are named {twice!r}, and {place} has another '
+                        'order; give each class a name of its own')
+    unknown = [name for name in names if name not in number]
+    if unknown:
+        raise DataError(f'{place}: has the class {unknown[0]!r}, which {first.place} has not '
+                        f'({_some(class_names)}); write all files of the set with the same class '
+                        'names')
+    return np.fromiter((number[name] for name in names), np.int64, len(names))
+
+
+def _unnamed(without: LabelColumn, named: LabelColumn) -> DataError:
+    return DataError(
+        f'{without.place}: does not say which class a number means, but {named.place} does '
+        f'({_some(named.names)}); write all files of the set with the same features')
+
+
+def _some(names: Sequence[str]) -> str:
+    return ', '.join(names[:5]) + (' ...' if len(names) > 5 else '')
