@@ -105,7 +105,9 @@ class Log:
         self._path = os.path.join(workdir, 'metrics.jsonl')
         self._board = os.path.join(workdir, 'tensorboard')
         self._events = None
-        self._wall_time = 0.0  # of the newest row that has one: evaluations have none
+        # Of the newest row that has one: evaluations have none. Before any it is that of the first.
+        times = [row['perf']['time'] for row in self.rows if row.get('perf', {}).get('time')]
+        self._wall_time = times[0] if times else time.time()
         self._waiting = list(self.rows)
         if write:
             self._write_whole_file()
@@ -137,6 +139,7 @@ class Log:
         row = jsonable(row)
         self.rows.append(row)
         if self._writes:
+            self._wall_time = time.time()
             self._waiting.append(row)
             self._write_events(row)
             self.sync()
@@ -191,6 +194,8 @@ def jsonable(value):
     """Returns plain data with null for every number that JSON does not know."""
     if isinstance(value, dict):
         return {k: jsonable(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -2,6 +2,7 @@ import json
 import math
 import os
 import subprocess
+import time
 
 import pytest
 from tensorboardX.proto import event_pb2
@@ -13,7 +14,7 @@ def row(step, split='train', **numbers):
     return {'step': step, 'split': split, 'loss': 1.0 / step} | numbers
 
 
-def events_of(workdir):
+def events_of(workdir, what=lambda event, value: value.simple_value):
     """Returns {(tag, step): value} of the TensorBoard files."""
     found = {}
     for name in os.listdir(workdir / 'tensorboard'):
@@ -23,7 +24,7 @@ def events_of(workdir):
             event = event_pb2.Event.FromString(data[12:12 + size])
             for value in event.summary.value:
                 assert (value.tag, event.step) not in found, 'an event is doubled'
-                found[value.tag, event.step] = value.simple_value
+                found[value.tag, event.step] = what(event, value)
             data = data[16 + size:]
     return found
 
@@ -47,6 +48,20 @@ def test_rows_and_events_go_on_after_a_restart_without_doubles(tmp_path):
     assert ('perf/step_time', 20) in events and ('perf/mfu', 20) not in events
 
 
+def test_evaluations_before_the_first_logged_step_have_a_wall_time(tmp_path):
+    """They have no time of their own; TensorBoard showed them in 1970."""
+    began = time.time()
+    log = metrics.Log(str(tmp_path), 0)
+    log.write(row(5, 'test'))
+    log.write(row(10, perf={'time': began + 50.0}))
+    log.close()
+    for restart in (False, True):
+        if restart:
+            metrics.Log(str(tmp_path), 10).close()
+        times = events_of(tmp_path, lambda event, value: event.wall_time)
+        assert began <= times['test/loss', 5] <= times['train/loss', 10] == began + 50.0
+
+
 def test_a_line_cut_short_by_a_crash_is_left_out(tmp_path):
     log = metrics.Log(str(tmp_path), 0)
     log.write(row(10))
@@ -61,6 +76,8 @@ def test_a_line_cut_short_by_a_crash_is_left_out(tmp_path):
 
 
 def test_nan_is_null_in_strict_json(tmp_path):
+    assert metrics.jsonable({'arms': [{'low': math.nan, 'n': 1}]}) == {
+        'arms': [{'low': None, 'n': 1}]}
     log = metrics.Log(str(tmp_path), 0)
     log.write(row(10, loss=math.nan, grad_norm=math.inf))
     log.close()

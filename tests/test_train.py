@@ -3,6 +3,7 @@
 import functools
 import itertools
 import json
+import types
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from configs import digits
-from imgjax import build, checkpoint, feed, metrics, sharding, state, train
+from imgjax import build, checkpoint, feed, loop, metrics, sharding, state, train
 from imgjax import config as config_lib
 from imgjax.errors import ConfigError, DivergedError
 from imgjax.models import forms
@@ -239,6 +240,28 @@ def test_a_finished_run_says_the_same_again(tmp_path):
     assert len(metrics.read_rows(str(tmp_path))) == 3
     assert json.loads((tmp_path / 'environment.json').read_text())['jax'] == jax.__version__
     assert (tmp_path / 'report.html').stat().st_size > 10_000
+
+
+def test_every_row_has_the_time_of_its_own_steps(tmp_path, monkeypatch):
+    """By a clock on which a step takes a second, also before an evaluation and at the end."""
+    clock = {'now': 0.0}
+    monkeypatch.setattr(loop, 'time', types.SimpleNamespace(monotonic=lambda: clock['now']))
+    opened = feed.open_feed
+
+    def open_feed(*arguments):
+        found = opened(*arguments)
+
+        def dispatch(state, item):
+            clock['now'] += found.steps
+            return jax.block_until_ready(found.dispatch(state, item))
+
+        return found._replace(dispatch=dispatch)
+
+    monkeypatch.setattr(train, 'open_feed', open_feed)
+    train.run(config_of(steps=60, log_every=10, eval_every=20), str(tmp_path))
+    rows = [row['perf'] for row in metrics.read_rows(str(tmp_path)) if row['split'] == 'train']
+    assert [perf['step_time'] for perf in rows] == [1.0] * 6
+    assert [perf['images_per_second'] for perf in rows] == [32.0] * 6
 
 
 def test_profile_of_chosen_steps(tmp_path):

@@ -4,6 +4,7 @@ import io
 import os
 import platform
 import socket
+import statistics
 import sys
 from importlib import metadata
 
@@ -78,7 +79,7 @@ def table(result: dict, rows: list[dict]) -> str:
         **({'unreadable': f'{result["unreadable_images"]} training images, weight 0, listed in '
                           f'{os.path.join(workdir, "unreadable.jsonl")}'}
            if result['unreadable_images'] else {}),
-        'speed': f'{sorted(speeds)[len(speeds) // 2]:,.0f} images/s (median)' if speeds else '-',
+        'speed': f'{statistics.median(speeds):,.0f} images/s (median)' if speeds else '-',
         'checkpoint': os.path.join(workdir, 'checkpoints', str(result['step'])),
         'metrics': os.path.join(workdir, 'metrics.jsonl'),
         'TensorBoard': f'tensorboard --logdir={os.path.join(workdir, "tensorboard")}',

@@ -15,7 +15,8 @@ from imgjax.report import findings as found_lib
 from imgjax.report import run as run_page
 from imgjax.report import statistics
 from imgjax.report.findings import STATES, Axis, Curve, Findings, Picture
-from imgjax.report.text import duration, percent
+from imgjax.report.study_text import interval_text
+from imgjax.report.text import MISSING, duration, percent
 from imgjax.study import cells as cells_lib
 from imgjax.study.cells import Cell
 from imgjax.study.plan import Study
@@ -275,8 +276,7 @@ def table(found: Findings) -> str:
     lines = []
     for arm in found.arms:
         done = sum(cell.state == 'done' for cell in arm.cells)
-        score = '–' if arm.score is None else (
-            f'{arm.score.mean:.4f} ({arm.score.low:.4f} to {arm.score.high:.4f})')
+        score = MISSING if arm.score is None else interval_text(arm.score, found.metric)
         lines.append(f'  {arm.name:<{width}}  {found.metric} {score}, {done} of {len(arm.cells)} '
                      f'{_cells(len(arm.cells))}, {duration(arm.seconds)}')
     return '\n'.join([*lines, *(f'  missing: {line}' for line in found.missing)])

@@ -9,6 +9,7 @@ import subprocess
 import pytest
 
 from imgjax.report import study_tables, study_text
+from imgjax.study import gather
 from tests.report.studies import HOSTILE, sample
 from tests.report.test_study_page import STUDIES
 
@@ -35,6 +36,12 @@ def test_the_headline_answers_the_question(options, words):
     for word in words:
         assert word in said, said
     assert '\n' not in said and 'nan' not in said
+
+
+def test_the_lines_in_the_terminal_have_no_interval_of_one_seed():
+    lines = gather.table(sample(arms=2, seeds=1)).splitlines()
+    assert len(lines) == 2 and all('nan' not in line and ' to ' not in line for line in lines)
+    assert re.search(r'arm 0  accuracy \d\d\.\d\d%, 1 of 1', lines[0])
 
 
 def test_verdicts():
