@@ -1,5 +1,7 @@
 """What the step makes of weights, of several labels, of class weights and of several views."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,10 +29,13 @@ def config_of(**changes) -> dict:
     return config_lib.to_plain(plain | changes)
 
 
+def facts_of(multi_label=False) -> build.Facts:
+    return build.Facts([str(k) for k in range(CLASSES)], [8, 8, 1], 100, 10, 'a', 'b', multi_label)
+
+
 def after(config: dict, batch: dict, multi_label=False):
     """Returns (loss, parameters) after one step; without augmentation, no key plays a part."""
-    facts = build.Facts([str(k) for k in range(CLASSES)], [8, 8, 1], 100, 10, 'a', 'b', multi_label)
-    job = build.job(config, facts, jax.devices()[:1])
+    job = build.job(config, facts_of(multi_label), jax.devices()[:1])
     hparams = state.hparams_of(config)
     begin = state.init(job.model, config, (8, 8, 1), hparams)
     now, measured = jax.jit(job.train_step)(begin, batch, hparams)
@@ -79,9 +84,8 @@ def test_a_batch_of_unreadable_images_changes_nothing_and_is_finite():
     loss, params = after(config_of(), batch_of(weight=np.zeros(SIZE)))
     assert loss == 0
     hparams = state.hparams_of(config_of())
-    begin = state.init(build.job(config_of(), build.Facts(
-        [str(k) for k in range(CLASSES)], [8, 8, 1], 1, 1, 'a', 'b')).model, config_of(),
-        (8, 8, 1), hparams)
+    model = build.job(config_of(), facts_of()).model
+    begin = state.init(model, config_of(), (8, 8, 1), hparams)
     assert_close(params, jax.device_get(begin.params))
 
 
@@ -110,6 +114,43 @@ def test_class_weights_are_of_the_class():
         after(config_of(hparams={'class_weights': [1.0]}), batch_of())
 
 
+def test_each_part_of_a_batch_updates_the_batch_statistics():
+    """Part p holds the images p, p + 2, ...; the second begins with the statistics of the first."""
+    config = config_of(model={'name': 'tiny_resnet', 'dtype': 'float32', 'options': {}},
+                       accumulation_steps=2)
+    job = build.job(config, facts_of(), jax.devices()[:1])
+    hparams = state.hparams_of(config)
+    begin = state.init(job.model, config, (8, 8, 1), hparams)
+    now, _ = jax.jit(job.train_step)(begin, batch_of(), hparams)
+    expected = begin.batch_stats
+    for part in (IMAGES[0::2], IMAGES[1::2]):
+        _, updates = job.model.apply(
+            {'params': begin.params, 'batch_stats': expected}, part / np.float32(127.5) - 1,
+            train=True, mutable=['batch_stats'])
+        expected = updates['batch_stats']
+    assert_close(now.batch_stats, expected)
+
+
+@pytest.mark.parametrize('several', [False, True])
+def test_what_the_eval_step_says_of_known_logits(several, monkeypatch):
+    """Image n has its highest logit at class 0, then 1, 2 ...; its label is n."""
+    logits_NK = np.tile(np.arange(8, 0, -1, dtype=np.float32), (8, 1))
+    monkeypatch.setattr(step, 'predict', lambda *_: jnp.asarray(logits_NK))
+    eval_step = step.make_eval_step(types.SimpleNamespace(num_classes=8), config_of(
+        loss='sigmoid' if several else 'softmax'))
+    labels = np.arange(8, dtype=np.int32)
+    found = eval_step(None, {'image': np.zeros(8), 'mask': np.ones(8, bool),
+                             'label': np.eye(8, dtype=np.float32) if several else labels})
+    assert found['prediction'].tolist() == [0] * 8
+    assert found['hit'].tolist() == [True] + [False] * 7
+    assert found['top5'].tolist() == [True] * 5 + [False] * 3
+    p_K = 1 / (1 + np.exp(-logits_NK[0])) if several else np.exp(logits_NK[0] - 8) / np.exp(
+        logits_NK[0] - 8).sum()
+    np.testing.assert_allclose(found['confidence'], p_K[0], rtol=1e-5)
+    if not several:
+        np.testing.assert_allclose(found['loss'], -np.log(p_K), rtol=1e-5)
+
+
 def test_is_hit():
     logits = jnp.array([[0.0, 2.0, 1.0]] * 4)
     targets = jnp.array([[0.0, 1, 1], [1, 0, 0], [0, 0, 0], [0.4, 0.6, 0]])
@@ -132,8 +173,13 @@ def test_three_views_shall_agree():
     assert views.shape == (3, SIZE, 8, 8, 1) and flipped.shape == (1, SIZE, 8, 8, 1)
     np.testing.assert_array_equal(views[0], flipped[0])
     assert not np.array_equal(views[1], views[0]) and not np.array_equal(views[1], views[2])
-    loss, _ = after(config, batch_of())
-    alone, _ = after(config_of(augment=ops[:1]), batch_of())
-    assert loss < alone + 12 * np.log(3) and loss != alone
+    loss, alone = (after(config_of(augment=ops, consistency='jsd', hparams={
+        'label_smoothing': 0.1, 'consistency_weight': weight}), batch_of())[0]
+        for weight in (1e5, 0.0))  # the views of a new model hardly differ
+    model = build.job(config, facts_of()).model
+    begin = state.init(model, config, (8, 8, 1), hparams)
+    logits = [model.apply({'params': begin.params}, view, train=False)[0] for view in views]
+    assert loss - alone == pytest.approx(
+        1e5 * losses.agreement(jnp.stack(logits, 1)).mean().item(), rel=1e-3) and loss > alone
     with pytest.raises(ConfigError, match='config.consistency: jsd takes the softmax loss and an'):
         after(config_of(consistency='jsd'), batch_of())
