@@ -19,7 +19,7 @@ from imgjax.errors import ConfigError, nearest
 log = logging.getLogger('imgjax')
 
 _NOT_SOURCES = ('crop', 'decode', 'faults', 'jpeg', 'label_columns', 'labels', 'left_out',
-                'pipeline', 'records', 'sampler', 'splits', 'tfds')
+                'pipeline', 'records', 'sampler', 'shards', 'splits', 'tfds')
 
 
 class Source(NamedTuple):

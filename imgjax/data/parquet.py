@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from imgjax.data import Source, label_columns, records, source_options, splits
+from imgjax.data import Source, label_columns, records, shards, source_options, splits
 from imgjax.data.label_columns import LabelColumn
 from imgjax.errors import ConfigError, DataError
 
@@ -41,9 +41,10 @@ def open_split(split: str, options: dict) -> Source:
         raise ConfigError("config.data.name: 'parquet' needs pyarrow; install it with: "
                           "pip install 'imgjax[parquet]'") from None
     path = splits.data_path(options, 'the folder that holds <split>-*.parquet')
-    every = splits.files(path, '.parquet', ('', 'data'))
+    every = shards.files(path, '.parquet')
     split = splits.resolve(split, every,
                            f'config.data: {path} has no {split}-*.parquet for that split')
+    shards.check(split, every[split])
     try:
         class_names, labels, multi_label = _labels(every, split, settings)
         mark = records.stamp(every[split], settings['image'])
@@ -174,7 +175,7 @@ def _copy(paths: list[str], column: str, place: str, copy: str) -> dict[str, np.
     log.info('%s: copying %.1f GiB of images for random access, once', place, need / 2**30)
     old = [entry.path for entry in os.scandir(place)
            if entry.name.endswith('.images')
-           and entry.name.split('-')[0] == os.path.basename(copy).split('-')[0]]
+           and entry.name.rpartition('-')[0] == os.path.basename(copy).rpartition('-')[0]]
     sizes, names = [], []
     try:
         with open(f'{copy}.tmp', 'wb') as file:

@@ -92,28 +92,6 @@ def held_out_share(names: Sequence[str], labels: np.ndarray, share: float) -> np
     return held_out
 
 
-def files(path: str, extension: str, folders: Sequence[str] = ('',)) -> dict[str, list[str]]:
-    """Returns {split: its files in the order of their names}.
-
-    In each of `folders` of `path`: `<split>.EXT`, `<split>-*.EXT`, `<split>/*.EXT`.
-    """
-    found = {}
-    for folder in folders:
-        place = os.path.join(path, folder)
-        for entry in os.scandir(place) if os.path.isdir(place) else ():
-            if entry.name.startswith('.') or (not folder and entry.name in folders):
-                continue
-            if entry.is_dir():
-                inner = [e.path for e in os.scandir(entry.path)
-                         if e.name.endswith(extension) and not e.name.startswith('.')]
-                if inner:
-                    found.setdefault(entry.name, []).extend(inner)
-            elif entry.name.endswith(extension):
-                split = entry.name.removesuffix(extension).split('-')[0]
-                found.setdefault(split, []).append(entry.path)
-    return {split: sorted(paths) for split, paths in found.items()}
-
-
 class _View:
     """Ranges of other examples, one after another."""
 

@@ -14,7 +14,7 @@ import tarfile
 
 import numpy as np
 
-from imgjax.data import Source, records, source_options, splits
+from imgjax.data import Source, records, shards, source_options, splits
 from imgjax.data import labels as labels_lib
 from imgjax.data.decode import EXTENSIONS
 from imgjax.errors import DataError
@@ -35,9 +35,10 @@ def open_split(split: str, options: dict) -> Source:
     """
     cache = source_options(options, cache='')['cache']
     path = splits.data_path(options, 'the folder that holds <split>-*.tar')
-    every = splits.files(path, '.tar')
+    every = shards.files(path, '.tar')
     split = splits.resolve(split, every, f'config.data: {path} has no {split}-*.tar for that split')
     paths = every[split]
+    shards.check(split, paths)
 
     def fits(_, index: dict) -> bool:
         sizes = np.array([os.path.getsize(p) for p in paths])

@@ -427,8 +427,11 @@ BAD = [
      "config.data.options.label: .* has no column 'label'; it has image"),
     (write_parquet, _parquet(image=['x'] * 6), ConfigError, "column 'image' is string; images are"),
     (write_parquet, lambda p: [harm(p) for harm in (
-        _parquet(image=_NO_BYTES), lambda p: os.remove(p / 'data/train-00001-of-00002.parquet'))],
+        _parquet(image=_NO_BYTES), lambda p: os.remove(p / 'data/train-00001-of-00002.parquet'),
+        lambda p: os.rename(p / 'data/train-00000-of-00002.parquet', p / 'data/train.parquet'))],
      DataError, "column 'image' stores no bytes; save the set with its images embedded"),
+    (write_parquet, lambda p: os.remove(p / 'data/train-00001-of-00002.parquet'), DataError,
+     'train-00001-of-00002.parquet: is missing'),
     (write_parquet, _parquet(label=[0, 1, 2, 0, 1, 3]), DataError, r'label 5 \(from 0\) is 3'),
     (write_parquet, _parquet(label=[0.5] * 6), DataError, 'holds 0.5; expected class numbers'),
     (write_huggingface, lambda p: os.remove(p / 'dataset_dict.json'), DataError,
@@ -510,11 +513,16 @@ def test_what_cannot_be_kept_beside_the_data_is_kept_elsewhere(writer, tmp_path,
 def test_parquet_copies_are_replaced_not_collected(tmp_path):
     options = write_parquet(tmp_path / 'set', SPLITS, CLASSES)
     data.open_split('train', options)
+    for shard in (0, 1):
+        name = f'{shard:05d}-of-00002.parquet'
+        os.link(tmp_path / f'set/data/train-{name}', tmp_path / f'set/data/train-extra-{name}')
+    data.open_split('train-extra', options)
     _parquet(image=[encoded(i) for i in range(30, 36)])(tmp_path / 'set')
     assert data.open_split('train', options).examples[2]['image'] == encoded(32)
-    assert len(list((tmp_path / 'set' / '.imgjax').glob('train-*.images'))) == 1
-    # A copy that lost its end is made again.
-    copy, = (tmp_path / 'set' / '.imgjax').glob('train-*.images')
+    # A copy that lost its end is made again; that of another split stays.
+    copy, = set((tmp_path / 'set' / '.imgjax').glob('train-*.images')) - {
+        *(tmp_path / 'set' / '.imgjax').glob('train-extra-*.images')}
+    assert len(list(copy.parent.glob('train-extra-*.images'))) == 1
     _cut(copy, -1)
     assert data.open_split('train', options).examples[11]['image'] == encoded(11)
 
