@@ -158,6 +158,11 @@ def check_run(workdir: str) -> None:
                               'such as 1200; move it away')
 
 
+def is_of_run(name: str) -> bool:
+    """Is it the name of a file or folder that a run has at the top of its directory?"""
+    return name in (*_FILES, *_DIRECTORIES) or name.startswith('unreadable')
+
+
 def is_step(name: str) -> bool:
     """Is it a name that the directory of a step has? '007', '1_0' and '٣' are numbers to int()."""
     return (name.isascii() and name.isdecimal() and len(name) <= len(str(_LAST_STEP))

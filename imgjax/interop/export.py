@@ -5,16 +5,16 @@ normalisation inside and any N. Whatever is written is read and run again before
 """
 
 import importlib
+import json
 import logging
 import os
-import shutil
 import types
 
 import jax
 import numpy as np
 import safetensors.numpy
 
-from imgjax import models, step, use
+from imgjax import models, outputs, step, trust, use
 from imgjax.build import Job
 from imgjax.config import write_json
 from imgjax.errors import ConfigError, DataError
@@ -22,7 +22,9 @@ from imgjax.interop import files, torch_layout
 
 log = logging.getLogger('imgjax')
 
-FORMATS = ('safetensors', 'stablehlo', 'onnx', 'savedmodel')
+# What each writes beside config.json.
+FORMATS = {'safetensors': 'model.safetensors', 'stablehlo': 'model.stablehlo',
+           'onnx': 'model.onnx', 'savedmodel': 'saved_model'}
 # How far an exported model's logits may be from the live one's, in parts of their spread.
 TOLERANCE = 1e-4
 _INSTALL = {
@@ -36,19 +38,24 @@ def export(workdir: str, format: str, output: str = '', at: int | None = None) -
     Args:
       workdir: the run directory.
       format: one of FORMATS.
-      output: a folder; '' is WORKDIR/export/FORMAT.
+      output: a folder that is new, empty, or holds exports of this model: one in another format
+        stays, one in this format is replaced. '' is WORKDIR/export/FORMAT.
       at: which step; None takes the newest that verifies.
 
     Returns output, format, bytes, max_difference (of the logits, in parts of their standard
     deviation) and what else `evaluate` says of a checkpoint.
 
     Raises:
-      ConfigError: no such format, or a package it needs is missing.
+      ConfigError: no such format, a package it needs is missing, or `output` holds something else.
       DataError: what was written does not give the live model's logits; nothing is left of it.
     """
     if format not in FORMATS:
         raise ConfigError(f'--format: takes one of {", ".join(FORMATS)}, got {format!r}')
+    workdir = outputs.path('workdir', workdir)
+    output = outputs.path('output', output or os.path.join(workdir, 'export', format))
+    own = outputs.check_folder('output', output, 'launch.export', ('config.json', FORMATS[format]))
     job = use.open_run(workdir)
+    _check_same_model(output, own, format, job)
     state, meta = use.restore(job, workdir, at)
     params = state.ema if job.config['ema'] else state.params
     variables = jax.device_get({'params': params, 'batch_stats': state.batch_stats})
@@ -58,33 +65,49 @@ def export(workdir: str, format: str, output: str = '', at: int | None = None) -
     def predict(images_NHWC):
         return step.predict(job.model, job.config, state, images_NHWC)
 
-    output = os.path.expanduser(output) or os.path.join(workdir, 'export', format)
-    temporary = f'{output}.tmp'
-    shutil.rmtree(temporary, ignore_errors=True)
     try:
-        os.makedirs(temporary)
-        write_json(os.path.join(temporary, 'config.json'), description(job))
-        run = _WRITERS[format](job, variables, predict, temporary)
-        difference = _compare(job, jax.jit(predict), run)
+        with outputs.filling(output, 'launch.export', own) as folder:
+            write_json(os.path.join(folder, 'config.json'), description(job))
+            run = _WRITERS[format](job, variables, predict, folder)
+            difference = _compare(job, jax.jit(predict), run)
+            if not difference <= TOLERANCE:
+                raise DataError(
+                    f'{output}: the exported model differs from the live one by {difference:.1e} '
+                    f'of its spread, more than {TOLERANCE}; it was removed')
     except ImportError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         raise ConfigError(f'--format={format}: needs {error.name}; install it with: '
                           f'{_INSTALL[format]}') from None
     except OSError as error:
-        raise DataError(f'{temporary}: cannot be written ({error.strerror})') from None
-    if not difference <= TOLERANCE:
-        shutil.rmtree(temporary)
-        raise DataError(f'{output}: the exported model differs from the live one by '
-                        f'{difference:.1e} of its spread, more than {TOLERANCE}; it was removed')
-    shutil.rmtree(output, ignore_errors=True)
-    os.replace(temporary, output)
-    size = sum(os.path.getsize(os.path.join(folder, name))
-               for folder, _, names in os.walk(output) for name in names)
+        raise DataError(f'{output}: cannot be written ({error.strerror})') from None
+    size = _size(os.path.join(output, FORMATS[format]))
     log.info('%s: %.1f MB, the same logits within %.1e of their spread', output, size / 2**20,
              difference)
     return {'output': os.path.abspath(output), 'format': format, 'bytes': size,
             'max_difference': difference, 'step': meta['step'],
             'workdir': os.path.abspath(workdir), 'state_digest': meta['state_digest']}
+
+
+def _check_same_model(output: str, own: list[str], format: str, job: Job) -> None:
+    """Checks that config.json would go on describing the other formats that are there."""
+    others = [file for file in FORMATS.values() if file != FORMATS[format]
+              and any(name.partition('/')[0] == file for name in own)]
+    if not others:
+        return
+    try:
+        same = trust.read_json(os.path.join(output, 'config.json')) == json.loads(
+            json.dumps(description(job)))
+    except (OSError, ValueError):
+        same = False
+    if not same:
+        raise ConfigError(f'--output={output}: its {others[0]} is of another model; take another '
+                          'folder')
+
+
+def _size(path: str) -> int:
+    if os.path.isfile(path):
+        return os.path.getsize(path)
+    return sum(os.path.getsize(os.path.join(folder, name))
+               for folder, _, names in os.walk(path) for name in names)
 
 
 def description(job: Job) -> dict:

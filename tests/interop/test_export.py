@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from configs import digits
-from imgjax import train, use
+from imgjax import outputs, train, use
 from imgjax.errors import ConfigError, DataError
 from imgjax.interop import export, files
 
@@ -28,7 +28,8 @@ def run(tmp_path_factory, data_dir):
 def test_safetensors_are_timms(run, tmp_path):
     result = export.export(run, 'safetensors', str(tmp_path / 'out'))
     assert result['max_difference'] == 0 and result['step'] == 3
-    assert sorted(os.listdir(tmp_path / 'out')) == ['config.json', 'model.safetensors']
+    assert sorted(os.listdir(tmp_path / 'out')) == [
+        '.imgjax.json', 'config.json', 'model.safetensors']
     tensors = files.read(str(tmp_path / 'out' / 'model.safetensors'))
     assert {'conv1.weight', 'layer2.0.downsample.1.running_var', 'fc.bias'} <= set(tensors)
     assert tensors['conv1.weight'].shape == (8, 1, 3, 3)
@@ -48,6 +49,26 @@ def test_stablehlo_takes_any_batch(run, tmp_path):
     images_NHWC = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1), np.uint8)
     assert again.call(images_NHWC).shape == (5, 10)
     assert export.export(run, 'stablehlo')['output'] == f'{run}/export/stablehlo'
+    # A second format lies beside the first, which stays as it is.
+    first = (tmp_path / 'out/model.stablehlo').read_bytes()
+    export.export(run, 'safetensors', f'{tmp_path}/out/')
+    assert sorted(os.listdir(tmp_path / 'out')) == [
+        '.imgjax.json', 'config.json', 'model.safetensors', 'model.stablehlo']
+    assert (tmp_path / 'out/model.stablehlo').read_bytes() == first
+
+
+def test_nothing_else_is_overwritten(run, tmp_path):
+    with pytest.raises(ConfigError, match=f'--output={run}: holds .* did not write there'):
+        export.export(run, 'safetensors', f'{run}/')
+    with pytest.raises(ConfigError, match='is a name of the run directory'):
+        export.export(run, 'safetensors', f'{run}/checkpoints/4')
+    out = tmp_path / 'out'
+    out.mkdir()
+    outputs.mark(str(out), 'launch.export', ['config.json', 'model.onnx'])
+    (out / 'config.json').write_text('{"architecture": "resnet18"}')
+    with pytest.raises(ConfigError, match=r'its model.onnx is of another model'):
+        export.export(run, 'safetensors', str(out))
+    assert sorted(os.listdir(out)) == ['.imgjax.json', 'config.json']
 
 
 def test_an_export_that_differs_is_removed(run, tmp_path, monkeypatch):
