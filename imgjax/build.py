@@ -26,7 +26,7 @@ from imgjax import (
     trust,
 )
 from imgjax.config import write_json
-from imgjax.data import Source, pipeline
+from imgjax.data import Source, classes, pipeline
 from imgjax.errors import ConfigError, DataError, nearest
 
 
@@ -78,15 +78,21 @@ USUAL_SIZE = 224
 
 
 def open_dataset(config: dict) -> tuple[Source, Source]:
-    """Opens the training and the evaluation split, which must have the same classes."""
+    """Opens the training and the evaluation split; the classes of both are those of the first.
+
+    Raises:
+      ConfigError: as of data.open_split.
+      DataError: as of data.open_split, or of data.classes.renumbered: the evaluation split has
+        images of a class that is not trained.
+    """
     options = config['data']
     train = data.open_split(options['train_split'], options)
     held_out = data.open_split(options['eval_split'], options)
-    if train.class_names != held_out.class_names:
-        odd = sorted(set(train.class_names) ^ set(held_out.class_names))
-        raise DataError(f'{options["name"]}: the splits {options["train_split"]!r} and '
-                        f'{options["eval_split"]!r} have other classes, first {odd[0]!r}')
-    return train, held_out
+    if train.multi_label != held_out.multi_label:
+        several = options['train_split' if train.multi_label else 'eval_split']
+        raise DataError(f'{options["name"]}: images of the split {several!r} have several labels, '
+                        'those of the other split have one; label both alike')
+    return train, classes.renumbered(held_out, train.class_names, options['eval_split'])
 
 
 def describe(config: dict, train: Source, held_out: Source) -> tuple[dict, Facts]:

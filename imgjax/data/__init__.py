@@ -18,8 +18,8 @@ from imgjax.errors import ConfigError, nearest
 
 log = logging.getLogger('imgjax')
 
-_NOT_SOURCES = ('crop', 'decode', 'faults', 'jpeg', 'label_columns', 'labels', 'left_out',
-                'pipeline', 'records', 'sampler', 'shards', 'splits', 'tfds')
+_NOT_SOURCES = ('classes', 'crop', 'decode', 'faults', 'jpeg', 'label_columns', 'labels',
+                'left_out', 'pipeline', 'records', 'sampler', 'shards', 'splits', 'tfds')
 
 
 class Source(NamedTuple):
@@ -67,22 +67,23 @@ def open_split(split: str, options: dict) -> Source:
       options: plain config['data'].
 
     Raises:
-      ConfigError: unknown dataset, split or option, or fewer than two classes.
-      DataError: the dataset is there but cannot be read.
+      ConfigError: unknown dataset, split or option, or fewer than two classes to train.
+      DataError: the dataset is there but cannot be read, or a class has two spellings.
     """
     name = options['name']
     if not re.fullmatch(r'[a-z0-9_]+', name):
         raise ConfigError(f'config.data.name: takes letters a-z, digits and _, got {name!r}')
+    from imgjax.data import classes, splits  # they need Source
     module = importlib.import_module(f'imgjax.data.{name if name in names() else "tfds"}')
     if '[' in split or '+' in split:
-        from imgjax.data import splits
         source = splits.sliced(split, lambda bare: module.open_split(bare, options))
     else:
         source = module.open_split(split, options)
-    if len(source.class_names) < 2:
+    if len(source.class_names) < 2 and split == options.get('train_split', split):
         raise ConfigError(
             f'config.data: {name!r} has {len(source.class_names)} class '
             f'({", ".join(source.class_names)}); a classifier takes at least two')
+    classes.check_spellings(source.class_names, options['path'] or name)
     if not len(source.examples):
         raise ConfigError(f'config.data: the split {split!r} of {name!r} is empty')
     _say(split, source, options)

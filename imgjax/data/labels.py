@@ -1,6 +1,6 @@
 """Labels as stored, int32 (N,) or bool (N, K), as names, and as a Source gives them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -25,10 +25,19 @@ def from_lists(lists: Sequence[Sequence[int]], classes: int) -> np.ndarray:
     return matrix
 
 
+def in_order(names: Collection[str]) -> list[str]:
+    """Returns names as classes are numbered: as numbers where all of them are, else as text.
+
+    The order is total: '01' stands before '1', whatever order they came in.
+    """
+    numbers = all(name.isdecimal() for name in names)
+    return sorted(names, key=(lambda name: (int(name), name)) if numbers else None)
+
+
 def from_names(lists: Sequence[Sequence[str]], multi_label: bool, place: str):
     """Returns (class names, labels) of the names that each example has.
 
-    Names are sorted, as numbers where all of them are.
+    Names are in the order of `in_order`.
 
     Args:
       lists: the labels of each example, exactly one unless `multi_label`.
@@ -36,8 +45,7 @@ def from_names(lists: Sequence[Sequence[str]], multi_label: bool, place: str):
       place: what an error calls it.
     """
     there = {name for names in lists for name in names}
-    names = tuple(sorted(there, key=int) if there and all(n.isdecimal() for n in there)
-                  else sorted(there))
+    names = tuple(in_order(there))
     number = {name: i for i, name in enumerate(names)}
     numbers = [[number[name] for name in one] for one in lists]
     if multi_label:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import xxhash
 
-from imgjax.data import Source, left_out, read
+from imgjax.data import Source, classes, left_out, read
 from imgjax.errors import ConfigError, nearest
 
 # What the split `held_out` is: the first of these that a dataset has.
@@ -131,8 +131,8 @@ def sliced(spec: str, open_one: Callable[[str], Source]) -> Source:
     """Opens a TFDS split spec such as 'train[:90%]+test' over the splits of any source.
 
     Raises:
-      ConfigError: the spec cannot be read, asks for more than there is, or adds up splits of
-        different classes.
+      ConfigError: the spec cannot be read, or asks for more than there is.
+      DataError: a split that is added has images of a class that the first one lacks.
     """
     from tensorflow_datasets.core import splits as tfds_splits  # a second, and rarely needed
 
@@ -140,6 +140,9 @@ def sliced(spec: str, open_one: Callable[[str], Source]) -> Source:
     for part in spec.split('+'):
         name = part.split('[')[0].strip()
         sources[name] = sources.get(name) or open_one(name)
+    first = next(iter(sources.values()))
+    sources = {name: classes.renumbered(source, first.class_names, name)
+               for name, source in sources.items()}
     lengths = {name: types.SimpleNamespace(num_examples=len(source.examples), shard_lengths=())
                for name, source in sources.items()}
     try:
@@ -155,9 +158,6 @@ def sliced(spec: str, open_one: Callable[[str], Source]) -> Source:
         source = sources[one.splitname]
         start, stop, _ = slice(one.from_, one.to).indices(len(source.examples))
         parts.append((source, start, max(start, stop)))
-    first = parts[0][0]
-    if any(source.class_names != first.class_names for source in sources.values()):
-        raise ConfigError(f'config.data: split {spec!r}: its parts have other classes')
     view = _View(parts)
     marks = [source.fingerprint for source in sources.values()]
     fingerprint = hashlib.sha256(' '.join([spec, *marks]).encode()).hexdigest()[:16]
