@@ -19,7 +19,8 @@ from imgjax.errors import ConfigError, nearest
 log = logging.getLogger('imgjax')
 
 _NOT_SOURCES = ('classes', 'crop', 'decode', 'faults', 'jpeg', 'label_columns', 'labels',
-                'left_out', 'pipeline', 'records', 'sampler', 'shards', 'splits', 'tfds')
+                'left_out', 'pipeline', 'records', 'sampler', 'shards', 'split_names',
+                'splits', 'tfds')
 
 
 class Source(NamedTuple):

@@ -5,16 +5,16 @@ import hashlib
 import itertools
 import os
 import types
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import xxhash
 
 from imgjax.data import Source, classes, left_out, read
-from imgjax.errors import ConfigError, nearest
-
-# What the split `held_out` is: the first of these that a dataset has.
-HELD_OUT = ('held_out', 'val', 'validation', 'valid', 'dev', 'test')
+from imgjax.data.split_names import HELD_OUT as HELD_OUT
+from imgjax.data.split_names import resolve as resolve
+from imgjax.data.split_names import resolve_share as resolve_share
+from imgjax.errors import ConfigError
 
 
 def data_path(options: dict, what: str) -> str:
@@ -29,40 +29,6 @@ def data_path(options: dict, what: str) -> str:
     if not os.path.exists(path):
         raise ConfigError(f'config.data.path: {path}: no such {what.split()[1]}; name {what}')
     return path
-
-
-def resolve(split: str, there: Iterable[str], refusal: str) -> str:
-    """Returns which of the splits `there` is meant.
-
-    Raises:
-      ConfigError: none; the line begins with `refusal`.
-    """
-    there = sorted(there)
-    if split in there:
-        return split
-    if split == 'held_out':
-        for name in HELD_OUT:
-            if name in there:
-                return name
-        if 'train' in there:
-            raise ConfigError(f'{refusal}; it has {", ".join(there)}; take a share of it: '
-                              "'train[:90%]' to train on and 'train[90%:]' to evaluate on")
-    raise ConfigError(f'{refusal}; it has {", ".join(there[:10]) or "none"}{nearest(split, there)}')
-
-
-def resolve_share(split: str, there: Iterable[str], refusal: str) -> tuple[str, bool | None]:
-    """Returns (split of `there`, which part of it), where `train` alone can be divided.
-
-    The part is None for all of it; where nothing is held out on disk, `train` is (train, False):
-    what `held_out_share` leaves, and `held_out`, `val`, `test` ... are (train, True).
-
-    Raises:
-      ConfigError: no such split; the line begins with `refusal`.
-    """
-    there = set(there)
-    if 'train' in there and not there & set(HELD_OUT) and split in ('train', *HELD_OUT):
-        return 'train', split != 'train'
-    return resolve(split, there, refusal), None
 
 
 def held_out_share(names: Sequence[str], labels: np.ndarray, share: float) -> np.ndarray:

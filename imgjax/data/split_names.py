@@ -1,0 +1,104 @@
+"""Names of splits as the field writes them: train or Training, val, Valid or eval, test or Testing.
+
+Case, blanks and the signs - and _ make no difference, nor does an ending such as in `test_set`.
+"""
+
+import re
+from collections.abc import Iterable
+
+from imgjax.errors import ConfigError, nearest
+
+TRAIN = ('train', 'training', 'trn')
+# What the split `held_out` is: the first of these that a dataset has.
+HELD_OUT = ('held_out', 'holdout', 'val', 'validation', 'valid', 'validate', 'dev', 'eval',
+            'evaluation', 'evaluate', 'test', 'testing', 'tst')
+
+_KINDS = {'train': TRAIN, 'held_out': HELD_OUT[:2], 'val': HELD_OUT[2:10], 'test': HELD_OUT[10:]}
+_KIND_OF = {name.replace('_', ''): kind for kind, names in _KINDS.items() for name in names}
+_ENDINGS = ('dataset', 'set', 'data', 'split', 'images')
+_RANK = {name.replace('_', ''): rank for rank, name in enumerate(HELD_OUT)}
+
+
+def _plain(name: str) -> str:
+    plain = re.sub(r'[\s_-]', '', name).lower()
+    for ending in _ENDINGS:
+        if plain.removesuffix(ending) in _KIND_OF:
+            return plain.removesuffix(ending)
+    return plain
+
+
+def kind(name: str) -> str:
+    """Returns what a name says that a split is for: train, held_out, val, test; '' if nothing."""
+    return _KIND_OF.get(_plain(name), '')
+
+
+def is_held_out(name: str) -> bool:
+    """Returns whether a name says that a split is for evaluation."""
+    return kind(name) in ('held_out', 'val', 'test')
+
+
+def seems(name: str) -> bool:
+    """Returns whether a word of the name is that of a split, as in seg_train and val2."""
+    return any(kind(word) for word in re.split('[^a-z]+', name.lower()))
+
+
+def bare(spec: str) -> list[str]:
+    """Returns the splits that a spec such as 'train[:90%]+test' takes from."""
+    return [part.split('[')[0].strip() for part in spec.split('+')]
+
+
+def find(split: str, there: Iterable[str]) -> str | None:
+    """Returns which of the splits `there` is meant; None if none is.
+
+    It is the one of that very name, else the one that differs in case, blanks or signs, else one
+    that is for the same. `held_out` is the first of HELD_OUT.
+
+    Raises:
+      ConfigError: several differ from it in no more than case, blanks or signs.
+    """
+    there = sorted(there)
+    if split in there:
+        return split
+    alike = [name for name in there if _plain(name) == _plain(split)]
+    if len(alike) > 1:
+        raise ConfigError(f'config.data: the split {split!r} may be {alike[0]!r} or {alike[1]!r}; '
+                          'name one of them in train_split or eval_split')
+    if alike:
+        return alike[0]
+    wanted = kind(split)
+    same = [name for name in there
+            if wanted and (kind(name) == wanted or (wanted == 'held_out' and is_held_out(name)))]
+    return min(same, key=lambda name: (_RANK.get(_plain(name), 0), name), default=None)
+
+
+def resolve(split: str, there: Iterable[str], refusal: str) -> str:
+    """Returns which of the splits `there` is meant, as `find` does.
+
+    Raises:
+      ConfigError: none, or several; the line begins with `refusal` where it is none.
+    """
+    there = sorted(there)
+    found = find(split, there)
+    if found is not None:
+        return found
+    if kind(split) == 'held_out' and find('train', there):
+        raise ConfigError(f'{refusal}; it has {", ".join(there)}; take a share of it: '
+                          "'train[:90%]' to train on and 'train[90%:]' to evaluate on")
+    raise ConfigError(f'{refusal}; it has {", ".join(there[:10]) or "none"}{nearest(split, there)}')
+
+
+def resolve_share(split: str, there: Iterable[str], refusal: str) -> tuple[str, bool | None]:
+    """Returns (split of `there`, which part of it), where `train` alone can be divided.
+
+    The part is None for all of it; where nothing is held out on disk, `train` is (train, False):
+    what `held_out_share` leaves, and `held_out`, `val`, `test` ... are (train, True).
+
+    Raises:
+      ConfigError: no such split; the line begins with `refusal`.
+    """
+    there = sorted(there)
+    train = find('train', there)
+    alone = train is not None and not any(map(is_held_out, there))
+    if alone and split not in set(there) - {train} and kind(split):
+        return train, kind(split) != 'train'
+    return resolve(split, there, refusal), None
