@@ -16,10 +16,17 @@ from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 from imgjax.data import crop, jpeg
 from imgjax.errors import DataError
 
-EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')
-# Pillow knows more formats, some of which start other programs.
-EXTENSION_OF = {'JPEG': '.jpg', 'PNG': '.png', 'WEBP': '.webp', 'BMP': '.bmp', 'GIF': '.gif',
-                'TIFF': '.tif'}
+# Pillow's names of the formats, and their usual endings. It knows more, some of which start other
+# programs or say a smaller size than they have. TGA is last: it has no mark to know it by.
+FORMATS = {
+    'JPEG': ('.jpg', '.jpeg', '.jpe', '.jfif'), 'PNG': ('.png', '.apng'), 'WEBP': ('.webp',),
+    'BMP': ('.bmp',), 'GIF': ('.gif',), 'TIFF': ('.tif', '.tiff'), 'AVIF': ('.avif', '.avifs'),
+    'JPEG2000': ('.jp2', '.j2k', '.j2c', '.jpc', '.jpf', '.jpx'),
+    'PPM': ('.ppm', '.pgm', '.pbm', '.pnm', '.pfm'), 'DIB': ('.dib',), 'PCX': ('.pcx',),
+    'QOI': ('.qoi',), 'SGI': ('.sgi', '.rgb', '.rgba', '.bw'),
+    'TGA': ('.tga', '.icb', '.vda', '.vst')}
+EXTENSIONS = tuple(ending for endings in FORMATS.values() for ending in endings)
+EXTENSION_OF = {name: endings[0] for name, endings in FORMATS.items()} | {'MPO': '.jpg'}
 KINDS = ('empty', 'not an image', 'truncated', 'damaged', 'too many bytes', 'too many pixels',
          'too many scans', 'too narrow')
 MAX_ASPECT = 100
@@ -158,7 +165,7 @@ def _decode(example: dict, options: dict, header: _Header, box, *, shrink_to: in
 def _open(encoded: bytes, name: str) -> Image.Image:
     """Returns the opened image, of which only the header was read."""
     try:
-        return Image.open(io.BytesIO(encoded), formats=tuple(EXTENSION_OF))
+        return Image.open(io.BytesIO(encoded), formats=tuple(FORMATS))
     except Exception as error:  # Pillow's parsers raise nearly anything on damaged bytes
         raise _refusal(name, encoded, error) from None
 
@@ -173,7 +180,7 @@ def _decode_with_pillow(example: dict, channels: int) -> Image.Image:
         if isinstance(encoded, np.ndarray):
             image = Image.fromarray(encoded.squeeze(-1) if encoded.shape[-1] == 1 else encoded)
         else:
-            image = Image.open(io.BytesIO(encoded), formats=tuple(EXTENSION_OF))
+            image = Image.open(io.BytesIO(encoded), formats=tuple(FORMATS))
             image.load()
         if image.mode.startswith('I'):  # 16 bits a pixel, which convert() would clip at 255
             levels = np.clip(np.asarray(image).astype(np.int64), 0, 65535)

@@ -72,7 +72,7 @@ def open_split(split: str, options: dict) -> Source:
     or 'png'), noise (0 to 1, its share of a pixel). Channels are config.data.channels.
     """
     settings = source_options(options, **DEFAULTS)
-    splits.resolve(split, ('train', *splits.HELD_OUT), f'config.data: no split {split!r}')
+    split = splits.resolve(split, ('train', *splits.HELD_OUT), f'config.data: no split {split!r}')
     limits = dict(examples=(1, 2**40), classes=(2, 100_000), height=(1, 8192),
                   width=(1, 8192), noise=(0, 1))
     for name, (low, high) in limits.items():

@@ -325,6 +325,19 @@ HUGE = {  # each claims about 60,000 x 60,000 pixels, or unpacks to 100 MB of co
 }
 
 
+@pytest.mark.parametrize('name', decode.FORMATS)
+@pytest.mark.parametrize('mode', ['RGB', 'L'])
+def test_every_format_that_is_listed_is_read(name, mode):
+    gradient = np.add.outer(np.arange(20), np.arange(30))[..., None] * np.array([3, 2, 1])
+    image = Image.fromarray(gradient.astype(np.uint8)).convert('RGB' if name == 'QOI' else mode)
+    content = encoded(image, name)
+    found = decode.whole({'image': content, 'name': ''}, OPTIONS)
+    np.testing.assert_allclose(found, np.asarray(image.convert('RGB')), rtol=0,
+                               atol=14 if name in ('JPEG', 'WEBP', 'AVIF') else 0)
+    _, kind, _ = decode.stored({'image': content, 'name': ''})
+    assert decode.EXTENSION_OF[kind] in decode.FORMATS[name]
+
+
 @pytest.mark.parametrize('content, kind', [
     (b'', 'empty'), (b'this is text', 'not an image'), (b'<html>', 'not an image'),
     (b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n', 'not an image'),
