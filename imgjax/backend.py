@@ -13,6 +13,8 @@ import importlib.util
 
 import jax
 
+from imgjax.errors import ConfigError, OutOfMemoryError
+
 _COMPILER_OPTIONS = {
     'cpu': {
         # XLA hands dots, convolutions and sums over axes to YNNPACK. Its sums are the faster ones,
@@ -38,6 +40,50 @@ def platform() -> str:
     `made_for`.
     """
     return _made_for.get() or jax.default_backend()
+
+
+def devices() -> list:
+    """Returns jax.devices().
+
+    Raises:
+      ConfigError: there are none of the kind that JAX_PLATFORMS asks for.
+    """
+    try:
+        return jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the second where JAX has no plugin for them
+        asked, reason = jax.config.jax_platforms, ' '.join(str(error).split())[:200]
+        raise ConfigError(
+            f'JAX_PLATFORMS={asked or ""}: no such device can be used here '
+            f'({reason or "jax has no plugin for it, such as jax[cuda13]"}); unset it to take the '
+            'devices that are here, or run where there is one') from None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Did the host or a device have too little memory?"""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, jax.errors.JaxRuntimeError)
+        and any(words in str(error) for words in ('RESOURCE_EXHAUSTED', 'OUT_OF_MEMORY')))
+
+
+@contextlib.contextmanager
+def memory_for(what: str, advice: str):
+    """Has an error for want of memory end in one line.
+
+    Args:
+      what: that is done within it, such as 'a training step'.
+      advice: how to need less.
+
+    Raises:
+      OutOfMemoryError: in place of what JAX or NumPy raise.
+    """
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = ' '.join((str(error).splitlines() or [''])[0].split())[:200].rstrip('.')
+        raise OutOfMemoryError(f'{what} takes more memory than there is'
+                               f'{reason and f" ({reason})"}; {advice}') from None
 
 
 @contextlib.contextmanager

@@ -109,7 +109,7 @@ def compile_step(config: dict, facts: build.Facts, devices: list) -> Compiled:
     try:
         step = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        if 'RESOURCE_EXHAUSTED' not in str(error):
+        if not backend.is_out_of_memory(error):
             raise
         arguments = sum(_bytes_on_device(leaf) for leaf in jax.tree.leaves(lowered.in_avals[0]))
         return Compiled(job, traced, None, needed_bytes(str(error), arguments),

@@ -18,6 +18,12 @@ class ConfigError(RunError):
     exit_code = 2
 
 
+class OutOfMemoryError(RunError):
+    """A step, an evaluation or a set needs more memory than the host or a device has."""
+
+    exit_code = 2
+
+
 class DataError(RunError):
     """A dataset, an image or a checkpoint that cannot be used."""
 

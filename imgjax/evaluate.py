@@ -64,6 +64,11 @@ def mean_average_precision(labels_NK: np.ndarray, probabilities_NK: np.ndarray) 
     return float(np.nanmean(average_precisions(labels_NK, probabilities_NK)))
 
 
+def less_memory(config: dict) -> tuple[str, str]:
+    """Returns what `backend.memory_for` says of an evaluation."""
+    return 'evaluation', f'lower config.eval_batch_size ({config["eval_batch_size"]})'
+
+
 def global_batch_size(batch_size: int, mesh) -> int:
     """Returns the batch size, rounded up to what the devices can share; the rest is masked."""
     parts = sharding.batch_parts(mesh)

@@ -57,6 +57,17 @@ def is_resident(job: Job, source: Source) -> bool:
     return wish == 'yes' or (wish == 'auto' and not cropped and fits(job, source))
 
 
+def less_memory(job: Job) -> str:
+    """Returns how a run can need less memory, in words."""
+    config = job.config
+    ways = [f'lower config.batch_size ({config["batch_size"]})',
+            f'raise config.accumulation_steps ({config["accumulation_steps"]}), the parts that a '
+            'batch is computed in']
+    if not getattr(job.model, 'remat', True):
+        ways.append('set config.model.options.remat=True, which computes activations twice')
+    return f'{", ".join(ways[:-1])} or {ways[-1]}'
+
+
 def loops_slowly(traced_step: str) -> bool:
     """Is this a step with a convolution, on a CPU?
 

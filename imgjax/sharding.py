@@ -18,6 +18,7 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from imgjax import backend
 from imgjax.errors import ConfigError
 from imgjax.models import parallel
 
@@ -33,9 +34,9 @@ def make_mesh(shape: dict, devices=None) -> Mesh:
     these, and the other axes stay inside of one.
 
     Raises:
-      ConfigError: the axes do not multiply to the number of devices.
+      ConfigError: the axes do not multiply to the number of devices, or there are none.
     """
-    devices = jax.devices() if devices is None else devices
+    devices = backend.devices() if devices is None else devices
     inner = shape['fsdp'] * shape['tensor']
     data = len(devices) // inner if shape['data'] == -1 else shape['data']
     if data * inner != len(devices) or data < 1:

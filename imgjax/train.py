@@ -28,7 +28,7 @@ from imgjax import state as state_lib
 from imgjax.build import Job
 from imgjax.data import Source, faults, pipeline
 from imgjax.errors import ConfigError, DivergedError
-from imgjax.feed import decoding, fits, open_feed
+from imgjax.feed import decoding, fits, less_memory, open_feed
 from imgjax.interop import load
 from imgjax.report import run as run_page
 
@@ -78,7 +78,7 @@ def run_one(config, workdir: str, sources: tuple[Source, Source] | None = None,
         train_source, eval_source = sources or build.open_dataset(config)
         job = build.job(*build.describe(config, train_source, eval_source), shared=shared)
         with (runtime.hear_stop(), runtime.watchdog(config['watchdog_seconds']) as beat,
-              jax.transfer_guard('disallow')):
+              jax.transfer_guard('disallow'), backend.memory_for('training', less_memory(job))):
             processes.from_first(lambda: check_owner(workdir, job))
             hparams = sharding.place(
                 state_lib.hparams_of(job.config), sharding.replicated(job.mesh))
@@ -279,7 +279,8 @@ def evaluator(job: Job, source: Source, beat):
     def run_evaluation(state, step: int):
         items = batches if isinstance(batches, list) else pipeline.iterate(
             batches, options['workers'])
-        return evaluate.run(eval_step, state, items, count, job.mesh,
-                            title=f'{options["eval_split"]} at step {step}', beat=beat)
+        with backend.memory_for(*evaluate.less_memory(job.config)):
+            return evaluate.run(eval_step, state, items, count, job.mesh,
+                                title=f'{options["eval_split"]} at step {step}', beat=beat)
 
     return run_evaluation

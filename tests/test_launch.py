@@ -167,6 +167,15 @@ def test_wrong_calls_end_in_one_line(module, flags, words, launch, tmp_path):
     assert not workdir.exists(), 'nothing is written'
 
 
+def test_an_accelerator_that_is_not_here_is_one_line(launch, tmp_path):
+    """JAX answers with an assertion for `cuda` without its plugin, and an error for `tpu`."""
+    for platform in ('cuda', 'tpu'):
+        line = complaint_of(launch('train', CONFIG, f'--workdir={tmp_path / "run"}',
+                                   environment={'JAX_PLATFORMS': platform}), 2)
+        assert f'JAX_PLATFORMS={platform}: no such device' in line and 'unset it' in line
+    assert not (tmp_path / 'run').exists()
+
+
 def test_a_directory_of_another_config_is_left_alone(run, launch):
     workdir, result = run
     line = complaint_of(launch('train', *SHORT, '--config.hparams.learning_rate=0.5',

@@ -13,7 +13,7 @@ import pytest
 from configs import digits
 from imgjax import build, checkpoint, feed, loop, metrics, sharding, state, train
 from imgjax import config as config_lib
-from imgjax.errors import ConfigError, DivergedError
+from imgjax.errors import ConfigError, DivergedError, OutOfMemoryError
 from imgjax.models import forms
 
 
@@ -240,6 +240,20 @@ def test_a_finished_run_says_the_same_again(tmp_path):
     assert len(metrics.read_rows(str(tmp_path))) == 3
     assert json.loads((tmp_path / 'environment.json').read_text())['jax'] == jax.__version__
     assert (tmp_path / 'report.html').stat().st_size > 10_000
+
+
+def test_too_little_memory_names_the_fields_that_need_less(tmp_path, monkeypatch):
+    def too_large(*arguments, **options):
+        raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.')
+
+    monkeypatch.setattr(loop, 'run', too_large)
+    with pytest.raises(OutOfMemoryError, match=(
+            r'training takes more memory .*RESOURCE_EXHAUSTED.*lower config.batch_size \(32\) or '
+            r'raise config.accumulation_steps \(1\)')) as error:
+        train.run(config_of(), str(tmp_path / 'mlp'))
+    assert '\n' not in str(error.value) and error.value.exit_code == 2
+    job = types.SimpleNamespace(config=config_of(), model=types.SimpleNamespace(remat=False))
+    assert 'or set config.model.options.remat=True' in feed.less_memory(job)
 
 
 def test_every_row_has_the_time_of_its_own_steps(tmp_path, monkeypatch):

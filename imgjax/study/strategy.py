@@ -109,7 +109,7 @@ def _fitting(cells: Sequence[Cell], many: Choice, shared: dict):
         try:
             return many, *_time_population(cells[:many.members], many.devices, shared)
         except (MemoryError, jax.errors.JaxRuntimeError) as error:
-            if not isinstance(error, MemoryError) and 'RESOURCE_EXHAUSTED' not in str(error):
+            if not backend.is_out_of_memory(error):
                 raise
         shared.pop('population', None)
         members = many.members // 2 // many.devices * many.devices
