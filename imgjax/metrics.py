@@ -87,6 +87,16 @@ def _is_row(row) -> bool:
     return all(value is None or isinstance(value, int | float) for value in numbers)
 
 
+def scores(rows: list[dict], split: str) -> dict[int, float]:
+    """Returns {step: what its evaluation is judged by, the higher the better}.
+
+    That is the mean average precision, where images have several labels, else the accuracy.
+    """
+    found = {row['step']: row.get('mean_average_precision', row.get('accuracy'))
+             for row in rows if row['split'] == split}
+    return {step: score for step, score in found.items() if score is not None}
+
+
 class Log:
     """The rows of a run on disk, and as TensorBoard events made from them.
 
@@ -126,13 +136,8 @@ class Log:
             self._write_events(row)
 
     def score(self, step: int, split: str) -> float | None:
-        """Returns what the row of that step and split is judged by; None without such a row.
-
-        The mean average precision, where images have several labels, else the accuracy.
-        """
-        found = (row.get('mean_average_precision', row.get('accuracy')) for row in self.rows
-                 if row['step'] == step and row['split'] == split)
-        return next(found, None)
+        """Returns what the row of that step and split is judged by; None without such a row."""
+        return scores(self.rows, split).get(step)
 
     def write(self, row: dict) -> None:
         """Appends a row; its numbers are Python's."""

@@ -2,6 +2,7 @@
 
 import csv
 import glob
+import json
 import logging
 import os
 
@@ -15,6 +16,7 @@ from imgjax import (
     data,
     evaluate,
     metrics,
+    outputs,
     runtime,
     sharding,
     step,
@@ -28,6 +30,8 @@ from imgjax.errors import ConfigError, DataError
 log = logging.getLogger('imgjax')
 
 PREDICT_BATCH = 64
+# How a file of predictions begins: CSV of some or of no readable images, and JSON.
+_MARKS = (b'image,class_1,probability_1,', b'image,error', b'[\n {\n  "image": ')
 
 
 def open_run(workdir: str) -> build.Job:
@@ -53,17 +57,54 @@ def restore(job: build.Job, workdir: str, at: int | None):
     return restored
 
 
-def evaluate_split(workdir: str, at: int | None = None, split: str | None = None) -> dict:
+def which_step(job: build.Job, workdir: str, at: int | str | None) -> int | None:
+    """Returns the step that `at` names, None for the newest.
+
+    Args:
+      job: the run.
+      workdir: the run directory.
+      at: a number, 'best' for that of the best evaluation (the earliest of equals), or None or ''.
+
+    Raises:
+      ConfigError: it is neither.
+      DataError: the best evaluation has no checkpoint, or there is no evaluation.
+    """
+    if at is None or at == '':
+        return None
+    if at != 'best':
+        if not trust.is_step(str(at)):
+            raise ConfigError(f'--step: takes the number of a step, or best, got {at!r}')
+        return int(at)
+    best, there = best_evaluated(job, workdir), checkpoint.steps(workdir)
+    if best in there:
+        return best
+    split = job.config['data']['eval_split']
+    missing = f'{split!r} was not evaluated yet (config.eval_every)' if best is None else (
+        f'the best evaluation is that of step {best}, which was not saved '
+        '(config.checkpoint.keep_best)')
+    raise DataError(f'{workdir}: --step=best: {missing}; give one of the steps on disk: '
+                    f'{", ".join(map(str, there)) or "none"}')
+
+
+def best_evaluated(job: build.Job, workdir: str) -> int | None:
+    """Returns the step of a run's best evaluation, the earliest of equals; None without any."""
+    scores = metrics.scores(metrics.read_rows(workdir), job.config['data']['eval_split'])
+    return max(sorted(scores), key=scores.get) if scores else None
+
+
+def evaluate_split(workdir: str, at: int | str | None = None, split: str | None = None) -> dict:
     """Evaluates a checkpoint.
 
     Args:
       workdir: the run directory.
-      at: which step; None takes the newest that verifies.
+      at: which step, as of `which_step`; None takes the newest that verifies.
       split: of the run's dataset; None takes the one it was evaluated on.
 
     Returns split, accuracy, loss, step, examples, workdir, state_digest and top5_accuracy.
     """
+    workdir = outputs.path('workdir', workdir)
     job = open_run(workdir)
+    at = which_step(job, workdir, at)
     options = job.config['data']
     split = split or options['eval_split']
     source = data.open_split(split, options)
@@ -88,31 +129,34 @@ def evaluate_split(workdir: str, at: int | None = None, split: str | None = None
 def inspect_run(workdir: str) -> dict:
     """Restores and verifies every step on disk, and says so a line each on stderr.
 
-    Returns the newest sound step and its state_digest, all steps with `verified`, the parameter
-    count and the config hash.
+    Returns the newest sound step and its state_digest, all steps with `verified`, the step of the
+    best evaluation if it is one of them, the parameter count and the config hash.
     """
+    workdir = outputs.path('workdir', workdir)
     job = open_run(workdir)
     config_hash = config_lib.digest(job.config)
-    found = []
+    found, best = [], best_evaluated(job, workdir)
     for at in checkpoint.steps(workdir):
         try:
             _, meta = checkpoint.restore(workdir, at, job.target, config_hash)
             found.append({'step': at, 'verified': True, 'state_digest': meta['state_digest']})
-            log.info('step %d: verified, %s', at, meta['state_digest'])
+            log.info('step %d: verified, %s%s', at, meta['state_digest'],
+                     ', of the best evaluation' if at == best else '')
         except DataError as error:
             found.append({'step': at, 'verified': False, 'error': str(error)})
             log.info('step %d: %s', at, error)
     sound = [entry for entry in found if entry['verified']]
     newest = sound[-1] if sound else {'step': None, 'state_digest': None}
+    best = best if best in [entry['step'] for entry in sound] else None
     parameters = state_lib.parameter_count(job.target)
     log.info('%s parameters, config %s', f'{parameters:,}', config_hash)
     return {'step': newest['step'], 'state_digest': newest['state_digest'], 'steps': found,
-            'parameters': parameters, 'config_hash': config_hash,
+            'best_step': best, 'parameters': parameters, 'config_hash': config_hash,
             'workdir': os.path.abspath(workdir)}
 
 
 def predict_images(workdir: str, images: str, top_k: int, output: str,
-                   at: int | None = None) -> dict:
+                   at: int | str | None = None) -> dict:
     """Classifies image files and writes the most probable classes of each.
 
     An image that cannot be read gets a row with its error, and the others are classified; the
@@ -122,16 +166,16 @@ def predict_images(workdir: str, images: str, top_k: int, output: str,
       workdir: the run directory: its config, class names and checkpoint are all that is needed.
       images: a file, a folder (searched in depth) or a glob.
       top_k: classes of an image.
-      output: path ending in .csv or .json.
-      at: which step; None takes the newest that verifies.
+      output: path ending in .csv or .json; one that is there is replaced if it holds predictions.
+      at: which step, as of `which_step`; None takes the newest that verifies.
     """
     if not output.endswith(('.csv', '.json')):
         raise ConfigError(f'--output={output}: takes a name ending in .csv or .json')
-    if not os.path.isdir(os.path.dirname(os.path.abspath(output))):
-        raise ConfigError(f'--output={output}: no such folder')
-    paths = _list_images(images)
+    workdir, output = outputs.path('workdir', workdir), outputs.path('output', output)
+    outputs.check_file('output', output, 'launch.predict', _MARKS)
+    paths = _list_images(os.path.expanduser(images))
     job = open_run(workdir)
-    state, meta = restore(job, workdir, at)
+    state, meta = restore(job, workdir, which_step(job, workdir, at))
     classify = _classifier(job, state, min(top_k, len(job.facts.class_names)))
     rows = []
     with metrics.progress(len(paths), 0, 'image') as bar:
@@ -204,12 +248,13 @@ def _classifier(job: build.Job, state, top_k: int):
 def _write_predictions(output: str, rows: list[dict]) -> None:
     """Writes the rows as CSV (class_1, probability_1, class_2, ...) or JSON, whole or not."""
     if output.endswith('.json'):
-        config_lib.write_json(output, rows)
+        with outputs.replacing(output) as file:
+            json.dump(rows, file, indent=1)
         return
     top_k = max(len(row['classes']) for row in rows)
     header = ['image', *(f'{word}_{k}' for k in range(1, top_k + 1)
                          for word in ('class', 'probability')), 'error']
-    with trust.replacing(output, newline='') as file:
+    with outputs.replacing(output, newline='') as file:
         writer = csv.writer(file)
         writer.writerow(header)
         for row in rows:

@@ -8,7 +8,8 @@ from absl import flags
 from imgjax import runtime
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'The run directory.', required=True)
-_STEP = flags.DEFINE_integer('step', None, 'Which checkpoint; the newest when left out.')
+_STEP = flags.DEFINE_string('step', '', 'Which checkpoint: a number, or best, that of the best '
+                            'evaluation; the newest when left out.')
 _SPLIT = flags.DEFINE_string('split', None, 'Which split; config.data.eval_split when left out.')
 
 

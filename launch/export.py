@@ -11,7 +11,8 @@ _WORKDIR = flags.DEFINE_string('workdir', None, 'The run directory.', required=T
 _FORMAT = flags.DEFINE_string(
     'format', None, 'safetensors (for timm), stablehlo, onnx or savedmodel.', required=True)
 _OUTPUT = flags.DEFINE_string('output', '', 'The folder; WORKDIR/export/FORMAT when left out.')
-_STEP = flags.DEFINE_integer('step', None, 'Which checkpoint; the newest when left out.')
+_STEP = flags.DEFINE_string('step', '', 'Which checkpoint: a number, or best, that of the best '
+                            'evaluation; the newest when left out.')
 
 
 def main() -> dict:

@@ -8,7 +8,8 @@ from absl import flags
 from imgjax import runtime
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'The run directory.', required=True)
-_STEP = flags.DEFINE_integer('step', None, 'Which checkpoint; the newest when left out.')
+_STEP = flags.DEFINE_string('step', '', 'Which checkpoint: a number, or best, that of the best '
+                            'evaluation; the newest when left out.')
 _IMAGES = flags.DEFINE_string('images', None, 'A file, a folder, or a glob.', required=True)
 _TOP_K = flags.DEFINE_integer('top_k', 5, 'How many classes an image gets.', lower_bound=1)
 _OUTPUT = flags.DEFINE_string('output', 'predictions.csv', 'Where to write: .csv or .json.')

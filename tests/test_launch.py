@@ -80,7 +80,7 @@ def test_train_ends_with_one_json_line(run):
 
 def test_evaluate_and_inspect_agree_with_train(run, launch):
     workdir, result = run
-    evaluated = result_of(launch('evaluate', f'--workdir={workdir}', devices=8))
+    evaluated = result_of(launch('evaluate', f'--workdir={workdir}/', '--step=best', devices=8))
     assert evaluated['state_digest'] == result['state_digest']
     assert evaluated['accuracy'] == result['accuracy']
     assert evaluated['loss'] == pytest.approx(result['loss'], rel=1e-5)
@@ -89,7 +89,7 @@ def test_evaluate_and_inspect_agree_with_train(run, launch):
     assert [(s['step'], s['verified']) for s in inspected['steps']] == [(10, True), (20, True)]
     stored = json.loads((workdir / 'config.json').read_text())
     assert inspected['config_hash'] == stored['hash']
-    assert inspected['parameters'] == result['parameters']
+    assert inspected['parameters'] == result['parameters'] and inspected['best_step'] == 20
 
 
 def test_evaluate_another_step_and_split(run, launch):
@@ -117,6 +117,7 @@ def test_predict_from_the_run_directory_alone(run, launch, images, tmp_path):
     workdir = tmp_path / 'moved'
     shutil.copytree(run[0], workdir)
     output = tmp_path / 'predictions.csv'
+    output.write_text('image,class_1,probability_1,error\n')  # of the call before
     result = result_of(launch('predict', f'--workdir={workdir}', f'--images={images}',
                               f'--output={output}', '--top_k=3'))
     assert result['images'] == 6
@@ -159,6 +160,8 @@ def test_predict_goes_on_after_a_bad_image(run, launch, images, tmp_path):
     ('inspect', (), ['no run directory']),
     ('predict', ('--images=/nothing/*.png',), ['--images=/nothing/*.png: no such images']),
     ('predict', ('--images=README.md', '--output=x.txt'), ['ending in .csv or .json']),
+    ('predict', ('--images=README.md', '--output=tests/golden_digits.json'),
+     ['--output=tests/golden_digits.json: is there already, and launch.predict did not write it']),
 ])
 def test_wrong_calls_end_in_one_line(module, flags, words, launch, tmp_path):
     workdir = tmp_path / 'run'

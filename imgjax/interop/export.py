@@ -32,7 +32,7 @@ _INSTALL = {
     'savedmodel': "pip install 'imgjax[prepare]'"}
 
 
-def export(workdir: str, format: str, output: str = '', at: int | None = None) -> dict:
+def export(workdir: str, format: str, output: str = '', at: int | str | None = None) -> dict:
     """Writes a run's model in one of FORMATS, beside a config.json with classes and preprocessing.
 
     Args:
@@ -40,7 +40,7 @@ def export(workdir: str, format: str, output: str = '', at: int | None = None) -
       format: one of FORMATS.
       output: a folder that is new, empty, or holds exports of this model: one in another format
         stays, one in this format is replaced. '' is WORKDIR/export/FORMAT.
-      at: which step; None takes the newest that verifies.
+      at: which step, as of `use.which_step`; None takes the newest that verifies.
 
     Returns output, format, bytes, max_difference (of the logits, in parts of their standard
     deviation) and what else `evaluate` says of a checkpoint.
@@ -56,7 +56,7 @@ def export(workdir: str, format: str, output: str = '', at: int | None = None) -
     own = outputs.check_folder('output', output, 'launch.export', ('config.json', FORMATS[format]))
     job = use.open_run(workdir)
     _check_same_model(output, own, format, job)
-    state, meta = use.restore(job, workdir, at)
+    state, meta = use.restore(job, workdir, use.which_step(job, workdir, at))
     params = state.ema if job.config['ema'] else state.params
     variables = jax.device_get({'params': params, 'batch_stats': state.batch_stats})
     state = state.replace(params=variables['params'], batch_stats=variables['batch_stats'],
