@@ -7,9 +7,14 @@ import difflib
 
 
 class RunError(Exception):
-    """A run that cannot go on; `exit_code` is what the process returns."""
+    """A run that cannot go on; `exit_code` is what the process returns.
+
+    `together` is true where every process of the run raises the same at the same point: each says
+    why before it ends. Otherwise the others are told to end by the one that failed.
+    """
 
     exit_code = 1
+    together = False
 
 
 class ConfigError(RunError):
@@ -66,6 +71,7 @@ class PreemptedError(RunError):
     """Asked to stop; the state is saved and the same command goes on."""
 
     exit_code = 75
+    together = True
 
 
 # Not an exception: the watchdog ends a process whose main thread is stuck (runtime.watchdog).

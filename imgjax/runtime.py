@@ -90,7 +90,7 @@ def _run(run, distributed: bool) -> None:
         _last_word(str(error))
         if isinstance(error, DoesNotFitError):
             print(json.dumps(metrics.jsonable(error.result)), file=stdout, flush=True)
-        leave(error.exit_code, together=isinstance(error, PreemptedError))
+        leave(error.exit_code, together=error.together)
     except OSError as error:  # a full disk, a folder that may not be written: it names the file
         _last_word(str(error))
         leave(DataError.exit_code)

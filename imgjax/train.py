@@ -20,6 +20,7 @@ from imgjax import (
     processes,
     result,
     runtime,
+    same_data,
     sharding,
     trust,
 )
@@ -76,7 +77,9 @@ def run_one(config, workdir: str, sources: tuple[Source, Source] | None = None,
     build.check(config)  # before a large dataset is listed
     with held(workdir):
         train_source, eval_source = sources or build.open_dataset(config)
-        job = build.job(*build.describe(config, train_source, eval_source), shared=shared)
+        described, facts = build.describe(config, train_source, eval_source)
+        same_data.check_processes(config, facts)
+        job = build.job(described, facts, shared=shared)
         with (runtime.hear_stop(), runtime.watchdog(config['watchdog_seconds']) as beat,
               jax.transfer_guard('disallow'), backend.memory_for('training', less_memory(job))):
             processes.from_first(lambda: check_owner(workdir, job))

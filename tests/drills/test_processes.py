@@ -1,5 +1,6 @@
 """One run in 1, 2 and 4 processes, which share four devices: the same bits, and one fate."""
 
+import itertools
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ import socket
 import time
 
 import pytest
+from PIL import Image
 
 from imgjax import metrics
 
@@ -23,13 +25,18 @@ def free_port() -> int:
 
 @pytest.fixture(scope='module')
 def together(launch):
-    """Returns start(workdir, count, *flags, **launch's) -> the Popen of each process."""
+    """Returns start(workdir, count, *flags, **launch's) -> the Popen of each process.
+
+    `each` has the flags of each process alone.
+    """
     started = []
 
-    def start(workdir, count: int, *flags: str, module='train', **options):
+    def start(workdir, count: int, *flags: str, module='train', each=(), **options):
         address = f'127.0.0.1:{free_port()}'
         several = [[f'--coordinator_address={address}', f'--num_processes={count}',
                     f'--process_id={place}'] if count > 1 else [] for place in range(count)]
+        several = [[*place, *own] for place, own in itertools.zip_longest(
+            several, each, fillvalue=())]
         started.extend(launch(module, f'--workdir={workdir}', *flags, *place,
                               devices=DEVICES // count, **options) for place in several)
         return started[-count:]
@@ -97,6 +104,28 @@ def test_two_processes_are_as_one(alone, pair):
 def test_four_processes_are_as_one(together, alone, tmp_path):
     ends(together(tmp_path / 'run', 4, *CONFIG), 0, 0, 0, 0)
     assert_close(tmp_path / 'run', alone[0])
+
+
+@pytest.mark.parametrize('second, code, words', [
+    (['ant', 'cat'], 3, "process 1 has other classes than process 0: 'ant' only there, 'dog'"),
+    (['cat', 'dog'], 3, 'process 1 has 7 training images, process 0 has 6'),
+    (None, 2, 'process 1 has config.batch_size=16, process 0 has 8')])
+def test_processes_that_see_other_data_end_before_the_first_step(
+        together, tmp_path, second, code, words):
+    """Each says the same line, the one with the other data and the one that waits for it."""
+    for place, names in enumerate((['cat', 'dog'], second or ['cat', 'dog'])):
+        for name in names:
+            (tmp_path / f'{place}' / name).mkdir(parents=True)
+            for i in range(4 + (place and name == 'dog' and second is not None)):
+                Image.new('RGB', (8, 8)).save(tmp_path / f'{place}' / name / f'{i}.png')
+    started = together(
+        tmp_path / 'run', 2, '--config=configs/folder.py:small', '--config.batch_size=8',
+        each=[[f'--config.data.path={tmp_path / place}',
+               *['--config.batch_size=16'] * (second is None and place == '1')]
+              for place in ('0', '1')])
+    for _, err in ends(started, code, code, seconds=100):
+        assert words in err.splitlines()[-1] and 'Traceback' not in err, err
+    assert not (tmp_path / 'run' / 'config.json').exists()
 
 
 VIT = ['--config.model.name=tiny_vit', '--config.steps=20',
