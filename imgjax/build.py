@@ -139,13 +139,19 @@ def label_struct(facts: Facts, batch_size: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((batch_size,), np.int32)
 
 
-def check(config: dict) -> None:
+def check(config: dict, begun: bool = False) -> None:
     """Checks all that can be without the dataset.
+
+    Args:
+      config: plain.
+      begun: whether it is of a run that is there: its strengths, whose ranges came later, stay.
 
     Raises:
       ConfigError: names the field.
     """
     _check_names(config)
+    if not begun:
+        check_strengths(config)
     _model(config, num_classes=2)
     mesh = sharding.make_mesh(config['mesh'])
     sharding.check_batch_size(config['batch_size'], config['accumulation_steps'], mesh)
@@ -247,6 +253,18 @@ def _check_names(config: dict) -> None:
         augment.check(config['augment'])
     except ValueError as error:
         raise ConfigError(f'config.augment: {error}') from None
+
+
+def check_strengths(config: dict) -> None:
+    """Checks config.hparams.augment against the operations of config.augment and their ranges.
+
+    Raises:
+      ConfigError: names the field.
+    """
+    try:
+        augment.check_strengths(config['augment'], config['hparams']['augment'])
+    except ValueError as error:
+        raise ConfigError(f'config.hparams.augment.{error}') from None
 
 
 def write_facts(workdir: str, facts: Facts) -> None:

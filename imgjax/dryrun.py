@@ -69,6 +69,7 @@ def run(config, topology: str, classes: int = 0, image_size: int = 0,
     devices = topology_lib.devices(topology)
     kind = topology_lib.parse(topology)[0]
     config = config_lib.to_plain(config)
+    build.check_strengths(config)
     config, facts = _described(config, classes, image_size, train_examples)
     with backend.made_for('cpu' if kind == 'cpu' else 'tpu'):
         result = figures(compile_step(config, facts, devices), kind)

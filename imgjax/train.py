@@ -74,7 +74,8 @@ def run_one(config, workdir: str, sources: tuple[Source, Source] | None = None,
     trust.check_run(workdir)
     config = _config_of(config, workdir)
     config, weights = _with_weights(config, workdir)
-    build.check(config)  # before a large dataset is listed
+    begun = os.path.lexists(os.path.join(workdir, 'config.json'))
+    build.check(config, begun)  # before a large dataset is listed
     with held(workdir):
         train_source, eval_source = sources or build.open_dataset(config)
         described, facts = build.describe(config, train_source, eval_source)

@@ -52,6 +52,12 @@ def test_a_folder_trains(folder, tmp_path):
     ({'loss': 'sofmax'}, "config.loss: takes one of .* got 'sofmax'; did you mean 'softmax'?"),
     ({'augment': [['mixap', {}]], 'hparams': base.get_config().hparams.to_dict()
       | {'augment': {'mixap': 1.0}}}, "config.augment: unknown augmentation 'mixap'"),
+    ({'augment': [['rand_augment', {}]], 'hparams': base.get_config().hparams.to_dict()
+      | {'augment': {'rand_augment': 15.0}}},
+     'config.hparams.augment.rand_augment: takes 0 to 10 .*, got 15.0'),
+    ({'augment': [['mixup', {}]], 'hparams': base.get_config().hparams.to_dict()
+      | {'augment': {'mixup': 0.2, 'mixip': 1.0}}},
+     "config.hparams.augment.mixip: .* did you mean 'mixup'?"),
     ({'batch_size': 12}, 'config.batch_size: 12 is not divisible by 8 .* 16 is'),
     ({'mesh': {'data': 3, 'fsdp': 1, 'tensor': 1}},
      'config.mesh: data=3 x fsdp=1 x tensor=1 does not make 8 devices'),

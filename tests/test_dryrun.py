@@ -18,7 +18,7 @@ GIB = 2**30
 def found():
     """The result of a small ViT on eight devices."""
     config = digits.get_config('vit')
-    config.augment = ()
+    config.augment, config.hparams.augment = (), {}
     return config, dryrun.run(config, 'cpu:8', classes=10, image_size=8)
 
 

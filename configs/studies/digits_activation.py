@@ -24,6 +24,7 @@ def get_study():
         for act in ACTIVATIONS:
             config = digits.get_config(family)
             config.model.options = dict(options, act=act)
+            config.hparams.augment = {}
             config.update(
                 augment=(), batch_size=64, steps=300, eval_every=0, checkpoint=dict(every=0))
             arms[f'{family} {act}'] = config

@@ -13,6 +13,8 @@ static. Strength 0 leaves the batch as it is, bit for bit. Images are float32 in
 targets float32 rows that mixing adds up linearly, whatever they hold: one class, several labels, a
 column that says whether the example is real.
 
+Each annotates its strength with the range that it takes, and its options too; see ``ranges``.
+
 What an operation does to the pixels is a function without randomness, with one number an example
 where it takes any; the operations of a file and the policies share those.
 """
@@ -25,8 +27,9 @@ import jax
 import jax.numpy as jnp
 
 from imgjax.augment import color as color
+from imgjax.augment import ranges
 from imgjax.augment.keys import example_keys as example_keys
-from imgjax.errors import unknown
+from imgjax.errors import nearest, unknown
 
 _IMAGE = ['key', 'images_NHWC', 'strength']
 _MIXING = ['key', 'images_NHWC', 'targets_NK', 'strength']
@@ -56,9 +59,12 @@ def apply(ops, key, images_NHWC, targets_NK, strengths, view=None):
       float32 images_NHWC, and targets_NK.
 
     Raises:
-      ValueError: an unknown operation or option, or an operation without a strength.
+      ValueError: an unknown operation or option, an operation without a strength, or a number out
+        of its range (a strength that is traced cannot be looked at; `check_strengths` before).
     """
     check(ops)
+    check_strengths(ops, {name: strengths[name] for name, _ in ops
+                          if isinstance(strengths.get(name), int | float)})
     images_NHWC = jnp.asarray(images_NHWC).astype(jnp.float32)
     for place, (name, options) in enumerate(ops):
         if name not in strengths:
@@ -88,7 +94,7 @@ def check(ops):
       ops: sequence of ``(name, static options)``, plain data.
 
     Raises:
-      ValueError: one line that names the operation or option and the nearest right one.
+      ValueError: one line that names the operation or option and what it takes.
     """
     for op in ops:
         if isinstance(op, str) or len(op) != 2:
@@ -105,6 +111,33 @@ def check(ops):
             if given is not wanted and not (wanted is float and given is int):
                 raise ValueError(f'option {option!r} of augmentation {name!r} is of type '
                                  f'{wanted.__name__}, not {options[option]!r}')
+        complete = defaults | options
+        for option in static:
+            if wrong := ranges.complaint(option.annotation, complete[option.name], complete):
+                raise ValueError(f'option {option.name!r} of augmentation {name!r} {wrong}')
+
+
+def check_strengths(ops, strengths):
+    """Raises ValueError where a strength belongs to no operation or is out of its range.
+
+    >>> check_strengths([['random_flip', {}]], {'random_flip': 0.5})
+
+    Args:
+      ops: as of ``check``, which comes first.
+      strengths: dict of operation name -> number.
+
+    Raises:
+      ValueError: one line that begins with the name and says the range, or the nearest name.
+    """
+    there = [name for name, _ in ops]
+    for name, strength in strengths.items():
+        if name not in there:
+            raise ValueError(f'{name}: the strength of an operation that config.augment does not '
+                             f'have{nearest(name, there)}; add the operation there, or remove it '
+                             f'here (it has {", ".join(there) or "none"})')
+        annotation = inspect.signature(_find(name)[0]).parameters['strength'].annotation
+        if wrong := ranges.complaint(annotation, strength, {}):
+            raise ValueError(f'{name}: {wrong}')
 
 
 def names():

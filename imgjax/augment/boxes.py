@@ -2,17 +2,24 @@
 
 import functools
 import math
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 
 from imgjax.augment.keys import between, example_keys, pick, uniforms
+from imgjax.augment.ranges import TINY, AtLeast0, Byte, Probability, Range, Share
 
 _TRIES = 10
 
 
-def random_resized_crop(key, images_NHWC, strength, *, min_area: float = 0.08,
-                        max_ratio: float = 4 / 3, method: str = 'bilinear'):
+_Ratio = Annotated[float, Range(1)]
+
+
+def random_resized_crop(key, images_NHWC, strength: Share, *,
+                        min_area: Annotated[float, Range(TINY, 1)] = 0.08,
+                        max_ratio: _Ratio = 4 / 3,
+                        method: Literal['bilinear', 'bicubic'] = 'bilinear'):
     """Cuts a box of random area and aspect and enlarges it to the old size.
 
     Szegedy et al., `Going Deeper with Convolutions <https://arxiv.org/abs/1409.4842>`_, 2014,
@@ -32,15 +39,7 @@ def random_resized_crop(key, images_NHWC, strength, *, min_area: float = 0.08,
 
     Returns:
       float32 images_NHWC.
-
-    Raises:
-      ValueError: another method, area or ratio.
     """
-    if method not in _METHODS or not 0 < min_area <= 1 or max_ratio < 1:
-        raise ValueError(
-            'random_resized_crop takes a min_area in (0, 1], a max_ratio of 1 or more and a method '
-            f'of bilinear or bicubic, not min_area={min_area}, max_ratio={max_ratio} and '
-            f'method={method!r}')
     box_N4, fits_N = random_boxes(
         key, images_NHWC.shape, 1.0 - strength * (1.0 - min_area), 1.0,
         strength * math.log(max_ratio))
@@ -48,7 +47,8 @@ def random_resized_crop(key, images_NHWC, strength, *, min_area: float = 0.08,
     return enlarge(images_NHWC, jnp.where(fits_N[:, None], box_N4, whole_4[None]), method=method)
 
 
-def cutout(key, images_NHWC, strength, *, size: int = 16, fill: float = 0.0):
+def cutout(key, images_NHWC, strength: Share, *, size: Annotated[int, Range(0)] = 16,
+           fill: Byte = 0.0):
     """Paints a square in each image, centred anywhere and cut off at the border.
 
     DeVries and Taylor, `Improved Regularization of Convolutional Neural Networks with Cutout
@@ -73,8 +73,10 @@ def cutout(key, images_NHWC, strength, *, size: int = 16, fill: float = 0.0):
     return jnp.where(inside(box_N4, height, width)[..., None], fill, images_NHWC)
 
 
-def random_erasing(key, images_NHWC, strength, *, min_area: float = 0.02, max_area: float = 1 / 3,
-                   max_ratio: float = 1 / 0.3, mode: str = 'constant', fill: float = 0.0):
+def random_erasing(key, images_NHWC, strength: Probability, *,
+                   min_area: Annotated[float, Range(TINY, 'max_area')] = 0.02,
+                   max_area: AtLeast0 = 1 / 3, max_ratio: _Ratio = 1 / 0.3,
+                   mode: Literal['constant', 'pixel'] = 'constant', fill: Byte = 0.0):
     """Paints a box of random area and aspect in each image, with a probability.
 
     Zhong et al., `Random Erasing Data Augmentation <https://arxiv.org/abs/1708.04896>`_, 2017; the
@@ -95,15 +97,7 @@ def random_erasing(key, images_NHWC, strength, *, min_area: float = 0.02, max_ar
 
     Returns:
       float32 images_NHWC.
-
-    Raises:
-      ValueError: another mode, area or ratio.
     """
-    if mode not in ('constant', 'pixel') or not 0 < min_area <= max_area or max_ratio < 1:
-        raise ValueError(
-            'random_erasing takes 0 < min_area <= max_area, a max_ratio of 1 or more and a mode of '
-            f'constant or pixel, not min_area={min_area}, max_area={max_area}, '
-            f'max_ratio={max_ratio} and mode={mode!r}')
     size, height, width, channels = images_NHWC.shape
     box_key, coin_key, noise_key = jax.random.split(key, 3)
     box_N4, fits_N = random_boxes(

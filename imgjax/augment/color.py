@@ -4,13 +4,18 @@ One number an example where a function takes one; the policies use the same func
 rounded: Pillow and torchvision truncate to whole numbers after each step.
 """
 
+from typing import Annotated
+
 import jax.numpy as jnp
 
 from imgjax.augment.keys import between, pick, uniforms
+from imgjax.augment.ranges import AtLeast0, Probability, Range
 
 
-def color_jitter(key, images_NHWC, strength, *, brightness: float = 0.4, contrast: float = 0.4,
-                 saturation: float = 0.4, hue: float = 0.1):
+def color_jitter(key, images_NHWC,
+                 strength: Annotated[float, Range(0, 10, 'a factor of all four ranges')], *,
+                 brightness: AtLeast0 = 0.4, contrast: AtLeast0 = 0.4,
+                 saturation: AtLeast0 = 0.4, hue: Annotated[float, Range(0, 0.5)] = 0.1):
     """Changes brightness, contrast, saturation and hue of each image, in a random order.
 
     Howard, `Some Improvements on Deep Convolutional Neural Network Based Image Classification
@@ -19,7 +24,7 @@ def color_jitter(key, images_NHWC, strength, *, brightness: float = 0.4, contras
     Args:
       key: PRNG key.
       images_NHWC: float32, 1 or 3 channels.
-      strength: scalar >= 0 that all four ranges are proportional to.
+      strength: scalar in [0, 10] that all four ranges are proportional to.
       brightness: the factor is uniform in 1 plus and minus ``strength`` times this, at least 0.
       contrast: likewise.
       saturation: likewise.
@@ -49,7 +54,7 @@ def color_jitter(key, images_NHWC, strength, *, brightness: float = 0.4, contras
     return images_NHWC
 
 
-def grayscale(key, images_NHWC, strength):
+def grayscale(key, images_NHWC, strength: Probability):
     """Takes the colour away with a probability.
 
     Args:

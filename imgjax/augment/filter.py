@@ -1,14 +1,17 @@
 """Functions of a pixel's surroundings: sharpness and Gaussian blur."""
 
 import math
+from typing import Annotated
 
 import jax.numpy as jnp
 
 from imgjax.augment.color import blend
 from imgjax.augment.keys import between, pick, uniforms
+from imgjax.augment.ranges import TINY, Probability, Range, Share, Sigma
 
 
-def sharpness(key, images_NHWC, strength, *, max_change: float = 0.9):
+def sharpness(key, images_NHWC, strength: Share, *,
+              max_change: Annotated[float, Range(0, 10)] = 0.9):
     """Blurs or sharpens each image a little, at random.
 
     Args:
@@ -26,7 +29,9 @@ def sharpness(key, images_NHWC, strength, *, max_change: float = 0.9):
     return sharpen(images_NHWC, between(unit_N, 1.0 - reach, 1.0 + reach))
 
 
-def gaussian_blur(key, images_NHWC, strength, *, min_sigma: float = 0.1, max_sigma: float = 2.0):
+def gaussian_blur(key, images_NHWC, strength: Probability, *,
+                  min_sigma: Annotated[float, Range(TINY, 'max_sigma')] = 0.1,
+                  max_sigma: Sigma = 2.0):
     """Blurs each image with a probability, by a width of its own.
 
     Chen et al., `A Simple Framework for Contrastive Learning of Visual Representations
@@ -41,13 +46,7 @@ def gaussian_blur(key, images_NHWC, strength, *, min_sigma: float = 0.1, max_sig
 
     Returns:
       float32 images_NHWC.
-
-    Raises:
-      ValueError: standard deviations that are not ``0 < min_sigma <= max_sigma``.
     """
-    if not 0 < min_sigma <= max_sigma:
-        raise ValueError('gaussian_blur takes 0 < min_sigma <= max_sigma, not '
-                         f'min_sigma={min_sigma} and max_sigma={max_sigma}')
     unit_N2 = uniforms(key, images_NHWC.shape[0], 2)
     sigma_N = between(unit_N2[:, 1], min_sigma, max_sigma)
     blurred_NHWC = blur(images_NHWC, sigma_N, radius=math.ceil(3 * max_sigma))

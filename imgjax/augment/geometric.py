@@ -1,15 +1,25 @@
 """Operations that move pixels: flip, crop, shift, rotation and shear."""
 
 import math
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 from jax.scipy import ndimage
 
 from imgjax.augment.keys import between, example_keys, uniforms
+from imgjax.augment.ranges import (
+    AtLeast0,
+    Byte,
+    Degrees,
+    Interpolation,
+    Probability,
+    Range,
+    Share,
+)
 
 
-def random_flip(key, images_NHWC, strength):
+def random_flip(key, images_NHWC, strength: Probability):
     """Mirrors each image left to right with a probability.
 
     Args:
@@ -25,7 +35,8 @@ def random_flip(key, images_NHWC, strength):
     return jnp.where(flip_N[:, None, None, None], images_NHWC[:, :, ::-1], images_NHWC)
 
 
-def pad_crop(key, images_NHWC, strength, *, padding: int = 4, mode: str = 'constant'):
+def pad_crop(key, images_NHWC, strength: Share, *, padding: Annotated[int, Range(0)] = 4,
+             mode: Literal['constant', 'reflect', 'edge'] = 'constant'):
     """Pads each image and cuts a window of the old size at a random place.
 
     The augmentation of CIFAR (He et al., `Deep Residual Learning for Image Recognition
@@ -42,14 +53,7 @@ def pad_crop(key, images_NHWC, strength, *, padding: int = 4, mode: str = 'const
 
     Returns:
       images_NHWC of the same dtype.
-
-    Raises:
-      ValueError: a negative padding, or another mode.
     """
-    if padding < 0 or mode not in ('constant', 'reflect', 'edge'):
-        raise ValueError(
-            'pad_crop takes a padding of 0 or more and a mode of constant, reflect or edge, not '
-            f'padding={padding} and mode={mode!r}')
     size, height, width, channels = images_NHWC.shape
     reach = jnp.round(jnp.asarray(strength, jnp.float32) * padding).astype(jnp.int32)
 
@@ -64,8 +68,8 @@ def pad_crop(key, images_NHWC, strength, *, padding: int = 4, mode: str = 'const
     return jax.vmap(window)(example_keys(key, size), jnp.pad(images_NHWC, border, mode=mode))
 
 
-def shift_rotate(key, images_NHWC, strength, *, max_pixels: float = 1.0,
-                 max_degrees: float = 15.0, max_scale: float = 0.0):
+def shift_rotate(key, images_NHWC, strength: Share, *, max_pixels: AtLeast0 = 1.0,
+                 max_degrees: Degrees = 15.0, max_scale: AtLeast0 = 0.0):
     """Shifts, turns and scales each image at random about its centre; the rest is filled with 0.
 
     For digits and other drawings on an empty ground (Simard et al., `Best Practices for
@@ -119,8 +123,8 @@ def _warp(image_HWC, shift_2, radians, scale):
     return _sample(image_HWC, source_HW, 'bilinear', 0.0)
 
 
-def rotate(key, images_NHWC, strength, *, max_degrees: float = 30.0,
-           interpolation: str = 'bilinear', fill: float = 0.0):
+def rotate(key, images_NHWC, strength: Share, *, max_degrees: Degrees = 30.0,
+           interpolation: Interpolation = 'bilinear', fill: Byte = 0.0):
     """Turns each image at random about its centre.
 
     Args:
@@ -133,9 +137,6 @@ def rotate(key, images_NHWC, strength, *, max_degrees: float = 30.0,
 
     Returns:
       float32 images_NHWC.
-
-    Raises:
-      ValueError: another interpolation.
     """
     size, height, width, _ = images_NHWC.shape
     reach = strength * math.radians(max_degrees)
@@ -144,8 +145,8 @@ def rotate(key, images_NHWC, strength, *, max_degrees: float = 30.0,
     return affine(images_NHWC, matrix_N23, interpolation=interpolation, fill=fill)
 
 
-def shear(key, images_NHWC, strength, *, max_shear: float = 0.3, interpolation: str = 'bilinear',
-          fill: float = 0.0):
+def shear(key, images_NHWC, strength: Share, *, max_shear: AtLeast0 = 0.3,
+          interpolation: Interpolation = 'bilinear', fill: Byte = 0.0):
     """Shears each image at random along both axes, from its top left corner.
 
     Args:
@@ -159,9 +160,6 @@ def shear(key, images_NHWC, strength, *, max_shear: float = 0.3, interpolation: 
 
     Returns:
       float32 images_NHWC.
-
-    Raises:
-      ValueError: another interpolation.
     """
     size, height, width, _ = images_NHWC.shape
     reach = strength * max_shear
@@ -170,8 +168,9 @@ def shear(key, images_NHWC, strength, *, max_shear: float = 0.3, interpolation: 
     return affine(images_NHWC, matrix_N23, interpolation=interpolation, fill=fill)
 
 
-def translate(key, images_NHWC, strength, *, max_fraction: float = 0.45,
-              interpolation: str = 'bilinear', fill: float = 0.0):
+def translate(key, images_NHWC, strength: Share, *,
+              max_fraction: Annotated[float, Range(0, 1)] = 0.45,
+              interpolation: Interpolation = 'bilinear', fill: Byte = 0.0):
     """Shifts each image at random, by a real number of pixels in both directions.
 
     Args:
@@ -185,9 +184,6 @@ def translate(key, images_NHWC, strength, *, max_fraction: float = 0.45,
 
     Returns:
       float32 images_NHWC.
-
-    Raises:
-      ValueError: another interpolation.
     """
     size, height, width, _ = images_NHWC.shape
     reach = strength * max_fraction

@@ -5,13 +5,16 @@ one, as in big_vision, which asks each device for one row of its neighbour). Tar
 meaning, of one class or of several labels: they are mixed linearly.
 """
 
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
 
 from imgjax.augment.boxes import inside
+from imgjax.augment.ranges import Alpha, Probability, Range, Share
 
 
-def mixup(key, images_NHWC, targets_NK, strength):
+def mixup(key, images_NHWC, targets_NK, strength: Alpha):
     """Averages each example with its partner.
 
     Zhang et al., `mixup: Beyond Empirical Risk Minimization <https://arxiv.org/abs/1710.09412>`_,
@@ -31,7 +34,7 @@ def mixup(key, images_NHWC, targets_NK, strength):
     return _blend(share, images_NHWC), _blend(share, targets_NK)
 
 
-def cutmix(key, images_NHWC, targets_NK, strength):
+def cutmix(key, images_NHWC, targets_NK, strength: Alpha):
     """Pastes one box of its partner into each example.
 
     Yun et al., `CutMix: Regularization Strategy to Train Strong Classifiers with Localizable
@@ -53,8 +56,9 @@ def cutmix(key, images_NHWC, targets_NK, strength):
     return images, _blend(1.0 - jnp.mean(box_HW.astype(jnp.float32)), targets_NK)
 
 
-def resize_mix(key, images_NHWC, targets_NK, strength, *, min_scale: float = 0.1,
-               max_scale: float = 0.8):
+def resize_mix(key, images_NHWC, targets_NK, strength: Share, *,
+               min_scale: Annotated[float, Range(0, 'max_scale')] = 0.1,
+               max_scale: Annotated[float, Range(0, 1)] = 0.8):
     """Shrinks the partner as a whole and pastes it at a random place of each example.
 
     Qin et al., `ResizeMix: Mixing Data with Preserved Object Information and True Labels
@@ -71,13 +75,7 @@ def resize_mix(key, images_NHWC, targets_NK, strength, *, min_scale: float = 0.1
 
     Returns:
       float32 images_NHWC and targets_NK.
-
-    Raises:
-      ValueError: scales that are not ``0 <= min_scale <= max_scale <= 1``.
     """
-    if not 0 <= min_scale <= max_scale <= 1:
-        raise ValueError('resize_mix takes 0 <= min_scale <= max_scale <= 1, not '
-                         f'min_scale={min_scale} and max_scale={max_scale}')
     shape = images_NHWC.shape[1:]
     sides_2 = jnp.asarray(shape[:2], jnp.float32)
     unit_3 = jax.random.uniform(key, (3,))
@@ -90,8 +88,9 @@ def resize_mix(key, images_NHWC, targets_NK, strength, *, min_scale: float = 0.1
     return images, _blend(1.0 - jnp.mean(mask_HW.astype(jnp.float32)), targets_NK)
 
 
-def mixup_or_cutmix(key, images_NHWC, targets_NK, strength, *, mixup_alpha: float = 0.8,
-                    cutmix_alpha: float = 1.0, switch_probability: float = 0.5):
+def mixup_or_cutmix(key, images_NHWC, targets_NK, strength: Probability, *,
+                    mixup_alpha: Alpha = 0.8, cutmix_alpha: Alpha = 1.0,
+                    switch_probability: Probability = 0.5):
     """Mixes the batch by one of mixup and cutmix, as timm's ``Mixup`` in batch mode.
 
     Args:

@@ -5,13 +5,17 @@ image of one column, which makes a look-up table of them: the policies do that. 
 ``ImageOps``, where these keep whole numbers whole.
 """
 
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
 
 from imgjax.augment.keys import pick, uniforms
+from imgjax.augment.ranges import Probability, Range
 
 
-def solarize(key, images_NHWC, strength, *, threshold: float = 128.0):
+def solarize(key, images_NHWC, strength: Probability, *,
+             threshold: Annotated[float, Range(0, 256)] = 128.0):
     """Inverts the values from a threshold up, with a probability.
 
     Args:
@@ -27,7 +31,8 @@ def solarize(key, images_NHWC, strength, *, threshold: float = 128.0):
     return _sometimes(key, strength, images_NHWC, invert_above(images_NHWC, threshold_N))
 
 
-def posterize(key, images_NHWC, strength, *, bits: int = 4):
+def posterize(key, images_NHWC, strength: Probability, *,
+              bits: Annotated[int, Range(1, 8)] = 4):
     """Keeps the highest bits of each value, with a probability.
 
     Args:
@@ -43,7 +48,7 @@ def posterize(key, images_NHWC, strength, *, bits: int = 4):
     return _sometimes(key, strength, images_NHWC, keep_bits(images_NHWC, bits_N))
 
 
-def equalize(key, images_NHWC, strength):
+def equalize(key, images_NHWC, strength: Probability):
     """Levels the histogram of each channel, with a probability.
 
     Args:
@@ -59,7 +64,7 @@ def equalize(key, images_NHWC, strength):
     return _sometimes(key, strength, images_NHWC, levelled_NHWC)
 
 
-def autocontrast(key, images_NHWC, strength):
+def autocontrast(key, images_NHWC, strength: Probability):
     """Stretches each channel to the full range, with a probability.
 
     Args:
@@ -74,7 +79,7 @@ def autocontrast(key, images_NHWC, strength):
     return _sometimes(key, strength, images_NHWC, stretched_NHWC)
 
 
-def invert(key, images_NHWC, strength):
+def invert(key, images_NHWC, strength: Probability):
     """Makes the negative of each image, with a probability.
 
     Args:

@@ -2,6 +2,9 @@
 
 import doctest
 import functools
+import inspect
+import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from sklearn.datasets import load_digits
 
 from imgjax import augment
-from imgjax.augment import color, geometric, mix
+from imgjax.augment import color, geometric, mix, policy, tables
 
 # Operation -> static options, full strength.
 OPERATIONS = {
@@ -226,9 +229,75 @@ def test_missing_strength_is_named(batch):
         augment.apply([['mixup', {}]], jax.random.key(0), *batch, {'cutmix': 1.0})
 
 
-def test_pad_crop_refuses_a_wrong_mode(batch):
-    with pytest.raises(ValueError, match="mode='wrap'"):
-        geometric.pad_crop(jax.random.key(0), batch[0], 1.0, mode='wrap')
+# Operation -> the range of its strength.
+RANGES = {name: (0, 1) for name in OPERATIONS} | {
+    'augmix': (0, 10), 'rand_augment': (0, 10), 'color_jitter': (0, 10),
+    'mixup': (0, math.inf), 'cutmix': (0, math.inf)}
+
+
+@every_operation
+def test_strengths_out_of_range_are_refused(name):
+    low, high = RANGES[name]
+    ops = [[name, OPERATIONS[name][0]]]
+    ends = f'{name}: takes {f"{low} to {high}" if math.isfinite(high) else f"at least {low}"}'
+    for strength in (low, min(high, 1e3), OPERATIONS[name][1]):
+        augment.check_strengths(ops, {name: strength})
+    for strength in filter(math.isfinite, (low - 0.01, -1, high + 0.01, 1000 * high)):
+        with pytest.raises(ValueError, match=re.escape(ends)):
+            augment.check_strengths(ops, {name: strength})
+    for strength in (math.nan, math.inf, -math.inf):
+        with pytest.raises(ValueError, match=name):
+            augment.check_strengths(ops, {name: strength})
+
+
+def test_apply_looks_at_strengths_that_are_numbers(batch):
+    with pytest.raises(ValueError, match='rand_augment: takes 0 to 10 .*, got 15.0'):
+        augment.apply([['rand_augment', {}]], jax.random.key(0), *batch, {'rand_augment': 15.0})
+
+
+def test_a_strength_of_no_operation_is_refused():
+    ops = [['random_flip', {}], ['mixup', {}]]
+    with pytest.raises(ValueError, match="mixap: .* did you mean 'mixup'.*random_flip, mixup"):
+        augment.check_strengths(ops, {'random_flip': 0.5, 'mixap': 0.2})
+    with pytest.raises(ValueError, match='mixup: .*it has none'):
+        augment.check_strengths([], {'mixup': 0.0})
+
+
+def test_every_number_among_the_options_has_a_range():
+    for name, (function, _) in augment._operations().items():
+        for parameter in inspect.signature(function).parameters.values():
+            if parameter.name == 'strength' or type(parameter.default) in (int, float, str):
+                limits = getattr(parameter.annotation, '__metadata__', ())
+                words = getattr(parameter.annotation, '__args__', ())
+                assert limits or words, f'{name}: {parameter} has no range'
+    words = inspect.signature(policy.rand_augment).parameters['ops'].annotation.__args__
+    assert set(words) == set(tables.SPACES)
+    words = inspect.signature(policy.auto_augment).parameters['policy'].annotation.__args__
+    assert set(words) == set(tables.POLICIES)
+
+
+@pytest.mark.parametrize(('name', 'options', 'part'), [
+    ('rand_augment', {'ops': 'tim'}, "'ops' .*'tim'; did you mean 'timm'"),
+    ('rand_augment', {'num_ops': 0}, "'num_ops' .*at least 1, got 0"),
+    ('rand_augment', {'probability': 1.5}, "'probability' .*0 to 1 .*got 1.5"),
+    ('auto_augment', {'policy': 'svnh'}, "imagenet, cifar10, got 'svnh'"),
+    ('rotate', {'interpolation': 'cubic'}, "nearest, bilinear, got 'cubic'"),
+    ('rotate', {'fill': 256}, "'fill' .*0 to 255 .*got 256"),
+    ('random_resized_crop', {'method': 'nearest'}, "bilinear, bicubic, got 'nearest'"),
+    ('random_erasing', {'mode': 'rand'}, "constant, pixel, got 'rand'"),
+    ('random_erasing', {'min_area': 0.5}, r"'min_area' .* max_area \(0.333333\), got 0.5"),
+    ('gaussian_blur', {'min_sigma': 0.0}, "'min_sigma' .*got 0.0"),
+    ('gaussian_blur', {'min_sigma': 3.0}, r"max_sigma \(2\), got 3.0"),
+    ('resize_mix', {'max_scale': 2.0}, "'max_scale' .*0 to 1, got 2.0"),
+    ('pad_crop', {'mode': 'wrap'}, "constant, reflect, edge, got 'wrap'"),
+    ('pad_crop', {'padding': -1}, "'padding' .*at least 0, got -1"),
+    ('color_jitter', {'hue': math.nan}, "'hue' .*0 to 0.5, got nan"),
+    ('posterize', {'bits': 9}, "'bits' .*1 to 8, got 9"),
+])
+def test_options_out_of_range_are_refused(name, options, part):
+    with pytest.raises(ValueError, match=part) as error:
+        augment.check([[name, options]])
+    assert '\n' not in str(error.value)
 
 
 # What each operation does.

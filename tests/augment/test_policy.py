@@ -184,20 +184,6 @@ def test_mixup_or_cutmix_takes_both():
     assert kinds.count('mixup') > 5 and kinds.count('cutmix') > 5
 
 
-@pytest.mark.parametrize(('name', 'options', 'part'), [
-    ('rand_augment', {'ops': 'mine'}, "not 'mine'"),
-    ('auto_augment', {'policy': 'svnh'}, "not 'svnh'"),
-    ('rotate', {'interpolation': 'cubic'}, "not 'cubic'"),
-    ('random_resized_crop', {'method': 'nearest'}, "method='nearest'"),
-    ('random_erasing', {'mode': 'rand'}, "mode='rand'"),
-    ('gaussian_blur', {'min_sigma': 0.0}, 'min_sigma=0.0'),
-    ('resize_mix', {'max_scale': 2.0}, 'max_scale=2.0'),
-])
-def test_wrong_options_are_named(name, options, part, copies):
-    with pytest.raises(ValueError, match=part):
-        run(name, copies, 1.0, **options)
-
-
 def test_two_channels_have_no_luma():
     with pytest.raises(ValueError, match='the images have 2'):
         color.luma(jnp.zeros((1, 2, 2, 2)))
