@@ -26,7 +26,7 @@ from imgjax import (
     trust,
 )
 from imgjax.config import write_json
-from imgjax.data import Source, classes, pipeline
+from imgjax.data import Source, classes, image_files, pipeline, split_names
 from imgjax.errors import ConfigError, DataError, nearest
 
 
@@ -82,8 +82,8 @@ def open_dataset(config: dict) -> tuple[Source, Source]:
 
     Raises:
       ConfigError: as of data.open_split.
-      DataError: as of data.open_split, or of data.classes.renumbered: the evaluation split has
-        images of a class that is not trained.
+      DataError: as of data.open_split; the evaluation split has images of a class that is not
+        trained, or files of the training split.
     """
     options = config['data']
     train = data.open_split(options['train_split'], options)
@@ -92,7 +92,22 @@ def open_dataset(config: dict) -> tuple[Source, Source]:
         several = options['train_split' if train.multi_label else 'eval_split']
         raise DataError(f'{options["name"]}: images of the split {several!r} have several labels, '
                         'those of the other split have one; label both alike')
+    _check_apart(train, held_out, options)
     return train, classes.renumbered(held_out, train.class_names, options['eval_split'])
+
+
+def _check_apart(train: Source, held_out: Source, options: dict) -> None:
+    """Checks that no file is in both splits, unless both are taken from the same one."""
+    train_split, eval_split = options['train_split'], options['eval_split']
+    same = set(split_names.bare(train_split)) & set(split_names.bare(eval_split))
+    if same or train.files is None or held_out.files is None:
+        return
+    rows = image_files.shared(train.files, held_out.files)
+    if len(rows):
+        raise DataError(
+            f'{options["path"]}: {len(rows):,} files are in both {train_split!r} and '
+            f'{eval_split!r}, first {held_out.examples[int(rows[0])]["name"]}; take them out of '
+            'one, as the evaluation is to be of images that are not trained on')
 
 
 def describe(config: dict, train: Source, held_out: Source) -> tuple[dict, Facts]:

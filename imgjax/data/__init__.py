@@ -18,9 +18,9 @@ from imgjax.errors import ConfigError, nearest
 
 log = logging.getLogger('imgjax')
 
-_NOT_SOURCES = ('classes', 'crop', 'decode', 'faults', 'jpeg', 'label_columns', 'labels',
-                'left_out', 'pipeline', 'records', 'sampler', 'shards', 'split_names',
-                'splits', 'tfds')
+_NOT_SOURCES = (
+    'classes', 'crop', 'decode', 'faults', 'image_files', 'jpeg', 'label_columns', 'labels',
+    'left_out', 'pipeline', 'records', 'sampler', 'shards', 'split_names', 'splits', 'tfds')
 
 
 class Source(NamedTuple):
@@ -37,6 +37,7 @@ class Source(NamedTuple):
       multi_label: an example may have none, one or several of the classes.
       left_out: what was found and is not used: {kind: (how many, an example)}, as
         imgjax.data.left_out counts it; `open_split` says it.
+      files: where each example is a file, uint64 (N, 2), its device and inode; else None.
     """
 
     examples: Sequence[dict]
@@ -45,6 +46,7 @@ class Source(NamedTuple):
     labels: Callable[[], np.ndarray]
     multi_label: bool = False
     left_out: left_out_lib.LeftOut = {}
+    files: np.ndarray | None = None
 
 
 def read(source: Source, indices: Sequence[int]) -> list[dict]:

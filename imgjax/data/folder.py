@@ -1,19 +1,25 @@
 """A folder of class folders: `PATH/cat/1.jpg`, or `PATH/train/cat/1.jpg` and `PATH/test/...`.
 
-Splits are the folders of PATH. Where nothing but `train/` is there, or PATH holds the class folders
-itself, a share of each class is held out by the hash of the file's name.
+Splits are the folders of PATH, by the names of the field (split_names) or those that the config
+names. Where there is no second one with class folders, or PATH holds the class folders itself, a
+share of each class is held out by the hash of the file's name. Images may lie deeper in a class
+folder.
 """
 
 import concurrent.futures
 import hashlib
+import itertools
+import logging
 import os
 
 import numpy as np
 
-from imgjax.data import Source, source_options, splits
+from imgjax.data import Source, image_files, records, source_options, split_names, splits
+from imgjax.data import left_out as left_out_lib
 from imgjax.data.decode import EXTENSIONS
-from imgjax.data.records import Files
-from imgjax.errors import DataError
+from imgjax.errors import ConfigError, DataError
+
+log = logging.getLogger('imgjax')
 
 
 def open_split(split: str, options: dict) -> Source:
@@ -22,27 +28,54 @@ def open_split(split: str, options: dict) -> Source:
     Where there is no second split, `held_out` (or `test`, `val`) is config.data.held_out of it.
 
     Raises:
-      ConfigError: no path given, or no such folder or split.
-      DataError: no images in it.
+      ConfigError: no path given, no such folder or split, or a folder of images that no split
+        reads while a share of `train` is held out.
+      DataError: no images in it, or none with labels; a file in two classes.
     """
     source_options(options)
     path = splits.data_path(options, 'the folder that holds the class folders')
-    there = _split_folders(path)
-    part, held_out = splits.resolve_share(
-        split, there or ['train'], f'config.data: {path} has no folder {split!r} for that split')
+    trained = split_names.bare(options.get('train_split', 'train'))
+    evaluated = split_names.bare(options.get('eval_split', 'held_out'))
+    there = _split_folders(path, {split, *trained, *evaluated})
+    labelled = _with_labels(path, there, split)
+    part, held_out = split_names.resolve_share(split, labelled or ['train'], (
+        f'config.data: {path} has no folder {split!r} for that split'
+        if there else f'config.data: {path} holds class folders and no split {split!r}'))
+    left_out, shares = {}, any(map(split_names.is_held_out, evaluated))
+    if there and split in trained:
+        _count_unread(path, there, labelled, {*trained, *evaluated},
+                      shares and held_out is False, left_out)
     root = os.path.join(path, part) if there else path
-    class_names, names, sizes, labels = _list(root)
+    is_train = not there or part in [split_names.find(name, there) for name in trained]
+    class_names, found, labels = _list(root, is_train, left_out)
+    files = np.array(found.files, np.uint64)
+    numbers = image_files.file_numbers(files)
+    image_files.check_one_label(numbers, labels, found.names, class_names, root)
+    rows = np.arange(len(labels))
     if held_out is not None:
-        chosen = splits.held_out_share(
-            names, labels, options['held_out']) == held_out
-        rows = np.flatnonzero(chosen)
-        names, sizes = [names[row] for row in rows], [sizes[row] for row in rows]
-        labels = labels[rows]
+        chosen = splits.held_out_share(found.names, labels, options['held_out'], numbers)
+        if held_out:
+            splits.say_share(part if there else 'train', chosen, options)
+            _count_absent(class_names, labels[chosen], left_out)
+        elif chosen.any() and not shares:
+            left_out_lib.count(left_out, 'held out though nothing is evaluated on them, as '
+                               'config.data.held_out says', found.names[chosen.argmax()],
+                               int(chosen.sum()))
+        rows = rows[chosen == held_out]
+    names, labels = [found.names[row] for row in rows], labels[rows]
     listing = hashlib.sha256()
-    for name, size in zip(names, sizes, strict=True):
-        listing.update(os.fsencode(f'{name} {size}\n'))
-    examples = Files(root, names, labels, options)
-    return Source(examples, class_names, listing.hexdigest()[:16], examples.labels)
+    for name, row in zip(names, rows, strict=True):
+        listing.update(os.fsencode(f'{name} {found.sizes[row]}\n'))
+    examples = records.Files(root, names, labels, options)
+    return Source(examples, class_names, listing.hexdigest()[:16], examples.labels,
+                  left_out=left_out, files=files[rows])
+
+
+def _count_absent(class_names: tuple[str, ...], labels: np.ndarray, left_out: dict) -> None:
+    absent = np.flatnonzero(np.bincount(labels, minlength=len(class_names)) == 0)
+    if len(absent) and len(labels):
+        left_out_lib.count(left_out, 'classes without a second image', class_names[absent[0]],
+                           len(absent))
 
 
 def _folders(path: str) -> list[str]:
@@ -50,39 +83,147 @@ def _folders(path: str) -> list[str]:
                   if not entry.name.startswith('.') and entry.is_dir())
 
 
-def _split_folders(path: str) -> list[str]:
-    """Returns the folders of `path` if they are splits; none if they are classes."""
+def _split_folders(path: str, named: set[str]) -> list[str]:
+    """Returns the folders of `path` if they are splits; none if they are classes.
+
+    Args:
+      path: where they lie.
+      named: the splits that the config names.
+
+    Raises:
+      DataError: they are splits whose images lie in no class folders.
+    """
     folders = _folders(path)
+    known = [folder for folder in folders if split_names.kind(folder)
+             or any(split_names.find(name, [folder]) for name in named)]
+    flat = [folder for folder in known if _is_class(os.path.join(path, folder))]
+    if flat != known:
+        return folders
+    if len(flat) > 1 and flat == folders:
+        raise DataError(f'{path}: images of {", ".join(flat)} lie in no class folders; expected '
+                        f'{os.path.join(path, flat[0])}/<class>/<name>.jpg, or a listing')
+    for folder in flat:
+        if split_names.is_held_out(folder):
+            log.warning('%s: is taken for a class, as it holds images and no folders; if it is a '
+                        'split without labels, move it elsewhere', os.path.join(path, folder))
+    return []
 
-    def is_class(name: str) -> bool:  # there is also a class `train`, of the vehicle
-        entries = list(os.scandir(os.path.join(path, name)))
-        return (any(e.name.lower().endswith(EXTENSIONS) for e in entries)
-                and not any(e.is_dir() for e in entries))
 
-    known = {'train', *splits.HELD_OUT} & set(folders)
-    return [] if all(is_class(name) for name in known) else folders
+def _is_class(path: str) -> bool:
+    """Returns whether images lie in it, and no folders: there is also a class `train`."""
+    entries = list(os.scandir(path))
+    return (any(image_files.is_image(entry.name) for entry in entries)
+            and not any(entry.is_dir() for entry in entries))
 
 
-def _list(root: str) -> tuple[tuple[str, ...], list[str], list[int], np.ndarray]:
-    """Returns (class names, file names relative to root, their bytes, int32 labels)."""
+def _with_labels(path: str, there: list[str], split: str) -> list[str]:
+    """Returns the splits without those for evaluation whose images lie in no class folder.
+
+    In competitions test/ holds images alone, or a single folder that is no class.
+
+    Raises:
+      DataError: `split` names such a one.
+    """
+    train = split_names.find('train', there)
+    classes = set(_folders(os.path.join(path, train))) if train else set()
+    labelled = []
+    for folder in there:
+        inner = _folders(os.path.join(path, folder)) if split_names.is_held_out(folder) else None
+        if inner is None or len(inner) > 1 or (inner and (inner[0] in classes or not classes)):
+            labelled.append(folder)
+    wanted = split_names.find(split, there)
+    if wanted is None or wanted in labelled or split_names.kind(split) == 'held_out':
+        return labelled
+    place = os.path.join(path, wanted)
+    if not image_files.below(place).names:
+        raise DataError(f'{place}: no images; expected {place}/<class>/<name>.jpg')
+    raise DataError(
+        f'{place}: its images lie in no class folder, so they have no labels; evaluate on a share '
+        f'of {train or "train"} with config.data.eval_split=held_out, and classify these with '
+        f'launch.predict --images={place}')
+
+
+def _count_unread(path: str, there: list[str], labelled: list[str], named: set[str], share: bool,
+                  left_out: dict) -> None:
+    """Counts the folders beside the splits that a run reads.
+
+    Raises:
+      ConfigError: one has class folders of `train`, of which a `share` is held out instead.
+    """
+    read = {split_names.find(name, labelled) for name in named}
+    unread = [folder for folder in there if folder not in read]
+    classes = _folders(os.path.join(path, split_names.find('train', labelled))) if share else ()
+    for folder in unread if share else ():
+        if folder in labelled and set(_folders(os.path.join(path, folder))) & set(classes):
+            raise ConfigError(
+                f'config.data.eval_split: no split reads {os.path.join(path, folder)}, and a share '
+                f'of train would be held out; set eval_split={folder}, or move it elsewhere')
+    if unread:
+        left_out_lib.count(left_out, 'folders that no split of this run reads', unread[0],
+                           len(unread))
+
+
+def _list(root: str, is_train: bool, left_out: dict):
+    """Returns (class names, Found in all class folders, int32 labels).
+
+    A class folder without images is an error in training, and no class elsewhere.
+    """
     classes = _folders(root)
-
-    def images(name: str) -> list[tuple[str, int]]:
-        # Sorted by name: the order of a directory is the file system's own affair.
-        with os.scandir(os.path.join(root, name)) as entries:
-            return sorted((f'{name}/{entry.name}', entry.stat().st_size) for entry in entries
-                          if entry.name.lower().endswith(EXTENSIONS)
-                          and not entry.name.startswith('.') and entry.is_file())
-
     with concurrent.futures.ThreadPoolExecutor(4) as threads:  # for file systems behind a network
-        found = list(threads.map(images, classes))
-    if not any(found):
-        raise DataError(
-            f'{root}: no images; expected {root}/<class>/<name>.jpg ({", ".join(EXTENSIONS)})')
-    for name, files in zip(classes, found, strict=True):
-        if not files:
-            raise DataError(f'{root}/{name}: no images in this class folder; remove it or fill it')
-    counts = [len(files) for files in found]
-    return (tuple(classes), [name for files in found for name, _ in files],
-            [size for files in found for _, size in files],
-            np.repeat(np.arange(len(classes), dtype=np.int32), counts))
+        found = list(threads.map(
+            lambda name: image_files.below(os.path.join(root, name), name), classes))
+    beside = [entry.name for entry in os.scandir(root)
+              if not entry.name.startswith('.') and not entry.is_dir()]
+    for name in sorted(beside):
+        if not os.path.exists(os.path.join(root, name)):
+            left_out_lib.count(left_out, 'dead links', name)
+        elif image_files.is_image(name):
+            left_out_lib.count(left_out, 'beside the class folders', name)
+    left_out |= left_out_lib.added_up([left_out, *(one.left_out for one in found)])
+    if not any(one.names for one in found):
+        raise DataError(f'{root}: no images; expected {root}/<class>/<name>.jpg '
+                        f'({", ".join(EXTENSIONS)}){_but(left_out)}')
+    for name, one in zip(classes, found, strict=True):
+        if is_train and not one.names:
+            raise DataError(f'{root}/{name}: no images in this class folder; remove it or fill it'
+                            f'{_but(one.left_out)}')
+    _check_layout(root, dict(zip(classes, found, strict=True)))
+    classes, found = zip(*((name, one) for name, one in zip(classes, found, strict=True)
+                           if one.names), strict=True)
+    labels = np.repeat(np.arange(len(classes), dtype=np.int32), [len(one.names) for one in found])
+    names, sizes, files = (list(itertools.chain.from_iterable(one[field] for one in found))
+                           for field in range(3))
+    return _shown(classes, root), image_files.Found(names, sizes, files, left_out), labels
+
+
+def _but(left_out: left_out_lib.LeftOut) -> str:
+    return f'; {left_out_lib.sentence(left_out)}' if left_out else ''
+
+
+def _check_layout(root: str, found: dict[str, image_files.Found]) -> None:
+    """Checks that folders which hold only folders do not look like those of splits."""
+    inner = {name: {image.split('/')[1] for image in one.names} for name, one in found.items()
+             if one.names and all(image.count('/') > 1 for image in one.names)}
+    for name, folders in inner.items():
+        place = os.path.join(root, name)
+        if any(split_names.kind(folder) == 'train' for folder in folders):
+            raise ConfigError(f'config.data.path: {root}: the folders of the splits lie in '
+                              f'{place}; name that one')
+        if split_names.seems(name):
+            raise ConfigError(f'config.data: {place} holds folders and looks like a split, not '
+                              f'like a class; set config.data.train_split or eval_split to {name}, '
+                              'or name the folder above the class folders in config.data.path')
+    shared = sorted(set.intersection(*inner.values())) if len(inner) == len(found) > 1 else ()
+    if len(shared) > 1:
+        log.warning('%s: %s are taken for classes, and each holds folders such as %s; if they are '
+                    'splits, name them in config.data.train_split and eval_split', root,
+                    ', '.join(list(inner)[:3]), ', '.join(shared[:3]))
+
+
+def _shown(classes: tuple[str, ...], root: str) -> tuple[str, ...]:
+    """Returns class names as they are written down: bytes that are no UTF-8 become '?'."""
+    names = tuple(map(records.shown, classes))
+    for name in {name for name in names if names.count(name) > 1}:
+        raise DataError(f'{root}: {names.count(name)} class folders would be called {name!r}, as '
+                        'their names are not UTF-8; rename them')
+    return names

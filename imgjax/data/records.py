@@ -46,8 +46,8 @@ class Files:
                 large = os.fstat(file.fileno()).st_size > self._most
                 image = file.read(self._most) if large else file.read()
         except OSError as error:
-            raise DataError(f'{path}: cannot be read ({error.strerror})') from None
-        return {'image': image, 'label': labels_lib.at(self._labels, index), 'name': path}
+            raise DataError(f'{shown(path)}: cannot be read ({error.strerror})') from None
+        return {'image': image, 'label': labels_lib.at(self._labels, index), 'name': shown(path)}
 
     def labels(self) -> np.ndarray:
         return labels_lib.whole(self._labels)
@@ -122,6 +122,11 @@ class Ranges:
                       np.ascontiguousarray(self._labels)):
             mark.update(array)
         return mark.hexdigest()[:16]
+
+
+def shown(name: str) -> str:
+    """Returns a file's name as it can be written anywhere: bytes that are no UTF-8 become '?'."""
+    return name.encode(errors='replace').decode()
 
 
 def pack_names(names: Sequence[str]) -> np.ndarray:

@@ -3,6 +3,7 @@
 import bisect
 import hashlib
 import itertools
+import logging
 import os
 import types
 from collections.abc import Callable, Sequence
@@ -15,6 +16,8 @@ from imgjax.data.split_names import HELD_OUT as HELD_OUT
 from imgjax.data.split_names import resolve as resolve
 from imgjax.data.split_names import resolve_share as resolve_share
 from imgjax.errors import ConfigError
+
+log = logging.getLogger('imgjax')
 
 
 def data_path(options: dict, what: str) -> str:
@@ -31,7 +34,8 @@ def data_path(options: dict, what: str) -> str:
     return path
 
 
-def held_out_share(names: Sequence[str], labels: np.ndarray, share: float) -> np.ndarray:
+def held_out_share(names: Sequence[str], labels: np.ndarray, share: float,
+                   files: np.ndarray | None = None) -> np.ndarray:
     """Returns which examples are held out, bool (N,): a share of each class, by hash of the name.
 
     So it depends on neither order nor seed. A class of two or more gives at least one and keeps at
@@ -41,7 +45,14 @@ def held_out_share(names: Sequence[str], labels: np.ndarray, share: float) -> np
       names: relative to the dataset, with '/'.
       labels: int (N,), or bool (N, K).
       share: 0 to below 1.
+      files: int (N,), equal where two examples are one file: these are held out together, or not.
     """
+    if files is not None and len(names):
+        _, first, file = np.unique(files, return_index=True, return_inverse=True)
+        if len(first) < len(names):
+            order = np.sort(first)  # files in the order in which they come first
+            chosen = held_out_share([names[row] for row in order], labels[order], share)
+            return chosen[np.searchsorted(order, first)[file]]
     if not 0 <= share < 1:
         raise ConfigError(f'config.data.held_out: takes 0 to below 1, got {share}')
     held_out = np.zeros(len(names), bool)
@@ -56,6 +67,13 @@ def held_out_share(names: Sequence[str], labels: np.ndarray, share: float) -> np
             count = min(max(1, round(share * len(members))), len(members) - 1)
             held_out[members[:count]] = True
     return held_out
+
+
+def say_share(part: str, chosen: np.ndarray, options: dict) -> None:
+    """Logs that a share of the split `part` is held out; `chosen`, bool (N,), says which."""
+    log.info('%s is the only split with labels of %s: %s of its %s images, a share of each class, '
+             'are held out (config.data.held_out)', part, options['path'] or options['name'],
+             f'{chosen.sum():,}', f'{len(chosen):,}')
 
 
 class _View:

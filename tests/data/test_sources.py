@@ -33,7 +33,8 @@ def folder(tmp_path):
     (tmp_path / 'train' / 'cat' / 'notes.txt').write_text('not an image')
     (tmp_path / 'train' / 'cat' / '._1.png').write_text('what some systems leave behind')
     (tmp_path / 'train' / '.thumbs').mkdir()
-    (tmp_path / 'test').mkdir()
+    for name in ('cat', 'dog'):
+        (tmp_path / 'test' / name).mkdir(parents=True)
     return tmp_path
 
 

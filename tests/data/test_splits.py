@@ -1,13 +1,14 @@
 """Which examples a split holds: folders, the share held out by hash, slices."""
 
 import json
+import logging
 import shutil
 
 import numpy as np
 import pytest
 
 from configs import base
-from imgjax import data
+from imgjax import build, data
 from imgjax.data import splits
 from imgjax.errors import ConfigError, DataError
 
@@ -15,13 +16,14 @@ COUNTS = {'ant': 40, 'bee': 7, 'cat': 2, 'dog': 1}
 
 
 def options_of(path, name='folder', **more) -> dict:
-    return base.get_config().data.to_dict() | dict(name=name, path=str(path), **more)
+    return base.get_config().data.to_dict() | dict(name=name, path=str(path),
+                                                   eval_split='held_out') | more
 
 
 def fill(path, counts=COUNTS):
     """Files that nothing here decodes."""
     for name, count in counts.items():
-        (path / name).mkdir(parents=True)
+        (path / name).mkdir(parents=True, exist_ok=True)
         for i in range(count):
             (path / name / f'{i}.jpg').write_bytes(bytes(10 + i))
 
@@ -72,28 +74,71 @@ def test_held_out_is_the_first_folder_there_is(folders, chosen, tmp_path):
     assert held_out.fingerprint == data.open_split(chosen, options).fingerprint
 
 
-def test_a_folder_that_is_no_held_out_split_takes_nothing_from_the_rule(tmp_path):
+def test_a_folder_of_images_that_no_split_reads_is_refused_or_named(tmp_path, caplog):
     fill(tmp_path / 'train')
     fill(tmp_path / 'sketches', {'ant': 2, 'bee': 2})
-    options = options_of(tmp_path)
+    with pytest.raises(ConfigError, match='no split reads .*sketches, and a share of train would'):
+        data.open_split('train', options_of(tmp_path))
+    options = options_of(tmp_path, eval_split='sketches')
     assert len(data.open_split('sketches', options).examples) == 4
-    assert (len(data.open_split('train', options).examples)
-            + len(data.open_split('test', options).examples)) == 50
+    fill(tmp_path / 'val', {'ant': 1, 'bee': 1})
+    source = data.open_split('train', options_of(tmp_path))
+    assert len(source.examples) == 50, 'nothing is held out of it'
+    assert source.left_out == {'folders that no split of this run reads': (1, 'sketches')}
+
+
+@pytest.mark.parametrize('names', [('Training', 'Testing'), ('fold1', 'fold2'), ('a', 'b c')])
+def test_any_folders_can_be_named_as_splits(names, tmp_path):
+    for count, name in enumerate(names, 2):
+        fill(tmp_path / name, {'ant': count, 'bee': 1})
+    options = options_of(tmp_path, train_split=names[0], eval_split=names[1])
+    for count, name in enumerate(names, 2):
+        assert len(data.open_split(name, options).examples) == count + 1
+
+
+@pytest.mark.parametrize('inner', ['', 'unknown'])
+def test_of_an_unlabelled_test_folder_nothing_is_evaluated(inner, tmp_path, caplog):
+    fill(tmp_path / 'train')
+    fill(tmp_path / 'test', {inner: 5}) if inner else None
+    (tmp_path / 'test').mkdir(exist_ok=True)
+    (tmp_path / 'test' / '1.jpg').write_bytes(b'x')
+    with caplog.at_level(logging.INFO, 'imgjax'):
+        train, held_out = (data.open_split(split, options_of(tmp_path))
+                           for split in ('train', 'held_out'))
+    assert (len(train.examples), len(held_out.examples)) == (44, 6)
+    assert 'left out: 1 folders that no split of this run reads (test)' in caplog.text
+    assert '6 of its 50 images, a share of each class, are held out' in caplog.text
+    with pytest.raises(DataError, match='test: its images lie in no class folder.*eval_split=held_'
+                       'out, and classify these with launch.predict --images=.*/test'):
+        data.open_split('test', options_of(tmp_path))
+
+
+@pytest.mark.parametrize('folders, words', [
+    (('seg_train/cat', 'seg_train/dog', 'seg_test/cat', 'seg_test/dog'), 'looks like a split'),
+    (('set/train/cat', 'set/train/dog', 'set/val/cat'), 'the splits lie in .*set; name that one'),
+    (('cat/train', 'cat/test', 'dog/train'), 'the splits lie in .*cat; name that one'),
+    (('train', 'test'), 'images of test, train lie in no class folders')])
+def test_folders_of_splits_are_not_taken_for_classes(folders, words, tmp_path):
+    for folder in folders:
+        fill(tmp_path, {folder: 2})
+    with pytest.raises((ConfigError, DataError), match=words) as caught:
+        data.open_split('train', options_of(tmp_path))
+    assert '\n' not in str(caught.value)
+
+
+def test_a_class_that_is_missing_in_a_split_is_no_class_there(tmp_path):
+    fill(tmp_path / 'train', {'ant': 3, 'bee': 3, 'cat': 3})
+    fill(tmp_path / 'val', {'ant': 2, 'bee': 0, 'cat': 1})
+    options = options_of(tmp_path)
+    assert data.open_split('val', options).class_names == ('ant', 'cat')
+    train, val = build.open_dataset({'data': options})
+    assert val.class_names == train.class_names and val.labels().tolist() == [0, 0, 2]
 
 
 def test_train_can_be_a_class(tmp_path):
     fill(tmp_path, {'bus': 10, 'car': 10, 'train': 10})
     source = data.open_split('train', options_of(tmp_path))
     assert source.class_names == ('bus', 'car', 'train') and len(source.examples) == 27
-
-
-def test_images_beside_the_class_folders_are_not_classes(tmp_path):
-    """The validation images of ImageNet come like this."""
-    fill(tmp_path / 'train')
-    (tmp_path / 'val').mkdir()
-    (tmp_path / 'val' / '1.jpg').write_bytes(b'x')
-    with pytest.raises(DataError, match='val: no images; expected .*<class>/<name>.jpg'):
-        data.open_split('val', options_of(tmp_path))
 
 
 @pytest.mark.parametrize('kind', ['csv', 'json'])
