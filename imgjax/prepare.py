@@ -74,7 +74,7 @@ def tfds_set(dataset: str, data_dir: str = '', manual_dir: str = '', verify: boo
                                            file_format='array_record')
         _download_and_prepare(builder, dataset, manual_dir)
     for split in builder.info.splits:
-        tfds_source.open_builder(builder, split)  # says what to do if it is of another format
+        tfds_source.open_whole(builder, split)  # says what to do if it is of another format
     return {'dataset': dataset, 'path': os.fspath(builder.data_path),
             'splits': {split: info.num_examples for split, info in builder.info.splits.items()},
             'classes': classes.num_classes}

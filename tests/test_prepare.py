@@ -72,7 +72,7 @@ def test_a_tfds_set_is_prepared_and_read(tmp_path):
     result = prepare.tfds_set('imgjax_stripes', str(tmp_path))
     assert result['splits'] == {'train': 10} and result['classes'] == 2
     source = data.open_split('train', OPTIONS | {
-        'name': 'imgjax_stripes', 'data_dir': str(tmp_path)})
+        'name': 'imgjax_stripes', 'data_dir': str(tmp_path), 'eval_split': 'train[80%:]'})
     assert len(source.examples) == 10
     again = prepare.tfds_set('imgjax_stripes', str(tmp_path))
     assert again == result

@@ -48,8 +48,8 @@ def photos(tmp_path):
     return tmp_path / 'photos'
 
 
-def options_of(path, name='folder') -> dict:
-    return OPTIONS | dict(name=name, path=str(path))
+def options_of(path, name='folder', **more) -> dict:
+    return OPTIONS | dict(name=name, path=str(path), **more)
 
 
 def bytes_of(path) -> dict:
@@ -146,7 +146,7 @@ def test_what_cannot_be_read_is_left_out_and_listed(photos, tmp_path):
         lines = (tmp_path / 'out' / 'unreadable.txt').read_text().splitlines()
         assert [line.split(': ')[0] for line in lines] == [
             f'{photos}/train/a/3.png', f'{photos}/train/b/1.png']
-    source = data.open_split('train', options_of(tmp_path / 'out', 'tar'))
+    source = data.open_split('train', options_of(tmp_path / 'out', 'tar', eval_split='train'))
     assert source.labels().tolist() == [0] * 4 + [1] * 4
 
 
@@ -167,7 +167,7 @@ def test_several_labels_and_slices_are_copied(tmp_path):
     small_copy.write(options, str(tmp_path / 'out'), ['train=train[:4]', 'rest=train[4:]+test'],
                  **SETTINGS)
     for name, spec in (('train', 'train[:4]'), ('rest', 'train[4:]+test')):
-        copy = data.open_split(name, options_of(tmp_path / 'out', 'tar'))
+        copy = data.open_split(name, options_of(tmp_path / 'out', 'tar', eval_split='rest'))
         before = data.open_split(spec, options)
         assert copy.class_names == ('cat', 'dog', 'emu') and copy.multi_label
         np.testing.assert_array_equal(copy.labels(), before.labels())

@@ -1,14 +1,17 @@
 """Arrays in memory: of a script, or of a NumPy archive (.npz).
 
 The archive holds `<split>_images` and `<split>_labels` of each split, or Keras' `x_train`,
-`y_train`, `x_test` and `y_test`; and `class_names`, or the classes are numbers.
+`y_train`, `x_test` and `y_test` (`X_train` too); `images` and `labels`, or `x` and `y`, alone are
+the split train. Labels are class numbers, names, or 0 and 1 of each class; `class_names` names the
+numbers.
 """
 
+import logging
 import math
 import os
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import xxhash
@@ -16,6 +19,8 @@ import xxhash
 from imgjax.data import Source, source_options, splits
 from imgjax.data import labels as labels_lib
 from imgjax.errors import ConfigError, DataError
+
+log = logging.getLogger('imgjax')
 
 
 class _Examples:
@@ -43,32 +48,27 @@ def source(images: np.ndarray, labels: np.ndarray, class_names: Sequence[str] = 
 
     Args:
       images: uint8 (N, H, W) or (N, H, W, C) with C of 1, 3 or 4.
-      labels: int (N,) or (N, 1); or 0 and 1 (N, K) for a multi-label set.
-      class_names: one a label; () takes the numbers, of (N,) up to the largest.
+      labels: class numbers (N,) or (N, 1), of any dtype that holds whole numbers; or names, of
+        dtype U or S; or 0 and 1 (N, K) for a multi-label set.
+      class_names: one a label; () takes the numbers, of (N,) up to the largest, or the names.
       name: what an error calls the images.
 
     Raises:
       DataError: shapes, dtypes or labels that do not fit.
     """
-    if images.dtype != np.uint8 or images.ndim not in (3, 4):
-        raise DataError(f'{name}: takes images uint8 (N, H, W) or (N, H, W, C), got {images.dtype} '
-                        f'{images.shape}; of 0 to 1 store (x * 255).round().astype("uint8")')
-    images = images if images.ndim == 4 else images[..., None]
-    if images.shape[-1] not in (1, 3, 4) or 0 in images.shape[1:]:
-        raise DataError(f'{name}: takes 1, 3 or 4 channels last, got {images.shape}')
-    if labels.dtype.kind not in 'iub' and not np.isin(labels, (0, 1)).all():
-        raise DataError(f'{name}: takes labels of whole numbers, got {labels.dtype}')
-    if labels.ndim == 2 and labels.shape[1] == 1:  # as Keras and MedMNIST have them
-        labels = labels[:, 0]
+    images, labels = _checked_images(images, name), _tidy(labels, name)
     if labels.ndim not in (1, 2) or len(labels) != len(images):
         raise DataError(f'{name}: takes one label for each of {len(images):,} images, got labels '
                         f'{labels.shape}')
-    if labels.ndim == 2:
+    class_names = tuple(class_names)
+    if labels.dtype.kind == 'U':
+        class_names, labels = _numbers_of(labels, class_names, name)
+    elif labels.ndim == 2:
         if not np.isin(labels, (0, 1)).all() or len(class_names) not in (0, labels.shape[1]):
             raise DataError(f'{name}: labels {labels.shape} of several classes take 0 and 1, and '
                             f'{labels.shape[1]} class names')
         labels = labels.astype(bool)
-        class_names = tuple(class_names) or tuple(map(str, range(labels.shape[1])))
+        class_names = class_names or tuple(map(str, range(labels.shape[1])))
     else:
         class_names, labels = labels_lib.numbered(labels, class_names, name)
     mark = xxhash.xxh3_64('\0'.join(class_names).encode())
@@ -76,12 +76,86 @@ def source(images: np.ndarray, labels: np.ndarray, class_names: Sequence[str] = 
         mark.update(str(array.shape).encode())
         mark.update(np.ascontiguousarray(array))
     examples = _Examples(images, labels, name)
-    return Source(examples, tuple(class_names), mark.hexdigest(), examples.labels,
+    return Source(examples, class_names, mark.hexdigest(), examples.labels,
                   labels.ndim == 2)
+
+
+def _checked_images(images: np.ndarray, name: str) -> np.ndarray:
+    """Returns uint8 (N, H, W, C)."""
+    if images.dtype != np.uint8 or images.ndim not in (3, 4):
+        raise DataError(f'{name}: takes images uint8 (N, H, W) or (N, H, W, C), got {images.dtype} '
+                        f'{images.shape}{_as_uint8(images)}')
+    images = images if images.ndim == 4 else images[..., None]
+    if images.shape[-1] not in (1, 3, 4) or 0 in images.shape[1:]:
+        first = images.shape[1] in (1, 3, 4)
+        raise DataError(f'{name}: takes 1, 3 or 4 channels last, got {images.shape}'
+                        f'{"; store x.transpose(0, 2, 3, 1)" if first else ""}')
+    return images
+
+
+def _as_uint8(images: np.ndarray) -> str:
+    """Returns how the values become uint8, as far as they tell."""
+    if images.dtype == np.uint8 or images.dtype.kind not in 'biuf' or not images.size:
+        return ''
+    low, high = float(images.min()), float(images.max())
+    if 0 <= low <= high <= 1:
+        return '; of 0 to 1 store (x * 255).round().astype("uint8")'
+    if 0 <= low <= high <= 255:
+        return '; of 0 to 255 store x.round().astype("uint8")'
+    return f'; its values are {low:g} to {high:g}: scale them to 0 to 255 and store uint8'
+
+
+def _tidy(labels: np.ndarray, name: str) -> np.ndarray:
+    """Returns labels as text (U), or as whole numbers; (N, 1), as Keras has it, as (N,).
+
+    Raises:
+      DataError: they are neither.
+    """
+    if labels.ndim == 2 and labels.shape[1] == 1:  # MedMNIST too
+        labels = labels[:, 0]
+    if labels.dtype == object and all(isinstance(label, str) for label in labels.flat):
+        labels = labels.astype('U')  # as pandas has them
+    if labels.dtype.kind == 'S':
+        try:
+            labels = np.char.decode(labels, 'utf-8')
+        except UnicodeDecodeError:
+            raise DataError(f'{name}: its labels are text that is not UTF-8; store them as dtype '
+                            '"U"') from None
+    if labels.dtype.kind == 'f':
+        whole = np.isfinite(labels) & (labels == np.floor(labels))
+        if not whole.all():
+            odd = labels[~whole].flat[0]
+            raise DataError(f'{name}: takes labels of whole numbers, got {labels.dtype}, such as '
+                            f'{odd:g}')
+        labels = labels.astype(np.int64)
+    if labels.dtype.kind not in 'iubU' or (labels.dtype.kind == 'U' and labels.ndim != 1):
+        raise DataError(f'{name}: takes labels of whole numbers or names, got {labels.dtype} '
+                        f'{labels.shape}')
+    return labels
+
+
+def _numbers_of(labels: np.ndarray, class_names: tuple[str, ...], name: str):
+    """Returns (class names, int32 (N,)) of names; without class names they are those there are."""
+    there, numbers = np.unique(labels, return_inverse=True)
+    there = there.tolist()
+    class_names = class_names or _names_in([labels])
+    number = {one: i for i, one in enumerate(class_names)}
+    unknown = [one for one in there if one not in number]
+    if unknown:
+        raise DataError(f'{name}: has the label {unknown[0]!r}, which class_names lacks '
+                        f'({", ".join(class_names[:10])})')
+    return class_names, np.array([number[one] for one in there], np.int32)[numbers]
+
+
+def _names_in(several: Sequence[np.ndarray]) -> tuple[str, ...]:
+    names = sorted({str(name) for labels in several for name in np.unique(labels)})
+    return labels_lib.from_names([[name] for name in names], False, '')[0]
 
 
 def open_split(split: str, options: dict) -> Source:
     """Opens a split of the archive config.data.path.
+
+    Where `train` is alone, `held_out` (or `test`, `val`) is config.data.held_out of it.
 
     Raises:
       ConfigError: no path given, or no such file or split.
@@ -91,21 +165,47 @@ def open_split(split: str, options: dict) -> Source:
     path = splits.data_path(options, 'a file .npz of images and labels')
     try:
         headers = _headers(path)
-        there = {name.removesuffix('_images'): (name, f'{name.removesuffix("_images")}_labels')
-                 for name in headers if name.endswith('_images')}
-        there |= {name[2:]: (name, f'y_{name[2:]}') for name in headers if name.startswith('x_')}
-        split = splits.resolve(split, there, f'config.data: {path} has no split {split!r} (arrays '
-                               f'{split}_images and {split}_labels)')
-        wanted = [*there[split], *({'class_names'} & set(headers))]
-        _check_sizes(path, headers, wanted)
-        with np.load(path) as file:
-            arrays = {name: file[name] for name in wanted}
-            classes = _class_names(path, file, headers, there, arrays)
+        there = _splits(headers)
+        return splits.open_part(
+            split, there, f'config.data: {path} has no split {split!r} (arrays {split}_images and '
+            f'{split}_labels)', options, lambda split: _open(path, headers, there, split))
     except (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError,
             zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f'{path}: not a readable .npz ({" ".join(str(error).split())[:200]}); '
                         'write it with numpy.savez') from None
-    return source(*(arrays[name] for name in there[split]), classes, f'{path}:{split}')
+
+
+def _splits(names: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Returns {split: (its array of images, that of labels)}."""
+    there = {}
+    for name in names:
+        if name.endswith('_images'):
+            there[name.removesuffix('_images')] = name, f'{name.removesuffix("_images")}_labels'
+    there |= {name[2:]: (name, f'y_{name[2:]}') for name in names if name[:2] in ('x_', 'X_')}
+    for pair in (('images', 'labels'), ('x', 'y'), ('X', 'y')):
+        if not there and set(pair) <= set(names):
+            there['train'] = pair
+    return there
+
+
+def _open(path: str, headers: dict, there: dict[str, tuple[str, str]], split: str) -> Source:
+    image, label = there[split]
+    of_labels = {label, *(other for _, other in there.values() if other in headers)}
+    _check_sizes(path, headers, [image, *of_labels, *({'class_names'} & set(headers))])
+    with np.load(path) as file:
+        images = file[image]
+        labels = {name: _tidy(file[name], f'{path}:{name}') for name in sorted(of_labels)}
+        named = np.atleast_1d(file['class_names']) if 'class_names' in headers else np.array([])
+    if all(map(_one_hot, labels.values())):
+        log.info('%s: its labels %s are one-hot, one class an image: read as the number of the 1',
+                 path, labels[label].shape)
+        labels = {name: one.argmax(axis=1) for name, one in labels.items()}
+    return source(images, labels[label], _class_names(named, labels, path), f'{path}:{split}')
+
+
+def _one_hot(labels: np.ndarray) -> bool:
+    return (labels.ndim == 2 and np.isin(labels, (0, 1)).all()
+            and bool((labels.sum(axis=1) == 1).all()))
 
 
 def _headers(path: str) -> dict[str, tuple[tuple[int, ...], np.dtype, int]]:
@@ -141,14 +241,17 @@ def _check_sizes(path: str, headers: dict, wanted: list[str]) -> None:
                         f'{memory / 2**30:.0f} GiB; prepare it as tar files')
 
 
-def _class_names(path: str, file, headers: dict, there: dict, arrays: dict) -> tuple[str, ...]:
-    """Returns the class names; without any the numbers of all splits, so that they agree."""
-    if 'class_names' in arrays:
-        return tuple(str(name) for name in arrays['class_names'].tolist())
-    labels = [label for _, label in there.values() if label in headers]
-    _check_sizes(path, headers, labels)
-    shapes = {headers[name][0][1:] for name in labels} - {(), (1,)}
-    if shapes:
+def _class_names(named: np.ndarray, labels: dict[str, np.ndarray], path: str) -> tuple[str, ...]:
+    """Returns the class names; without any those, or the numbers, of all splits' labels."""
+    if named.size:
+        return tuple(map(str, _tidy(named, f'{path}:class_names').tolist()))
+    kinds = {one.dtype.kind == 'U' for one in labels.values()}
+    if len(kinds) > 1:
+        raise DataError(f'{path}: some of {", ".join(labels)} are names and some are numbers; '
+                        'store all as one of them')
+    if True in kinds:
+        return _names_in(labels.values())
+    if any(one.ndim != 1 for one in labels.values()):
         return ()  # 0 and 1 of each class
-    top = max((int(file[name].max(initial=0)) for name in labels), default=0)
+    top = max((int(one.max(initial=0)) for one in labels.values()), default=0)
     return tuple(str(number) for number in range(min(top, 10_000_000) + 1))

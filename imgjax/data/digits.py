@@ -65,4 +65,4 @@ def open_split(split: str, options: dict) -> Source:
             tfds.disable_progress_bar()
             with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
                 builder.download_and_prepare()
-    return tfds_source.open_builder(builder, split)
+    return tfds_source.open_builder(builder, split, options)

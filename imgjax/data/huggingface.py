@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from imgjax.data import Source, label_columns, parquet, source_options, splits
+from imgjax.data import Source, label_columns, parquet, source_options, split_names, splits
 from imgjax.data import labels as labels_lib
 from imgjax.data.label_columns import LabelColumn
 from imgjax.errors import ConfigError, DataError
@@ -50,6 +50,7 @@ class _Examples:
 def open_split(split: str, options: dict) -> Source:
     """Opens a split of config.data.path; a Dataset without splits is `train`.
 
+    Where `train` is alone, `held_out` (or `test`, `val`) is config.data.held_out of it.
     Options: image and label, the columns.
 
     Raises:
@@ -69,7 +70,14 @@ def open_split(split: str, options: dict) -> Source:
         raise DataError(f'{path}: not what Dataset.save_to_disk writes '
                         f'({" ".join(str(error).split())[:200]})') from None
     every = every if isinstance(every, dict) else {'train': every}
-    split = splits.resolve(split, every, f'config.data: {path} has no split {split!r}')
+    return splits.open_part(
+        split, every, f'config.data: {path} has no split {split!r}', options,
+        lambda split: _open(every, split, settings, path))
+
+
+def _open(every: dict, split: str, settings: dict, path: str) -> Source:
+    import datasets
+
     features = every[split].features
     parquet.check_columns(
         list(features), [name for name, kind in features.items()
@@ -99,7 +107,7 @@ def _labels(every: dict, split: str, column: str, path: str):
                            every[name].select_columns([column])[:][column])
 
     mine = label_column(split)
-    order = 'train' if 'train' in every else min(every)
+    order = split_names.find('train', every) or min(every)
     first = mine if split == order else label_column(order)
     return label_columns.agreed([mine], first, lambda: [
         label_column(name) for name in sorted(set(every) - {split})

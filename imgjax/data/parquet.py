@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from imgjax.data import Source, label_columns, records, shards, source_options, splits
+from imgjax.data import Source, label_columns, records, shards, source_options, split_names, splits
 from imgjax.data.label_columns import LabelColumn
 from imgjax.errors import ConfigError, DataError
 
@@ -26,6 +26,7 @@ log = logging.getLogger('imgjax')
 def open_split(split: str, options: dict) -> Source:
     """Opens a split of config.data.path.
 
+    Where `train` is alone, `held_out` (or `test`, `val`) is config.data.held_out of it.
     Options: image and label, the columns; cache, where the copy is kept ('': beside the files, or
     in ~/.cache/imgjax).
 
@@ -42,25 +43,33 @@ def open_split(split: str, options: dict) -> Source:
                           "pip install 'imgjax[parquet]'") from None
     path = splits.data_path(options, 'the folder that holds <split>-*.parquet')
     every = shards.files(path, '.parquet')
-    split = splits.resolve(split, every,
-                           f'config.data: {path} has no {split}-*.parquet for that split')
-    shards.check(split, every[split])
-    try:
-        class_names, labels, multi_label = _labels(every, split, settings)
-        mark = records.stamp(every[split], settings['image'])
 
-        def fits(place: str, index: dict) -> bool:
-            copy = _copy_path(place, split, mark)
-            return (len(index['size']) == len(labels) and os.path.exists(copy)
-                    and os.path.getsize(copy) == int(index['size'].sum()))
+    def open_one(split: str) -> Source:
+        shards.check(split, every[split])
+        try:
+            return _open(path, every, split, settings, options)
+        except pyarrow.ArrowException as error:
+            raise DataError(f'{path}: {split}-*.parquet cannot be read '
+                            f'({" ".join(str(error).split())[:200]}); download it again') from None
 
-        place, index = records.kept(
-            path, f'{split}.parquet', mark,
-            lambda place: _copy(every[split], settings['image'], place,
-                                _copy_path(place, split, mark)), fits, settings['cache'])
-    except pyarrow.ArrowException as error:
-        raise DataError(f'{path}: {split}-*.parquet cannot be read '
-                        f'({" ".join(str(error).split())[:200]}); download it again') from None
+    return splits.open_part(split, every, f'config.data: {path} has no {split}-*.parquet for that '
+                            'split', options, open_one)
+
+
+def _open(path: str, every: dict[str, list[str]], split: str, settings: dict,
+          options: dict) -> Source:
+    class_names, labels, multi_label = _labels(every, split, settings)
+    mark = records.stamp(every[split], settings['image'])
+
+    def fits(place: str, index: dict) -> bool:
+        copy = _copy_path(place, split, mark)
+        return (len(index['size']) == len(labels) and os.path.exists(copy)
+                and os.path.getsize(copy) == int(index['size'].sum()))
+
+    place, index = records.kept(
+        path, f'{split}.parquet', mark,
+        lambda place: _copy(every[split], settings['image'], place,
+                            _copy_path(place, split, mark)), fits, settings['cache'])
     index |= {'labels': labels, 'shard': np.zeros(len(labels), np.uint8),
               'offset': np.cumsum(index['size']) - index['size']}
     examples = records.Ranges([_copy_path(place, split, mark)], index, options)
@@ -102,7 +111,7 @@ def _labels(every: dict[str, list[str]], split: str, settings: dict):
         return [_label_column(path, settings) for path in paths]
 
     mine = columns(every[split])
-    order = 'train' if 'train' in every else min(every)
+    order = split_names.find('train', every) or min(every)
     first = mine[0] if split == order else _label_column(every[order][0], settings)
     return label_columns.agreed(mine, first, lambda: columns(
         path for name in sorted(set(every) - {split}) for path in every[name]))

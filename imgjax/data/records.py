@@ -84,6 +84,10 @@ class Ranges:
         text = self._names[start:self._name_ends[index]].tobytes().decode(errors='replace')
         return f'{self._paths[self._shard[index]]}:{text}'
 
+    def names(self) -> list[str]:
+        """Returns the name of each image, without its file's."""
+        return self._names.tobytes().decode(errors='replace').split('\0')[:-1]
+
     def __getitem__(self, index: int) -> dict:
         file, size = int(self._shard[index]), min(int(self._size[index]), self._most)
         try:

@@ -12,15 +12,13 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from imgjax.data.splits import HELD_OUT
+from imgjax.data import split_names
 from imgjax.errors import ConfigError, DataError
 
 log = logging.getLogger('imgjax')
 
 _NAME = re.compile(r'(?:(?P<split>.+?)[-_.])?(?P<number>[0-9]+)'
                    r'(?:[-_]of[-_](?P<count>[0-9]+)(?:[-_.][0-9a-f]+)?)?')
-_KNOWN = ('train', *HELD_OUT)
-
 
 class _Shard(NamedTuple):
     """What a file's name says: the split it is of, and which of how many; None where it does not
@@ -63,7 +61,7 @@ def files(path: str, extension: str) -> dict[str, list[str]]:
         if not folder.is_dir() or folder.name.startswith('.') or folder.name == 'data':
             continue
         inner = _by_split(_names(folder.path, extension))
-        apart = any(split in _KNOWN for split in inner) and len(inner) > 1
+        apart = any(map(split_names.kind, inner)) and len(inner) > 1
         for split, names in inner.items():
             if not apart or split in ('', folder.name):
                 split = folder.name
@@ -99,7 +97,7 @@ def _shared_beginning(splits: Iterable[str]) -> str:
         beginning = splits[0][:end.end()]
         rest = [split.removeprefix(beginning) for split in splits
                 if split.startswith(beginning)]
-        if len(rest) == len(splits) and any(split in _KNOWN for split in rest):
+        if len(rest) == len(splits) and any(map(split_names.kind, rest)):
             return beginning
     return ''
 

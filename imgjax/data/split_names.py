@@ -81,9 +81,9 @@ def resolve(split: str, there: Iterable[str], refusal: str) -> str:
     found = find(split, there)
     if found is not None:
         return found
-    if kind(split) == 'held_out' and find('train', there):
-        raise ConfigError(f'{refusal}; it has {", ".join(there)}; take a share of it: '
-                          "'train[:90%]' to train on and 'train[90%:]' to evaluate on")
+    if is_held_out(split) and find('train', there) and not any(map(is_held_out, there)):
+        raise ConfigError(f'{refusal}; it has {", ".join(there)}; set config.data.eval_split='
+                          'held_out to hold a share of each class out of train')
     raise ConfigError(f'{refusal}; it has {", ".join(there[:10]) or "none"}{nearest(split, there)}')
 
 

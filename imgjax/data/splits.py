@@ -6,12 +6,12 @@ import itertools
 import logging
 import os
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import xxhash
 
-from imgjax.data import Source, classes, left_out, read
+from imgjax.data import Source, classes, left_out, read, split_names
 from imgjax.data.split_names import HELD_OUT as HELD_OUT
 from imgjax.data.split_names import resolve as resolve
 from imgjax.data.split_names import resolve_share as resolve_share
@@ -77,11 +77,11 @@ def say_share(part: str, chosen: np.ndarray, options: dict) -> None:
 
 
 class _View:
-    """Ranges of other examples, one after another."""
+    """Rows of other examples, one part after another."""
 
-    def __init__(self, parts: list[tuple[Source, int, int]]):
+    def __init__(self, parts: list[tuple[Source, Sequence[int]]]):
         self._parts = parts
-        self._ends = list(itertools.accumulate(stop - start for _, start, stop in parts))
+        self._ends = list(itertools.accumulate(len(rows) for _, rows in parts))
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -90,8 +90,8 @@ class _View:
         if not 0 <= index < len(self):
             raise IndexError(index)
         part = bisect.bisect_right(self._ends, index)
-        _, _, stop = self._parts[part]
-        return part, index - self._ends[part] + stop
+        rows = self._parts[part][1]
+        return part, int(rows[index - self._ends[part] + len(rows)])
 
     def __getitem__(self, index: int) -> dict:
         part, inner = self._find(index)
@@ -108,7 +108,59 @@ class _View:
         return examples
 
     def labels(self) -> np.ndarray:
-        return np.concatenate([part.labels()[start:stop] for part, start, stop in self._parts])
+        return np.concatenate([part.labels()[rows] for part, rows in self._parts])
+
+
+def open_part(split: str, there: Iterable[str], refusal: str, options: dict,
+              open_one: Callable[[str], Source]) -> Source:
+    """Opens a split of a set; where `train` is alone, the part of it that is meant.
+
+    `train` is divided where config.data.eval_split asks for a split that is held out; else, as for
+    slices of it, it is whole.
+
+    Args:
+      split: which.
+      there: the splits that the set has.
+      refusal: begins the error.
+      options: plain config['data'].
+      open_one: opens one of `there`. Its examples may have `names()`, relative to the set, which
+        say what is held out; else it is their numbers.
+
+    Raises:
+      ConfigError: no such split, or reading the labels of `train` is a matter of hours.
+    """
+    part, held_out = split, None
+    if _holds_out(options):
+        part, held_out = resolve_share(split, there, refusal)
+    else:
+        part = resolve(split, there, refusal)
+    source = open_one(part)
+    if held_out is None or (not held_out and not options['held_out']):
+        return source
+    if not _labels_are_cheap(source):
+        raise ConfigError(f'{refusal}; its labels lie among the images, so that no share of each '
+                          "class can be held out; set config.data.train_split='train[:90%]' and "
+                          "eval_split='train[90%:]', as it is in no order of its classes")
+    names = getattr(source.examples, 'names', lambda: map(str, range(len(source.examples))))
+    chosen = held_out_share(list(names()), source.labels(), options['held_out'])
+    view = _View([(source, np.flatnonzero(chosen == held_out))])
+    if held_out:
+        log.info('%s is the only split of %s: %s of its %s images, a share of each class, are held '
+                 'out (config.data.held_out)', part, options['path'] or options['name'],
+                 f'{chosen.sum():,}', f'{len(chosen):,}')
+    words = f'{source.fingerprint} {held_out} {options["held_out"]}'
+    return source._replace(examples=view, labels=view.labels,
+                           fingerprint=hashlib.sha256(words.encode()).hexdigest()[:16])
+
+
+def _holds_out(options: dict) -> bool:
+    """Returns whether a run evaluates on a held-out split; without `eval_split`, a copy does."""
+    names = split_names.bare(options.get('eval_split', 'held_out'))
+    return any(map(split_names.is_held_out, names))
+
+
+def _labels_are_cheap(source: Source) -> bool:
+    return getattr(source.examples, 'labels_are_cheap', True) and len(source.examples) < 10**8
 
 
 def sliced(spec: str, open_one: Callable[[str], Source]) -> Source:
@@ -141,9 +193,31 @@ def sliced(spec: str, open_one: Callable[[str], Source]) -> Source:
     for one in ranges:
         source = sources[one.splitname]
         start, stop, _ = slice(one.from_, one.to).indices(len(source.examples))
-        parts.append((source, start, max(start, stop)))
+        parts.append((source, range(start, max(start, stop))))
     view = _View(parts)
+    _warn_of_absent(spec, view, sources.values())
     marks = [source.fingerprint for source in sources.values()]
     fingerprint = hashlib.sha256(' '.join([spec, *marks]).encode()).hexdigest()[:16]
     return Source(view, first.class_names, fingerprint, view.labels, first.multi_label,
                   left_out.added_up(source.left_out for source in sources.values()))
+
+
+def _warn_of_absent(spec: str, view: _View, sources: Iterable[Source]) -> None:
+    """Says which classes the sources have and slices of them lack."""
+    sources = list(sources)
+    if not all(map(_labels_are_cheap, sources)):
+        return
+    names = sources[0].class_names
+    here = _present(view.labels(), len(names))
+    there = np.any([_present(source.labels(), len(names)) for source in sources], axis=0)
+    absent = np.flatnonzero(there & ~here)
+    if len(absent) and len(view):
+        first = ', '.join(names[i] for i in absent[:3])
+        log.warning('%s: has images of %d of %d classes, none of %s%s; is the set in the order of '
+                    'its classes? config.data.eval_split=held_out takes a share of each',
+                    spec, here.sum(), there.sum(), first, ' ...' if len(absent) > 3 else '')
+
+
+def _present(labels: np.ndarray, classes: int) -> np.ndarray:
+    """Returns bool (K,): which classes there are examples of."""
+    return labels.any(axis=0) if labels.ndim == 2 else np.bincount(labels, minlength=classes) > 0

@@ -2,8 +2,12 @@
 
 Files are `PATH/<split>-*.tar`, `PATH/<split>/*.tar` or `PATH/<split>.tar`. Their headers are read
 once and kept as an index; images are then read where they lie. `KEY.cls` holds the class number;
-`KEY.json` holds it under "label", or a list of them, which makes the set multi-label. Class names
-are the lines of `PATH/classnames.txt`, else the numbers.
+`KEY.json` holds it under "label", or a list of them, which makes the set multi-label. Where both
+hold one they must agree; a `KEY.json` of other facts is not read. Class names are the lines of
+`PATH/classnames.txt`, else the numbers.
+
+As in WebDataset a key ends at the first dot of the file's name, so that `KEY.depth.png` is another
+field of KEY and no example; but it is one where `KEY.depth.cls` (or .json) gives it a label.
 """
 
 import concurrent.futures
@@ -14,47 +18,64 @@ import tarfile
 
 import numpy as np
 
-from imgjax.data import Source, records, shards, source_options, splits
+from imgjax.data import Source, records, shards, source_options, split_names, splits
 from imgjax.data import labels as labels_lib
+from imgjax.data import left_out as left_out_lib
 from imgjax.data.decode import EXTENSIONS
 from imgjax.errors import DataError
 
 log = logging.getLogger('imgjax')
 
 MAX_LABEL_BYTES = {'.cls': 100, '.json': 2**20}
+_INDEX = '2'  # changes when an index that is kept would be made otherwise
 
 
 def open_split(split: str, options: dict) -> Source:
     """Opens a split of config.data.path.
 
+    Where `train` is alone, `held_out` (or `test`, `val`) is config.data.held_out of it.
     Options: cache, where the index is kept ('': beside the files, or in ~/.cache/imgjax).
 
     Raises:
       ConfigError: no path given, or no such folder or split.
-      DataError: a file is cut, or a key has no image or no label.
+      DataError: a file is missing or cut, or a key has no image or no label.
     """
     cache = source_options(options, cache='')['cache']
     path = splits.data_path(options, 'the folder that holds <split>-*.tar')
     every = shards.files(path, '.tar')
-    split = splits.resolve(split, every, f'config.data: {path} has no {split}-*.tar for that split')
-    paths = every[split]
-    shards.check(split, paths)
 
+    def open_one(split: str) -> Source:
+        shards.check(split, every[split])
+        index = _kept_index(path, split, every[split], cache)
+        names = _class_names(path)
+        train = split_names.find('train', every)
+        if not names and train not in (None, split):  # the classes are those of both
+            numbers = _kept_index(path, train, every[train], cache)['numbers']
+            top = max(int(numbers.max(initial=0)), int(index['numbers'].max(initial=0)))
+            names = labels_lib.numbered([top], (), path)[0]
+        names, index['labels'] = labels_lib.numbered(index['numbers'], names, path)
+        multi_label = bool(index['multi_label'])
+        if multi_label:
+            index['labels'] = labels_lib.from_lists(
+                np.split(index['numbers'], np.cumsum(index['counts'])[:-1]), len(names))
+        examples = records.Ranges(every[split], index, options)
+        left_out = {kind: tuple(value)
+                    for kind, value in json.loads(index['left_out'].tobytes()).items()}
+        return Source(examples, names, examples.fingerprint(names), examples.labels, multi_label,
+                      left_out)
+
+    return splits.open_part(split, every, f'config.data: {path} has no {split}-*.tar for that '
+                            'split', options, open_one)
+
+
+def _kept_index(path: str, split: str, paths: list[str], cache: str) -> dict[str, np.ndarray]:
     def fits(_, index: dict) -> bool:
         sizes = np.array([os.path.getsize(p) for p in paths])
         return bool(np.all((index['offset'] >= 0) & (index['size'] >= 0)
                            & (index['offset'] + index['size'] <= sizes[index['shard']])))
 
-    _, index = records.kept(path, f'{split}.tar', records.stamp(paths), lambda _: _index(paths),
-                            fits, cache)
-    multi_label = bool(index['multi_label'])
-    names = _class_names(path)
-    names, index['labels'] = labels_lib.numbered(index['numbers'], names, path)
-    if multi_label:
-        index['labels'] = labels_lib.from_lists(
-            np.split(index['numbers'], np.cumsum(index['counts'])[:-1]), len(names))
-    examples = records.Ranges(paths, index, options)
-    return Source(examples, names, examples.fingerprint(names), examples.labels, multi_label)
+    mark = records.stamp(paths, _INDEX, *EXTENSIONS)
+    return records.kept(path, f'{split}.tar', mark, lambda _: _index(paths), fits, cache)[1]
 
 
 def _class_names(path: str) -> tuple[str, ...]:
@@ -71,10 +92,12 @@ def _class_names(path: str) -> tuple[str, ...]:
 def _index(paths: list[str]) -> dict[str, np.ndarray]:
     log.info('%s: indexing %d tar files, once', os.path.dirname(paths[0]), len(paths))
     with concurrent.futures.ThreadPoolExecutor(8) as threads:
-        found = list(threads.map(_scan, paths))
+        found, kinds = zip(*threads.map(_scan, paths), strict=True)
+    left_out = left_out_lib.added_up(kinds)
     rows = [row for one in found for row in one]
     if not rows:
-        raise DataError(f'{paths[0]}: no images in the tar files of this split')
+        raise DataError(f'{paths[0]}: no images in the tar files of this split'
+                        f'{"; " if left_out else ""}{left_out_lib.sentence(left_out)}')
     labels = [label if isinstance(label, list) else [label] for _, _, _, label in rows]
     numbers = [number for one in labels for number in one]
     return {
@@ -85,22 +108,26 @@ def _index(paths: list[str]) -> dict[str, np.ndarray]:
         'numbers': np.array(numbers, np.int64),
         'counts': np.array([len(one) for one in labels], np.int64),
         'multi_label': np.array(any(isinstance(row[3], list) for row in rows)),
+        'left_out': np.frombuffer(json.dumps(left_out).encode(), np.uint8),
     }
 
 
-def _scan(path: str) -> list[tuple]:
-    """Returns (name, offset, size, label or labels) of each image of a tar file, in its order."""
-    images, labels = {}, {}
+def _scan(path: str) -> tuple[list[tuple], left_out_lib.LeftOut]:
+    """Returns ((name, offset, size, label or labels) of each image of a tar file, in its order, and
+    what is left out)."""
+    images, labels, left_out = {}, {}, {}  # by the name without its last ending
     try:
         with open(path, 'rb') as file, tarfile.open(fileobj=file, mode='r:') as tar:
             for member in tar:
-                if not member.isreg() or os.path.basename(member.name).startswith('.'):
-                    continue
-                folder, base = os.path.split(member.name)
-                key, dot, extension = base.partition('.')
-                key, extension = os.path.join(folder, key), dot + extension.lower()
-                place = f'{path}:{member.name}'
-                if extension in EXTENSIONS:
+                key, extension = os.path.splitext(member.name)
+                extension, place = extension.lower(), f'{path}:{member.name}'
+                if member.isdir():
+                    pass
+                elif os.path.basename(member.name).startswith('.'):
+                    left_out_lib.count(left_out, 'hidden files', member.name)
+                elif not member.isreg():
+                    left_out_lib.count(left_out, 'links or other kinds of files', member.name)
+                elif extension in EXTENSIONS:
                     if member.issparse():
                         raise DataError(f'{place}: stored with holes (GNU sparse); pack it again '
                                         'without --sparse')
@@ -108,20 +135,50 @@ def _scan(path: str) -> list[tuple]:
                         raise DataError(f'{place}: a second image of the key {key!r}')
                     images[key] = (member.name, member.offset_data, member.size)
                 elif extension in MAX_LABEL_BYTES:
-                    if member.size > MAX_LABEL_BYTES[extension]:
-                        raise DataError(f'{place}: {member.size} bytes; a label has at most '
-                                        f'{MAX_LABEL_BYTES[extension]}')
-                    labels[key] = _label(os.pread(file.fileno(), member.size, member.offset_data),
-                                         extension, place)
+                    size = min(member.size, MAX_LABEL_BYTES[extension] + 1)
+                    content = os.pread(file.fileno(), size, member.offset_data)
+                    labels.setdefault(key, []).append(
+                        (member.name, _label(content, extension, place)))
+                else:
+                    left_out_lib.count(left_out, 'with other endings', member.name)
                 tar.members = []  # it would keep each
             _check_end(file.fileno(), tar.offset, path)
     except (tarfile.TarError, OSError, ValueError, EOFError) as error:
         raise DataError(f'{path}: not a whole tar file ({" ".join(str(error).split())}); make or '
                         'copy it again') from None
-    for key, (name, _, _) in images.items():
-        if key not in labels:
-            raise DataError(f'{path}:{name}: has no label; expected {key}.cls or {key}.json')
-    return [(*image, labels[key]) for key, image in images.items()]
+    rows = []
+    for key, image in images.items():
+        if key in labels:
+            rows.append((*image, _label_of(f'{path}:{key}', labels.pop(key))))
+        elif '.' in os.path.basename(key):
+            left_out_lib.count(left_out, 'with a dot in their key and no label of their own',
+                               image[0])
+        else:
+            raise DataError(f'{path}:{image[0]}: has no label; expected {key}.cls or {key}.json')
+    for files in labels.values():
+        left_out_lib.count(left_out, 'labels without an image', files[0][0], len(files))
+    return rows, left_out
+
+
+def _label_of(key: str, found: list[tuple[str, int | list[int] | DataError]]) -> int | list[int]:
+    """Returns the label of a key, of (file name, label or what is wrong with it) of its files.
+
+    Raises:
+      DataError: none of them has a label, or they have different ones.
+    """
+    wrong = [label for name, label in found if isinstance(label, DataError)
+             and (name.lower().endswith('.cls') or len(found) == 1)]
+    if wrong:
+        raise wrong[0]
+    labels = [label for _, label in found if not isinstance(label, DataError)]
+    if not labels:
+        raise found[0][1]
+    several = [label if isinstance(label, list) else [label] for label in labels]
+    if any(sorted(one) != sorted(several[0]) for one in several):
+        said = ', '.join(f'{os.path.basename(name)} says {label}' for name, label in found
+                         if not isinstance(label, DataError))
+        raise DataError(f'{key}: {said}; make them agree or remove one')
+    return labels[0] if len(set(map(type, labels))) == 1 else several[0]
 
 
 def _check_end(descriptor: int, offset: int, path: str) -> None:
@@ -131,7 +188,11 @@ def _check_end(descriptor: int, offset: int, path: str) -> None:
                         'copy it again')
 
 
-def _label(content: bytes, extension: str, place: str) -> int | list[int]:
+def _label(content: bytes, extension: str, place: str) -> int | list[int] | DataError:
+    """Returns the label that a file holds, or the error that says why it holds none."""
+    most = MAX_LABEL_BYTES[extension]
+    if len(content) > most:
+        return DataError(f'{place}: a label has at most {most:,} bytes')
     try:
         value = int(content) if extension == '.cls' else json.loads(content)['label']
         numbers = value if isinstance(value, list) else [value]
@@ -140,4 +201,4 @@ def _label(content: bytes, extension: str, place: str) -> int | list[int]:
     except (ValueError, KeyError, TypeError, RecursionError):
         pass
     wanted = 'a class number' if extension == '.cls' else '{"label": a class number or a list}'
-    raise DataError(f'{place}: holds {content[:60]!r}; expected {wanted}')
+    return DataError(f'{place}: holds {content[:60]!r}; expected {wanted}')

@@ -15,16 +15,20 @@ from imgjax.errors import ConfigError, DataError, nearest
 # second part once a file. Reading at once is cheaper from this many (records spared times records
 # of a file) on.
 WORTH_THREADS = 200_000
+# Labels lie among the images: to know them all, a split is read whole. Of larger ones they are only
+# asked for where there is no other way.
+CHEAP_BYTES = 8 * 2**30
 
 
 class _Examples:
     """Records of a TFDS data source, in this package's form; images stay encoded."""
 
-    def __init__(self, data_source, prefix: str, files: int, classes: int, multi_label: bool):
+    def __init__(self, data_source, prefix: str, split, classes: int, multi_label: bool):
         """Takes the raw records, serialized tf.train.Example: parsing is a tenth of TFDS's time."""
         self._data_source = data_source
         self._prefix = prefix
-        self._files = files
+        self._files = max(1, split.num_shards)
+        self.labels_are_cheap = split.num_bytes < CHEAP_BYTES
         self._classes = classes
         self._multi_label = multi_label
 
@@ -121,11 +125,17 @@ def open_split(split: str, options: dict) -> Source:
         full = f'{name}/{config}' if config else name
         raise DataError(f'{place}: {full} is not prepared here; prepare it with: '
                         f'python -m launch.prepare --dataset={full} --data_dir={place}')
-    return open_builder(builder, split)
+    return open_builder(builder, split, options)
 
 
-def open_builder(builder, split: str) -> Source:
+def open_builder(builder, split: str, options: dict) -> Source:
     """Opens a split of a prepared TFDS builder; errors as in `open_split`."""
+    return splits.open_part(split, builder.info.splits, f'config.data: {builder.name!r} has no '
+                            f'split {split!r}', options, lambda split: open_whole(builder, split))
+
+
+def open_whole(builder, split: str) -> Source:
+    """Opens a split that a prepared TFDS builder has; errors as in `open_split`."""
     import tensorflow_datasets as tfds
 
     info = builder.info
@@ -135,8 +145,11 @@ def open_builder(builder, split: str) -> Source:
             'convert it with: python -m tensorflow_datasets.scripts.convert_format '
             f'--dataset_dir={builder.data_path} --out_file_format=array_record')
     classes, multi_label = image_classes(builder)
-    split = splits.resolve(split, info.splits,
-                           f'config.data: {builder.name!r} has no split {split!r}')
+    missing = [path for path in map(os.fspath, info.splits[split].filepaths)
+               if '://' not in path and not os.path.exists(path)]
+    if missing:
+        raise DataError(f'{missing[0]}: is missing ({len(missing):,} of '
+                        f'{len(info.splits[split].filepaths):,} files are); prepare the set again')
     try:
         data_source = builder.as_data_source(
             split=split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
@@ -147,8 +160,8 @@ def open_builder(builder, split: str) -> Source:
     shards = {key: value.num_examples for key, value in info.splits.items()}
     fingerprint = hashlib.sha256(
         f'{builder.name} {builder.version} {split} {sorted(shards.items())}'.encode())
-    examples = _Examples(data_source, f'{builder.name}/{split}',
-                         max(1, info.splits[split].num_shards), classes.num_classes, multi_label)
+    examples = _Examples(data_source, f'{builder.name}/{split}', info.splits[split],
+                         classes.num_classes, multi_label)
     return Source(examples, tuple(classes.names), fingerprint.hexdigest()[:16], examples.labels,
                   multi_label)
 

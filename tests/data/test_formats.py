@@ -284,6 +284,38 @@ def test_every_source_takes_slices_and_refuses_what_it_does_not_know(writer, wri
         data.open_split('train', options | {'options': {'hold_out': 0.1}})
 
 
+@pytest.mark.parametrize('writer', WRITERS, ids=lambda w: w.__name__)
+def test_of_a_set_without_a_second_split_a_share_of_each_class_is_held_out(writer, tmp_path):
+    rows = images(30)
+    options = writer(tmp_path / 'set', {'train': rows}, CLASSES) | {'held_out': 0.2}
+    if writer in (write_folder, write_csv, write_json):
+        pytest.skip('in test_splits')
+    train, held_out = (data.open_split(split, options) for split in ('train', 'held_out'))
+    np.testing.assert_array_equal(np.bincount(train.labels()), [8, 8, 8])
+    np.testing.assert_array_equal(np.bincount(held_out.labels()), [2, 2, 2])
+    together = [example['name'] for source in (train, held_out)
+                for example in data.read(source, range(len(source.examples)))]
+    assert len(set(together)) == 30
+    assert_same(train, [row for row in rows if any(
+        np.array_equal(pixels({'image': row[1]}), pixels(e)) for e in
+        data.read(train, range(24)))])
+    assert data.open_split('val', options).fingerprint == held_out.fingerprint
+    assert len({train.fingerprint, held_out.fingerprint,
+                data.open_split('train', options | {'held_out': 0.1}).fingerprint}) == 3
+    # Runs that evaluate on a slice of train have all of it, as before there was a share.
+    whole = options | {'eval_split': 'train[80%:]'}
+    assert_same(data.open_split('train', whole), rows)
+    with pytest.raises(ConfigError, match='it has train; set config.data.eval_split=held_out'):
+        data.open_split('val', whole)
+
+
+def test_labels_that_lie_among_many_images_are_not_read_to_divide(tmp_path, monkeypatch):
+    options = write_tfds(tmp_path / 'set', {'train': images(12)}, CLASSES)
+    monkeypatch.setattr('imgjax.data.tfds.CHEAP_BYTES', 0)
+    with pytest.raises(ConfigError, match=r"train_split='train\[:90%\]' and eval_split="):
+        data.open_split('train', options)
+
+
 @pytest.mark.parametrize('writer', MULTI_LABEL, ids=lambda w: w.__name__)
 def test_several_labels_are_zeros_and_ones(writer, tmp_path):
     labels = [[0, 2], [1], [2], [0, 1, 2], [1, 2], [0]]
@@ -415,10 +447,13 @@ BAD = [
     (write_tar, lambda p: _add_member(p, '005.cls', b'many'), DataError,
      "005.cls: holds b'many'; expected a class number"),
     (write_tar, lambda p: _add_member(p, '005.cls', b'1' * 101), DataError, 'at most 100'),
-    (write_tar, lambda p: _add_member(p, '005.cls', b'3'), DataError,
-     'is 3; labels are 0 to 2'),
-    (write_tar, lambda p: _add_member(p, '005.json', b'{"label": "ant"}'), DataError,
-     'a class number or a list'),
+    (write_tar, lambda p: [_add_member(p, 'x.png', encoded(0)), _add_member(p, 'x.cls', b'3')],
+     DataError, 'is 3; labels are 0 to 2'),
+    (write_tar, lambda p: [_add_member(p, 'x.png', encoded(0)),
+                           _add_member(p, 'x.json', b'{"label": "ant"}')], DataError,
+     'x.json: holds .*; expected {"label": a class number or a list}'),
+    (write_tar, lambda p: _add_member(p, '005.json', b'{"label": 2}'), DataError,
+     '0001.tar:005: 005.cls says 1, 005.json says 2; make them agree or remove one'),
     (write_tar, lambda p: _add_member(p, '005.jpg', encoded(0)), DataError,
      "a second image of the key '005'"),
     (write_parquet, lambda p: _cut(p / 'data' / 'train-00000-of-00002.parquet', -9), DataError,
@@ -438,7 +473,18 @@ BAD = [
      'not what Dataset.save_to_disk writes'),
     (write_npz, lambda p: _cut(p / 'set.npz', -30), DataError, 'not a readable .npz'),
     (write_npz, _npz(train_images=np.zeros((12, 4, 4, 3), np.float32)), DataError,
-     r'takes images uint8 \(N, H, W\) .*got float32'),
+     r'takes images uint8 \(N, H, W\) .*got float32 .* store \(x \* 255\).round'),
+    (write_npz, _npz(train_images=np.full((12, 4, 4, 3), 255)), DataError,
+     r'got int64 .*; of 0 to 255 store x.round\(\).astype\("uint8"\)'),
+    (write_npz, _npz(train_images=np.full((12, 4, 4, 3), -1.5)), DataError,
+     'its values are -1.5 to -1.5: scale them to 0 to 255'),
+    (write_npz, _npz(train_images=np.zeros((12, 3, 5, 5), np.uint8)), DataError,
+     r'channels last, got .*; store x.transpose\(0, 2, 3, 1\)'),
+    (write_npz, _npz(train_labels=np.full(12, 0.5)), DataError, 'whole numbers, .*, such as 0.5'),
+    (write_npz, _npz(train_labels=np.array(['ant', 'emu'] * 6)), DataError,
+     r"has the label 'emu', which class_names lacks \(ant, bee, cat\)"),
+    (write_npz, _npz(train_labels=np.array(['ant'] * 12), class_names=None), DataError,
+     'some of test_labels, train_labels are names and some are numbers'),
     (write_npz, _npz(train_images=np.zeros((12, 4, 4, 7), np.uint8)), DataError, '1, 3 or 4 chan'),
     (write_npz, _npz(train_labels=np.zeros(11, np.int64)), DataError, 'one label for each of 12'),
     (write_npz, _npz(train_labels=np.full(12, 3)), DataError, 'is 3; labels are 0 to 2'),
@@ -564,20 +610,44 @@ def test_absolute_files_need_a_root_they_lie_in(tmp_path):
         data.open_split('train', options | {'options': {'root': f'{tmp_path}/se'}})
 
 
-@pytest.mark.parametrize('stored, names', [
-    (dict(x_train=np.zeros((4, 5, 5), np.uint8), y_train=np.array([[0], [2], [1], [0]]),
-          x_test=np.zeros((2, 5, 5), np.uint8), y_test=np.array([[3], [0]])), '0123'),
-    (dict(train_images=np.zeros((4, 5, 5, 1), np.uint8), train_labels=np.array([0, 1, 1, 0]),
-          test_images=np.zeros((2, 5, 5, 1), np.uint8), test_labels=np.array([0, 0])), '01'),
+@pytest.mark.parametrize('images_name, labels_name', [
+    ('{}_images', '{}_labels'), ('x_{}', 'y_{}'), ('X_{}', 'y_{}')])
+@pytest.mark.parametrize('train, test, names, numbers', [
+    (np.array([[0], [2], [1], [0]]), np.array([[3], [0]]), '0 1 2 3', [0, 2, 1, 0]),
+    (np.array([0, 1, 1, 0], np.uint8), np.array([0, 0], np.uint8), '0 1', [0, 1, 1, 0]),
+    (np.array([0., 1, 1, 0]), np.array([2., 0]), '0 1 2', [0, 1, 1, 0]),
+    (np.array(['dog', 'cat', 'cat', 'dog']), np.array(['owl', 'cat']), 'cat dog owl', [1, 0, 0, 1]),
+    (np.array([b'dog', b'cat', b'cat', b'dog']), np.array([b'cat', b'dog']), 'cat dog',
+     [1, 0, 0, 1]),
+    (np.array(['10', '9', '9', '10']), np.array(['9', '10']), '9 10', [1, 0, 0, 1]),
+    (np.eye(3)[[2, 0, 1, 0]], np.eye(3)[[1, 1]], '0 1 2', [2, 0, 1, 0]),
+    (np.eye(3, dtype=bool)[[2, 0, 1, 0]], np.eye(3, dtype=bool)[[1, 1]], '0 1 2', [2, 0, 1, 0]),
+    (np.array([[1, 0], [1, 1], [0, 1], [0, 1]]), np.eye(2, dtype=int), '0 1',
+     [[1, 0], [1, 1], [0, 1], [0, 1]]),
 ])
-def test_archives_as_keras_and_others_have_them(stored, names, tmp_path):
-    np.savez(tmp_path / 'set.npz', **stored)
-    for split in ('train', 'test'):
+def test_archives_as_keras_and_others_have_them(images_name, labels_name, train, test, names,
+                                                numbers, tmp_path):
+    np.savez(tmp_path / 'set.npz', **{
+        images_name.format('train'): np.zeros((4, 5, 5), np.uint8),
+        labels_name.format('train'): train,
+        images_name.format('test'): np.zeros((2, 5, 5, 1), np.uint8),
+        labels_name.format('test'): test})
+    for split, labels in (('train', numbers), ('test', None)):
         source = data.open_split(split, options_of('arrays', tmp_path / 'set.npz'))
-        assert ''.join(source.class_names) == names, 'the numbers of all splits'
+        assert ' '.join(source.class_names) == names, 'those of all splits'
         assert source.examples[0]['image'].shape == (5, 5, 1)
-        np.testing.assert_array_equal(source.labels(), stored[
-            f'y_{split}' if f'y_{split}' in stored else f'{split}_labels'].reshape(-1))
+        assert source.multi_label is isinstance(numbers[0], list)
+        if labels:
+            np.testing.assert_array_equal(source.labels(), labels)
+
+
+@pytest.mark.parametrize('names', [('images', 'labels'), ('x', 'y'), ('X', 'y')])
+def test_arrays_that_name_no_split_are_train(names, tmp_path):
+    np.savez(tmp_path / 'set.npz', **dict(zip(names, (np.zeros((4, 5, 5), np.uint8), [0, 1, 0, 1]),
+                                              strict=True)))
+    counts = [len(data.open_split(split, options_of('arrays', tmp_path / 'set.npz')).examples)
+              for split in ('train', 'held_out')]
+    assert counts == [2, 2]
 
 
 def test_arrays_of_a_script():
@@ -589,6 +659,8 @@ def test_arrays_of_a_script():
     changed = pixels_.copy()
     changed[4, 0, 0, 0] ^= 1
     assert arrays.source(changed, labels).fingerprint != arrays.source(pixels_, labels).fingerprint
+    named = arrays.source(pixels_, np.array(['no', 'yes', 'no', 'yes', 'no'], object))
+    assert named.class_names == ('no', 'yes') and named.labels().tolist() == [0, 1, 0, 1, 0]
 
 
 @pytest.mark.parametrize('kind', ['', 'jpeg', 'png'])

@@ -191,6 +191,18 @@ def test_slices_are_of_the_index(spec, wanted):
     assert source.fingerprint == data.open_split(spec, SYNTHETIC).fingerprint
 
 
+@pytest.mark.parametrize('spec, said', [
+    ('train[90%:]', 'train[90%:]: has images of 1 of 3 classes, none of ant, bee'),
+    ('train[:50%]', 'has images of 2 of 3 classes, none of cat;'),
+    ('train[:50%]+test', ''), ('train[10%:]', '')])
+def test_a_slice_that_lacks_classes_says_so(spec, said, tmp_path, caplog):
+    fill(tmp_path / 'train', {'ant': 5, 'bee': 5, 'cat': 5})
+    fill(tmp_path / 'test', {'ant': 1, 'bee': 1, 'cat': 1})
+    data.open_split(spec, options_of(tmp_path))
+    lines = [r.getMessage() for r in caplog.records if 'is the set in the order' in r.getMessage()]
+    assert len(lines) == bool(said) and all(said in line for line in lines)
+
+
 @pytest.mark.parametrize('spec, words', [
     ('train[:90%', 'Unrecognized split format'), ('train[:2000]', 'incompatible with 1000 exam'),
     ('train[:3shard]', 'shards are of the files'), ('tran[:10]', "no split 'tran'; .*mean 'train'"),

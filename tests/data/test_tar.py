@@ -1,0 +1,72 @@
+"""Which members of tar files are examples, what their labels are, and what is left out."""
+
+import io
+import logging
+import tarfile
+
+import pytest
+
+from imgjax import data
+from imgjax.errors import DataError
+from tests.data.test_formats import encoded, options_of
+
+
+def pack(path, members):
+    """Packs {name: content}; of an image the content is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, 'w') as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            if content is None:
+                info.type, info.linkname = tarfile.LNKTYPE, members[0][0]
+            else:
+                info.size = len(content)
+            tar.addfile(info, io.BytesIO(content or b''))
+    return options_of('tar', path.parent) | {'eval_split': 'train'}
+
+
+IMAGE = encoded(0)
+PLAIN = [('0.png', IMAGE), ('0.cls', b'0'), ('1.jpg', IMAGE), ('1.cls', b'1')]
+
+
+@pytest.mark.parametrize('more, labels, left_out', [
+    ([('a.jfif', IMAGE), ('a.cls', b'1'), ('b.JPE', IMAGE), ('b.CLS', b'0')], [0, 1, 1, 0], {}),
+    ([(f'scan_2.{i}.{kind}', IMAGE if kind == 'png' else b'1')
+      for i in range(2) for kind in ('png', 'cls')], [0, 1, 1, 1], {}),
+    ([('0.depth.png', IMAGE), ('1.depth.png', IMAGE)], [0, 1],
+     {'with a dot in their key and no label of their own': (2, '0.depth.png')}),
+    ([('0.txt', b'x'), ('1.txt', b'x'), ('2.cls', b'1'), ('._0.png', b'x')], [0, 1],
+     {'with other endings': (2, '0.txt'), 'hidden files': (1, '._0.png'),
+      'labels without an image': (1, '2.cls')}),
+    ([('2.png', None)], [0, 1], {'links or other kinds of files': (1, '2.png')}),
+    ([('0.json', b'{"width": 16}'), ('1.json', b'no JSON')], [0, 1], {}),
+    ([('0.json', b'{"label": 0}'), ('1.json', b'{"label": "owl"}')], [0, 1], {}),
+    ([('v1.0/2.png', IMAGE), ('v1.0/2.cls', b'1')], [0, 1, 1], {}),
+])
+def test_members_are_read_or_counted(more, labels, left_out, tmp_path):
+    options = pack(tmp_path / 'train-000.tar', PLAIN + more)
+    for _ in range(2):  # from its index the second time
+        source = data.open_split('train', options)
+        assert source.labels().tolist() == labels
+        assert source.left_out == left_out
+        assert not source.multi_label
+
+
+def test_a_list_and_a_number_that_agree_are_several_labels(tmp_path):
+    source = data.open_split('train', pack(tmp_path / 'train.tar', [
+        *PLAIN, ('0.json', b'{"label": [0]}'), ('2.png', IMAGE), ('2.json', b'{"label": [0, 1]}')]))
+    assert source.labels().tolist() == [[1, 0], [0, 1], [1, 1]]
+
+
+def test_without_an_example_the_error_says_what_is_there(tmp_path):
+    with pytest.raises(DataError, match=r'no images .*; left out: 1 with other endings \(a.txt\)'):
+        data.open_split('train', pack(tmp_path / 'train.tar', [('a.txt', b'')]))
+
+
+def test_classes_without_names_are_those_of_train_too(tmp_path, caplog):
+    pack(tmp_path / 'train-000.tar', [*PLAIN, ('2.png', IMAGE), ('2.cls', b'2')])
+    options = pack(tmp_path / 'val-000.tar', PLAIN)
+    pack(tmp_path / 'val-corrupted-000.tar', PLAIN)
+    with caplog.at_level(logging.INFO, 'imgjax'):
+        assert data.open_split('val', options).class_names == ('0', '1', '2')
+    assert f'val: 2 images of 3 classes in {tmp_path}' in caplog.messages
