@@ -20,7 +20,8 @@ log = logging.getLogger('imgjax')
 
 _NOT_SOURCES = (
     'classes', 'crop', 'decode', 'faults', 'image_files', 'jpeg', 'label_columns', 'labels',
-    'left_out', 'pipeline', 'records', 'sampler', 'shards', 'split_names', 'splits', 'tfds')
+    'left_out', 'listing_file', 'pipeline', 'records', 'sampler', 'shards', 'split_names', 'splits',
+    'tfds')
 
 
 class Source(NamedTuple):

@@ -74,7 +74,7 @@ def open_split(split: str, options: dict) -> Source:
 def _count_absent(class_names: tuple[str, ...], labels: np.ndarray, left_out: dict) -> None:
     absent = np.flatnonzero(np.bincount(labels, minlength=len(class_names)) == 0)
     if len(absent) and len(labels):
-        left_out_lib.count(left_out, 'classes without a second image', class_names[absent[0]],
+        left_out_lib.count(left_out, 'classes without images', class_names[absent[0]],
                            len(absent))
 
 

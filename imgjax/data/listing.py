@@ -3,20 +3,36 @@
 Of the .json each item is {"file": ..., "label": ... or [...], "split": ...}. In a .csv several
 labels are separated by '|'. An item with several makes the set multi-label, where one without a
 label has none of the classes. Files are relative to the listing's folder.
+
+A file has one set of labels and lies in one split. Where several rows name it, it is drawn as often
+in training (that is how rare classes are repeated), and counts once in evaluation.
 """
 
 import concurrent.futures
-import csv
 import hashlib
-import json
+import logging
 import os
+import posixpath
+import unicodedata
+from collections.abc import Sequence
 
 import numpy as np
 
-from imgjax.data import Source, source_options, splits
+from imgjax.data import (
+    Source,
+    image_files,
+    listing_file,
+    records,
+    source_options,
+    split_names,
+    splits,
+)
 from imgjax.data import labels as labels_lib
-from imgjax.data.records import Files
+from imgjax.data import left_out as left_out_lib
+from imgjax.data.listing_file import Row
 from imgjax.errors import ConfigError, DataError
+
+log = logging.getLogger('imgjax')
 
 
 def open_split(split: str, options: dict) -> Source:
@@ -26,100 +42,203 @@ def open_split(split: str, options: dict) -> Source:
     Options: root, a folder that absolute file names must lie in ('' refuses them).
 
     Raises:
-      ConfigError: no path given, or no such file, split or column.
-      DataError: a row or a file that is not as it should be.
+      ConfigError: no path given, no such file, split or column, or a split that is not read while
+        a share of `train` is held out.
+      DataError: a row or a file that is not as it should be, a file in two splits or with two
+        labels, a class that is evaluated and not trained.
     """
     settings = source_options(options, root='')
     path = splits.data_path(options, 'a file .csv or .json that lists the images')
-    names, lists, named_splits = _read(path)
-    for row, name in enumerate(names):
-        _check_inside(name, f'{path}: item {row}', os.path.expanduser(settings['root']))
-    multi_label = any(len(one) > 1 for one in lists)
-    class_names, labels = labels_lib.from_names(lists, multi_label, path)
-    there = set(named_splits) - {''} or {'train'}
-    part, held_out = splits.resolve_share(split, there, f'config.data: {path} has no split '
-                                          f'{split!r}')
-    rows = np.flatnonzero([(one or 'train') == part for one in named_splits])
+    left_out = {}
+    rows = listing_file.read(path, left_out)
+    for row in rows:
+        _check_inside(row.file, f'{path}: {row.place}', os.path.expanduser(settings['root']))
+    multi_label = any(len(row.labels) > 1 for row in rows)
+    split_of = _split_of(rows)
+    labelled = _with_labels(path, rows, split_of, split, multi_label)
+    part, held_out = split_names.resolve_share(
+        split, labelled, f'config.data: {path} has no split {split!r}')
+    trains = split in split_names.bare(options.get('train_split', 'train'))
+    unread = [] if not trains else _unread(path, split_of, labelled, held_out, options)
+    for name in unread:
+        left_out_lib.count(left_out, 'rows of splits that this run does not read', repr(name),
+                           split_of.count(name))
+    kept = [number for number, name in enumerate(split_of) if name in labelled]
+    rows, split_of = [rows[number] for number in kept], np.array([split_of[i] for i in kept])
+    class_names, labels = _labels(path, rows, multi_label)
+    _check_run(path, rows, split_of, labels, class_names, options)
+    mine = np.flatnonzero(split_of == part)
+    names, sizes, files = _found(os.path.dirname(path), [rows[i] for i in mine], path)
+    labels = labels[mine]
+    numbers = image_files.file_numbers(files)
+    image_files.check_one_label(
+        numbers, labels, [f'{rows[i].file} in {rows[i].place}' for i in mine], class_names, path)
+    taken = np.ones(len(mine), bool)
     if held_out is not None:
-        chosen = splits.held_out_share([names[row] for row in rows], labels[rows],
-                                       options['held_out'])
-        rows = rows[chosen == held_out]
-    names, labels = [names[row] for row in rows], labels[rows]
-    root = os.path.dirname(path)
+        chosen = splits.held_out_share(names, labels, options['held_out'], numbers)
+        taken = chosen == held_out
+        if held_out:
+            splits.say_share(part, chosen, options)
+    repeated = taken & (numbers != np.arange(len(mine)))
+    if repeated.any():
+        first = records.shown(names[repeated.argmax()])
+        if trains:
+            log.warning('%s: %d of its %d rows repeat a file (%s); it is drawn as often as it is '
+                        'listed', split, repeated.sum(), taken.sum(), first)
+        else:
+            left_out_lib.count(left_out, 'rows that repeat a file', first, int(repeated.sum()))
+            taken &= ~repeated
+    taken = np.flatnonzero(taken)
+    _count_absent(class_names, labels[taken], left_out)
+    return _source(os.path.dirname(path), [names[i] for i in taken], [sizes[i] for i in taken],
+                   labels[taken], class_names, options)._replace(
+                       multi_label=multi_label, left_out=left_out, files=files[taken])
+
+
+def _source(root: str, names: list[str], sizes: list[int], labels: np.ndarray, class_names,
+            options: dict) -> Source:
     listing = hashlib.sha256('\0'.join(class_names).encode())
-    for name, size in zip(names, _sizes(root, names, path), strict=True):
+    for name, size in zip(names, sizes, strict=True):
         listing.update(os.fsencode(f'{name} {size}\n'))
     listing.update(np.ascontiguousarray(labels))
-    examples = Files(root, names, labels, options)
-    return Source(examples, class_names, listing.hexdigest()[:16], examples.labels, multi_label)
+    examples = records.Files(root, names, labels, options)
+    return Source(examples, class_names, listing.hexdigest()[:16], examples.labels)
 
 
-def _read(path: str) -> tuple[list[str], list[list[str]], list[str]]:
-    """Returns (files, labels of each, split of each or '') of a listing."""
-    if not path.endswith(('.csv', '.json')):
-        raise ConfigError(f'config.data.path: {path}: takes a .csv or .json listing')
-    try:
-        with open(path, encoding='utf-8-sig', newline='') as file:
-            items = json.load(file) if path.endswith('.json') else _csv_items(file, path)
-    except (ValueError, csv.Error, OSError, RecursionError) as error:
-        raise DataError(f'{path}: cannot be read ({error})') from None
-    if not isinstance(items, list):
-        raise DataError(f'{path}: takes a list of {{"file", "label"}}, got {type(items).__name__}')
-    for row, item in enumerate(items):
-        labels = item.get('label') if isinstance(item, dict) else None
-        labels = labels if isinstance(labels, list) else [labels]
-        if not (all(isinstance(label, str | int) for label in labels)
-                and isinstance(item.get('file'), str) and item['file']
-                and isinstance(item.get('split', ''), str)):
-            raise DataError(f'{path}: item {row} is not {{"file": text, "label": text or list of '
-                            f'texts, "split": text}}: {str(item)[:100]}')
-        item['label'] = [str(label) for label in labels]
-    if not items:
-        raise DataError(f'{path}: lists nothing')
-    return ([item['file'] for item in items], [item['label'] for item in items],
-            [item.get('split', '') for item in items])
+def _split_of(rows: Sequence[Row]) -> list[str]:
+    """Returns the split of each row, 'train' where it names none.
+
+    Names that differ in case, blanks or signs become one of them.
+    """
+    one = {}
+    for word in sorted({row.split or 'train' for row in rows}):
+        one.setdefault(split_names.plain(word), word)
+    return [one[split_names.plain(row.split or 'train')] for row in rows]
 
 
-def _csv_items(file, path: str) -> list[dict]:
-    rows = csv.DictReader(file)
-    for name in ('file', 'label'):
-        if name not in (rows.fieldnames or ()):
-            raise ConfigError(f'{path}: the first line has no column {name!r}; it is '
-                              f'file,label or file,label,split')
-    items = []
-    for row in rows:
-        if None in row or None in row.values():
-            raise DataError(f'{path}: line {rows.line_num} has other columns than the first line')
-        items.append({'file': row['file'], 'split': row.get('split', ''),
-                      'label': row['label'].split('|') if row['label'] else []})
-    return items
+def _with_labels(path: str, rows: Sequence[Row], split_of: list[str], split: str,
+                 multi_label: bool) -> list[str]:
+    """Returns the splits that have labels; in a multi-label set all have.
+
+    Raises:
+      DataError: `split` names another.
+    """
+    labelled = sorted({name for row, name in zip(rows, split_of, strict=True)
+                       if row.labels or multi_label})
+    wanted = split_names.find(split, set(split_of))
+    if wanted in labelled or wanted is None or split_names.kind(split) == 'held_out':
+        return labelled
+    raise DataError(f'{path}: the rows of the split {split!r} have no labels; evaluate on another '
+                    'with config.data.eval_split, and classify their images with launch.predict')
+
+
+def _unread(path: str, split_of: list[str], labelled: list[str], held_out: bool | None,
+            options: dict) -> list[str]:
+    """Returns the splits that the run does not read.
+
+    Raises:
+      ConfigError: there is one with labels, while a share of `train` is held out.
+    """
+    evaluated = split_names.bare(options.get('eval_split', 'held_out'))
+    named = [*split_names.bare(options.get('train_split', 'train')), *evaluated]
+    read = {split_names.find(name, labelled) for name in named}
+    unread = sorted(set(split_of) - read)
+    share = held_out is False and any(map(split_names.is_held_out, evaluated))
+    if share and set(unread) & set(labelled):
+        name = sorted(set(unread) & set(labelled))[0]
+        raise ConfigError(f'config.data.eval_split: no split reads the {split_of.count(name):,} '
+                          f'rows of {name!r} in {path}, and a share of train would be held out; '
+                          f'set eval_split={name}, or take these rows out')
+    return unread
+
+
+def _labels(path: str, rows: Sequence[Row], multi_label: bool):
+    """Returns (class names, labels int32 (N,) or bool (N, K)) of the rows."""
+    without = [row for row in rows if not row.labels]
+    if without and not multi_label:
+        raise DataError(f'{path}: {without[0].place} has no label ({len(without):,} rows have '
+                        'none); give each one, or take it out')
+    return labels_lib.from_names([row.labels for row in rows], multi_label, path)
+
+
+def _check_run(path: str, rows: Sequence[Row], split_of: np.ndarray, labels: np.ndarray,
+               class_names: Sequence[str], options: dict) -> None:
+    """Checks that the splits of the run share no file, and that what is evaluated is trained."""
+    there = set(split_of.tolist())
+    train, held_out = ({split_names.find(name, there) for name in split_names.bare(spec)} - {None}
+                       for spec in (options.get('train_split', 'train'),
+                                    options.get('eval_split', 'held_out')))
+    if not train or not held_out or train & held_out:
+        return
+    train, held_out = (np.flatnonzero(np.isin(split_of, list(part))) for part in (train, held_out))
+    lines = {_plain_path(rows[i].file): i for i in train}
+    both = [(lines[file], i) for i in held_out if (file := _plain_path(rows[i].file)) in lines]
+    if both:
+        first, second = (rows[i] for i in both[0])
+        raise DataError(
+            f'{path}: {len(both):,} rows of the split {split_of[both[0][1]]} name files that are '
+            f'trained on, first {records.shown(first.file)} in {first.place} and '
+            f'{second.place}; keep each file in one split')
+    trained, evaluated = (_present(labels[part], len(class_names)) for part in (train, held_out))
+    extra = np.flatnonzero(evaluated & ~trained)
+    if len(extra):
+        raise DataError(
+            f'{path}: the split {split_of[held_out[0]]} has images of {len(extra)} classes that '
+            f'are not trained, first {class_names[extra[0]]!r}; add training images of it, or '
+            'take it out')
+
+
+def _plain_path(name: str) -> str:
+    name = unicodedata.normalize('NFC', name.strip().replace('\\', '/'))
+    return posixpath.normpath(name)
+
+
+def _present(labels: np.ndarray, classes: int) -> np.ndarray:
+    """Returns bool (K,): which classes there are images of."""
+    return labels.any(axis=0) if labels.ndim == 2 else np.bincount(labels, minlength=classes) > 0
+
+
+def _count_absent(class_names: Sequence[str], labels: np.ndarray, left_out: dict) -> None:
+    absent = np.flatnonzero(~_present(labels, len(class_names)))
+    if len(absent):
+        left_out_lib.count(left_out, 'classes without images', class_names[absent[0]], len(absent))
 
 
 def _check_inside(name: str, place: str, root: str) -> None:
-    if '..' in name.split('/'):
+    if '..' in name.strip().replace('\\', '/').split('/'):
         raise DataError(f"{place}: {name!r}: '..' may not be in a file name; list files below "
                         'the folder of the listing')
-    if os.path.isabs(name) and not (root and name.startswith(os.path.join(root, ''))):
+    if os.path.isabs(name.strip()) and not (root and name.startswith(os.path.join(root, ''))):
         raise DataError(f'{place}: {name!r} is absolute; list it relative to the folder of the '
                         'listing, or set config.data.options.root to a folder that it lies in')
 
 
-def _sizes(root: str, names: list[str], path: str) -> list[int]:
-    """Returns the bytes of each file."""
-    def sizes_of(block: list[str]) -> list[int]:
-        sizes = []
-        for name in block:
-            try:
-                sizes.append(os.stat(os.path.join(root, name)).st_size)
-            except (OSError, ValueError):
-                sizes.append(-1)
-        return sizes
+def _found(root: str, rows: Sequence[Row], path: str):
+    """Returns (names, bytes of each, (device, inode) uint64 (N, 2)) of the files of rows.
 
-    blocks = [names[i:i + 1000] for i in range(0, len(names), 1000)]
+    A file that is not there as it is written is looked for without blanks about its name, with /
+    for \\, and in the other Unicode spellings.
+    """
+    def look(name: str):
+        spellings = [name, name.strip(), name.strip().replace('\\', '/')]
+        spellings += [unicodedata.normalize(form, spellings[2]) for form in ('NFC', 'NFD')]
+        for spelling in dict.fromkeys(spellings):
+            try:
+                return spelling, os.stat(os.path.join(root, spelling))
+            except (OSError, ValueError):
+                continue
+        return None
+
+    blocks = [rows[i:i + 1000] for i in range(0, len(rows), 1000)]
     with concurrent.futures.ThreadPoolExecutor(4) as threads:
-        sizes = [size for block in threads.map(sizes_of, blocks) for size in block]
-    missing = [name for name, size in zip(names, sizes, strict=True) if size < 0]
+        looked = threads.map(lambda block: [look(row.file) for row in block], blocks)
+        found = [one for block in looked for one in block]
+    missing = [row.file for row, one in zip(rows, found, strict=True) if one is None]
     if missing:
-        raise DataError(f'{path}: {len(missing):,} of {len(names):,} files are missing, first '
-                        f'{os.path.join(root, missing[0])!r}')
-    return sizes
+        raise DataError(f'{path}: {len(missing):,} of {len(rows):,} files are missing, first '
+                        f'{records.shown(os.path.join(root, missing[0]))!r}')
+    numbers = {}
+    files = [(status.st_dev, status.st_ino) if status.st_ino
+             else (2**64 - 1, 1 + numbers.setdefault(name, len(numbers))) for name, status in found]
+    return ([name for name, _ in found], [status.st_size for _, status in found],
+            np.array(files, np.uint64).reshape(-1, 2))

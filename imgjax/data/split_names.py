@@ -19,17 +19,18 @@ _ENDINGS = ('dataset', 'set', 'data', 'split', 'images')
 _RANK = {name.replace('_', ''): rank for rank, name in enumerate(HELD_OUT)}
 
 
-def _plain(name: str) -> str:
-    plain = re.sub(r'[\s_-]', '', name).lower()
+def plain(name: str) -> str:
+    """Returns what names of one split share: the same for 'Val', ' val' and 'val_set'."""
+    word = re.sub(r'[\s_-]', '', name).lower()
     for ending in _ENDINGS:
-        if plain.removesuffix(ending) in _KIND_OF:
-            return plain.removesuffix(ending)
-    return plain
+        if word.removesuffix(ending) in _KIND_OF:
+            return word.removesuffix(ending)
+    return word
 
 
 def kind(name: str) -> str:
     """Returns what a name says that a split is for: train, held_out, val, test; '' if nothing."""
-    return _KIND_OF.get(_plain(name), '')
+    return _KIND_OF.get(plain(name), '')
 
 
 def is_held_out(name: str) -> bool:
@@ -59,7 +60,7 @@ def find(split: str, there: Iterable[str]) -> str | None:
     there = sorted(there)
     if split in there:
         return split
-    alike = [name for name in there if _plain(name) == _plain(split)]
+    alike = [name for name in there if plain(name) == plain(split)]
     if len(alike) > 1:
         raise ConfigError(f'config.data: the split {split!r} may be {alike[0]!r} or {alike[1]!r}; '
                           'name one of them in train_split or eval_split')
@@ -68,7 +69,7 @@ def find(split: str, there: Iterable[str]) -> str | None:
     wanted = kind(split)
     same = [name for name in there
             if wanted and (kind(name) == wanted or (wanted == 'held_out' and is_held_out(name)))]
-    return min(same, key=lambda name: (_RANK.get(_plain(name), 0), name), default=None)
+    return min(same, key=lambda name: (_RANK.get(plain(name), 0), name), default=None)
 
 
 def resolve(split: str, there: Iterable[str], refusal: str) -> str:

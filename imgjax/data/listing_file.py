@@ -1,0 +1,121 @@
+"""The rows of a listing, .csv or .json, as they stand there; blanks about words do not count."""
+
+import codecs
+import csv
+import json
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from imgjax.data import left_out as left_out_lib
+from imgjax.data import records
+from imgjax.errors import ConfigError, DataError
+
+_COLUMNS = 'it takes file,label or file,label,split, separated by , or ; or tabs'
+
+
+class Row(NamedTuple):
+    """A file, its labels and its split ('' where there is none)."""
+
+    place: str  # 'line 3' of a .csv, 'item 2' of a .json
+    file: str
+    labels: tuple[str, ...]
+    split: str
+
+
+def read(path: str, left_out: dict[str, tuple[int, str]]) -> list[Row]:
+    """Returns the rows of a listing, and counts in `left_out` what is not taken from them.
+
+    Raises:
+      ConfigError: neither a .csv nor a .json, or the first line lacks a column.
+      DataError: it cannot be read, or a row is not as it should be.
+    """
+    ending = path.lower().rpartition('.')[2]
+    if ending not in ('csv', 'json'):
+        raise ConfigError(f'config.data.path: {path}: takes a .csv or .json listing')
+    try:
+        with open(path, 'rb') as file:
+            wide = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        # Names of files may be bytes that are no UTF-8.
+        how = dict(encoding='utf-16') if wide else dict(
+            encoding='utf-8-sig', errors='surrogateescape')
+        with open(path, newline='', **how) as file:
+            rows = list((_csv_rows if ending == 'csv' else _json_rows)(file, path, left_out))
+    except (ValueError, csv.Error, OSError, RecursionError) as error:
+        raise DataError(f'{path}: cannot be read ({error})') from None
+    if not rows:
+        raise DataError(f'{path}: lists nothing')
+    _check_shown({label for row in rows for label in row.labels}, path)
+    return [row._replace(labels=tuple(map(records.shown, row.labels))) for row in rows]
+
+
+def _csv_rows(file, path: str, left_out: dict) -> Iterator[Row]:
+    first = file.readline()
+    for delimiter in ',;\t':
+        columns = [name.strip().lower() for name in next(csv.reader([first], delimiter=delimiter),
+                                                         [])]
+        if 'file' in columns and 'label' in columns:
+            break
+    else:
+        found = ', '.join(map(repr, next(csv.reader([first]), [])))[:200] or 'nothing'
+        missing = next((name for name in ('file', 'label') if name not in first.lower()), 'file')
+        raise ConfigError(f'{path}: the first line has no column {missing!r}, it has {found}; '
+                          f'{_COLUMNS}')
+    at = {name: columns.index(name) for name in ('file', 'label', 'split') if name in columns}
+    twice = [name for name in at if columns.count(name) > 1]
+    if twice:
+        raise ConfigError(f'{path}: the first line has the column {twice[0]!r} twice; {_COLUMNS}')
+    reader = csv.reader(file, delimiter=delimiter)
+    for cells in reader:
+        place = f'line {reader.line_num + 1}'
+        if not any(cell.strip() for cell in cells):
+            if cells:
+                left_out_lib.count(left_out, 'lines without a word', place)
+            continue
+        if len(cells) != len(columns):
+            raise DataError(f'{path}: {place} has other columns than the first line')
+        name = cells[at['file']]
+        if not name.strip():
+            raise DataError(f'{path}: {place} names no file')
+        text = cells[at['label']]
+        yield Row(place, name, _labels(text.split('|') if text.strip() else [], place, left_out),
+                  cells[at['split']].strip() if 'split' in at else '')
+
+
+def _json_rows(file, path: str, left_out: dict) -> Iterator[Row]:
+    items = json.load(file)
+    if not isinstance(items, list):
+        raise DataError(f'{path}: takes a list of {{"file", "label"}}, got {type(items).__name__}')
+    for number, item in enumerate(items):
+        place = f'item {number}'
+        fields = {key.strip().lower(): value for key, value in item.items()} if isinstance(
+            item, dict) else {}
+        labels = fields.get('label')
+        labels = labels if isinstance(labels, list) else [labels]
+        if not (all(isinstance(label, str | int) for label in labels)
+                and isinstance(fields.get('file'), str) and fields['file'].strip()
+                and isinstance(fields.get('split', ''), str)):
+            raise DataError(f'{path}: {place} is not {{"file": text, "label": text or list of '
+                            f'texts, "split": text}}: {str(item)[:100]}')
+        yield Row(place, fields['file'], _labels(list(map(str, labels)), place, left_out),
+                  fields.get('split', '').strip())
+
+
+def _labels(words: list[str], place: str, left_out: dict) -> tuple[str, ...]:
+    """Returns labels without the blanks about them, without empty ones, each once."""
+    labels = [word.strip() for word in words]
+    if '' in labels and len(labels) > 1:
+        left_out_lib.count(left_out, 'empty labels beside others', place, labels.count(''))
+    labels = [label for label in labels if label]
+    once = tuple(dict.fromkeys(labels))
+    if len(once) < len(labels):
+        left_out_lib.count(left_out, 'labels that stand twice in a row', place)
+    return once
+
+
+def _check_shown(labels: set[str], path: str) -> None:
+    """Checks that labels stay apart when bytes that are no UTF-8 are written as '?'."""
+    seen = {}
+    for label in sorted(labels):
+        if seen.setdefault(records.shown(label), label) != label:
+            raise DataError(f'{path}: several labels would be called {records.shown(label)!r}; '
+                            'save the file as UTF-8')
