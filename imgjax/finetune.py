@@ -12,10 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 _HEAD = re.compile(r'head(_\w+)?(\.|$)')
-# Everything up to a first number, and of blocks inside of it: layer1.0, stages.1.blocks.0.
-_LAYER = re.compile(r'(?!stem|patch_embed|conv_stem)(?:[A-Za-z_]\w*\.)+?\d+'
-                    r'(?:\.(?:blocks?|layers?)\.\d+)?(?=\.)')
-_INNER = re.compile(r'\.(?:blocks?|layers?)\.\d+$')
+# Of a head with a hidden layer (fc1, norm, fc2), the last one.
+_CLASSIFIER = re.compile(r'head(_\w+)?(\.fc2)?\.(kernel|bias)$')
+# Of a head with a hidden layer (fc1, norm, fc2), the last one.
+_CLASSIFIER = re.compile(r'head(_\w+)?(\.fc2)?\.(kernel|bias)$')
+_STEM = re.compile(r'(stem|patch_embed)\b')
+_BLOCK = re.compile(r'(\w+\.)*blocks?\b')
 
 
 def name_of(path) -> str:
@@ -26,54 +28,74 @@ def name_of(path) -> str:
 def depths(model, image_shape: tuple[int, int, int]):
     """Returns a tree like `params` of int32: how many layers lie between a parameter and the input.
 
-    Layers are counted in the order in which the model makes its parameters: 0 for what comes before
-    the first block (embedding, positions), a number a block and what stands between it and the one
-    before, and the greatest for what follows the last one (norm, head). Of scanned blocks, which
-    share an array, each layer has its own number. A model without numbered blocks has a layer a
-    module.
+    A layer is a block: a module of the model itself that has several kernels (a residual block, an
+    Inception block, a layer of DenseNet) or is called a block, with all that is in it. Blocks have
+    the numbers 1, 2, ... in the order in which the model makes them, which is that of the data.
+    What comes before the first (the stem) has 0, and so have the model's own parameters (class
+    tokens, positions) wherever they come in. What stands between two blocks is of the layer of the
+    second; what follows the last block, and the heads, have the greatest number. Of scanned blocks,
+    which share an array, each layer has its own number. In a model without blocks each module with
+    a kernel is a layer.
     """
-    names = []
+    made = []
 
     def init(x):
-        variables = model.init(jax.random.key(0), x, train=False)
-        # In the order of creation here; jax sorts what eval_shape returns.
-        names.extend(_leaves(variables['params']))
-        return variables['params']
+        params = model.init(jax.random.key(0), x, train=False)['params']
+        made.extend(params)  # in the order of creation here; jax sorts what eval_shape returns
+        return params
 
     shapes = jax.eval_shape(init, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
-    layer_of = _LAYER
-    if not any(_LAYER.match(name) or name.startswith('blocks.') for name, _ in names):
-        layer_of = re.compile(r'\w+(?=\.)')
-    stages = {_INNER.sub('', m.group()) for name, _ in names if (m := _LAYER.match(name))
-              and _INNER.search(m.group())}
-    places, count = {}, 0
-    for name, leaf in names:
-        found = layer_of.match(name)
-        if name.startswith('blocks.') and not found:  # scanned
-            places[name] = np.arange(1, leaf.shape[0] + 1).reshape(-1, *[1] * (leaf.ndim - 1))
-            count = max(count, leaf.shape[0])
-        elif found and not _HEAD.match(name):
-            layer = found.group()
-            if layer in stages:  # between its blocks and those of the stage before
-                places[name] = count + 1
-                continue
-            if layer not in places:
-                count += 1
-                places[layer] = count
-            places[name] = places[layer]
-        else:
-            places[name] = 0 if not count and not _HEAD.match(name) else None
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: np.asarray(
-            count + 1 if (place := places[name_of(path)]) is None else place, np.int32), shapes)
+    blocks = [name for name in made if _is_block(name, shapes[name])] or [
+        name for name in made if _kernels(shapes[name]) and not _HEAD.match(name)]
+    count, last, places = 0, '', {}
+    for name in made:
+        if not isinstance(shapes[name], dict):
+            places[name] = 0
+        elif name in blocks:
+            # The two directions of a recurrent layer are one layer.
+            count += name.replace('backward', 'forward') != last
+            places[name], last = count, name
+            if name == 'blocks':  # scanned
+                length = jax.tree.leaves(shapes[name])[0].shape[0]
+                places[name] = np.arange(1, length + 1)
+                count = length
+        elif not _HEAD.match(name):
+            places[name] = count + 1 if count else 0
+
+    def depth(path, leaf):
+        place = np.asarray(places.get(path[0].key, count + 1), np.int32)
+        return place.reshape(-1, *[1] * (leaf.ndim - 1)) if place.ndim else place
+
+    return jax.tree_util.tree_map_with_path(depth, shapes)
 
 
-def _leaves(tree, prefix=''):
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f'{prefix}{key}.')
-        else:
-            yield f'{prefix}{key}', value
+def _is_block(name: str, shapes) -> bool:
+    if _HEAD.match(name) or _STEM.match(name):
+        return False
+    return _kernels(shapes) > 1 or bool(_BLOCK.match(name))
+
+
+def _kernels(shapes) -> int:
+    return sum(name_of(path).endswith('kernel')
+               for path, _ in jax.tree_util.tree_leaves_with_path(shapes))
+
+
+def with_new_classifiers(params, bias: float = 0.0):
+    """Returns params whose classifiers, the last linear map of each head, give all classes alike.
+
+    Their kernels are zero, so that the first loss is log K for K classes, however the family starts
+    a network of its own, and the first gradients of the other layers, which are zero, too.
+
+    Args:
+      params: as of a model's variables, float32.
+      bias: of each class; other than 0 where an activation that has no slope there follows.
+    """
+    def one(path, leaf):
+        if not _CLASSIFIER.match(name_of(path)):
+            return leaf
+        return np.full(leaf.shape, bias if path[-1].key == 'bias' else 0, leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(one, params)
 
 
 def check(config: dict, params) -> None:
@@ -102,13 +124,15 @@ def stop_gradients(config: dict, params):
         else leaf, params)
 
 
-def keep_frozen(config: dict, new, old):
-    """Returns new batch statistics, but for those of frozen parts, which stay."""
+def is_frozen_norm(config: dict, name: str) -> bool:
+    """Returns whether config.optimizer.freeze holds all parameters of the BatchNorm of that name.
+
+    Such a norm runs in inference mode and its statistics stay. For the first
+    config.schedule.head_steps steps, when the head alone trains, norms run as in training: the
+    steps that follow go on with batch statistics, and the stored ones move to the new images.
+    """
     patterns = config['optimizer']['freeze']
-    if not patterns:
-        return new
-    return jax.tree_util.tree_map_with_path(
-        lambda path, new, old: old if _matches(name_of(path), patterns) else new, new, old)
+    return all(_matches(f'{name}.{parameter}', patterns) for parameter in ('scale', 'bias'))
 
 
 def scale(config: dict, hparams: dict, depths, step, updates):

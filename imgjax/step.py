@@ -1,10 +1,13 @@
 """The train step and the eval step: pure functions of (state, batch, hparams)."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
 
 from imgjax import augment, backend, finetune, losses, optim, sharding
+from imgjax.models import layers
 from imgjax.state import MEASURES, SKIP_CAUSES, TrainState
 
 
@@ -19,6 +22,10 @@ def make_train_step(model, config: dict, depths=None, layout=sharding.WHOLE):
 
     `depths` is what finetune.depths gives, read with config.optimizer.layerwise only; `layout` what
     sharding.layout gives.
+
+    The loss of a model with two classifiers (`out['logits_dist']`, a distilled DeiT) is the mean of
+    theirs, each with the labels: equation 3 of Touvron et al. 2020 (arXiv:2012.12877) where there
+    is no teacher.
 
     `metrics` are scalars: the means of loss, accuracy and grad_norm over the finite updates since
     the last multiple of config.log_every, the learning rate, how many updates were skipped, in all,
@@ -97,20 +104,28 @@ def _gradient(model, config, state, key, augmented, hparams):
     def part_loss(params, batch_stats, key, part):
         views = part['image'].shape[1]
         images_NHWC = part['image'].reshape(-1, *part['image'].shape[2:])
-        (logits, _), updates = model.apply(
-            {'params': finetune.stop_gradients(config, params), 'batch_stats': batch_stats},
-            images_NHWC, train=True,
-            rngs={'dropout': key}, mutable=['batch_stats'])
+        with layers.frozen_norms(functools.partial(finetune.is_frozen_norm, config)):
+            (logits, out), updates = model.apply(
+                {'params': finetune.stop_gradients(config, params), 'batch_stats': batch_stats},
+                images_NHWC, train=True,
+                rngs={'dropout': key}, mutable=['batch_stats'])
+        loss_N = loss_of(logits, part['target'], views)
+        if 'logits_dist' in out:  # half a loss each, and the mean of both is what is evaluated
+            loss_N = (loss_N + loss_of(out['logits_dist'], part['target'], views)) / 2
+            logits = (logits + out['logits_dist']) / 2
+        hit_N = is_hit(logits[::views], part['target']) * part['weight']
+        return (loss_N * part['weight']).mean(), (hit_N.mean(), updates.get('batch_stats', {}))
+
+    def loss_of(logits, targets_NK, views):
         logits_NVK = logits.reshape(-1, views, logits.shape[-1])
-        logits_NK, targets_NK = logits_NVK[:, 0], part['target']
         weights_K = hparams['class_weights'] if hparams['class_weights'].shape[0] else None
         loss_N = losses.per_example(
-            config['loss'], logits_NK, targets_NK, label_smoothing=hparams['label_smoothing'],
-            gamma=hparams['focal_gamma'], class_weights_K=weights_K)
+            config['loss'], logits_NVK[:, 0], targets_NK,
+            label_smoothing=hparams['label_smoothing'], gamma=hparams['focal_gamma'],
+            class_weights_K=weights_K)
         if views > 1:
             loss_N += hparams['consistency_weight'] * losses.agreement(logits_NVK)
-        hit_N = is_hit(logits_NK, targets_NK) * part['weight']
-        return (loss_N * part['weight']).mean(), (hit_N.mean(), updates.get('batch_stats', {}))
+        return loss_N
 
     def part_gradient(batch_stats, index, part):
         (loss, (accuracy, batch_stats)), grads = jax.value_and_grad(part_loss, has_aux=True)(
@@ -155,7 +170,6 @@ def _update(config, state, batch_stats, grads, learning_rate, hparams, depths) -
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     updates = finetune.scale(config, hparams, depths, state.step, updates)
     params = optax.apply_updates(state.params, updates)
-    batch_stats = finetune.keep_frozen(config, batch_stats, state.batch_stats)
     ema = state.ema
     if config['ema']:
         decay = hparams['ema_decay']

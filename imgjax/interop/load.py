@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from imgjax import config as config_lib
-from imgjax import models
+from imgjax import finetune, models
 from imgjax.errors import ConfigError, DataError, nearest
 from imgjax.interop import adapt, files, torch_layout
 
@@ -188,6 +188,9 @@ def load(config: dict, weights: Weights, target):
                         if name.startswith(tuple(f'{head}.' for head in heads))}
             log.info('%s begins anew', ', '.join(sorted(heads)))
         variables = torch_layout.read(tensors, target, renames, getattr(module, 'BUFFERS', ()))
+        if config['init']['head'] == 'new':
+            variables['params'] = finetune.with_new_classifiers(
+                variables['params'], getattr(module, 'NEW_HEAD_BIAS', 0.0))
     except DataError as error:
         raise DataError(f'{weights.path}: {error}') from None
     count = sum(leaf.size for leaf in jax.tree.leaves(variables['params']))

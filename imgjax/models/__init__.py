@@ -8,7 +8,8 @@
 A family is a file of this folder that holds ``VARIANTS``, a dict of variant name -> options of
 ``Model``, and ``Model(num_classes, **options)``, a flax.linen module called as
 ``model.apply(variables, image_NHWC, train=...) -> (logits_NK, out)``: the images are normalised
-floats of any channel count, the logits float32, and ``out`` names the intermediate arrays. Its
+floats of any channel count, the logits float32, and ``out`` names the intermediate arrays, in
+training also ``logits_dist`` of a second classifier, which is trained on the labels as well. Its
 collections are ``params`` and ``batch_stats``, its only other random stream is ``dropout``, and
 ``num_classes=0`` gives the features in place of the logits.
 """

@@ -17,6 +17,8 @@ VARIANTS = {
                         'dropout': 0.0},
 }
 RENAMES = {'head': 'classifier.1'}
+# Where a new head starts: an activation follows it, and ReLU has no slope at 0.
+NEW_HEAD_BIAS = 1.0
 
 
 class Fire(nn.Module):

@@ -136,7 +136,8 @@ class Model(nn.Module):
       pool: 'token', a class token, or 'token_avg', it and the mean of the others side by side; or
         with none the 'avg' or 'max' of the normed patches, or 'map', attention by a learned query.
       distilled: a second token with a head of its own (DeiT, Touvron et al. 2020,
-        arXiv:2012.12877): ``out`` has logits_dist, and evaluation takes the mean of both heads.
+        arXiv:2012.12877): in training ``out`` has its logits_dist, which get a loss as the logits
+        do, and evaluation takes the mean of both heads.
       attention: 'xla', 'cudnn' (GPU, bfloat16) or 'maps', which adds block00_attn.. to ``out``.
       dropout: rate after positions, attention and both MLP layers.
       drop_path: stochastic depth, rising linearly from 0 to this rate in the last block.

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from imgjax import models
+from imgjax import finetune, models
 from imgjax.models import layers
 
 # variant: image side, an option that changes the network, names of `out` besides the last two.
@@ -310,6 +311,49 @@ def test_dropout_is_random_in_training_only(variant, option):
             built(variant)[1], images(variant, 2)))
 
     assert 'random_bits' in traced(True) and 'random_bits' not in traced(False)
+
+
+@tiny
+def test_with_frozen_norms_training_is_inference(variant):
+    options = {name: 0.0 for name in ('dropout', 'drop_path') if name in models.options(variant)}
+    with layers.frozen_norms(lambda name: True):
+        trained, evaluated = (
+            str(jax.make_jaxpr(functools.partial(
+                apply, models.create(variant, 5, **options), train=train))(
+                    built(variant)[1], images(variant, 2))) for train in (True, False))
+    assert trained == evaluated
+
+
+@tiny
+def test_a_new_head_starts_with_the_loss_of_chance_and_learns(variant):
+    variables, family = built(variant)[1], variant.removeprefix('tiny_')
+    start = getattr(sys.modules[f'imgjax.models.{family}'], 'NEW_HEAD_BIAS', 0.0)
+    begun = {**variables, 'params': finetune.with_new_classifiers(variables['params'], start)}
+    opt_state, step = stepper(variant)
+    (loss, (logits, *_), grads), _, _ = step(begun, opt_state)
+    assert loss == pytest.approx(np.log(5)) and np.all(logits == logits[0, 0])
+    assert logits[0, 0] == 0 or start
+    assert any(np.any(leaf != 0) for leaf in jax.tree.leaves(grads['head']) if leaf.ndim > 1)
+
+
+@tiny
+def test_depths_rise_along_the_path_of_the_data(variant):
+    model, called = models.create(variant, 5), []
+
+    def note(method, args, kwargs, context):
+        called.extend(context.module.path[:1])
+        return method(*args, **kwargs)
+
+    with nn.intercept_methods(note):
+        shapes_of(model, images(variant, 1))
+    depths = {name: {int(leaf) for leaf in jax.tree.leaves(tree)}
+              for name, tree in finetune.depths(model, images(variant).shape[1:]).items()}
+    assert all(len(numbers) == 1 for numbers in depths.values())  # a block is one layer
+    path = [depths[name].copy().pop() for name in dict.fromkeys(called) if name in depths]
+    assert path == sorted(path) and path[0] in (0, 1) and len(set(path)) > 2
+    for name, numbers in depths.items():
+        assert name in called or numbers == {0}, name  # class tokens, positions
+        assert not name.startswith('head') or numbers == {path[-1]}
 
 
 @tiny
