@@ -13,7 +13,7 @@ from PIL import ExifTags, Image
 
 from imgjax import config as config_lib
 from imgjax import data, metrics, runtime
-from imgjax.data import Source, decode
+from imgjax.data import Source, decode, split_names
 from imgjax.errors import ConfigError, DataError
 
 log = logging.getLogger('imgjax')
@@ -47,6 +47,9 @@ def write(options: dict, output: str, splits: list[str], *, shorter_side: int, q
                for name, field in config_lib.FIELDS.items()
                if name.startswith('data.') and field.before is not None} | options
     pairs = dict(_output_split(entry) for entry in splits)
+    for spec in pairs.values():
+        if any(map(split_names.is_held_out, split_names.bare(spec))):
+            options = options | {'eval_split': spec}  # else what is held out is left out, and said
     sources = {name: data.open_split(spec, options) for name, spec in pairs.items()}
     output = os.path.expanduser(output)
     os.makedirs(output, exist_ok=True)

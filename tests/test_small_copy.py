@@ -173,6 +173,19 @@ def test_several_labels_and_slices_are_copied(tmp_path):
         np.testing.assert_array_equal(copy.labels(), before.labels())
 
 
+def test_a_copy_of_train_alone_says_what_is_held_out(tmp_path, caplog):
+    np.savez(tmp_path / 'set.npz', images=np.zeros((20, 4, 4), np.uint8), labels=[0, 1] * 10)
+    options = options_of(tmp_path / 'set.npz', 'arrays')
+    del options['eval_split']
+    for specs, counts, said in ((['train'], {'train': 18}, True),
+                                (['train', 'held_out'], {'train': 18, 'held_out': 2}, False)):
+        caplog.clear()
+        out = tmp_path / str(len(specs))
+        assert small_copy.write(options, str(out), specs, **SETTINGS)['splits'] == counts
+        assert any('left out: 2 images that the split held_out has (' in line
+                   for line in caplog.messages) is said
+
+
 def test_another_copy_in_its_place_is_refused(photos, tmp_path):
     out = str(tmp_path / 'out')
     small_copy.write(options_of(photos), out, ['train'], **SETTINGS)
@@ -210,7 +223,8 @@ def test_reduced_images_are_small_jpegs():
 
 
 @pytest.mark.parametrize('kind, extension', [
-    ('PNG', '.png'), ('JPEG', '.jpg'), ('WEBP', '.webp'), ('BMP', '.bmp')])
+    ('PNG', '.png'), ('JPEG', '.jpg'), ('WEBP', '.webp'), ('BMP', '.bmp'),
+    ('MPO', '.jpg'), ('AVIF', '.avif'), ('PPM', '.ppm')])
 def test_what_is_small_enough_keeps_its_bytes(kind, extension):
     original = encoded(photo(0, (40, 30)), kind)
     assert reduced(original, 150, 90) == reduced(original, 0, 90) == (original, extension)

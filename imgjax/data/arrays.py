@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import xxhash
 
-from imgjax.data import Source, source_options, splits
+from imgjax.data import Source, label_columns, source_options, splits
 from imgjax.data import labels as labels_lib
 from imgjax.errors import ConfigError, DataError
 
@@ -136,7 +136,8 @@ def _tidy(labels: np.ndarray, name: str) -> np.ndarray:
 
 def _numbers_of(labels: np.ndarray, class_names: tuple[str, ...], name: str):
     """Returns (class names, int32 (N,)) of names; without class names they are those there are."""
-    there, numbers = np.unique(labels, return_inverse=True)
+    there, numbers = np.unique(label_columns.without_blanks(labels.tolist(), name),
+                               return_inverse=True)
     there = there.tolist()
     class_names = class_names or _names_in([labels])
     number = {one: i for i, one in enumerate(class_names)}
@@ -148,8 +149,8 @@ def _numbers_of(labels: np.ndarray, class_names: tuple[str, ...], name: str):
 
 
 def _names_in(several: Sequence[np.ndarray]) -> tuple[str, ...]:
-    names = sorted({str(name) for labels in several for name in np.unique(labels)})
-    return labels_lib.from_names([[name] for name in names], False, '')[0]
+    names = {str(name).strip() for labels in several for name in np.unique(labels)}
+    return tuple(labels_lib.in_order(names - {''}))
 
 
 def open_split(split: str, options: dict) -> Source:

@@ -57,6 +57,8 @@ def agreed(mine: Sequence[LabelColumn], first: LabelColumn,
     numbers, counts, moved = [], [], []
     for column in mine:
         flat, count = _flat(column)
+        if flat and all(isinstance(value, str) for value in flat):
+            flat = without_blanks(flat, column.place)
         numbers.append(_numbers(column._replace(values=flat), class_names, first))
         counts += count
         if column.names not in ((), class_names):
@@ -78,11 +80,26 @@ def _flat(column: LabelColumn) -> tuple[list, list[int]]:
     return [value for one in lists for value in one], [len(one) for one in lists]
 
 
+def without_blanks(names: list[str], place: str) -> list[str]:
+    """Returns names without the blanks around them, and says how many had some.
+
+    Raises:
+      DataError: a name is empty.
+    """
+    if '' in (stripped := [name.strip() for name in names]):
+        raise DataError(f'{place}: label {stripped.index(""):,} (from 0) is empty; name its class')
+    odd = [name for name, bare in zip(names, stripped, strict=True) if name != bare]
+    if odd:
+        log.warning('%s: %d of %d labels have blanks around them (%r); they are read without',
+                    place, len(odd), len(names), odd[0])
+    return stripped
+
+
 def _found(columns: Sequence[LabelColumn]) -> tuple[str, ...]:
     """Returns the names, or the numbers, that columns without names in their metadata hold."""
     values = {value for column in columns for value in _flat(column)[0]}
     if values and all(isinstance(value, str) for value in values):
-        return labels_lib.from_names([[value] for value in values], False, '')[0]
+        return tuple(labels_lib.in_order({value.strip() for value in values} - {''}))
     top = max((int(value) for value in values if _is_whole(value)), default=0)
     return labels_lib.numbered([top], (), columns[0].place)[0]
 

@@ -93,13 +93,14 @@ def check_columns(there: Sequence[str], images: Sequence[str], place: str, setti
     Raises:
       ConfigError: one is missing; names those that are there and the flag that gives another.
     """
-    for name in ('image', 'label'):
-        if settings[name] not in there:
-            likely = [one for one in there if (one in images) == (name == 'image')]
-            advice = (f'; give it, such as --config.data.options.{name}={likely[0]}' if likely
-                      else '')
-            raise ConfigError(f'config.data.options.{name}: {place} has no column '
-                              f'{settings[name]!r}; it has {", ".join(there)}{advice}')
+    missing = [name for name in ('image', 'label') if settings[name] not in there]
+    flags = [f'--config.data.options.{name}={likely[0]}' for name in missing
+             if (likely := [one for one in there if (one in images) == (name == 'image')])]
+    if missing:
+        words = ' and no '.join(f'column {settings[name]!r}' for name in missing)
+        raise ConfigError(f'config.data.options.{missing[0]}: {place} has no {words}; it has '
+                          f'{", ".join(there)}{"; give it, such as " if flags else ""}'
+                          f'{" ".join(flags)}')
 
 
 def _labels(every: dict[str, list[str]], split: str, settings: dict):

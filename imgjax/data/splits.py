@@ -129,11 +129,9 @@ def open_part(split: str, there: Iterable[str], refusal: str, options: dict,
     Raises:
       ConfigError: no such split, or reading the labels of `train` is a matter of hours.
     """
-    part, held_out = split, None
-    if _holds_out(options):
-        part, held_out = resolve_share(split, there, refusal)
-    else:
-        part = resolve(split, there, refusal)
+    there = list(there)
+    part, held_out = resolve_share(split, there, refusal) if _holds_out(options) else (
+        resolve(split, there, refusal), None)
     source = open_one(part)
     if held_out is None or (not held_out and not options['held_out']):
         return source
@@ -144,12 +142,21 @@ def open_part(split: str, there: Iterable[str], refusal: str, options: dict,
     names = getattr(source.examples, 'names', lambda: map(str, range(len(source.examples))))
     chosen = held_out_share(list(names()), source.labels(), options['held_out'])
     view = _View([(source, np.flatnonzero(chosen == held_out))])
+    unused = dict(source.left_out)
     if held_out:
-        log.info('%s is the only split of %s: %s of its %s images, a share of each class, are held '
-                 'out (config.data.held_out)', part, options['path'] or options['name'],
-                 f'{chosen.sum():,}', f'{len(chosen):,}')
+        say_share(part, chosen, options)
+        absent = _absent(view, [source])
+        if len(absent):
+            left_out.count(unused, 'classes without images', source.class_names[absent[0]],
+                           len(absent))
+    else:
+        if 'eval_split' not in options:
+            left_out.count(unused, 'images that the split held_out has',
+                           source.examples[int(chosen.argmax())]['name'], int(chosen.sum()))
+        for name in sorted(set(there) - {part}):
+            left_out.count(unused, 'splits that this run does not read', name)
     words = f'{source.fingerprint} {held_out} {options["held_out"]}'
-    return source._replace(examples=view, labels=view.labels,
+    return source._replace(examples=view, labels=view.labels, left_out=unused,
                            fingerprint=hashlib.sha256(words.encode()).hexdigest()[:16])
 
 
@@ -195,27 +202,30 @@ def sliced(spec: str, open_one: Callable[[str], Source]) -> Source:
         start, stop, _ = slice(one.from_, one.to).indices(len(source.examples))
         parts.append((source, range(start, max(start, stop))))
     view = _View(parts)
-    _warn_of_absent(spec, view, sources.values())
+    _warn_of_absent(spec, view, list(sources.values()))
     marks = [source.fingerprint for source in sources.values()]
     fingerprint = hashlib.sha256(' '.join([spec, *marks]).encode()).hexdigest()[:16]
     return Source(view, first.class_names, fingerprint, view.labels, first.multi_label,
                   left_out.added_up(source.left_out for source in sources.values()))
 
 
-def _warn_of_absent(spec: str, view: _View, sources: Iterable[Source]) -> None:
+def _warn_of_absent(spec: str, view: _View, sources: Sequence[Source]) -> None:
     """Says which classes the sources have and slices of them lack."""
-    sources = list(sources)
-    if not all(map(_labels_are_cheap, sources)):
+    if not len(view) or not all(map(_labels_are_cheap, sources)):
         return
-    names = sources[0].class_names
-    here = _present(view.labels(), len(names))
-    there = np.any([_present(source.labels(), len(names)) for source in sources], axis=0)
-    absent = np.flatnonzero(there & ~here)
-    if len(absent) and len(view):
+    names, absent = sources[0].class_names, _absent(view, sources)
+    if len(absent):
         first = ', '.join(names[i] for i in absent[:3])
-        log.warning('%s: has images of %d of %d classes, none of %s%s; is the set in the order of '
-                    'its classes? config.data.eval_split=held_out takes a share of each',
-                    spec, here.sum(), there.sum(), first, ' ...' if len(absent) > 3 else '')
+        log.warning('%s: has no images of %d of the %d classes, such as %s%s; is its split in the '
+                    'order of its classes? config.data.eval_split=held_out takes a share of each',
+                    spec, len(absent), len(names), first, ' ...' if len(absent) > 3 else '')
+
+
+def _absent(view: _View, sources: Sequence[Source]) -> np.ndarray:
+    """Returns the numbers of the classes that the sources have and a view of them lacks."""
+    count = len(sources[0].class_names)
+    there = np.any([_present(source.labels(), count) for source in sources], axis=0)
+    return np.flatnonzero(there & ~_present(view.labels(), count))
 
 
 def _present(labels: np.ndarray, classes: int) -> np.ndarray:

@@ -391,7 +391,7 @@ def _parquet(**columns):
         file = path / 'data' / 'train-00000-of-00002.parquet'
         table = pq.read_table(file)
         for name, values in columns.items():
-            table = table.drop_columns([name])
+            table = table.drop_columns([name] if name in table.column_names else [])
             if values is not None:
                 table = table.append_column(name, pa.array(values))
         pq.write_table(table, file)
@@ -460,6 +460,10 @@ BAD = [
      'cannot be read .*download it again'),
     (write_parquet, _parquet(label=None), ConfigError,
      "config.data.options.label: .* has no column 'label'; it has image"),
+    (write_parquet, _parquet(label=None, image=None, photo=[b'x'] * 6, kind=[0] * 6), ConfigError,
+     "no column 'image' and no column 'label'; it has photo, kind; give it, such as "
+     '--config.data.options.image=photo --config.data.options.label=kind'),
+    (write_parquet, _parquet(label=['ant', ' '] * 3), DataError, r'label 1 \(from 0\) is empty'),
     (write_parquet, _parquet(image=['x'] * 6), ConfigError, "column 'image' is string; images are"),
     (write_parquet, lambda p: [harm(p) for harm in (
         _parquet(image=_NO_BYTES), lambda p: os.remove(p / 'data/train-00001-of-00002.parquet'),

@@ -39,6 +39,8 @@ AGREED = {
                                         [1, 0]),
     'names alone': ([('b', (), ['dog'])], ('a', (), ['owl']), [('c', (), ['ant'])], 'ant dog owl',
                     [1]),
+    'blanks around names': ([('a', (), ['dog ', ' cat', 'dog'])], ('a', (), [' cat', 'dog ']), [],
+                            'cat dog', [1, 0, 1]),
     'an unlabelled split beside': ([('a', (), [0, 1])], ('a', (), [0, 1]), [('c', (), [-1, -1])],
                                    '0 1', [0, 1]),
 }
@@ -50,7 +52,8 @@ def test_labels_are_those_that_the_names_say(mine, first, others, names, labels,
     assert ' '.join(found[0]) == names
     np.testing.assert_array_equal(found[1], labels)
     assert found[2] is isinstance(labels[0], list)
-    moved = [place for place, own, _ in mine if own not in ((), first[1])]
+    moved = [place for place, own, values in mine
+             if own not in ((), first[1]) or 'dog ' in values]
     assert [r.getMessage().split(':')[0] for r in caplog.records] == moved[:1], 'said once'
 
 
