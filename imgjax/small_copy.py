@@ -13,7 +13,7 @@ from PIL import ExifTags, Image
 
 from imgjax import config as config_lib
 from imgjax import data, metrics, runtime
-from imgjax.data import Source, decode, split_names
+from imgjax.data import Source, classes, decode, split_names
 from imgjax.errors import ConfigError, DataError
 
 log = logging.getLogger('imgjax')
@@ -41,7 +41,7 @@ def write(options: dict, output: str, splits: list[str], *, shorter_side: int, q
 
     Raises:
       ConfigError: what is in `output` is no such copy, or one with other settings.
-      DataError: not one image can be read.
+      DataError: not one image can be read, or no split has the classes of all.
     """
     options = {name.removeprefix('data.'): field.before
                for name, field in config_lib.FIELDS.items()
@@ -51,6 +51,9 @@ def write(options: dict, output: str, splits: list[str], *, shorter_side: int, q
         if any(map(split_names.is_held_out, split_names.bare(spec))):
             options = options | {'eval_split': spec}  # else what is held out is left out, and said
     sources = {name: data.open_split(spec, options) for name, spec in pairs.items()}
+    class_names = max((source.class_names for source in sources.values()), key=len)
+    sources = {name: classes.renumbered(source, class_names, name)
+               for name, source in sources.items()}
     output = os.path.expanduser(output)
     os.makedirs(output, exist_ok=True)
     with runtime.run_lock(output):
@@ -84,8 +87,6 @@ def _begin(output: str, sources: dict[str, Source], settings: dict) -> None:
     """Notes what the copy is made of, or checks that it is what was begun there."""
     path = os.path.join(output, 'prepared.json')
     class_names = list(next(iter(sources.values())).class_names)
-    if any(list(source.class_names) != class_names for source in sources.values()):
-        raise ConfigError(f'--splits: {", ".join(sources)} have other classes')
     if any('\n' in name or name != name.strip() or not name for name in class_names):
         raise DataError('a class name is empty, has blanks around it or a line break; rename it')
     begun = {'settings': settings, 'class_names': class_names, 'splits': {}}

@@ -117,14 +117,16 @@ def read_rows(path: str) -> list:
 def replacing(path: str, binary: bool = False, **options):
     """Opens a new file that takes the place of `path` when the block ends without an error.
 
-    It is of text, or of bytes where `binary`. No reader sees a part of it, and a link at `path` or
-    at the temporary name is replaced, not followed. It is on the disk before its name is.
+    It is of text, or of bytes where `binary`; of names that are no UTF-8 the text has '?'. No
+    reader sees a part of it, and a link at `path` or at the temporary name is replaced, not
+    followed. It is on the disk before its name is.
     """
     temporary = f'{path}.tmp'
     with contextlib.suppress(FileNotFoundError):
         os.unlink(temporary)
     try:
-        kind = {'mode': 'xb'} if binary else {'mode': 'x', 'encoding': 'utf-8'}
+        kind = {'mode': 'xb'} if binary else {
+            'mode': 'x', 'encoding': 'utf-8', 'errors': 'replace'}
         with open(temporary, **kind, opener=opener, **options) as file:
             yield file
             file.flush()

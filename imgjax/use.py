@@ -24,7 +24,7 @@ from imgjax import (
 )
 from imgjax import config as config_lib
 from imgjax import state as state_lib
-from imgjax.data import decode, pipeline
+from imgjax.data import decode, image_files, left_out, pipeline, records, splits
 from imgjax.errors import ConfigError, DataError
 
 log = logging.getLogger('imgjax')
@@ -192,18 +192,27 @@ def predict_images(workdir: str, images: str, top_k: int, output: str,
 
 
 def _list_images(images: str) -> list[str]:
-    """Returns the sorted paths that a file, a folder or a glob stands for."""
-    pattern = images
-    if os.path.exists(images):  # a name may hold what a glob would read as a pattern
-        pattern = glob.escape(images)
+    """Returns the sorted paths that a file, a folder or a glob stands for.
+
+    Of a folder the images, also deeper ones; a file and a glob are taken at their word.
+
+    Raises:
+      ConfigError: there are none, or an archive is named.
+    """
     if os.path.isdir(images):
-        pattern = os.path.join(pattern, '**')
-    found = sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
-    if os.path.isdir(images):  # a folder may hold other files too; a glob is taken at its word
-        found = [path for path in found if path.lower().endswith(decode.EXTENSIONS)]
-    if not found:
+        found = image_files.below(images)
+        more = left_out.sentence(found.left_out)
+        if not found.names:
+            raise ConfigError(f'--images={images}: no such images{more and f"; {more}"}')
+        log.info('%s images in %s%s', f'{len(found.names):,}', images, more and f'; {more}')
+        return sorted(os.path.join(images, name) for name in found.names)
+    splits.check_unpacked(images, '--images=', 'the folder that it makes')
+    # A name may hold what a glob would read as a pattern.
+    pattern = glob.escape(images) if os.path.exists(images) else images
+    paths = sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
+    if not paths:
         raise ConfigError(f'--images={images}: no such images')
-    return found
+    return paths
 
 
 def _classifier(job: build.Job, state, top_k: int):
@@ -226,21 +235,22 @@ def _classifier(job: build.Job, state, top_k: int):
     def classify(paths: list[str]) -> list[dict]:
         images_NHWC = np.zeros((count, *job.facts.image_shape), np.uint8)
         errors = [''] * len(paths)
+        shown = list(map(records.shown, paths))
         for row, path in enumerate(paths):
             try:
                 with open(path, 'rb') as file:
-                    encoded = file.read(options['max_bytes'] + 1)
-                images_NHWC[row] = decode.pixels({'image': encoded, 'name': path}, options, size)
+                    example = {'image': file.read(options['max_bytes'] + 1), 'name': shown[row]}
+                images_NHWC[row] = decode.pixels(example, options, size)
             except OSError as error:
-                errors[row] = f'{path}: cannot be read ({error.strerror})'
+                errors[row] = f'{shown[row]}: cannot be read ({error.strerror})'
             except DataError as error:
                 errors[row] = str(error)
         placed = jax.device_put(images_NHWC, sharding.batch_sharding(job.mesh))
         probabilities, classes = jax.device_get(top(state, placed))
-        return [{'image': path, 'error': error,
+        return [{'image': name, 'error': error,
                  'classes': [] if error else [names[i] for i in classes[row]],
                  'probabilities': [] if error else [float(p) for p in probabilities[row]]}
-                for row, (path, error) in enumerate(zip(paths, errors, strict=True))]
+                for row, (name, error) in enumerate(zip(shown, errors, strict=True))]
 
     return classify
 

@@ -100,7 +100,7 @@ def test_evaluate_another_step_and_split(run, launch):
 
 @pytest.fixture
 def images(tmp_path) -> str:
-    """A folder with an image of each kind that is converted, and of each that is refused."""
+    """A folder with an image of each kind that is converted, and one whose name is no UTF-8."""
     folder = tmp_path / 'images'
     folder.mkdir()
     pixels = np.random.default_rng(0).integers(0, 255, (12, 9, 4), np.uint8)
@@ -110,6 +110,7 @@ def images(tmp_path) -> str:
     Image.fromarray(pixels, 'CMYK').save(folder / 'cmyk.jpg')
     Image.fromarray(pixels[..., 0].astype(np.uint16) * 257).save(folder / 'sixteen.png')
     Image.fromarray(pixels[:1, :1, :3]).save(folder / 'one_pixel.png')
+    shutil.copy(folder / 'gray.png', os.fsencode(folder) + b'/z\xf1.png')
     return str(folder)
 
 
@@ -120,11 +121,12 @@ def test_predict_from_the_run_directory_alone(run, launch, images, tmp_path):
     output.write_text('image,class_1,probability_1,error\n')  # of the call before
     result = result_of(launch('predict', f'--workdir={workdir}', f'--images={images}',
                               f'--output={output}', '--top_k=3'))
-    assert result['images'] == 6
+    assert result['images'] == 7
     with open(output, newline='') as file:
         rows = list(csv.DictReader(file))
     assert [row['image'].rsplit('/')[-1] for row in rows] == [
-        'cmyk.jpg', 'gray.png', 'one_pixel.png', 'palette.png', 'rgba.png', 'sixteen.png']
+        'cmyk.jpg', 'gray.png', 'one_pixel.png', 'palette.png', 'rgba.png', 'sixteen.png',
+        'z?.png']
     for row in rows:
         probabilities = [float(row[f'probability_{k}']) for k in (1, 2, 3)]
         assert probabilities == sorted(probabilities, reverse=True) and sum(probabilities) <= 1.001
@@ -140,7 +142,7 @@ def test_predict_goes_on_after_a_bad_image(run, launch, images, tmp_path):
     output = tmp_path / 'p.json'
     line = complaint_of(launch('predict', f'--workdir={run[0]}', f'--images={images}/*',
                                f'--output={output}'), 3)
-    assert '2 of 8 images' in line and 'cut.jpg' in line
+    assert '2 of 9 images' in line and 'cut.jpg' in line
     rows = json.loads(output.read_text())
     assert sum(bool(row['error']) for row in rows) == 2
     assert all(len(row['classes']) == 5 for row in rows if not row['error'])

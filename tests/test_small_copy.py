@@ -150,6 +150,15 @@ def test_what_cannot_be_read_is_left_out_and_listed(photos, tmp_path):
     assert source.labels().tolist() == [0] * 4 + [1] * 4
 
 
+def test_a_class_that_a_split_lacks_keeps_its_number(photos, tmp_path):
+    (photos / 'train' / '0').mkdir()
+    photo(9).save(photos / 'train' / '0' / '1.png')
+    options = options_of(photos)
+    small_copy.write(options, str(tmp_path / 'out'), ['test', 'train'], **SETTINGS)
+    copy = data.open_split('test', options_of(tmp_path / 'out', 'tar'))
+    assert copy.class_names == ('0', 'a', 'b') and set(copy.labels().tolist()) == {1, 2}
+
+
 def test_a_set_without_one_readable_image(photos, tmp_path):
     for path in (photos / 'test').rglob('*.png'):
         path.write_bytes(b'no image')
@@ -162,7 +171,8 @@ def test_several_labels_and_slices_are_copied(tmp_path):
     for i in range(6):
         photo(i).save(tmp_path / f'{i}.png')
         rows.append(f'{i}.png,{"cat|dog" if i % 2 else "emu"},train')
-    (tmp_path / 'list.csv').write_text('\n'.join(rows + ['0.png,emu,test']))
+    photo(6).save(tmp_path / '6.png')
+    (tmp_path / 'list.csv').write_text('\n'.join(rows + ['6.png,emu,test']))
     options = options_of(tmp_path / 'list.csv', 'listing')
     small_copy.write(options, str(tmp_path / 'out'), ['train=train[:4]', 'rest=train[4:]+test'],
                  **SETTINGS)

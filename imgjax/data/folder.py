@@ -176,7 +176,7 @@ def _list(root: str, is_train: bool, left_out: dict):
               if not entry.name.startswith('.') and not entry.is_dir()]
     for name in sorted(beside):
         if not os.path.exists(os.path.join(root, name)):
-            left_out_lib.count(left_out, 'dead links', name)
+            left_out_lib.count(left_out, 'dead links in place of class folders', name)
         elif image_files.is_image(name):
             left_out_lib.count(left_out, 'beside the class folders', name)
     left_out |= left_out_lib.added_up([left_out, *(one.left_out for one in found)])

@@ -19,19 +19,40 @@ from imgjax.errors import ConfigError
 
 log = logging.getLogger('imgjax')
 
+_ARCHIVES = ('.zip', '.tar.gz', '.tgz', '.tar.bz2', '.tar.xz', '.7z', '.rar')
+
 
 def data_path(options: dict, what: str) -> str:
     """Returns config.data.path with ~ expanded; `what` says what it shall name.
 
+    Args:
+      options: plain config['data'].
+      what: such as 'the folder that holds the class folders'; its second word is folder or file.
+
     Raises:
-      ConfigError: it is empty, or there is nothing of that name.
+      ConfigError: it is empty, there is nothing of that name, or a file for a folder.
     """
-    path = os.path.expanduser(options['path'])
+    path, kind = os.path.expanduser(options['path']), what.split()[1]
     if not path:
         raise ConfigError(f'config.data.path: empty; name {what}')
     if not os.path.exists(path):
-        raise ConfigError(f'config.data.path: {path}: no such {what.split()[1]}; name {what}')
+        raise ConfigError(f'config.data.path: {path}: no such {kind}; name {what}')
+    check_unpacked(path, 'config.data.path: ', what)
+    if os.path.isdir(path) != (kind == 'folder'):
+        there = 'folder' if os.path.isdir(path) else 'file'
+        near = f': {os.path.dirname(path) or "."}' if there == 'file' else ''
+        raise ConfigError(f'config.data.path: {path}: is a {there}; name {what}{near}')
     return path
+
+
+def check_unpacked(path: str, field: str, what: str) -> None:
+    """Checks that a path is no archive.
+
+    Raises:
+      ConfigError: it is one; the line begins with `field` and says to name `what`.
+    """
+    if path.lower().endswith(_ARCHIVES) and os.path.isfile(path):
+        raise ConfigError(f'{field}{path}: is an archive; unpack it, and name {what}')
 
 
 def held_out_share(names: Sequence[str], labels: np.ndarray, share: float,

@@ -158,6 +158,11 @@ def _notes(rows, evaluation, result, dropped):
         elif result.get('examples') not in (None, n):
             notes.append(f'The run recorded {number(result["examples"])} examples; '
                          f'here are {number(n)}.')
+    absent = _absent(evaluation)
+    if absent and n:
+        notes.append(f'{evaluation.split} has no images of {number(len(absent))} of the '
+                     f'{number(len(evaluation.class_names))} classes ({", ".join(absent[:5])}'
+                     f'{", ..." if len(absent) > 5 else ""}): all figures are of the others.')
     skipped = [plots.value(row, 'skipped_updates', 0) for row in rows]
     skipped = max((count for count in skipped if math.isfinite(count)), default=0)
     if skipped > 0:
@@ -169,6 +174,14 @@ def _notes(rows, evaluation, result, dropped):
         notes.append('Confidences that are not finite, and so not in the calibration: '
                      f'{number(unsure)}.')
     return notes
+
+
+def _absent(evaluation):
+    """The names of the classes that no image of the split has."""
+    there = np.bincount(evaluation.labels, minlength=len(evaluation.class_names)) > 0
+    if evaluation.average_precisions is not None:
+        there = np.isfinite(evaluation.average_precisions)
+    return [name for name, some in zip(evaluation.class_names, there, strict=True) if not some]
 
 
 def _matrix(evaluation):

@@ -7,7 +7,7 @@ import pytest
 
 from imgjax import build, data
 from imgjax.data import image_files, splits
-from imgjax.errors import DataError
+from imgjax.errors import ConfigError, DataError
 from tests.data.test_splits import fill, names_in, options_of
 
 
@@ -28,7 +28,8 @@ def test_all_that_lies_in_class_folders_is_read_or_counted(tmp_path):
         'cat/0.jpg', 'cat/1.jpg', 'b/0.jpg', 'b-a/0.jpg', 'c/0.jpg', 'dog/0.jpg', 'dog/1.jpg',
         'dog/x.AVIF', 'dog/x.JPG ', 'dog/x.jfif', 'dog/x.jp2', 'dog/x.ppm', 'dog/x.tif']
     assert source.left_out == {
-        'beside the class folders': (1, 'beside.jpg'), 'dead links': (3, 'owl'),
+        'beside the class folders': (1, 'beside.jpg'), 'dead links': (2, 'dog/dead.png'),
+        'dead links in place of class folders': (1, 'owl'),
         'links to a folder above': (1, 'cat/up'), 'hidden': (1, 'dog/._0.jpg'),
         'with other endings': (2, 'dog/labels.csv'), 'that are no plain files': (1, 'dog/pipe.png')}
 
@@ -75,6 +76,19 @@ def test_files_are_numbered_by_device_and_inode():
     files = np.array([[1, 7], [1, 5], [2, 7], [1, 7], [0, 0], [0, 0], [1, 7]], np.uint64)
     assert image_files.file_numbers(files).tolist() == [0, 1, 2, 0, 4, 5, 0]
     assert image_files.shared(files, files[[2, 4]]).tolist() == [0]
+
+
+@pytest.mark.parametrize('name, path, words', [
+    ('folder', 'set.zip', 'set.zip: is an archive; unpack it, and name the folder that holds the'),
+    ('listing', 'set.tar.gz', 'is an archive; unpack it, and name a file .csv or .json'),
+    ('folder', '0.jpg', '0.jpg: is a file; name the folder that holds the class folders: /'),
+    ('listing', '.', 'is a folder; name a file .csv or .json that lists'),
+    ('arrays', '.', 'is a folder; name a file .npz')])
+def test_a_path_of_another_kind_is_named(name, path, words, tmp_path):
+    for file in ('set.zip', 'set.tar.gz', '0.jpg'):
+        (tmp_path / file).write_bytes(b'PK')
+    with pytest.raises(ConfigError, match=words):
+        data.open_split('train', options_of(tmp_path / path, name))
 
 
 def test_names_that_are_not_utf_8_are_shown_with_question_marks(tmp_path):

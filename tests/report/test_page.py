@@ -66,6 +66,18 @@ def test_disagreements_are_said():
     assert 'class="note"' not in page_lib.render_page(**run())
 
 
+def test_classes_without_images_are_said():
+    answers = evaluation()
+    kept = np.asarray(answers.labels) > 1
+    text = page_lib.render_page(**run(dataclasses.replace(
+        answers, **{name: np.asarray(getattr(answers, name))[kept]
+                    for name in ('labels', 'predictions', 'confidences')})))
+    first, second = answers.class_names[:2]
+    assert (f'has no images of 2 of the 10 classes ({first}, {second}): all figures are of the '
+            'others.') in text
+    assert not re.search(r'\bnan\b', text, re.IGNORECASE)
+
+
 def test_bare_run_has_a_page():
     empty = answers_lib.Evaluation('test', ['a', 'b'], np.zeros(0, int), np.zeros(0, int),
                                 np.zeros(0), [], math.nan)
