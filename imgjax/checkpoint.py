@@ -86,6 +86,19 @@ class Writer:
                 save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1), create=False,
                 multiprocessing_options=ocp.options.MultiprocessingOptions(**_alone('save'))))
 
+    def improves(self, step: int) -> bool:
+        """Is the evaluation at `step` better than that of every step that was saved?
+
+        Every process has to call it.
+        """
+        def answer() -> str:
+            saved = {*steps(self._workdir), self._pending} - {step, None}
+            others = [score for score in map(self._score_of, saved) if score is not None]
+            mine = self._score_of(step)
+            return 'yes' if mine is not None and all(mine > other for other in others) else ''
+
+        return processes.from_first(answer) == 'yes'
+
     def save(self, state, config_hash: str) -> None:
         """Starts saving `state`; waits for the save before it, if that is still under way.
 

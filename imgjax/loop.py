@@ -17,7 +17,7 @@ from imgjax import config as config_lib
 from imgjax.build import Job
 from imgjax.data import Source
 from imgjax.data.sampler import sampler
-from imgjax.errors import DivergedError, PreemptedError
+from imgjax.errors import DivergedError, PreemptedError, WorkerError
 from imgjax.feed import Feed
 from imgjax.state import SKIP_CAUSES
 
@@ -91,7 +91,8 @@ def run(members: Sequence[Member | None], state, first: int, feed: Feed, evaluat
             states = apart(state) if evaluates or (saves and step) else []
             if evaluates and not stop:
                 evaluated = _evaluate(going, states, step, last, evaluator, split, bar)
-                stop, saves = not evaluated, saves or not evaluated
+                stop = not evaluated
+                saves = saves or stop or _is_best(going, step)
             if saves and step:
                 _save(going, states, step, stop or step == total, ahead, apart)
             if stop and going.members:
@@ -102,7 +103,12 @@ def run(members: Sequence[Member | None], state, first: int, feed: Feed, evaluat
                 clock.update(since=time.monotonic(), step=step, stalled=0.0)
             profile.send((step, ahead))
             waiting = time.monotonic()
-            item = next(feed.items)
+            try:
+                item = next(feed.items)
+            except WorkerError:  # Ctrl-C and Slurm ask all processes of a group, also these
+                if not runtime.asked_alone():
+                    raise
+                continue
             clock['stalled'] += time.monotonic() - waiting
             state, newest = feed.dispatch(state, item)
             if measured:
@@ -149,6 +155,15 @@ def _evaluate(going: _Going, states: list, step: int, last: int, evaluator, spli
             member.rows.write({'step': step, 'split': split} | results.summary())
             _say(member.rows.rows[-1], member.job.config['steps'], bar)
     return True
+
+
+def _is_best(going: _Going, step: int) -> bool:
+    """Is this evaluation the best so far of a member that keeps its best checkpoint?
+
+    All members are saved then, as they go on from a step that all of them have.
+    """
+    return any([member.job.config['checkpoint']['keep_best'] and member.writer.improves(step)
+                for member in going.members.values()])
 
 
 def _save(going: _Going, states: list, step: int, surely: bool, newest, apart) -> None:

@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -63,7 +64,7 @@ def run(launch, tmp_path_factory):
 
 
 def test_files_and_flags_are_the_frozen_list():
-    assert {p.stem for p in (ROOT / 'launch').glob('*.py')} == set(FLAGS)
+    assert {p.stem for p in (ROOT / 'launch').glob('[a-z]*.py')} == set(FLAGS)
     for name, flags in FLAGS.items():
         source = (ROOT / 'launch' / f'{name}.py').read_text()
         defined = re.findall(r"DEFINE_\w+\(\s*'(\w+)'", source)
@@ -218,6 +219,17 @@ def machine() -> str:
     with open('/proc/cpuinfo') as file:
         wide = 'avx512f' in file.read()
     return f'jaxlib {jaxlib.__version__}, {"AVX-512" if wide else "AVX2"}'
+
+
+def test_ctrl_c_while_a_command_is_imported(tmp_path):
+    (tmp_path / 'absl.py').write_text('print(1, flush=True)\nimport time\ntime.sleep(60)')
+    process = subprocess.Popen(
+        [sys.executable, '-m', 'launch.train'], cwd=ROOT, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, env=dict(os.environ, PYTHONPATH=f'{tmp_path}:{ROOT}'))
+    assert process.stdout.readline() == '1\n'
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (75, 'imgjax: asked to stop; nothing had to be saved\n')
 
 
 def test_help_needs_no_device():

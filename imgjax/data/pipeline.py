@@ -7,6 +7,7 @@ hosts nor a restart change a batch.
 import concurrent.futures
 import functools
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -209,7 +210,11 @@ def _from_workers(stream: Iterator[dict]) -> Iterator[dict]:
 
 
 def _end_with_parent(index: int, count: int) -> None:
-    """Ends a decoding process when the one that started it is gone, also by kill -9."""
+    """Ends a decoding process when the one that started it is gone, also by kill -9.
+
+    A terminal sends Ctrl-C to it too: the run goes on to its next save.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = os.getppid()
 
     def watch() -> None:

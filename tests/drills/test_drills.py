@@ -97,10 +97,12 @@ def evaluating(workdir) -> bool:
     return bool(rows) and rows[-1]['step'] % 200 == 0 and rows[-1]['split'] == 'train'
 
 
-@pytest.mark.parametrize('phase', [
-    'import', 'compile', 'train', 'eval', 'save', 'restore', 'data start'])
-def test_sigterm_saves_and_the_same_command_goes_on(
-        phase, launch, tmp_path, undisturbed, with_workers, seed):
+@pytest.mark.parametrize('phase, signum', [
+    *((phase, signal.SIGTERM) for phase in (
+        'import', 'compile', 'train', 'eval', 'save', 'restore', 'data start')),
+    *((phase, signal.SIGINT) for phase in ('compile', 'train', 'data start'))])
+def test_a_stop_saves_and_the_same_command_goes_on(
+        phase, signum, launch, tmp_path, undisturbed, with_workers, seed):
     rng = random.Random(seed)
     expected = with_workers if phase == 'data start' else undisturbed
     flags = ['train', CONFIG, *(WORKERS if phase == 'data start' else []),
@@ -121,13 +123,16 @@ def test_sigterm_saves_and_the_same_command_goes_on(
             time.sleep(rng.uniform(0, 2)) or True),
         'data start': lambda: children_of(process.pid)}[phase], process)
     asked = time.monotonic()
-    process.send_signal(signal.SIGTERM)
+    if signum == signal.SIGINT:  # a terminal sends it to all processes of the group
+        for pid in children_of(process.pid):
+            os.kill(pid, signum)
+    process.send_signal(signum)
     out, err = process.communicate(timeout=60)  # returns when no worker holds stdout any more
     assert time.monotonic() - asked < 30
     if phase == 'eval' and process.returncode == 0:  # a short evaluation, missed to the end
         assert_same(json.loads(out.splitlines()[-1]), tmp_path, expected)
         return
-    if phase == 'import' and process.returncode == -signal.SIGTERM:
+    if phase == 'import' and process.returncode == -signum:
         assert not (tmp_path / 'config.json').exists()  # before Python could take the signal
     else:
         assert process.returncode == 75, err[-2000:]

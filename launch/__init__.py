@@ -1,0 +1,15 @@
+"""The commands, each as `python -m launch.NAME`."""
+
+import os
+import signal
+import sys
+
+
+def _end(signum, frame):
+    os.write(2, b'imgjax: asked to stop; nothing had to be saved\n')
+    os._exit(75)
+
+
+if sys.argv[0] == '-m':  # one of them is started: until runtime.main listens, while it is imported
+    signal.signal(signal.SIGINT, _end)
+    signal.signal(signal.SIGTERM, _end)
