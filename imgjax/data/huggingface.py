@@ -58,21 +58,40 @@ def open_split(split: str, options: dict) -> Source:
       DataError: it cannot be read.
     """
     settings = source_options(options, image='image', label='label')
+    path = splits.data_path(options, 'the folder that Dataset.save_to_disk wrote')
+    every = _load(path)
+    return splits.open_part(
+        split, every, f'config.data: {path} has no split {split!r}', options,
+        lambda split: _open(every, split, settings, path))
+
+
+def _load(path: str) -> dict:
+    """Returns {split: Dataset} of a folder, whose splits may have been saved each for itself."""
     try:
         import datasets
     except ImportError:
         raise ConfigError("config.data.name: 'huggingface' needs the library datasets; install it "
                           "with: pip install 'imgjax[huggingface]'") from None
-    path = splits.data_path(options, 'the folder that Dataset.save_to_disk wrote')
+    marks = {'state.json', 'dataset_dict.json'}
     try:
+        if not marks & set(os.listdir(path)):
+            each = [name for name in sorted(os.listdir(path))
+                    if os.path.exists(os.path.join(path, name, 'state.json'))]
+            if each:
+                return {name: datasets.load_from_disk(os.path.join(path, name)) for name in each}
         every = datasets.load_from_disk(path)
+    except FileNotFoundError as error:
+        if str(error.filename).endswith('.arrow'):
+            raise DataError(f'{error.filename}: is missing; save or copy the set again') from None
+        raise _refusal(path, error) from None
     except Exception as error:  # whatever its files make Arrow, JSON or the library raise
-        raise DataError(f'{path}: not what Dataset.save_to_disk writes '
-                        f'({" ".join(str(error).split())[:200]})') from None
-    every = every if isinstance(every, dict) else {'train': every}
-    return splits.open_part(
-        split, every, f'config.data: {path} has no split {split!r}', options,
-        lambda split: _open(every, split, settings, path))
+        raise _refusal(path, error) from None
+    return every if isinstance(every, dict) else {'train': every}
+
+
+def _refusal(path: str, error: Exception) -> DataError:
+    return DataError(f'{path}: not what Dataset.save_to_disk writes '
+                     f'({" ".join(str(error).split())[:200]})')
 
 
 def _open(every: dict, split: str, settings: dict, path: str) -> Source:

@@ -7,9 +7,11 @@ hold one they must agree; a `KEY.json` of other facts is not read. Class names a
 `PATH/classnames.txt`, else the numbers.
 
 As in WebDataset a key ends at the first dot of the file's name, so that `KEY.depth.png` is another
-field of KEY and no example; but it is one where `KEY.depth.cls` (or .json) gives it a label.
+field of KEY and no example; but it is one where `KEY.depth.cls` (or .json) gives it a label, or
+where KEY has a label and no other image.
 """
 
+import collections
 import concurrent.futures
 import json
 import logging
@@ -83,10 +85,14 @@ def _class_names(path: str) -> tuple[str, ...]:
     if not os.path.exists(place):
         return ()
     try:
-        with open(place, encoding='utf-8') as file:
-            return tuple(line.strip() for line in file if line.strip())
+        with open(place, encoding='utf-8-sig') as file:
+            names = [line.strip() for line in file.read().rstrip().splitlines()]
     except (OSError, ValueError) as error:
         raise DataError(f'{place}: cannot be read ({error})') from None
+    if '' in names:
+        raise DataError(f'{place}: line {names.index("") + 1} is empty; each line names the class '
+                        'of its number, from 0')
+    return tuple(names)
 
 
 def _index(paths: list[str]) -> dict[str, np.ndarray]:
@@ -146,11 +152,15 @@ def _scan(path: str) -> tuple[list[tuple], left_out_lib.LeftOut]:
     except (tarfile.TarError, OSError, ValueError, EOFError) as error:
         raise DataError(f'{path}: not a whole tar file ({" ".join(str(error).split())}); make or '
                         'copy it again') from None
+    fields = collections.Counter(map(_webdataset_key, images))
     rows = []
     for key, image in images.items():
+        field_of = _webdataset_key(key)
+        if key not in labels and fields[field_of] == 1 and field_of in labels:
+            key = field_of
         if key in labels:
             rows.append((*image, _label_of(f'{path}:{key}', labels.pop(key))))
-        elif '.' in os.path.basename(key):
+        elif key != field_of:
             left_out_lib.count(left_out, 'with a dot in their key and no label of their own',
                                image[0])
         else:
@@ -158,6 +168,11 @@ def _scan(path: str) -> tuple[list[tuple], left_out_lib.LeftOut]:
     for files in labels.values():
         left_out_lib.count(left_out, 'labels without an image', files[0][0], len(files))
     return rows, left_out
+
+
+def _webdataset_key(name: str) -> str:
+    folder, base = os.path.split(name)
+    return os.path.join(folder, base.split('.')[0])
 
 
 def _label_of(key: str, found: list[tuple[str, int | list[int] | DataError]]) -> int | list[int]:

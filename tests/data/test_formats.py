@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import pickle
+import shutil
 import tarfile
 import zipfile
 
@@ -473,8 +474,14 @@ BAD = [
      'train-00001-of-00002.parquet: is missing'),
     (write_parquet, _parquet(label=[0, 1, 2, 0, 1, 3]), DataError, r'label 5 \(from 0\) is 3'),
     (write_parquet, _parquet(label=[0.5] * 6), DataError, 'holds 0.5; expected class numbers'),
-    (write_huggingface, lambda p: os.remove(p / 'dataset_dict.json'), DataError,
-     'not what Dataset.save_to_disk writes'),
+    (write_tar, lambda p: (p / 'classnames.txt').write_text('ant\n\nbee\ncat\n'), DataError,
+     'classnames.txt: line 2 is empty; each line names'),
+    (write_huggingface, lambda p: shutil.rmtree(p / 'train'), DataError,
+     'not what Dataset.save_to_disk writes|no such'),
+    (write_huggingface, lambda p: os.remove(next((p / 'train').glob('*.arrow'))), DataError,
+     'data-00000-of-00001.arrow: is missing; save or copy the set again'),
+    (write_tfds, lambda p: os.remove(next(p.rglob('*train.array_record*'))), DataError,
+     'imgjax_formats-train.array_record-00000-of-00001: is missing'),
     (write_npz, lambda p: _cut(p / 'set.npz', -30), DataError, 'not a readable .npz'),
     (write_npz, _npz(train_images=np.zeros((12, 4, 4, 3), np.float32)), DataError,
      r'takes images uint8 \(N, H, W\) .*got float32 .* store \(x \* 255\).round'),
