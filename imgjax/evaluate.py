@@ -2,10 +2,13 @@
 
 from typing import NamedTuple
 
+import flax
 import jax
 import numpy as np
 
 from imgjax import backend, metrics, runtime, sharding
+from imgjax.data import Source, pipeline
+from imgjax.errors import ConfigError
 
 
 class Results(NamedTuple):
@@ -106,6 +109,43 @@ def run(eval_step, state, batches, count: int, mesh, *, title: str,
             beat()
     parts.append(_fetched(ahead))
     return Results(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def split(job, state, source: Source, title: str) -> Results | None:
+    """Evaluates a state on a split, read as config.data of the job says.
+
+    Args:
+      job: build.Job.
+      state: TrainState on its mesh.
+      source: whose classes are those of the job.
+      title: what the progress bar calls it.
+
+    Raises:
+      ConfigError: the model does not take images of the size that the config says.
+      OutOfMemoryError: the batches are too large.
+    """
+    options, size = job.config['data'], job.facts.image_shape[0]
+    if not options['image_size'] and pipeline.native_size(source, options) != size:
+        options = whole_images(options, size)
+    batches = pipeline.eval_batches(
+        source, options, size,
+        batch_size=global_batch_size(job.config['eval_batch_size'], job.mesh),
+        process=sharding.rows_here(job.mesh))
+    with (runtime.watchdog(job.config['watchdog_seconds']) as beat,
+          backend.memory_for(*less_memory(job.config))):
+        try:
+            return run(jit_eval_step(job.eval_step, job.shardings, job.mesh), state,
+                       pipeline.iterate(batches, options['workers']), len(batches), job.mesh,
+                       title=title, beat=beat)
+        except (flax.errors.ScopeParamShapeError, TypeError) as error:
+            raise ConfigError(
+                f'config.data.image_size: {job.config["model"]["name"]} as it was trained does not '
+                f'take images of {size}x{size} ({str(error).splitlines()[0][:150]})') from None
+
+
+def whole_images(options: dict, size: int) -> dict:
+    """Returns config.data of a set of images of one size, with which others are brought to it."""
+    return options | {'image_size': size, 'eval_crop_fraction': 1.0}
 
 
 def _fetched(outputs: dict) -> tuple:

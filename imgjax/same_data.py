@@ -1,17 +1,23 @@
-"""Whether data are the same: in all processes of a run, and those that a run began with."""
+"""Whether data are the same: in all processes of a run, and those that a run was trained on."""
 
+import copy
 import hashlib
 import json
 
 from imgjax import config as config_lib
-from imgjax import processes
+from imgjax import data, processes
 from imgjax.build import Facts
+from imgjax.data import Source
 from imgjax.errors import ConfigError, DataError
 
 # What may differ between the processes of a run: where and how each reads the same files.
 _OWN = ('data.path', 'data.data_dir', 'data.workers')
-# Fields that name a dataset or a part of it; the others say how its images are read.
-_NAMING = ('data.name', 'data.path', 'data.options', 'data.data_dir', 'data.held_out')
+# Fields of config.data that say how images are read; the others name a dataset or a part of it.
+_READING = ('image_size', 'eval_crop_fraction', 'eval_resize', 'eval_transform', 'max_', 'mean',
+            'std', 'exif_orientation', 'background', 'workers', 'eval_split')
+# Those that an evaluation does not read, or that belong to the model.
+_OF_TRAINING = ('train_', 'crop_min_area', 'sampler', 'aug_repeats', 'resident',
+                'max_unreadable_share', 'channels')
 
 
 def check_processes(config: dict, facts: Facts) -> None:
@@ -92,3 +98,92 @@ def _some(names) -> str:
     names = sorted(names)
     more = f' and {len(names) - 3} more' if len(names) > 3 else ''
     return ', '.join(map(repr, names[:3])) + more
+
+
+def with_changes(config: dict, changes: dict) -> dict:
+    """Returns the config of a run with the fields that its evaluation is asked to take otherwise.
+
+    Args:
+      config: plain.
+      changes: {'data.path': ..., 'eval_batch_size': ...}.
+
+    Raises:
+      ConfigError: names the field, which is none of an evaluation or has a wrong value.
+    """
+    options = config['data']
+    if changes.get('data.name', options['name']) != options['name']:
+        options = options | {'options': {}, 'path': ''}  # they are of the other source
+    config = config | {'data': copy.deepcopy(options)}
+    for name, value in changes.items():
+        group, _, field = name.partition('.')
+        if name != 'eval_batch_size' and (group != 'data' or field.startswith(_OF_TRAINING)):
+            raise ConfigError(f'config.{name}: a run is evaluated as it was trained; '
+                              '--config.data... of other data and --config.eval_batch_size may be '
+                              'given')
+        *groups, last = name.split('.')
+        inner = config
+        for group in groups:
+            inner = inner.setdefault(group, {})
+        inner[last] = value.to_dict() if hasattr(value, 'to_dict') else value
+    return config_lib.to_plain(config)
+
+
+def names_data(changes: dict) -> bool:
+    """Do these fields name data, other than by a split of those that a run has?"""
+    fields = [name.removeprefix('data.') for name in changes if name.startswith('data.')]
+    return any(not field.startswith(_READING) for field in fields)
+
+
+def other_split(options: dict, facts: Facts, split: str) -> tuple[Source, str]:
+    """Opens what a run is evaluated on in a dataset that is not its own; returns (it, its name).
+
+    That is `split`, the one that the run was evaluated on, if the dataset has it. Where that would
+    be a share held out of the only split there is, the model has seen none of the images, so that
+    all of them are taken; but if they are the run's own, in another place, that share.
+
+    Raises:
+      ConfigError: no such split.
+      DataError: it cannot be read.
+    """
+    source = data.open_split(split, options)
+    if source.fingerprint == facts.eval_fingerprint:
+        return source, split
+    try:
+        data.open_split(split, options | {'held_out': 0.0})
+    except ConfigError:  # nothing is left of it
+        split = f'train+{split}'
+        return data.open_split(split, options), split
+    return source, split
+
+
+def own_split(workdir: str, options: dict, facts: Facts, split: str) -> Source:
+    """Opens a split of the dataset that a run was trained on, as its config names it.
+
+    A set is that one where a split that the run was trained or evaluated on has the fingerprint of
+    then: the one that is asked for, or of others than these two any of them.
+
+    Args:
+      workdir: what an error calls the run.
+      options: config['data'] of the run.
+      facts: of the run.
+      split: any that the dataset has.
+
+    Raises:
+      ConfigError: no such split.
+      DataError: the set that is there is another one.
+    """
+    known = {options['train_split']: (facts.train_fingerprint, facts.train_examples),
+             options['eval_split']: (facts.eval_fingerprint, facts.eval_examples)}
+    changed = []
+    for name in [split] if split in known else reversed(known):
+        source, (fingerprint, count) = data.open_split(name, options), known[name]
+        if source.fingerprint == fingerprint:
+            return source if name == split else data.open_split(split, options)
+        changed.append(f'{name!r} has {len(source.examples):,} images, had {count:,}'
+                       if len(source.examples) != count else
+                       f'{name!r} has as many images, with other names, sizes, labels or pixels')
+    raise DataError(
+        f'{workdir}: the data that its config names ({options["path"] or options["name"]}) are not '
+        f'those it was trained with ({changed[0]}); name those to evaluate on '
+        '(--config.data.path=..., --config.data.name=...); a run of arrays of a script is '
+        'evaluated by use.evaluate_split(workdir, source=...)')

@@ -17,14 +17,14 @@ from imgjax import (
     evaluate,
     metrics,
     outputs,
-    runtime,
+    same_data,
     sharding,
     step,
     trust,
 )
 from imgjax import config as config_lib
 from imgjax import state as state_lib
-from imgjax.data import decode, image_files, left_out, pipeline, records, splits
+from imgjax.data import Source, classes, decode, image_files, left_out, records, splits
 from imgjax.errors import ConfigError, DataError
 
 log = logging.getLogger('imgjax')
@@ -92,38 +92,83 @@ def best_evaluated(job: build.Job, workdir: str) -> int | None:
     return max(sorted(scores), key=scores.get) if scores else None
 
 
-def evaluate_split(workdir: str, at: int | str | None = None, split: str | None = None) -> dict:
-    """Evaluates a checkpoint.
+def evaluate_split(workdir: str, at: int | str | None = None, split: str | None = None,
+                   changes: dict | None = None, by: str = 'name',
+                   source: Source | None = None) -> dict:
+    """Evaluates a checkpoint, on the data of its run or on others.
+
+    Classes are matched by name. What is compared, and what is left out, is said in one line.
 
     Args:
       workdir: the run directory.
       at: which step, as of `which_step`; None takes the newest that verifies.
-      split: of the run's dataset; None takes the one it was evaluated on.
+      split: of the run's dataset or of the one that `changes` name; None takes config's eval_split.
+      changes: fields of the config that name other data or how they are read: {'data.path': ...}.
+        Without any that names data, the dataset has to be the one that the run was trained on.
+        Of another dataset without a second split all images are taken, unless a split is named.
+      by: 'name', or 'number' for data whose classes are the run's under other names.
+      source: what to evaluate on, as of data.arrays.source, in place of all that.
 
-    Returns split, accuracy, loss, step, examples, workdir, state_digest and top5_accuracy.
+    Returns split, data, accuracy, loss, step, examples, workdir, state_digest, top5_accuracy,
+    classes, classes_compared and images_left_out.
     """
-    workdir = outputs.path('workdir', workdir)
+    workdir, changes = outputs.path('workdir', workdir), changes or {}
     job = open_run(workdir)
+    config = same_data.with_changes(job.config, changes)
+    options = config['data']
+    asked, split = split, split or options['eval_split']
+    place = options['path'] or options['name']
+    if source is not None:
+        place = 'arrays of a script'
+    elif same_data.names_data(changes) and (asked or 'data.eval_split' in changes):
+        source = data.open_split(split, options)
+    elif same_data.names_data(changes):
+        source, split = same_data.other_split(options, job.facts, split)
+    else:
+        source = same_data.own_split(workdir, options, job.facts, split)
+    source, found = compare_classes(source, job.facts, split, by)
     at = which_step(job, workdir, at)
-    options = job.config['data']
-    split = split or options['eval_split']
-    source = data.open_split(split, options)
-    if list(source.class_names) != job.facts.class_names:
-        raise ConfigError(
-            f'{workdir}: its model has {len(job.facts.class_names)} classes, the dataset has '
-            f'{len(source.class_names)}; use the dataset it was trained on')
     state, meta = restore(job, workdir, at)
-    batch_size = evaluate.global_batch_size(job.config['eval_batch_size'], job.mesh)
-    batches = pipeline.eval_batches(source, options, job.facts.image_shape[0],
-                                    batch_size=batch_size,
-                                    process=sharding.rows_here(job.mesh))
-    with runtime.watchdog(job.config['watchdog_seconds']) as beat:
-        results = evaluate.run(
-            evaluate.jit_eval_step(job.eval_step, job.shardings, job.mesh), state,
-            pipeline.iterate(batches, options['workers']), len(batches), job.mesh,
-            title=split, beat=beat)
-    return {'split': split, **results.summary(), 'step': meta['step'],
+    if config != job.config:
+        side = options['image_size'] or job.facts.image_shape[0]
+        job = build.job(config, job.facts._replace(
+            image_shape=[side, side, job.facts.image_shape[2]]))
+    return {'split': split, 'data': place,
+            **evaluate.split(job, state, source, split).summary(), **found, 'step': meta['step'],
             'workdir': os.path.abspath(workdir), 'state_digest': meta['state_digest']}
+
+
+def compare_classes(source: Source, facts: build.Facts, split: str,
+                    by: str) -> tuple[Source, dict]:
+    """Returns a split with the classes of a model, and what is told of that.
+
+    Args:
+      source: the split.
+      facts: of the model.
+      split: what errors call the split.
+      by: 'name' or 'number'.
+
+    Raises:
+      DataError: no class is of both, or images of one have several labels and of the other one.
+    """
+    if source.multi_label != facts.multi_label:
+        here, there = ('several labels', 'one')[::1 if source.multi_label else -1]
+        raise DataError(f'{split}: an image has {here}, of those of the model {there}; label them '
+                        'alike')
+    names, count = facts.class_names, len(source.class_names)
+    if by == 'number' and count != len(names):
+        raise DataError(f'{split}: has {count} classes, the model {len(names)}; without '
+                        '--classes=number they are matched by name')
+    if by == 'number':
+        log.info('classes compared by number: 0 is %r in the data and %r of the model',
+                 source.class_names[0], names[0])
+        source = source._replace(class_names=tuple(names))
+    source, found = classes.compared(source, names, split)
+    log.info(found.line())
+    same_data.check_processes({}, facts._replace(
+        eval_examples=len(source.examples), eval_fingerprint=source.fingerprint))
+    return source, {'classes': len(names), 'classes_compared': found.both,
+                    'images_left_out': found.left_out}
 
 
 def inspect_run(workdir: str) -> dict:
@@ -220,7 +265,7 @@ def _classifier(job: build.Job, state, top_k: int):
     size, names = job.facts.image_shape[0], job.facts.class_names
     options = job.config['data']
     if not options['image_size']:  # trained on images of one size: bring others to it, whole
-        options = options | {'image_size': size, 'eval_crop_fraction': 1.0}
+        options = evaluate.whole_images(options, size)
 
     def top(state, images_NHWC):
         logits_NK = step.predict(job.model, job.config, state, images_NHWC)

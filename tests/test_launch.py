@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 FLAGS = {
     'train': {'config', 'workdir'},
-    'evaluate': {'workdir', 'step', 'split'},
+    'evaluate': {'config', 'workdir', 'step', 'split', 'classes'},
     'predict': {'workdir', 'step', 'images', 'top_k', 'output'},
     'inspect': {'workdir'},
     'dryrun': {'config', 'topology', 'num_classes', 'image_size', 'train_examples'},

@@ -3,6 +3,7 @@
 import logging
 import unicodedata
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,18 +34,20 @@ def check_spellings(names: Sequence[str], place: str) -> None:
 
 
 class _Renumbered:
-    """The examples of a split, their labels in the order of other class names."""
+    """Examples of a split, their labels in the order of other class names."""
 
-    def __init__(self, source: Source, numbers: np.ndarray, classes: int):
-        """Takes a split, the new number of each of its classes (-1: no example has it), and how
-        many classes there are then.
+    def __init__(self, source: Source, numbers: np.ndarray, classes: int,
+                 rows: np.ndarray | None = None):
+        """Takes a split, the new number of each of its classes (-1: no example has it alone), how
+        many classes there are then, and which examples these are, all where it is None.
         """
         self._source = source
         self._numbers = numbers
         self._classes = classes
+        self._rows = np.arange(len(source.examples)) if rows is None else rows
 
     def __len__(self) -> int:
-        return len(self._source.examples)
+        return len(self._rows)
 
     def _renumber(self, labels: np.ndarray) -> np.ndarray:
         if not self._source.multi_label:
@@ -58,13 +61,13 @@ class _Renumbered:
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict]:
-        examples = read(self._source, indices)
+        examples = read(self._source, self._rows[np.asarray(indices, np.int64)].tolist())
         labels = self._renumber(np.array([example['label'] for example in examples]))
         return [example | {'label': label if self._source.multi_label else int(label)}
                 for example, label in zip(examples, labels, strict=True)]
 
     def labels(self) -> np.ndarray:
-        return self._renumber(self._source.labels())
+        return self._renumber(self._source.labels()[self._rows])
 
 
 def renumbered(source: Source, class_names: Sequence[str], split: str) -> Source:
@@ -84,8 +87,7 @@ def renumbered(source: Source, class_names: Sequence[str], split: str) -> Source
     class_names = tuple(class_names)
     if source.class_names == class_names:
         return source
-    number_of = {_spelled(name): i for i, name in enumerate(class_names)}
-    numbers = np.array([number_of.get(_spelled(name), -1) for name in source.class_names])
+    numbers = _numbers(source, class_names)
     if -1 in numbers:
         _check_unused(source, np.flatnonzero(numbers < 0), class_names, split)
     lacking = sorted(set(range(len(class_names))) - set(numbers.tolist()))
@@ -94,6 +96,12 @@ def renumbered(source: Source, class_names: Sequence[str], split: str) -> Source
                     'others', split, len(lacking), len(class_names), class_names[lacking[0]])
     examples = _Renumbered(source, numbers, len(class_names))
     return source._replace(examples=examples, class_names=class_names, labels=examples.labels)
+
+
+def _numbers(source: Source, class_names: Sequence[str]) -> np.ndarray:
+    """Returns the place of each class of the source among `class_names`, -1 where it has none."""
+    number_of = {_spelled(name): i for i, name in enumerate(class_names)}
+    return np.array([number_of.get(_spelled(name), -1) for name in source.class_names])
 
 
 def _check_unused(source: Source, extra: np.ndarray, class_names: tuple, split: str) -> None:
@@ -110,3 +118,72 @@ def _check_unused(source: Source, extra: np.ndarray, class_names: tuple, split: 
             f'{split}: has {int(counts[used].sum()):,} images of {len(used)} other classes than '
             f'the {len(class_names)} trained ones, first {first!r}{nearest(first, class_names)}; '
             'add training images of it, or take it out')
+
+
+class Compared(NamedTuple):
+    """Which classes of a split and of a model are the same.
+
+    Attributes:
+      both: how many are: the model knows them and the split has images of them.
+      model_only: names of the others of the model.
+      split_only: names of the others of the split.
+      left_out: how many images have no class but such; they are not evaluated.
+    """
+
+    both: int
+    model_only: list[str]
+    split_only: list[str]
+    left_out: int
+
+    def line(self) -> str:
+        """Returns it for people."""
+        words = [f'classes compared: {self.both} of {self.both + len(self.model_only)}']
+        words += [f'{what}: {_some(names)}' for what, names in (
+            ('not in the run', self.split_only), ('not in the data', self.model_only)) if names]
+        if self.left_out:
+            words.append(f'{self.left_out:,} images of classes that the run does not know are left '
+                         'out')
+        return '; '.join(words)
+
+
+def compared(source: Source, class_names: Sequence[str], split: str) -> tuple[Source, Compared]:
+    """Returns a split with its classes numbered as a model's, without images of classes it lacks.
+
+    Classes are matched by name, in any order and Unicode spelling. An image with several labels is
+    left out if the model knows none of them; an image without a label stays.
+
+    Args:
+      source: the split.
+      class_names: of the model.
+      split: what errors call it.
+
+    Raises:
+      DataError: it has images of none of them.
+    """
+    numbers = _numbers(source, class_names)
+    labels = source.labels()
+    several = source.multi_label
+    counts = (labels > 0).sum(0) if several else np.bincount(
+        labels, minlength=len(source.class_names))
+    here = np.flatnonzero((numbers >= 0) & (counts > 0))
+    if not len(here):
+        raise DataError(
+            f'{split}: has images of none of the {len(class_names)} classes of the model '
+            f'({_some(class_names)}); its own are {_some(source.class_names)}')
+    kept = ((labels[:, numbers >= 0] > 0).any(1) | ~(labels > 0).any(1)) if several else (
+        numbers[labels] >= 0)
+    both = set(numbers[here].tolist())
+    found = Compared(
+        len(both), [name for i, name in enumerate(class_names) if i not in both],
+        [name for name, number, count in zip(source.class_names, numbers, counts, strict=True)
+         if number < 0 and count], int((~kept).sum()))
+    if source.class_names == tuple(class_names) and kept.all():
+        return source, found
+    examples = _Renumbered(source, numbers, len(class_names), np.flatnonzero(kept))
+    return source._replace(examples=examples, class_names=tuple(class_names),
+                           labels=examples.labels), found
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f' and {len(names) - 5:,} more' if len(names) > 5 else ''
+    return ', '.join(map(str, names[:5])) + more

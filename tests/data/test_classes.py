@@ -60,3 +60,23 @@ def test_two_splits_are_opened_with_the_classes_of_the_first(monkeypatch, caplog
 def test_one_name_in_two_spellings_is_refused():
     with pytest.raises(DataError, match=r"PATH: the classes 'caf\\xe9' and 'cafe\\u0301' are one"):
         classes.check_spellings((NFC, 'cafe', NFD), 'PATH')
+
+
+@pytest.mark.parametrize('given, wanted', [
+    ([0, 1, 2, 3], [2, 0, 3]),
+    ([[1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1], [0, 0, 0, 0]],
+     [[1, 0, 1, 0], [0, 0, 0, 1], [0, 0, 0, 0]])], ids=['one label', 'several'])
+def test_a_split_is_compared_with_the_classes_of_a_model(given, wanted):
+    """In any order and spelling; images of other classes alone are left out, and counted."""
+    source, names = arrays.source(PIXELS, np.array(given), ('d', 'a', 'x', NFD)), (
+        'a', 'b', 'd', NFC)
+    found, told = classes.compared(source, names, 'test')
+    np.testing.assert_array_equal(found.labels(), wanted)
+    assert len(found.examples) == 3 and found.class_names == names
+    np.testing.assert_array_equal(
+        [example['label'] for example in read(found, range(3))], wanted)
+    assert told == classes.Compared(3, ['b'], ['x'], 1)
+    assert told.line() == ('classes compared: 3 of 4; not in the run: x; not in the data: b; 1 '
+                           'images of classes that the run does not know are left out')
+    with pytest.raises(DataError, match='none of the 2 classes of the model .p, q.; its own are d'):
+        classes.compared(source, ('p', 'q'), 'test')
