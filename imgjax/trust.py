@@ -142,8 +142,13 @@ def check_run(workdir: str) -> None:
     """Checks that a run directory holds plain files and directories where a run reads or writes.
 
     Raises:
-      ConfigError: a link, a special file, or the name of a step that could be read in two ways.
+      ConfigError: a link, a special file, or the name of a step that could be read in two ways; or
+        a path that is no UTF-8, under which nothing writes checkpoints.
     """
+    absolute = os.path.abspath(workdir)
+    shown = absolute.encode(errors='replace').decode()
+    if shown != absolute:
+        raise ConfigError(f'--workdir={shown}: the name is no UTF-8; take another')
     rows = [os.path.basename(path) for path in glob.glob(
         os.path.join(glob.escape(workdir), 'unreadable*.jsonl'))]  # of each process
     for names, is_kind, kind in (((*_FILES, *rows), stat.S_ISREG, 'plain file'),

@@ -11,7 +11,7 @@ import sys
 import jax
 import pytest
 
-from imgjax import compiled, config, redact
+from imgjax import compiled, config, redact, trust
 from imgjax.errors import ConfigError
 from imgjax.report import run as run_page
 from tests.test_imports import ROOT, files, imported
@@ -252,6 +252,11 @@ def _leaf(cache) -> pathlib.Path:
 def _linked(path):
     path.rename(path.with_name('elsewhere'))
     path.symlink_to(path.with_name('elsewhere'))
+
+
+def test_a_run_directory_has_a_name_in_utf_8():
+    with pytest.raises(ConfigError, match=r'--workdir=/.*/w\?: the name is no UTF-8'):
+        trust.check_run('w\udcff')
 
 
 HARMS = {
