@@ -53,6 +53,7 @@ def get_config(arg=''):
             eval_split='test',
             held_out=0.1,
             image_size=0,
+            usual_size=224,
             channels=3,
             train_crop='center',
             crop_min_area=0.08,

@@ -7,8 +7,9 @@ and the split are found there (docs/data.md says how), and each is a field that 
     python -m launch.train --config=configs/folder.py:small --workdir=runs/mine \\
         --config.data.path=DIR
 
-The first is a ResNet-18, for photographs on a GPU; the second ResNet-20 of the CIFAR paper, for
-small images, or to see within minutes on a CPU that a set can be learnt at all. Both from scratch.
+The first is a ResNet-18, for photographs on a GPU, at 224 pixels where the images have no one size;
+the second ResNet-20 of the CIFAR paper, for small images, or to see on a CPU whether a set can be
+learnt at all: photographs are brought to 64 pixels. Both from scratch.
 Hardware: any. Result: that of the second on CIFAR-10 is in README.md; of the first, untested.
 """
 
@@ -25,6 +26,7 @@ def get_config(arg=''):
         data=dict(
             name='folder', eval_split='held_out',
             train_crop='random_resized', crop_min_area=0.35, train_resize='linear',
+            usual_size=64 if arg else 224,
             mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
         augment=(('random_flip', {}),),
         batch_size=64,

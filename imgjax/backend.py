@@ -10,6 +10,7 @@ import contextvars
 import ctypes
 import importlib.metadata
 import importlib.util
+import math
 
 import jax
 
@@ -84,6 +85,46 @@ def memory_for(what: str, advice: str):
         reason = ' '.join((str(error).splitlines() or [''])[0].split())[:200].rstrip('.')
         raise OutOfMemoryError(f'{what} takes more memory than there is'
                                f'{reason and f" ({reason})"}; {advice}') from None
+
+
+def free_memory(mesh) -> int | None:
+    """Returns the bytes that each device of a mesh has free, the fewest of them; None if unknown.
+
+    A CPU device has what the host has: on Linux what the kernel says is available, within the
+    limits of the process's control groups (of a container or a Slurm job).
+    """
+    stats = [device.memory_stats() or {} for device in mesh.local_devices]
+    if mesh.local_devices[0].platform != 'cpu':
+        known = [of['bytes_limit'] - of['bytes_in_use'] for of in stats if 'bytes_limit' in of]
+        return min(known, default=None)
+    try:
+        with open('/proc/meminfo', encoding='ascii') as file:
+            available = {line.split()[0]: int(line.split()[1]) * 2**10 for line in file}
+        return min(available['MemAvailable:'], _free_in_groups())
+    except (OSError, ValueError, KeyError):  # not Linux
+        return None
+
+
+def _free_in_groups() -> float:
+    """Returns the bytes that the process's control groups leave it; inf where they set no limit."""
+    with open('/proc/self/cgroup', encoding='utf-8') as file:
+        group = next((line[3:].strip() for line in file if line.startswith('0::/')), None)
+    free = math.inf
+    while group:
+        folder = f'/sys/fs/cgroup{group}'.rstrip('/')
+        with contextlib.suppress(OSError, ValueError):  # 'max', or the root, which has no files
+            limit, used = (_number(f'{folder}/memory.{name}') for name in ('max', 'current'))
+            with open(f'{folder}/memory.stat', encoding='ascii') as file:
+                cached = next(int(line.split()[1]) for line in file
+                              if line.startswith('inactive_file '))  # given back when asked for
+            free = min(free, max(0, limit - used + cached))
+        group = group.rpartition('/')[0] or ('/' if group != '/' else '')
+    return free
+
+
+def _number(path: str) -> int:
+    with open(path, encoding='ascii') as file:
+        return int(file.read())
 
 
 @contextlib.contextmanager

@@ -73,10 +73,6 @@ class Job(NamedTuple):
         return jax.tree.map(lambda leaf: leaf.sharding, self.target)
 
 
-# The side of images whose source has no one size, where the config names none.
-USUAL_SIZE = 224
-
-
 def open_dataset(config: dict) -> tuple[Source, Source]:
     """Opens the training and the evaluation split; the classes of both are those of the first.
 
@@ -119,7 +115,7 @@ def describe(config: dict, train: Source, held_out: Source) -> tuple[dict, Facts
     options = config['data']
     native = 0 if options['image_size'] else pipeline.native_size(train, options)
     if not native and not options['image_size']:
-        options = options | {'image_size': USUAL_SIZE}
+        options = options | {'image_size': options['usual_size']}
     size = native or options['image_size']
     facts = Facts(list(train.class_names), [size, size, options['channels']], len(train.examples),
                   len(held_out.examples), train.fingerprint, held_out.fingerprint,

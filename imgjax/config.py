@@ -89,6 +89,8 @@ FIELDS = {
     'data.eval_split': Field(str),
     'data.held_out': Field(float, 0, 0.9, before=0.1),  # share of a set that has no second split
     'data.image_size': Field(int, 0, 4096),  # pixels of a side; 0 finds it (pipeline.native_size)
+    # taken where image_size is 0 and the images are not squares of one size up to 8/7 of it
+    'data.usual_size': Field(int, 1, 4096, before=224),
     'data.channels': Field(int, choices=(1, 3)),
     'data.train_crop': Field(str, choices=('center', 'random_resized')),
     'data.crop_min_area': Field(float, 0, 1, before=0.08),  # of random_resized, share of the image

@@ -90,7 +90,7 @@ def _described(config: dict, classes: int, side: int, examples: int) -> tuple[di
     side = options['image_size'] or side or known[1]
     if not classes:
         return build.describe(config, *build.open_dataset(config))
-    config = config | {'data': options | {'image_size': side or build.USUAL_SIZE}}
+    config = config | {'data': options | {'image_size': side or options['usual_size']}}
     source = Source(range(examples), tuple(map(str, range(classes))), '',
                     lambda: np.arange(examples, dtype=np.int32) % np.int32(classes))
     return build.describe(config, source, source)

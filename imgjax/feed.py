@@ -5,6 +5,7 @@ pixels. The batches are the same, bit for bit.
 """
 
 import itertools
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +18,9 @@ from imgjax import backend, kept, metrics, runtime, sharding
 from imgjax.build import Job, label_struct
 from imgjax.data import Source, pipeline
 from imgjax.data.sampler import sampler
-from imgjax.errors import ConfigError, PreemptedError
+from imgjax.errors import ConfigError, OutOfMemoryError, PreemptedError
+
+log = logging.getLogger('imgjax')
 
 # A set of at most this size is kept on every device, as uint8 pixels.
 RESIDENT_BYTES = 2**30
@@ -65,6 +68,8 @@ def less_memory(job: Job) -> str:
             'batch is computed in']
     if not getattr(job.model, 'remat', True):
         ways.append('set config.model.options.remat=True, which computes activations twice')
+    if max(job.facts.image_shape[:2]) > 64:
+        ways.insert(0, f'lower config.data.image_size ({job.facts.image_shape[0]})')
     return f'{", ".join(ways[:-1])} or {ways[-1]}'
 
 
@@ -155,12 +160,41 @@ def compile_step(job: Job, stride: int, state, held: dict, item: dict, hparams: 
 
 
 def compiled_step(job: Job, stride: int, state, held: dict, item: dict, hparams: dict):
-    """Returns what `compile_step` does, or did for a run before, and the seconds it took."""
+    """Returns what `compile_step` does, or did for a run before, and the seconds it took.
+
+    Raises:
+      OutOfMemoryError: the step needs more memory than is free.
+    """
     def timed():
         began = time.monotonic()
-        return *compile_step(job, stride, state, held, item, hparams), time.monotonic() - began
+        log.info('compiling the training step for batches of %d images of %d x %d',
+                 job.config['batch_size'], *job.facts.image_shape[:2])
+        compiled, flops = compile_step(job, stride, state, held, item, hparams)
+        seconds = time.monotonic() - began
+        _check_memory(job, compiled, seconds)
+        return compiled, flops, seconds
 
     return kept.once(job.kept, 'dispatch', (job.key, stride), timed)
+
+
+def _check_memory(job: Job, compiled, seconds: float) -> None:
+    """Says what memory the step needs beside state and data; raises where that is not free."""
+    found = compiled.memory_analysis()
+    if found is None:  # a backend that cannot tell
+        return
+    need = (found.temp_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes)
+    free = backend.free_memory(job.mesh)
+    if backend.platform() == 'cpu':  # whose devices share the host's memory
+        need *= len(job.mesh.local_devices)
+    log.info('compiled in %.0f s; the step needs %s beside the state and the data%s', seconds,
+             _amount(need), '' if free is None else f', {_amount(free)} are free')
+    if free is not None and need > free:
+        raise OutOfMemoryError(f'a training step needs {_amount(need)} of memory and '
+                               f'{_amount(free)} are free; {less_memory(job)}')
+
+
+def _amount(count: int) -> str:
+    return f'{count / 2**30:.1f} GiB' if count >= 2**30 else f'{count / 2**20:.0f} MiB'
 
 
 def step_as_text(job: Job, hparams: dict) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from configs import digits
-from imgjax import build, checkpoint, feed, loop, metrics, sharding, state, train
+from imgjax import backend, build, checkpoint, feed, loop, metrics, sharding, state, train
 from imgjax import config as config_lib
 from imgjax.errors import ConfigError, DivergedError, OutOfMemoryError
 from imgjax.models import forms
@@ -269,8 +269,18 @@ def test_too_little_memory_names_the_fields_that_need_less(tmp_path, monkeypatch
             r'raise config.accumulation_steps \(1\)')) as error:
         train.run(config_of(), str(tmp_path / 'mlp'))
     assert '\n' not in str(error.value) and error.value.exit_code == 2
-    job = types.SimpleNamespace(config=config_of(), model=types.SimpleNamespace(remat=False))
+    job = types.SimpleNamespace(config=config_of(), model=types.SimpleNamespace(remat=False),
+                                facts=types.SimpleNamespace(image_shape=[224, 224, 3]))
+    assert feed.less_memory(job).startswith('lower config.data.image_size (224), lower')
     assert 'or set config.model.options.remat=True' in feed.less_memory(job)
+
+
+def test_a_step_that_needs_more_than_is_free_is_refused_before_it_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(backend, 'free_memory', lambda mesh: 2**10)
+    with pytest.raises(OutOfMemoryError, match=(
+            r'a training step needs \d MiB of memory and 0 MiB are free; lower config.batch_size '
+            r'\(32\) or raise config.accumulation_steps')):
+        train.run(config_of(), str(tmp_path))
 
 
 def test_every_row_has_the_time_of_its_own_steps(tmp_path, monkeypatch):

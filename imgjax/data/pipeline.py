@@ -29,7 +29,9 @@ FAULTS = decode.KINDS
 
 
 def native_size(source: Source, options: dict) -> int:
-    """Returns the side of the source's images, 0 where they are not squares of one size up to 256.
+    """Returns the side of the source's images, 0 where they are not small squares of one size.
+
+    Small is up to 8/7 of config.data.usual_size: 256 where that is 224.
 
     As far as 64 of them tell, spread over the split; only their headers are read.
 
@@ -46,7 +48,8 @@ def native_size(source: Source, options: dict) -> int:
     if not found:
         raise complaint
     (width, height), *others = found
-    return width if not others and width == height <= 256 else 0
+    small = width == height <= options['usual_size'] * 8 // 7
+    return width if not others and small else 0
 
 
 @functools.cache

@@ -4,6 +4,7 @@ The model that is exported is (uint8 images_NHWC, cut and resized) -> float32 lo
 normalisation inside and any N. Whatever is written is read and run again before it counts.
 """
 
+import functools
 import importlib
 import json
 import logging
@@ -14,11 +15,11 @@ import jax
 import numpy as np
 import safetensors.numpy
 
-from imgjax import models, outputs, step, trust, use
+from imgjax import augment, models, outputs, step, trust, use
 from imgjax.build import Job
 from imgjax.config import write_json
 from imgjax.errors import ConfigError, DataError
-from imgjax.interop import files, torch_layout
+from imgjax.interop import description, files, torch_layout
 
 log = logging.getLogger('imgjax')
 
@@ -54,7 +55,7 @@ def export(workdir: str, format: str, output: str = '', at: int | str | None = N
     workdir = outputs.path('workdir', workdir)
     output = outputs.path('output', output or os.path.join(workdir, 'export', format))
     own = outputs.check_folder('output', output, 'launch.export', ('config.json', FORMATS[format]))
-    job = use.open_run(workdir)
+    job = _in_float32(use.open_run(workdir))
     _check_same_model(output, own, format, job)
     state, meta = use.restore(job, workdir, use.which_step(job, workdir, at))
     params = state.ema if job.config['ema'] else state.params
@@ -67,8 +68,8 @@ def export(workdir: str, format: str, output: str = '', at: int | str | None = N
 
     try:
         with outputs.filling(output, 'launch.export', own) as folder:
-            write_json(os.path.join(folder, 'config.json'), description(job))
-            run = _WRITERS[format](job, variables, predict, folder)
+            write_json(os.path.join(folder, 'config.json'), description.describe(job))
+            run = _WRITERS[format](job, variables, folder)
             difference = _compare(job, jax.jit(predict), run)
             if not difference <= TOLERANCE:
                 raise DataError(
@@ -95,7 +96,7 @@ def _check_same_model(output: str, own: list[str], format: str, job: Job) -> Non
         return
     try:
         same = trust.read_json(os.path.join(output, 'config.json')) == json.loads(
-            json.dumps(description(job)))
+            json.dumps(description.describe(job)))
     except (OSError, ValueError):
         same = False
     if not same:
@@ -108,22 +109,6 @@ def _size(path: str) -> int:
         return os.path.getsize(path)
     return sum(os.path.getsize(os.path.join(folder, name))
                for folder, _, names in os.walk(path) for name in names)
-
-
-def description(job: Job) -> dict:
-    """Returns what timm keeps beside weights, which `init.from_` reads too, and the classes."""
-    data = job.config['data']
-    return {
-        'architecture': job.config['model']['name'],
-        'num_classes': len(job.facts.class_names),
-        'label_names': job.facts.class_names,
-        'input': 'uint8 (N, {}, {}, {}), normalised inside; safetensors: normalised by the '
-                 'caller'.format(*job.facts.image_shape),
-        'pretrained_cfg': {
-            'input_size': [job.facts.image_shape[2], *job.facts.image_shape[:2]],
-            'mean': data['mean'], 'std': data['std'],
-            'crop_pct': data['eval_crop_fraction'] if data['image_size'] else 1.0,
-            'interpolation': data['eval_resize']}}
 
 
 def _compare(job: Job, live, run) -> float:
@@ -142,27 +127,41 @@ def _compare(job: Job, live, run) -> float:
     return worst
 
 
-def _write_safetensors(job: Job, variables, predict, folder: str):
-    family = models.variants().get(job.config['model']['name'], job.config['model']['name'])
-    module = importlib.import_module(f'imgjax.models.{family}')
-    renames = getattr(module, 'RENAMES', {})
-    path = os.path.join(folder, 'model.safetensors')
-    safetensors.numpy.save_file(torch_layout.write(variables, renames), path)
-    again = torch_layout.read(files.read(path), variables, renames)
-    normalize = step.augment.color.normalize
+def _in_float32(job: Job) -> Job:
+    """Returns the run with a model that computes in float32, as other programs run its weights."""
+    if job.config['model']['dtype'] == 'float32':
+        return job
+    log.info('trained in %s; the exported model computes in float32, and is compared with the '
+             'run in float32', job.config['model']['dtype'])
+    return job._replace(model=job.model.clone(dtype='float32'))
 
-    @jax.jit
-    def run(images_NHWC):
-        images_NHWC = normalize(images_NHWC, job.config['data']['mean'], job.config['data']['std'])
-        return job.model.apply(again, images_NHWC, train=False)[0]
+
+def _apply(job: Job):
+    """Returns (variables, uint8 images_NHWC) -> logits_NK."""
+    def run(variables, images_NHWC):
+        images_NHWC = augment.color.normalize(
+            images_NHWC, job.config['data']['mean'], job.config['data']['std'])
+        return job.model.apply(variables, images_NHWC, train=False)[0]
 
     return run
 
 
-def _write_stablehlo(job: Job, variables, predict, folder: str):
+def _write_safetensors(job: Job, variables, folder: str):
+    family = models.variants().get(job.config['model']['name'], job.config['model']['name'])
+    module = importlib.import_module(f'imgjax.models.{family}')
+    renames = getattr(module, 'RENAMES', {})
+    path = os.path.join(folder, 'model.safetensors')
+    # transformers reads no file that does not say which library's layout it has.
+    safetensors.numpy.save_file(torch_layout.write(variables, renames), path, {'format': 'pt'})
+    again = torch_layout.read(files.read(path), variables, renames)
+    return jax.jit(functools.partial(_apply(job), again))
+
+
+def _write_stablehlo(job: Job, variables, folder: str):
     batch, = jax.export.symbolic_shape('batch')
     images = jax.ShapeDtypeStruct((batch, *job.facts.image_shape), np.uint8)
-    exported = jax.export.export(jax.jit(predict), platforms=('cpu', 'cuda', 'tpu'))(images)
+    run = jax.jit(functools.partial(_apply(job), variables))
+    exported = jax.export.export(run, platforms=('cpu', 'cuda', 'tpu'))(images)
     path = os.path.join(folder, 'model.stablehlo')
     with open(path, 'wb') as file:
         file.write(exported.serialize())
@@ -170,15 +169,20 @@ def _write_stablehlo(job: Job, variables, predict, folder: str):
         return jax.jit(jax.export.deserialize(bytearray(file.read())).call)
 
 
-def _write_onnx(job: Job, variables, predict, folder: str):
+def _write_onnx(job: Job, variables, folder: str):
     import jax2onnx
+    import onnx
     import onnxruntime
 
     logging.getLogger('onnx_ir').setLevel(logging.ERROR)  # it says which types it left out
     path = os.path.join(folder, 'model.onnx')
     images = types.SimpleNamespace(shape=('batch', *job.facts.image_shape), dtype=np.uint8)
-    model = jax2onnx.to_onnx(predict, [images], model_name='imgjax', input_names=['images'],
-                             output_names=['logits'])
+    model = jax2onnx.to_onnx(functools.partial(_apply(job), variables), [images],
+                             model_name='imgjax', input_names=['images'], output_names=['logits'])
+    described = description.describe(job)
+    onnx.helper.set_model_props(model, {
+        key: json.dumps(described[key])
+        for key in ('architecture', 'label_names', 'preprocessing', 'imgjax')})
     with open(path, 'wb') as file:
         file.write(model.SerializeToString())
     session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
@@ -186,16 +190,18 @@ def _write_onnx(job: Job, variables, predict, folder: str):
     return lambda images_NHWC: session.run(None, {name: images_NHWC})[0]
 
 
-def _write_savedmodel(job: Job, variables, predict, folder: str):
+def _write_savedmodel(job: Job, variables, folder: str):
     tf = importlib.import_module('tensorflow')  # the one place: nothing else here needs it
     from jax.experimental import jax2tf
 
     shape = [None, *job.facts.image_shape]
-    converted = jax2tf.convert(
-        predict, polymorphic_shapes=[f'(batch, {", ".join(map(str, shape[1:]))})'])
+    converted = jax2tf.convert(_apply(job), polymorphic_shapes=[
+        None, f'(batch, {", ".join(map(str, shape[1:]))})'])
     module = tf.Module()
+    # Constants would lie in the graph of each function that is saved; variables are saved once.
+    module.weights = jax.tree.map(lambda x: tf.Variable(x, trainable=False), variables)
     module.__call__ = tf.function(
-        converted, autograph=False,
+        lambda images: converted(module.weights, images), autograph=False,
         input_signature=[tf.TensorSpec(shape, tf.uint8, name='images')])
     path = os.path.join(folder, 'saved_model')
     tf.saved_model.save(module, path, signatures={

@@ -105,13 +105,13 @@ def test_the_native_size_is_found(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new('L', size).save(path)
 
-    def found():
-        options = OPTIONS | {'name': 'folder', 'path': str(tmp_path)}
+    def found(usual_size=224):
+        options = OPTIONS | {'name': 'folder', 'path': str(tmp_path), 'usual_size': usual_size}
         return pipeline.native_size(data.open_split('train', options), options)
 
     add('a/1.png', (8, 8))
     add('b/1.png', (8, 8))
-    assert found() == 8
+    assert found() == found(7) == 8 and found(6) == 0
     add('b/2.png', (8, 9))
     assert found() == 0
     for name in ('a/1.png', 'b/1.png', 'b/2.png'):

@@ -16,13 +16,19 @@ from imgjax.interop import export, files
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory, data_dir):
-    """A run directory of a model with batch statistics and a mean of its parameters."""
+    """A run in bfloat16 of a model with batch statistics, and a mean of its parameters."""
     config = digits.get_config('resnet')
-    config.model = dict(name='tiny_resnet', dtype='float32', options={})
+    config.model = dict(name='tiny_resnet', dtype='bfloat16', options={'act': 'tanh'})
     config.update(steps=3, log_every=1, eval_every=0, ema=True, checkpoint=dict(every=0))
     workdir = str(tmp_path_factory.mktemp('export') / 'run')
     train.run(config, workdir)
     return workdir
+
+
+def umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def test_safetensors_are_timms(run, tmp_path):
@@ -36,6 +42,12 @@ def test_safetensors_are_timms(run, tmp_path):
     described = json.loads((tmp_path / 'out' / 'config.json').read_text())
     assert described['architecture'] == 'tiny_resnet' and described['num_classes'] == 10
     assert described['pretrained_cfg']['input_size'] == [1, 8, 8]
+    assert described['pretrained_cfg']['crop_mode'] == 'center'
+    assert described['model_args'] == {'act_layer': 'tanh'}
+    assert described['imgjax']['model_options'] == {'act': 'tanh'}
+    assert 'resize the shorter side to 8 pixels' in described['preprocessing']['rule']
+    for name in ('config.json', 'model.safetensors'):
+        assert (tmp_path / 'out' / name).stat().st_mode & 0o777 == 0o666 & ~umask()
     # What evaluation uses is the mean of the parameters.
     state, _ = use.restore(use.open_run(run), run, None)
     np.testing.assert_array_equal(
@@ -72,8 +84,8 @@ def test_nothing_else_is_overwritten(run, tmp_path):
 
 
 def test_an_export_that_differs_is_removed(run, tmp_path, monkeypatch):
-    monkeypatch.setitem(export._WRITERS, 'stablehlo', lambda job, variables, predict, folder: (
-        lambda images: np.asarray(predict(images)) + np.float32(0.1)))
+    monkeypatch.setitem(export._WRITERS, 'stablehlo', lambda job, variables, folder: (
+        lambda images: np.zeros((len(images), 10), np.float32)))
     with pytest.raises(DataError, match='differs from the live one'):
         export.export(run, 'stablehlo', str(tmp_path / 'out'))
     assert not os.listdir(tmp_path)

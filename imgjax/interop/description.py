@@ -1,0 +1,118 @@
+"""The config.json beside an exported model: what another program needs to build it and to feed it.
+
+Its shape is that of timm's files on the Hub, so that `timm.create_model('local-dir:FOLDER',
+pretrained=True)` builds the same function; `imgjax` holds what `config.init.from_` compares.
+"""
+
+import importlib
+import math
+
+import jax
+import jax.numpy as jnp
+
+from imgjax import models
+from imgjax.build import Job
+from imgjax.interop import torch_layout
+
+# What timm's constructors call these options, and those that change nothing in inference.
+_TIMM_ARGUMENTS = {'act': 'act_layer'}
+_TIMM_ACTIVATIONS = {'hardswish': 'hard_swish'}
+_TRAINING_ONLY = ('dtype', 'remat', 'dropout', 'drop_path', 'init_std', 'scan_layers', 'zero_init')
+
+
+def describe(job: Job) -> dict:
+    """Returns the content of config.json.
+
+    `model_args` are the options that differ from the variant's own, by timm's name where it is
+    known here; any other keeps its name, which timm takes or refuses, but never leaves out.
+    """
+    model, names = job.config['model'], job.facts.class_names
+    options = changed_options(model)
+    # Where the variant has a table of activations, timm's act_layer leaves the table as it is.
+    known = _TIMM_ARGUMENTS if getattr(models.create(model['name'], 1), 'act', None) else {}
+    return {
+        'architecture': model['name'],
+        'num_classes': len(names),
+        'num_features': _features(job),
+        'label_names': names,
+        'model_args': {known.get(key, key): _TIMM_ACTIVATIONS.get(value, value)
+                       if key == 'act' else value for key, value in options.items()},
+        'pretrained_cfg': _pretrained_cfg(job),
+        'imgjax': {'model_options': options, 'multi_label': job.facts.multi_label},
+        'preprocessing': preprocessing(job),
+    }
+
+
+def changed_options(model: dict) -> dict:
+    """Returns config.model.options that make another function than the variant of that name."""
+    plain = models.create(model['name'], 1)
+    built = models.create(model['name'], 1, **model['options'])
+    return {key: value for key, value in model['options'].items()
+            if key not in _TRAINING_ONLY and getattr(built, key) != getattr(plain, key)}
+
+
+def preprocessing(job: Job) -> dict:
+    """Returns how an image becomes the model's input, in numbers and in a sentence."""
+    data, (height, width, channels) = job.config['data'], job.facts.image_shape
+    found = {'image_size': [height, width], 'channels': channels,
+             'interpolation': data['eval_resize'], 'mean': data['mean'], 'std': data['std']}
+    colour = 'RGB' if channels == 3 else 'grey'
+    scaled = f'divide by 255, subtract mean {data["mean"]}, divide by std {data["std"]}'
+    if data['eval_transform'] != 'pil':
+        return found | {'rule': (
+            f'decode to {colour}; crop and resize to {height} x {width} as TensorFlow\'s '
+            f'EfficientNets are evaluated (imgjax/data/crop.py, {data["eval_transform"]!r}), '
+            f'{data["eval_resize"]}; {scaled}')}
+    fraction = data['eval_crop_fraction'] if data['image_size'] else 1.0
+    shorter = max(height, math.floor(height / fraction))
+    return found | {'crop_pct': fraction, 'shorter_side': shorter, 'rule': (
+        f'decode to {colour}; resize the shorter side to {shorter} pixels '
+        f'(floor({height} / {fraction})), {data["eval_resize"]} and antialiased, keeping the '
+        f'aspect; cut the middle {height} x {width}; {scaled}')}
+
+
+def _pretrained_cfg(job: Job) -> dict:
+    data, (height, width, channels) = job.config['data'], job.facts.image_shape
+    _, renames = _family(job)
+    heads = sorted({torch_layout.name_of(('params', name, 'kernel'), renames).rpartition('.')[0]
+                    for name in job.target.params if name == 'head' or name.startswith('head_')})
+    return {
+        'input_size': [channels, height, width],
+        'fixed_input_size': _fixed_size(job),
+        'mean': data['mean'], 'std': data['std'],
+        'crop_pct': data['eval_crop_fraction'] if data['image_size'] else 1.0,
+        'crop_mode': 'center',
+        'interpolation': data['eval_resize'],
+        'classifier': heads[0] if len(heads) == 1 else heads,
+    }
+
+
+def _family(job: Job):
+    """Returns (the family's module, its prefixes of ours -> timm's)."""
+    name = job.config['model']['name']
+    module = importlib.import_module(f'imgjax.models.{models.variants().get(name, name)}')
+    return module, getattr(module, 'RENAMES', {})
+
+
+def _shapes(job: Job, image_shape):
+    """Returns the shapes of ((logits, out), variables) for one image."""
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    return jax.eval_shape(
+        lambda x: job.model.init_with_output(jax.random.key(0), x, train=False), image)
+
+
+def _features(job: Job) -> int | None:
+    """Returns the width of what the classifier reads."""
+    (_, out), _ = _shapes(job, job.facts.image_shape)
+    return int(out['pre_logits'].shape[-1]) if 'pre_logits' in out else None
+
+
+def _fixed_size(job: Job) -> bool:
+    """Returns whether parameters (positions, windows) are of this image size alone."""
+    height, width, channels = job.facts.image_shape
+    _, here = _shapes(job, (height, width, channels))
+    try:
+        _, there = _shapes(job, (2 * height, 2 * width, channels))
+    except (ValueError, TypeError):  # the family refuses that size
+        return True
+    return jax.tree.map(jnp.shape, here) != jax.tree.map(jnp.shape, there)
