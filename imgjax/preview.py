@@ -1,11 +1,14 @@
 """A picture of what the model is trained on: the images of a config after crop and augmentation."""
 
+import logging
 import os
+import warnings
 
 import jax
 import matplotlib.backends.backend_agg
 import matplotlib.figure
 import numpy as np
+from matplotlib import font_manager
 
 from imgjax import build, data, step
 from imgjax import config as config_lib
@@ -13,6 +16,11 @@ from imgjax import state as state_lib
 from imgjax.data import decode, pipeline
 from imgjax.errors import ConfigError
 
+log = logging.getLogger('imgjax')
+
+# The first has the letters of most alphabets, the others those of the Far East, where installed.
+_FONTS = ('DejaVu Sans', 'Noto Sans', 'Noto Sans CJK SC', 'Noto Sans CJK JP', 'WenQuanYi Zen Hei',
+          'Arial Unicode MS')
 FORMATS = ('.png', '.jpg', '.pdf', '.svg')
 
 
@@ -40,6 +48,7 @@ def draw(config, output: str, images: int = 8, steps: int = 5) -> dict:
     build.check(config)
     train, held_out = build.open_dataset(config)
     config, facts = build.describe(config, train, held_out)
+    names = [_printable(name) for name in facts.class_names]
     images = min(images, config['batch_size'])
     size, options = facts.image_shape[0], config['data']
     batches = pipeline.train_batches(
@@ -47,7 +56,7 @@ def draw(config, output: str, images: int = 8, steps: int = 5) -> dict:
     first = batches[0]['index'][:images]
     examples = data.read(train, first)
     rows = [('evaluated', [decode.pixels(example, options, size) for example in examples],
-             [_names(example['label'], facts.class_names) for example in examples])]
+             [_names(example['label'], names) for example in examples])]
     hparams = state_lib.hparams_of(config)
 
     @jax.jit
@@ -64,11 +73,16 @@ def draw(config, output: str, images: int = 8, steps: int = 5) -> dict:
         # The last view, where there are several: the first is as it was.
         pixels = shown['image'][:, -1] * np.float32(options['std']) + np.float32(options['mean'])
         rows.append((f'step {at}', np.clip(pixels, 0, 1),
-                     [_names(target, facts.class_names) for target in shown['target']]))
+                     [_names(target, names) for target in shown['target']]))
     operations = ', '.join(name for name, _ in config['augment']) or 'no augmentation'
     _save(rows, output, ': '.join(filter(None, (config['name'], operations))))
     return {'output': os.path.abspath(output), 'classes': len(facts.class_names),
             'image_shape': facts.image_shape, 'train_examples': facts.train_examples}
+
+
+def _printable(text: str) -> str:
+    """Returns text with a mark in place of what cannot be drawn, such as a line's end."""
+    return ''.join(letter if letter.isprintable() else '\ufffd' for letter in text)
 
 
 def _names(label, class_names: list[str]) -> str:
@@ -82,12 +96,26 @@ def _names(label, class_names: list[str]) -> str:
 
 def _save(rows: list[tuple], output: str, title: str) -> None:
     """Draws rows of (name, images, titles) as a grid."""
+    fonts = [name for name in _FONTS if name in font_manager.get_font_names()]
+    # The defaults: a user's own settings may read '$' and '_' of a name as TeX.
+    with matplotlib.rc_context(matplotlib.rcParamsDefault | {'font.family': fonts}):
+        figure = _drawn(rows, title)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter('always')
+            figure.savefig(output, dpi=150)
+    missing = {str(one.message) for one in said if 'missing from' in str(one.message)}
+    if missing:
+        log.warning('%d letters of class names are drawn as boxes, as no font here has them; '
+                    'install one that does, such as Noto Sans CJK (%s)', len(missing), min(missing))
+
+
+def _drawn(rows: list[tuple], title: str) -> matplotlib.figure.Figure:
     count = len(rows[0][1])
     lines = max(text.count('\n') + 1 for _, _, texts in rows for text in texts)
     figure = matplotlib.figure.Figure(
         figsize=(1.3 * count + 0.9, (1.3 + 0.15 * lines) * len(rows) + 0.5), layout='constrained')
     matplotlib.backends.backend_agg.FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(_printable(title), fontsize=10, parse_math=False)
     axes = figure.subplots(len(rows), count, squeeze=False)
     for row, (name, images, texts) in zip(axes, rows, strict=True):
         for axis, image, text in zip(row, images, texts, strict=True):
@@ -95,9 +123,10 @@ def _save(rows: list[tuple], output: str, title: str) -> None:
             axis.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap='gray',
                         vmin=0, vmax=255 if image.dtype == np.uint8 else 1,
                         interpolation='nearest')
-            axis.set_title('\n'.join(line[:18] for line in text.split('\n')), fontsize=7, pad=2)
+            axis.set_title('\n'.join(line[:18] for line in text.split('\n')), fontsize=7, pad=2,
+                           parse_math=False)  # '$' is a letter of a class name
             axis.set_xticks([])
             axis.set_yticks([])
             axis.spines[:].set_visible(False)
         row[0].set_ylabel(name, fontsize=8)
-    figure.savefig(output, dpi=150)
+    return figure

@@ -136,7 +136,8 @@ def slices(x: list, points: list[tuple], key: str, scale: str):
             axes.set_xscale('log')
             axes.minorticks_off()
         if not numbers or len(x) < 9:
-            axes.set_xticks(place, [str(one) if not numbers else f'{one:g}' for one in x])
+            axes.set_xticks(place, [str(one) if not numbers else f'{one:g}' for one in x],
+                            parse_math=False)
 
     return _panel(plot, key, scale, False, ticks)
 
