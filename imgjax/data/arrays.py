@@ -235,7 +235,7 @@ def _check_sizes(path: str, headers: dict, wanted: list[str]) -> None:
         declared = math.prod(shape) * dtype.itemsize
         if dtype.hasobject or declared != stored:
             raise DataError(f'{path}: {name!r} says {dtype} {shape} and has {stored:,} bytes; '
-                            'store arrays of numbers, or of text as dtype "U"')
+                            'store arrays of numbers, or of text as x.astype("U")')
         total += declared
     if total > memory:
         raise DataError(f'{path}: declares {total / 2**30:.0f} GiB, more than the memory of '

@@ -123,7 +123,10 @@ def _numbers(column: LabelColumn, class_names: tuple[str, ...], first: LabelColu
     if column.names in ((), class_names):
         return labels_lib.numbered(values, class_names, place)[1]
     _, numbers = labels_lib.numbered(values, column.names, place)
-    return _by_name(column.names, class_names, place, first)[numbers]
+    used = np.unique(numbers)  # of the others nothing need be known
+    translated = np.zeros(len(column.names), np.int64)
+    translated[used] = _by_name([column.names[i] for i in used], class_names, place, first)
+    return translated[numbers]
 
 
 def _by_name(names: Sequence[str], class_names: tuple[str, ...], place: str,

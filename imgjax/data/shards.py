@@ -1,6 +1,6 @@
 """The files that a split lies in, found by their names, and whether all of them are there.
 
-    train-000.tar  train_0.tar  train.tar      shards of the split train
+    train-000.tar train_part_0.tar train.tar   shards of the split train
     train-00000-of-00005[-HASH].parquet        one of five: the other four have to be there
     val-corrupted-000.tar                      the split val-corrupted, not val
     train/000.tar  train/imagenet-000.tar      the split train
@@ -17,8 +17,10 @@ from imgjax.errors import ConfigError, DataError
 
 log = logging.getLogger('imgjax')
 
-_NAME = re.compile(r'(?:(?P<split>.+?)[-_.])?(?P<number>[0-9]+)'
+_NAME = re.compile(r'(?:(?P<split>.+?)[-_.])??(?:(?:shard|part)[-_.]?)?(?P<number>[0-9]+)'
                    r'(?:[-_]of[-_](?P<count>[0-9]+)(?:[-_.][0-9a-f]+)?)?')
+_COMPRESSED = ('.gz', '.zst', '.xz', '.bz2')
+
 
 class _Shard(NamedTuple):
     """What a file's name says: the split it is of, and which of how many; None where it does not
@@ -48,7 +50,7 @@ def files(path: str, extension: str) -> dict[str, list[str]]:
       extension: '.tar' or '.parquet'.
 
     Raises:
-      ConfigError: `path` is a file.
+      ConfigError: `path` is a file, or all its files are compressed.
     """
     if os.path.isfile(path):
         raise ConfigError(f'config.data.path: {path}: is a file; name the folder that holds '
@@ -68,6 +70,10 @@ def files(path: str, extension: str) -> dict[str, list[str]]:
             elif not split.startswith(folder.name):
                 split = f'{folder.name}-{split}'
             found.setdefault(split, []).extend(os.path.join(folder.path, name) for name in names)
+    if not found and (packed := [name for suffix in _COMPRESSED
+                                 for name in _names(path, extension + suffix)]):
+        raise ConfigError(f'config.data.path: {os.path.join(path, packed[0])}: is compressed, so '
+                          'that no image can be read without all before it; unpack the files')
     return {split: sorted(paths) for split, paths in found.items()}
 
 

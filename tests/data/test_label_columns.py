@@ -27,6 +27,8 @@ AGREED = {
         'cat dog owl', [2, 1, 0]),
     'a class is missing': ([('b', ('dog',), [0, 0])], ('a', ('cat', 'dog'), []), [], 'cat dog',
                            [1, 1]),
+    'a class that has no example': ([('b', ('emu', 'dog'), [1])], ('a', ('cat', 'dog'), []), [],
+                                    'cat dog', [1]),
     'names in place of numbers': (
         [('a', ('dog', 'cat'), [0]), ('b', (), ['cat', 'dog'])], ('a', ('dog', 'cat'), []), [],
         'dog cat', [0, 1, 0]),
@@ -59,7 +61,7 @@ def test_labels_are_those_that_the_names_say(mine, first, others, names, labels,
 
 REFUSED = {
     'a class that the first has not': (
-        [('b', ('cat', 'owl'), [0])], ('a', ('cat', 'dog'), []), [],
+        [('b', ('cat', 'owl'), [1])], ('a', ('cat', 'dog'), []), [],
         r"b: has the class 'owl', which a has not \(cat, dog\)"),
     'no names in one shard': (
         [('a', ('cat', 'dog'), [0]), ('b', (), [0])], ('a', ('cat', 'dog'), []), [],

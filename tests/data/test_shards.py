@@ -33,6 +33,9 @@ def found(path, names):
     ('imagenet1k-train-0000 imagenet1k-validation-00',
      {'train': 'imagenet1k-train-0000', 'validation': 'imagenet1k-validation-00'}),
     ('my-set-train-000', {'train': 'my-set-train-000'}),
+    ('train-shard-00 train-shard-01 val_part_0',
+     {'train': 'train-shard-00 train-shard-01', 'val': 'val_part_0'}),
+    ('shard-0 shard-1', {'train': 'shard-0 shard-1'}),
     ('clean-train-0 noisy-train-0',
      {'clean-train': 'clean-train-0', 'noisy-train': 'noisy-train-0'}),
     ('00000 00001', {'train': '00000 00001'}),
@@ -77,7 +80,10 @@ def test_a_gap_in_the_numbers_is_warned_of(names, warned, tmp_path, caplog):
             for r in caplog.records] == [True] * warned
 
 
-def test_a_file_is_no_folder_of_files(tmp_path):
+def test_a_path_that_is_no_folder_of_such_files(tmp_path):
     make(tmp_path, 'train')
     with pytest.raises(ConfigError, match=f'is a file; name the folder that holds .*: {tmp_path}$'):
         shards.files(str(tmp_path / 'train.tar'), '.tar')
+    (tmp_path / 'train.tar').rename(tmp_path / 'train.tar.gz')
+    with pytest.raises(ConfigError, match='train.tar.gz: is compressed, .*; unpack the files'):
+        shards.files(str(tmp_path), '.tar')
