@@ -35,7 +35,7 @@ def get_config(arg=''):
         # Structure: everything below decides which program is compiled.
         model=dict(name='', dtype='float32', options=dict()),
         init=dict(from_='', head='keep', channels='same', resample=False,
-                  preprocessing='checkpoint'),
+                  preprocessing='auto'),
         loss='softmax',
         consistency='none',
         optimizer=dict(name='adamw', nesterov=True, decay_mask='kernels', freeze=(),

@@ -62,8 +62,10 @@ FIELDS = {
     # for images of other channels: the mean over theirs, or theirs in turns
     'init.channels': Field(str, choices=('same', 'mean', 'tile'), before='same'),
     'init.resample': Field(bool, before=False),  # positions, to another image size
-    # whose image size, crop, mean and so on: what the weights were evaluated with, or config.data
-    'init.preprocessing': Field(str, choices=('checkpoint', 'config'), before='checkpoint'),
+    # whose image size, crop, mean and so on: what the weights say they were evaluated with, or
+    # config.data; auto is the first where they say it, else the second (interop/preprocessing.py)
+    'init.preprocessing': Field(str, choices=('auto', 'checkpoint', 'config'),
+                                before='checkpoint'),
     'loss': Field(str),  # imgjax.losses.NAMES
     # jsd: three views of each image, two of them through `augmix`, shall agree (losses.agreement)
     'consistency': Field(str, choices=('none', 'jsd'), before='none'),
@@ -96,10 +98,12 @@ FIELDS = {
     'data.crop_min_area': Field(float, 0, 1, before=0.08),  # of random_resized, share of the image
     # how the crop is resized: bicubic and bilinear by Pillow, antialiased; linear by OpenCV, not
     'data.train_resize': Field(str, choices=('bicubic', 'bilinear', 'linear'), before='bicubic'),
-    'data.eval_crop_fraction': Field(float, 0.1, 1),  # image_size / shorter side after resizing
+    'data.eval_crop_fraction': Field(float, 0.1, 1),  # image_size / (shorter) side after resizing
     'data.eval_resize': Field(str, choices=('bicubic', 'bilinear'), before='bicubic'),
-    # tf, tf2: as networks born in TensorFlow 1 and 2 were evaluated; crop.py says how they differ
-    'data.eval_transform': Field(str, choices=('pil', 'tf', 'tf2'), before='pil'),
+    # squash: both sides to one size, whatever the aspect. tf, tf2: as networks born in TensorFlow
+    # 1 and 2 were evaluated, which tf2_squash does to the whole image; crop.py says how they differ
+    'data.eval_transform': Field(str, choices=('pil', 'squash', 'tf', 'tf2', 'tf2_squash'),
+                                 before='pil'),
     'data.exif_orientation': Field(bool, before=False),  # turn images as their EXIF tag says
     'data.max_pixels': Field(int, 1, before=64_000_000),  # an image of more is refused unopened
     'data.max_bytes': Field(int, 1, before=32 * 2**20),
@@ -184,6 +188,8 @@ def to_plain(config) -> dict:
             raise ConfigError(
                 f'config.{name}: missing; start the config from configs/base.py')
         _check(name, flat[name], field)
+    if not plain['init']['from_'] and plain['init']['preprocessing'] == 'auto':
+        plain['init']['preprocessing'] = FIELDS['init.preprocessing'].before  # nothing to choose
     _check_together(plain)
     return plain
 

@@ -30,7 +30,7 @@ from imgjax.build import Job
 from imgjax.data import Source, faults, pipeline
 from imgjax.errors import ConfigError, DivergedError
 from imgjax.feed import decoding, fits, less_memory, open_feed
-from imgjax.interop import load
+from imgjax.interop import load, preprocessing
 from imgjax.report import run as run_page
 
 log = logging.getLogger('imgjax')
@@ -81,13 +81,14 @@ def run_one(config, workdir: str, sources: tuple[Source, Source] | None = None,
         described, facts = build.describe(config, train_source, eval_source)
         same_data.check_processes(config, facts)
         job = build.job(described, facts, shared=shared)
+        fitted = [] if weights is None else [_fitted(job, weights)]
         with (runtime.hear_stop(), runtime.watchdog(config['watchdog_seconds']) as beat,
               jax.transfer_guard('disallow'), backend.memory_for('training', less_memory(job))):
             processes.from_first(lambda: check_owner(workdir, job))
             hparams = sharding.place(
                 state_lib.hparams_of(job.config), sharding.replicated(job.mesh))
             state, results, rows = _train_or_go_back(
-                job, workdir, (train_source, eval_source), hparams, weights, until, beat)
+                job, workdir, (train_source, eval_source), hparams, fitted, until, beat)
             beat()
             step = state_lib.step_of(state)
             if step < job.config['steps']:
@@ -109,29 +110,29 @@ def held(workdir: str):
         yield
 
 
-def _train_or_go_back(job: Job, workdir: str, sources, hparams: dict, weights, until, beat):
+def _train_or_go_back(job: Job, workdir: str, sources, hparams: dict, fitted: list, until, beat):
     """Trains to the end; a run that diverges goes back to its newest checkpoint, once.
 
     Everything is read, compiled and computed again from there: a fault of the hardware does not
     come again, one of the config does.
     """
     try:
-        return _train(job, workdir, sources, hparams, weights, until, beat)
+        return _train(job, workdir, sources, hparams, fitted, until, beat)
     except DivergedError as error:
         if not processes.from_first(lambda: 'yes' if checkpoint.steps(workdir) else ''):
             raise
         log.warning('%s. Once more from the newest checkpoint', error)
     job.kept.clear()  # the memory that held them may be at fault
-    return _train(job, workdir, sources, hparams, weights, until, beat)
+    return _train(job, workdir, sources, hparams, fitted, until, beat)
 
 
-def _train(job: Job, workdir: str, sources, hparams: dict, weights, until, beat):
+def _train(job: Job, workdir: str, sources, hparams: dict, fitted: list, until, beat):
     """Runs the steps that are left; returns the last state, its evaluation and the rows.
 
     Of a run that is past `until` it returns (its state, None, None).
     """
     train_source, eval_source = sources
-    state = _resume(job, workdir, hparams, weights)
+    state = _resume(job, workdir, hparams, fitted)
     first = state_lib.step_of(state)
     if until is not None and first > until:
         return state, None, None
@@ -186,13 +187,28 @@ def _with_weights(config: dict, workdir: str) -> tuple[dict, load.Weights | None
     A run that began takes what it began with from its directory: the weights may be gone.
     """
     stored = config_lib.read(workdir) if os.path.isdir(workdir) else None
-    if stored is not None and stored['init'] == config['init'] and checkpoint.steps(workdir):
-        if config['init']['from_'] and config['init']['preprocessing'] == 'checkpoint':
-            same = {name: stored['data'][name] for name in load.PREPROCESSING}
-            config = config | {'data': config['data'] | same}
-        return config, None
+    if stored is not None and checkpoint.steps(workdir):
+        init = dict(config['init'])
+        if init['preprocessing'] == 'auto':
+            init['preprocessing'] = stored['init']['preprocessing']
+        if stored['init'] == init:
+            if init['from_'] and init['preprocessing'] == 'checkpoint':
+                same = {name: stored['data'][name] for name in preprocessing.FIELDS}
+                config = config | {'data': config['data'] | same}
+            return config | {'init': init}, None
     weights = load.find(config)
     return load.with_preprocessing(config, weights), weights
+
+
+def _fitted(job: Job, weights: load.Weights):
+    """Returns what a run begins with; weights that do not fit end it before anything is compiled.
+
+    Raises:
+      DataError: as load.load.
+    """
+    return load.load(job.config, weights, {
+        'params': job.target.params, 'batch_stats': job.target.batch_stats},
+        tuple(job.facts.class_names))
 
 
 def _claim_directory(workdir: str) -> None:
@@ -226,10 +242,11 @@ def check_owner(workdir: str, job: Job) -> str:
     return ''
 
 
-def _resume(job: Job, workdir: str, hparams: dict, weights) -> state_lib.TrainState:
+def _resume(job: Job, workdir: str, hparams: dict, fitted: list) -> state_lib.TrainState:
     """Returns the newest state on disk that verifies, or the initial one of a new run.
 
-    The first process finds which step that is, the others read that one.
+    The first process finds which step that is, the others read that one. `fitted` is emptied: its
+    arrays are needed no longer.
     """
     config_hash, found = config_lib.digest(job.config), []
 
@@ -240,25 +257,27 @@ def _resume(job: Job, workdir: str, hparams: dict, weights) -> state_lib.TrainSt
 
     step = processes.from_first(newest)
     if not step:
-        return initial_state(job, hparams, weights)
+        return initial_state(job, hparams, fitted.pop() if fitted else None)
     log.info('going on from step %s of %d', step, job.config['steps'])
     if processes.first():
         return found[0]
     return checkpoint.restore(workdir, int(step), job.target, config_hash)[0]
 
 
-def initial_state(job: Job, hparams: dict, weights=None) -> state_lib.TrainState:
-    """Returns the state before the first step, on the mesh; `weights` are of load.find."""
+def initial_state(job: Job, hparams: dict, fitted=None) -> state_lib.TrainState:
+    """Returns the state before the first step, on the mesh; `fitted` is of load.load."""
     shape = tuple(job.facts.image_shape)
     init = jax.jit(lambda hparams: state_lib.init(job.model, job.config, shape, hparams),
                    out_shardings=job.shardings)
     # It runs once a run: compiling it with fewer passes takes a fifth of the time on a CPU.
     state = kept.once(job.kept, 'init', job.key, lambda: init.lower(hparams).compile(
         {'xla_backend_optimization_level': 1}))(hparams)
-    if weights is None:
+    if fitted is None:
         return state
-    begun = sharding.to_host({'params': state.params, 'batch_stats': state.batch_stats})
-    loaded = sharding.place(load.load(job.config, weights, begun), {
+    own = sharding.to_host({'params': state.params, 'batch_stats': state.batch_stats})
+    fitted = jax.tree.map(
+        lambda found, mine: mine if isinstance(found, jax.ShapeDtypeStruct) else found, fitted, own)
+    loaded = sharding.place(fitted, {
         'params': job.shardings.params, 'batch_stats': job.shardings.batch_stats}, own=True)
     ema = jax.tree.map(jnp.copy, loaded['params']) if job.config['ema'] else {}
     return state.replace(**loaded, ema=ema)

@@ -67,6 +67,19 @@ def center(pixels: np.ndarray, size: int, fraction: float, method: str) -> np.nd
     return as_array(image.crop((left, top, left + size, top + size)))
 
 
+def squash(pixels: np.ndarray, size: int, fraction: float, method: str) -> np.ndarray:
+    """Resizes both sides to size / fraction (antialiased) and cuts uint8 (size, size, C).
+
+    The aspect is lost, and at a fraction of 1 nothing is cut off; timm's crop_mode 'squash'.
+    """
+    side = max(size, math.floor(size / fraction))
+    image = _image(pixels)
+    if image.size != (side, side):
+        image = image.resize((side, side), FILTERS[method])
+    left = round((side - size) / 2)
+    return as_array(image.crop((left, left, left + size, left + size)))
+
+
 def tf_box(width: int, height: int, size: int) -> tuple[int, int, int, int]:
     """Returns the middle square that TensorFlow's EfficientNets are evaluated on.
 

@@ -81,11 +81,14 @@ def pixels(example: dict, options: dict, size: int, rng=None) -> np.ndarray:
     if not options['image_size'] and (width, height) == (size, size):
         return _decode(example, options, header, whole)
     method = options['eval_resize']
-    if options['eval_transform'] == 'pil':
+    transform = options['eval_transform']
+    if transform in ('pil', 'squash'):
         image = _decode(example, options, header, whole)
-        return crop.center(image, size, options['eval_crop_fraction'], method)
-    part = _decode(example, options, header, crop.tf_box(width, height, size), fast_dct=True)
-    return crop.tf_resize(part, size, method, options['eval_transform'] == 'tf2')
+        cut = crop.squash if transform == 'squash' else crop.center
+        return cut(image, size, options['eval_crop_fraction'], method)
+    box = whole if transform == 'tf2_squash' else crop.tf_box(width, height, size)
+    part = _decode(example, options, header, box, fast_dct=True)
+    return crop.tf_resize(part, size, method, transform.startswith('tf2'))
 
 
 def whole(example: dict, options: dict) -> np.ndarray:

@@ -11,12 +11,31 @@ import jax
 import numpy as np
 
 from imgjax.errors import DataError
+from imgjax.interop import torch_layout
 
 log = logging.getLogger('imgjax')
 
 # Tables over a grid of pixels or patches, resampled to another image size.
 _POSITIONS = ('pos_embed',)
 _RELATIVE = ('relative_position_bias_table',)
+
+
+def far_off(tensors: dict[str, np.ndarray], ours: dict[str, tuple[int, ...]],
+            heads: tuple[str, ...], buffers: tuple[str, ...]) -> bool:
+    """Are they of another model, so that nothing here would mend them?
+
+    Args:
+      tensors, ours, heads: as of `adapt`.
+      buffers: endings of the names of tensors that no parameter is made of.
+    """
+    others = tuple(f'{head}.' for head in heads)
+    unused = (torch_layout.COUNTER, *buffers)
+    theirs = {name for name in tensors
+              if not name.startswith(others) and not name.endswith(unused)}
+    wanted = {name for name in ours if not name.startswith(others)}
+    shapes = [name for name in theirs & wanted
+              if tensors[name].shape != ours[name] and not name.endswith(_POSITIONS + _RELATIVE)]
+    return len(theirs ^ wanted) + len(shapes) > torch_layout.MAX_LISTED
 
 
 def adapt(tensors: dict[str, np.ndarray], ours: dict[str, tuple[int, ...]], heads: tuple[str, ...],

@@ -58,13 +58,18 @@ def preprocessing(job: Job) -> dict:
              'interpolation': data['eval_resize'], 'mean': data['mean'], 'std': data['std']}
     colour = 'RGB' if channels == 3 else 'grey'
     scaled = f'divide by 255, subtract mean {data["mean"]}, divide by std {data["std"]}'
-    if data['eval_transform'] != 'pil':
+    if data['eval_transform'] not in ('pil', 'squash'):
         return found | {'rule': (
             f'decode to {colour}; crop and resize to {height} x {width} as TensorFlow\'s '
             f'EfficientNets are evaluated (imgjax/data/crop.py, {data["eval_transform"]!r}), '
             f'{data["eval_resize"]}; {scaled}')}
     fraction = data['eval_crop_fraction'] if data['image_size'] else 1.0
     shorter = max(height, math.floor(height / fraction))
+    if data['eval_transform'] == 'squash':
+        return found | {'crop_pct': fraction, 'side': shorter, 'rule': (
+            f'decode to {colour}; resize to {shorter} x {shorter} pixels (floor({height} / '
+            f'{fraction})), {data["eval_resize"]} and antialiased, whatever the aspect; cut the '
+            f'middle {height} x {width}; {scaled}')}
     return found | {'crop_pct': fraction, 'shorter_side': shorter, 'rule': (
         f'decode to {colour}; resize the shorter side to {shorter} pixels '
         f'(floor({height} / {fraction})), {data["eval_resize"]} and antialiased, keeping the '
@@ -81,7 +86,7 @@ def _pretrained_cfg(job: Job) -> dict:
         'fixed_input_size': _fixed_size(job),
         'mean': data['mean'], 'std': data['std'],
         'crop_pct': data['eval_crop_fraction'] if data['image_size'] else 1.0,
-        'crop_mode': 'center',
+        'crop_mode': 'squash' if 'squash' in data['eval_transform'] else 'center',
         'interpolation': data['eval_resize'],
         'classifier': heads[0] if len(heads) == 1 else heads,
     }

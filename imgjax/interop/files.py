@@ -2,80 +2,107 @@
 
 import os
 import re
+import struct
 import zipfile
 
 import numpy as np
 import safetensors
 
 from imgjax.errors import DataError
-from imgjax.interop import torch_file
+from imgjax.interop import state_dict, torch_file
+from imgjax.interop.state_dict import StateDict
 
-FORMATS = ('.safetensors', '.pth', '.pt', '.bin', '.npz')
+# Endings of files of weights. What is in one is read by its first bytes.
+FORMATS = ('.safetensors', '.pth', '.pt', '.bin', '.th', '.ckpt', '.tar', '.npz')
 # Names become paths of parameters and columns of messages, never paths of files.
 _NAME = re.compile(r'[A-Za-z0-9_.:/\- ]{1,300}')
-# Where a training checkpoint keeps what its model's state_dict() gave.
-_INSIDE = ('state_dict_ema', 'model_ema', 'state_dict', 'model', 'net')
+# First bytes of files that people give for weights, and what to say of them.
+_OTHERS = (
+    (b'version https://git-lfs', 'is a pointer of Git LFS; run git lfs pull'),
+    (b'<', 'is a web page, not the file; download it again'),
+    (b'\x89HDF', 'is a file of HDF5, as Keras writes; keras:NAME reads those that Keras publishes'),
+    (b'\x1f\x8b', 'is compressed by gzip; unpack it'))
 
 
 def read(path: str) -> dict[str, np.ndarray]:
-    """Returns {name: array}, floats as float32.
+    """Returns {name: array} as `read_state_dict` does."""
+    return read_state_dict(path).tensors
+
+
+def read_state_dict(path: str) -> StateDict:
+    """Returns the tensors by name, floats as float32, and the names of classes beside them.
 
     Raises:
       DataError: another format, damaged, or not a dict of tensors; one line that names the file.
     """
     if not os.path.isfile(path):
         raise DataError(f'{path}: no such file of weights')
-    if path.endswith('.safetensors'):
-        tensors = _read_safetensors(path)
-    elif path.endswith('.npz'):
-        tensors = _read_npz(path)
-    elif path.endswith(FORMATS):
-        tensors = _state_dict(torch_file.read(path), path)
-    else:
-        raise DataError(f'{path}: takes a file that ends with {", ".join(FORMATS)}')
-    for name in tensors:
+    found = _reader(path)(path)
+    for name in found.tensors:
         if not _NAME.fullmatch(name) or '..' in name or name.startswith('/'):
             raise DataError(f'{path}: a tensor is called {name[:80]!r}, which no model has')
-    return {name: array.astype(np.float32) if _is_float(array) else array
-            for name, array in tensors.items()}
+    return found._replace(tensors={name: array.astype(np.float32) if _is_float(array) else array
+                                   for name, array in found.tensors.items()})
 
 
 def _is_float(array: np.ndarray) -> bool:
-    return array.dtype.kind == 'f' or array.dtype.name == 'bfloat16'
+    return array.dtype.kind == 'f' or array.dtype.name == 'bfloat16' or (
+        array.dtype.name.startswith('float8'))
 
 
-def _read_safetensors(path: str) -> dict[str, np.ndarray]:
+def _reader(path: str):
+    """Returns what reads a file, by its content: many a file of safetensors is called .bin."""
+    try:
+        with open(path, 'rb') as file:
+            begin = file.read(265)
+            size = file.seek(0, os.SEEK_END)
+    except OSError as error:
+        raise DataError(f'{path}: cannot be read ({error.strerror})') from None
+    header = struct.unpack('<Q', begin[:8])[0] if len(begin) > 8 else size
+    if begin[8:9] == b'{' and header < size:
+        return _read_safetensors
+    for magic, words in _OTHERS:
+        if begin.lstrip().startswith(magic):
+            raise DataError(f'{path}: {words}')
+    if begin[257:262] == b'ustar':
+        raise DataError(f'{path}: is an archive of tar; unpack it and give the file in it')
+    if path.endswith('.safetensors'):
+        return _read_safetensors
+    if path.endswith('.npz'):
+        return _read_npz
+    if path.endswith(FORMATS):
+        return _read_torch
+    raise DataError(f'{path}: takes a file that ends with {", ".join(FORMATS)}')
+
+
+def _read_torch(path: str) -> StateDict:
+    label_names = []
+
+    def tensors_of(saved):
+        chosen = state_dict.choose(saved, path)
+        label_names.extend(chosen.label_names)
+        return chosen.tensors
+
+    return StateDict(torch_file.read(path, tensors_of), tuple(label_names))
+
+
+def _read_safetensors(path: str) -> StateDict:
     try:
         with safetensors.safe_open(path, framework='numpy') as file:
-            return {name: file.get_tensor(name) for name in file.keys()}
+            return StateDict({name: file.get_tensor(name) for name in file.keys()}, ())
     except Exception as error:  # the library's own, and NumPy's on what it cannot hold
         text = ' '.join(str(error).split())[:200]
         raise DataError(f'{path}: not a safetensors file that can be used ({text})') from None
 
 
-def _read_npz(path: str) -> dict[str, np.ndarray]:
+def _read_npz(path: str) -> StateDict:
     try:
         with zipfile.ZipFile(path) as archive:
             declared = sum(info.file_size for info in archive.infolist())
         if declared > 100 * os.path.getsize(path):
             raise ValueError(f'it unpacks to {declared} bytes')
         with np.load(path) as archive:  # refuses pickled objects by default
-            return {name: archive[name] for name in archive.files}
+            return StateDict({name: archive[name] for name in archive.files}, ())
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, MemoryError) as error:
         text = ' '.join(str(error).split())[:200]
         raise DataError(f'{path}: not an .npz of arrays that can be used ({text})') from None
-
-
-def _state_dict(saved, path: str) -> dict[str, np.ndarray]:
-    """Finds the tensors in what torch.save was given."""
-    for name in _INSIDE:
-        if isinstance(saved, dict) and isinstance(saved.get(name), dict):
-            saved = saved[name]
-    if not isinstance(saved, dict):
-        raise DataError(f'{path}: holds no state_dict, but a {type(saved).__name__}')
-    tensors = {name: value for name, value in saved.items() if isinstance(value, np.ndarray)}
-    if not tensors or not all(isinstance(name, str) for name in tensors):
-        raise DataError(f'{path}: holds no tensors')
-    if all(name.startswith('module.') for name in tensors):  # of a DataParallel model
-        tensors = {name.removeprefix('module.'): value for name, value in tensors.items()}
-    return tensors

@@ -138,23 +138,32 @@ def _json(folder: str, name: str) -> dict:
 
 
 def _fields(stored: dict) -> dict:
-    """Returns fields of config.data from a preprocessor_config.json."""
+    """Returns fields of config.data from a preprocessor_config.json.
+
+    A size of height and width is that of the whole image, squashed; one of the shortest edge keeps
+    the aspect, but for ConvNeXt's, which squashes at 384 pixels and above.
+    """
     fields = {}
-    if 'image_mean' in stored:
+    if stored.get('do_normalize') is False:
+        fields |= {'mean': [0.0] * 3, 'std': [1.0] * 3}
+    elif 'image_mean' in stored:
         fields |= {'mean': [float(x) for x in stored['image_mean']],
                    'std': [float(x) for x in stored['image_std']]}
     if stored.get('resample') in _RESAMPLE:
         fields |= {'eval_resize': _RESAMPLE[stored['resample']]}
     size, crop = stored.get('size'), stored.get('crop_size')
+    convnext = 'crop_pct' in stored
     if isinstance(size, int):  # files of old
-        size = {'height': size, 'width': size}
+        size = {'shortest_edge': size} if convnext else {'height': size, 'width': size}
     if not size:
         return fields
     side = int(size.get('shortest_edge') or size['height'])
+    whole = 'shortest_edge' not in size or (convnext and side >= 384)
+    fields |= {'eval_transform': 'squash'} if whole else {}
     if stored.get('do_center_crop') and crop:
         inner = int(crop if isinstance(crop, int) else crop['height'])
         return fields | {'image_size': inner, 'eval_crop_fraction': min(1.0, inner / side)}
-    share = float(stored.get('crop_pct') or 1.0)  # of ConvNeXt, below 384 pixels
+    share = float(stored.get('crop_pct') or 1.0) if not whole else 1.0
     return fields | {'image_size': side, 'eval_crop_fraction': share}
 
 

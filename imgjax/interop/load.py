@@ -6,7 +6,6 @@ where there is no network), for `keras` the name of an application with the weig
 """
 
 import importlib
-import json
 import logging
 import os
 import re
@@ -15,10 +14,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from imgjax import config as config_lib
 from imgjax import finetune, models
 from imgjax.errors import ConfigError, DataError, nearest
-from imgjax.interop import adapt, files, torch_layout
+from imgjax.interop import adapt, files, labels, prefixes, preprocessing, torch_layout
 
 log = logging.getLogger('imgjax')
 
@@ -28,18 +26,23 @@ log = logging.getLogger('imgjax')
 # -> (options, fields)`: what config.model.options must say for the weights to be what they were,
 # and config.data's fields that they were evaluated with.
 LAYOUTS = ('timm', 'torchvision', 'huggingface', 'google', 'keras', 'cifar')
-# What with_preprocessing may set.
-PREPROCESSING = ('mean', 'std', 'image_size', 'eval_crop_fraction', 'eval_resize')
 _HUB_NAME = re.compile(r'[a-z0-9_]+(\.[A-Za-z0-9_]+)?')
-_RESIZE = {'bicubic': 'bicubic', 'bilinear': 'bilinear'}
 
 
 class Weights(NamedTuple):
-    """Where weights lie, and config.data's fields that they were evaluated with (or {})."""
+    """Where weights lie, and what is known of them before they are read.
+
+    Attributes:
+      layout: one of LAYOUTS.
+      path: the file; of `keras` the application.
+      preprocessing: config.data's fields that they were evaluated with, or {}.
+      label_names: of their classes, as labels.beside returns them.
+    """
 
     layout: str
     path: str
     preprocessing: dict
+    label_names: tuple[tuple[str, ...], ...] = ()
 
 
 def find(config: dict) -> Weights | None:
@@ -60,7 +63,7 @@ def find(config: dict) -> Weights | None:
         keras = importlib.import_module('imgjax.interop.keras')
         model = config['model']
         return Weights(layout, where, keras.check(where, model['name'], model['options']))
-    if os.sep in where or where.endswith(files.FORMATS):
+    if os.sep in where or where.endswith(files.FORMATS) or os.path.isfile(where):
         path = os.path.expanduser(where)
         if not os.path.isfile(path):
             raise DataError(f'config.init.from_: no such file {path}')
@@ -68,16 +71,16 @@ def find(config: dict) -> Weights | None:
         if layout in ('torchvision', 'huggingface', 'google'):
             known = _known(config['model'], layout, folder)
         elif os.path.isfile(os.path.join(folder, 'config.json')):
-            known = _preprocessing(os.path.join(folder, 'config.json'))
-        return Weights(layout, path, known)
+            known = preprocessing.of_timm(os.path.join(folder, 'config.json'))
+        return Weights(layout, path, known, labels.beside(path))
     if layout != 'timm' or not _HUB_NAME.fullmatch(where):
         raise ConfigError(f'config.init.from_: {layout} takes a file ({", ".join(files.FORMATS)}), '
                           f'got {where!r}')
     if where.partition('.')[0] != config['model']['name']:
         raise ConfigError(f'config.init.from_: weights of {where.partition(".")[0]!r} are not for '
                           f'config.model.name {config["model"]["name"]!r}')
-    return Weights(layout, _from_hub(where, 'model.safetensors'),
-                   _preprocessing(_from_hub(where, 'config.json')))
+    described, path = (_from_hub(where, name) for name in ('config.json', 'model.safetensors'))
+    return Weights(layout, path, preprocessing.of_timm(described), labels.beside(described))
 
 
 def _known(model: dict, layout: str, folder: str) -> dict:
@@ -114,85 +117,89 @@ def _from_hub(name: str, file: str) -> str:
                         'path') from None
 
 
-def _preprocessing(path: str) -> dict:
-    """Returns fields of config.data from the config.json that timm puts beside its weights."""
-    try:
-        with open(path, encoding='utf-8') as file:
-            stored = json.load(file)
-        stored = stored.get('pretrained_cfg', stored)
-        found = {}
-        if 'mean' in stored:
-            found |= {'mean': [float(x) for x in stored['mean']],
-                      'std': [float(x) for x in stored['std']]}
-        if 'input_size' in stored:
-            channels, height, width = stored['input_size']
-            if height == width:
-                found |= {'image_size': int(height)}
-        if 'crop_pct' in stored:
-            found |= {'eval_crop_fraction': float(stored['crop_pct'])}
-        if stored.get('interpolation') in _RESIZE:
-            found |= {'eval_resize': _RESIZE[stored['interpolation']]}
-        return found
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f'{path}: not a config.json of timm ({error})') from None
-
-
 def with_preprocessing(config: dict, weights: Weights | None) -> dict:
-    """Returns config with the preprocessing of the weights, where config.init asks for that."""
-    if weights is None or config['init']['preprocessing'] == 'config' or not weights.preprocessing:
+    """Returns config with the preprocessing of the weights, as preprocessing.taken says."""
+    if weights is None:
         return config
-    found = dict(weights.preprocessing)
-    if len(found.get('mean', [])) != config['data']['channels']:
-        found = {key: value for key, value in found.items() if key not in ('mean', 'std')}
-    if config['init']['resample']:  # the size is what was asked to be another one
-        found.pop('image_size', None)
-    log.info('preprocessing of the weights: %s',
-             ', '.join(f'{key} {value}' for key, value in found.items()))
-    try:
-        return config_lib.to_plain(config | {'data': config['data'] | found})
-    except ConfigError as error:
-        raise DataError(f'the preprocessing beside {weights.path} cannot be used ({error}); set '
-                        "config.init.preprocessing='config'") from None
+    return preprocessing.taken(config, weights.preprocessing, weights.path)
 
 
-def load(config: dict, weights: Weights, target):
+def load(config: dict, weights: Weights, target, class_names: tuple[str, ...] = ()):
     """Returns variables that begin with the weights.
 
     Args:
       config: plain.
       weights: as `find` returns.
-      target: {'params': ..., 'batch_stats': ...} of initial arrays; what is new keeps them.
+      target: {'params': ..., 'batch_stats': ...} of arrays, or of anything with shape and dtype:
+        what is new keeps its leaf.
+      class_names: of the dataset: the head's outputs are put in their order. () takes the order
+        of the weights.
 
     Raises:
-      DataError: in one line, each tensor that is missing, left over or of another shape.
+      DataError: in one line, what is missing, left over or of another shape.
     """
     variant = config['model']['name']
     family = models.variants().get(variant, variant)
     module = importlib.import_module(f'imgjax.models.{family}')
     renames = getattr(module, 'RENAMES', {})
-    if weights.layout == 'keras':
-        tensors = importlib.import_module('imgjax.interop.keras').application(weights.path)
-    else:
-        tensors = files.read(weights.path)
-    ours = torch_layout.write(target, renames)
+    ours = torch_layout.shapes(target, renames)
     heads = tuple({torch_layout.name_of(('params', name, 'x'), renames)[:-2]
                    for name in target['params'] if re.fullmatch(r'head(_\w+)?', name)})
+    new = tuple(f'{head}.' for head in heads) if config['init']['head'] == 'new' else ()
+    held, label_names = _read(weights)
+    buffers = getattr(module, 'BUFFERS', ())
     try:
-        if weights.layout not in ('timm', 'keras'):
-            layout = importlib.import_module(f'imgjax.interop.{weights.layout}')
-            tensors = layout.to_timm(tensors, family, variant)
-        tensors = adapt.adapt(tensors, {name: x.shape for name, x in ours.items()}, heads,
-                              config['init'])
-        if config['init']['head'] == 'new':
-            tensors |= {name: x for name, x in ours.items()
-                        if name.startswith(tuple(f'{head}.' for head in heads))}
-            log.info('%s begins anew', ', '.join(sorted(heads)))
-        variables = torch_layout.read(tensors, target, renames, getattr(module, 'BUFFERS', ()))
-        if config['init']['head'] == 'new':
-            variables['params'] = finetune.with_new_classifiers(
-                variables['params'], getattr(module, 'NEW_HEAD_BIAS', 0.0))
+        tensors = prefixes.without(
+            held, lambda some: _to_timm(some, weights.layout, family, variant), set(ours))
+        if not adapt.far_off(tensors, ours, heads, buffers):
+            if not new:
+                tensors = labels.in_order_of(tensors, label_names, class_names, heads)
+            tensors = adapt.adapt(tensors, ours, heads, config['init'])
+        variables = torch_layout.read(tensors, target, renames, buffers, new)
+    except torch_layout.DoesNotFit as error:
+        raise DataError(f'{weights.path}: {error}'
+                        f'{_nearest_layout(held, weights, family, variant, set(ours))}') from None
     except DataError as error:
         raise DataError(f'{weights.path}: {error}') from None
+    if new:
+        variables['params'] = finetune.with_new_classifiers(
+            variables['params'], getattr(module, 'NEW_HEAD_BIAS', 0.0))
+        log.info('%s begins anew', ', '.join(sorted(heads)))
     count = sum(leaf.size for leaf in jax.tree.leaves(variables['params']))
     log.info('%s parameters from %s', f'{count:,}', weights.path)
-    return jax.tree.map(lambda new, old: np.asarray(new, old.dtype), variables, target)
+    return jax.tree.map(lambda found, old: found if found is old else np.asarray(found, old.dtype),
+                        variables, target)
+
+
+def _read(weights: Weights):
+    """Returns (tensors by the names in the file, sets of names of the classes)."""
+    if weights.layout == 'keras':
+        return importlib.import_module('imgjax.interop.keras').application(weights.path), ()
+    found = files.read_state_dict(weights.path)
+    inside = (found.label_names,) if found.label_names else ()
+    return found.tensors, weights.label_names or inside
+
+
+def _to_timm(tensors: dict, layout: str, family: str, variant: str) -> dict:
+    if layout in ('timm', 'keras'):
+        return tensors
+    return importlib.import_module(f'imgjax.interop.{layout}').to_timm(tensors, family, variant)
+
+
+def _nearest_layout(tensors: dict, weights: Weights, family: str, variant: str,
+                    wanted: set[str]) -> str:
+    """Returns "; ..." that names the layout whose names these are, or ''."""
+    matched = {}
+    for layout in LAYOUTS:
+        if 'keras' in (layout, weights.layout):
+            continue
+        try:
+            matched[layout] = prefixes.count(
+                tensors, lambda some, layout=layout: _to_timm(some, layout, family, variant),
+                wanted)
+        except (DataError, ValueError):  # has no such family, or takes other shapes for granted
+            continue
+    best = max(matched, key=matched.get, default=weights.layout)
+    if matched.get(best, 0) <= max(matched.get(weights.layout, 0), len(wanted) / 2):
+        return ''
+    return (f'; its names are those of {best}: set config.init.from_={best}:{weights.path}')

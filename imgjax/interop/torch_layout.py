@@ -12,8 +12,14 @@ import numpy as np
 
 from imgjax.errors import DataError
 
+# Up to so many differences are listed one by one.
+MAX_LISTED = 8
 _LEAVES = {'kernel': 'weight', 'scale': 'weight', 'mean': 'running_mean', 'var': 'running_var'}
-_COUNTER = 'num_batches_tracked'  # of torch's batch norms; nothing depends on it
+COUNTER = 'num_batches_tracked'  # of torch's batch norms; nothing depends on it
+
+
+class DoesNotFit(DataError):
+    """Weights that are of another model: too much differs to list it."""
 
 
 def name_of(path, renames: Mapping[str, str]) -> str:
@@ -31,6 +37,17 @@ def name_of(path, renames: Mapping[str, str]) -> str:
     return name
 
 
+def shapes(variables, renames: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of torch's tensors by name; `variables` are of anything with a shape."""
+    found = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        # A view that takes no memory, turned as the kernel would be.
+        view = np.broadcast_to(np.zeros((), np.int8), leaf.shape)
+        found[name_of(path, renames)] = (
+            _to_torch(view) if path[-1].key == 'kernel' else view).shape
+    return found
+
+
 def write(variables, renames: Mapping[str, str]) -> dict[str, np.ndarray]:
     """Returns torch's tensors of {'params': ..., 'batch_stats': ...}, float32, by name."""
     tensors = {}
@@ -40,12 +57,12 @@ def write(variables, renames: Mapping[str, str]) -> dict[str, np.ndarray]:
         tensors[name] = np.asarray(
             _to_torch(leaf) if path[-1].key == 'kernel' else leaf, order='C')
         if path[-1].key == 'var':
-            tensors[f'{name.removesuffix("running_var")}{_COUNTER}'] = np.zeros((), np.int64)
+            tensors[f'{name.removesuffix("running_var")}{COUNTER}'] = np.zeros((), np.int64)
     return tensors
 
 
 def read(tensors: Mapping[str, np.ndarray], shapes, renames: Mapping[str, str],
-         buffers: tuple[str, ...] = ()):
+         buffers: tuple[str, ...] = (), new: tuple[str, ...] = ()):
     """Returns variables of float32 from torch's tensors.
 
     Args:
@@ -53,34 +70,58 @@ def read(tensors: Mapping[str, np.ndarray], shapes, renames: Mapping[str, str],
       shapes: variables of anything with a shape, what `jax.eval_shape` of init gives.
       renames: as `name_of`.
       buffers: endings of the names of tensors that no parameter is made of, such as index tables.
+      new: beginnings of the names of parameters that keep the leaf of `shapes`.
 
     Raises:
-      DataError: tensors are missing, left over or of other shapes; one line that lists them.
+      DataError: tensors are missing, left over or of other shapes; one line that lists them, or as
+        DoesNotFit counts them, with an example of both sides.
     """
-    left = {name for name in tensors if not name.endswith((_COUNTER, *buffers))}
-    wrong = []
+    left = {name for name in tensors if not name.endswith((COUNTER, *buffers))}
+    missing, other = [], []
 
     def leaf(path, shape):
         name = name_of(path, renames)
+        if name.startswith(new):
+            return shape
         if name not in tensors:
-            wrong.append(f'{name} is missing')
+            missing.append((name, shape.shape))
             return None
         left.discard(name)
         array = np.asarray(tensors[name])
         if path[-1].key == 'kernel':
             array = _from_torch(array)
         if array.shape != shape.shape:
-            wrong.append(f'{name} has the shape {tensors[name].shape}, which is {array.shape} here '
+            other.append(f'{name} has the shape {tensors[name].shape}, which is {array.shape} here '
                          f'and not {shape.shape}')
             return None
         return np.asarray(array, np.float32, order='C')  # which leaves a number a number
 
     variables = jax.tree_util.tree_map_with_path(leaf, shapes)
-    wrong += [f'{name} is left over' for name in sorted(left)]
-    if wrong:
-        more = f', and {len(wrong) - 8} more' if len(wrong) > 8 else ''
-        raise DataError(f'weights do not fit the model: {"; ".join(wrong[:8])}{more}')
+    left = sorted(left)
+    count = len(missing) + len(other) + len(left)
+    if count > MAX_LISTED:
+        raise DoesNotFit(_both_sides(
+            missing, other, [(name, tensors[name].shape) for name in left],
+            len(jax.tree.leaves(shapes)), len(tensors)))
+    if count:
+        wrong = [f'{name} is missing' for name, _ in missing] + other
+        wrong += [f'{name} is left over' for name in left]
+        raise DataError(f'weights do not fit the model: {"; ".join(wrong)}')
     return variables
+
+
+def _both_sides(missing, other, left, wanted: int, held: int) -> str:
+    """Says how many tensors do not fit, with an example of the model's and of the file's."""
+    words = []
+    if missing:
+        words.append(f'{len(missing)} of the {wanted} tensors of the model are missing, such as '
+                     '{} {}'.format(*missing[0]))
+    if left:
+        words.append(f'{len(left)} of the {held} in the file are left over, such as '
+                     '{} {}'.format(*left[0]))
+    if other:
+        words.append(f'{len(other)} have other shapes: {other[0]}')
+    return f'weights do not fit the model: {"; ".join(words)}'
 
 
 def _to_torch(kernel: np.ndarray) -> np.ndarray:

@@ -65,6 +65,22 @@ def timms(image: Image.Image, size: int, fraction: float, filter) -> np.ndarray:
 SQUARE = RGB.resize((24, 24))
 
 
+@pytest.mark.parametrize('size, fraction', [(48, 1.0), (48, 0.875)])
+def test_squashing_is_timms(size, fraction):
+    """timm's Resize to a pair, and CenterCrop; of it TensorFlow 2 has the whole image only."""
+    rng = np.random.default_rng(0)
+    image_HWC = rng.integers(0, 256, (70, 101, 3), np.uint8)
+    side = int(size / fraction)
+    left = round((side - size) / 2)
+    expected = np.asarray(Image.fromarray(image_HWC).resize((side, side), Image.BILINEAR))
+    found = pixels(image_HWC, size, eval_transform='squash', eval_crop_fraction=fraction,
+                   eval_resize='bilinear')
+    np.testing.assert_array_equal(found, expected[left:left + size, left:left + size])
+    np.testing.assert_array_equal(
+        pixels(image_HWC, size, eval_transform='tf2_squash', eval_resize='bilinear'),
+        crop.tf_resize(image_HWC, size, 'bilinear', half_pixel=True))
+
+
 @pytest.mark.parametrize('content, mode', [
     (encoded(SQUARE, 'PNG'), 'RGB'),
     (encoded(SQUARE, 'JPEG'), 'RGB'),

@@ -3,7 +3,9 @@
 import collections
 import io
 import json
+import pathlib
 import pickle
+import re
 import struct
 import subprocess
 import sys
@@ -16,7 +18,7 @@ import pytest
 import safetensors.numpy
 
 from imgjax.errors import DataError
-from imgjax.interop import files, torch_file
+from imgjax.interop import files, pickles, state_dict, torch_file
 
 RNG = np.random.default_rng(0)
 TENSORS = {'conv.weight': RNG.normal(size=(4, 3, 3, 3)).astype(np.float32),
@@ -28,12 +30,13 @@ def fake_torch(monkeypatch) -> types.ModuleType:
     """Names for pickle to write, as torch's; reading never looks them up."""
     torch, utils = types.ModuleType('torch'), types.ModuleType('torch._utils')
 
-    def _rebuild_tensor_v2(*args):
-        raise AssertionError('called')
+    torch._utils = utils
+    for version in ('_rebuild_tensor', '_rebuild_tensor_v2', '_rebuild_qtensor'):
+        def rebuild(*args):
+            raise AssertionError('called')
 
-    _rebuild_tensor_v2.__module__ = 'torch._utils'
-    _rebuild_tensor_v2.__qualname__ = '_rebuild_tensor_v2'
-    utils._rebuild_tensor_v2, torch._utils = _rebuild_tensor_v2, utils
+        rebuild.__module__, rebuild.__qualname__ = 'torch._utils', version
+        setattr(utils, version, rebuild)
     for name in ('FloatStorage', 'HalfStorage', 'LongStorage', 'BFloat16Storage'):
         setattr(torch, name, type(name, (), {'__module__': 'torch', '__qualname__': name}))
     monkeypatch.setitem(sys.modules, 'torch', torch)
@@ -44,18 +47,21 @@ def fake_torch(monkeypatch) -> types.ModuleType:
 class Saved:
     """A tensor to be, as torch pickles it."""
 
-    def __init__(self, torch, key, array, offset=0, size=None, stride=None):
+    def __init__(self, torch, key, array, offset=0, size=None, stride=None,
+                 by='_rebuild_tensor_v2'):
         kinds = {'float32': 'FloatStorage', 'float16': 'HalfStorage', 'int64': 'LongStorage',
                  'bfloat16': 'BFloat16Storage'}
         self.storage = Storage(('storage', getattr(torch, kinds[array.dtype.name]), key, 'cpu',
                                 array.size))
         size = array.shape if size is None else size
         steps = [s // array.itemsize for s in array.strides] if stride is None else stride
-        self.torch, self.rest = torch, (offset, tuple(size), tuple(steps), False,
-                                        collections.OrderedDict())
+        self.call = getattr(torch._utils, by)
+        self.rest = (offset, tuple(size), tuple(steps))
+        if by != '_rebuild_tensor':
+            self.rest += (False, collections.OrderedDict())
 
     def __reduce__(self):
-        return self.torch._utils._rebuild_tensor_v2, (self.storage, *self.rest)
+        return self.call, (self.storage, *self.rest)
 
 
 class Storage:
@@ -99,15 +105,18 @@ def same(found):
         np.testing.assert_array_equal(found[name], array)
 
 
-@pytest.mark.parametrize('name', ['w.pth', 'w.pt', 'w.bin'])
+@pytest.mark.parametrize('name', ['w.pth', 'w.pt', 'w.bin', 'w.th', 'w.ckpt', 'w.pth.tar'])
 def test_a_training_checkpoint_of_torch_is_read(name, tmp_path, monkeypatch):
     """With whatever else is in it, of which nothing is called."""
     torch = fake_torch(monkeypatch)
-    other = {'epoch': 3, 'args': types.SimpleNamespace(lr=0.1), 'best': np.float64(0.5)}
+    other = {'epoch': 3, 'args': types.SimpleNamespace(lr=0.1), 'best': np.float64(0.5),
+             'losses': collections.deque([1.0]), 'seen': {1, 2}, 'frozen': frozenset('a'),
+             'hist': collections.defaultdict(list, a=[1]), 'c': collections.Counter('ab'),
+             'rng': np.random.RandomState(0).get_state(), 'path': pathlib.PurePosixPath('x')}
     (tmp_path / name).write_bytes(zipped(*saved(torch, **other)))
     same(files.read(str(tmp_path / name)))
     whole = torch_file.read(str(tmp_path / name))
-    assert whole['epoch'] == 3 and isinstance(whole['args'], torch_file.Opaque)
+    assert whole['epoch'] == 3 and isinstance(whole['args'], pickles.Opaque)
 
 
 def test_the_old_format_and_a_parallel_model(tmp_path, monkeypatch):
@@ -118,8 +127,53 @@ def test_the_old_format_and_a_parallel_model(tmp_path, monkeypatch):
     content = b''.join(map(pickled, parts)) + struct.pack('<q', 6) + array.tobytes()
     (tmp_path / 'w.pth').write_bytes(content + struct.pack('<q', 0))
     found = files.read(str(tmp_path / 'w.pth'))
-    assert list(found) == ['a', 'b'] and found['b'].shape == (0, 3)
-    np.testing.assert_array_equal(found['a'], array.astype(np.float32))
+    assert list(found) == ['module.a', 'module.b'] and found['module.b'].shape == (0, 3)
+    np.testing.assert_array_equal(found['module.a'], array.astype(np.float32))
+
+
+def test_tensors_as_torch_wrote_them_before_0_4(tmp_path, monkeypatch):
+    torch = fake_torch(monkeypatch)
+    base = np.arange(6, dtype=np.float32)
+    tree = {'a': Saved(torch, '0', base, offset=2, size=(3,), stride=(1,), by='_rebuild_tensor')}
+    (tmp_path / 'w.pth').write_bytes(zipped(tree, {'0': base.tobytes()}))
+    np.testing.assert_array_equal(files.read(str(tmp_path / 'w.pth'))['a'], [2, 3, 4])
+
+
+TENSOR = pickles.Tensor(np.dtype('float32'), '0', 0, (1,), (1,))
+
+
+def of(*names) -> dict:
+    return dict.fromkeys(names, TENSOR)
+
+
+@pytest.mark.parametrize('saved, names, said', [
+    (of('a', 'b'), 'ab', ''),
+    ({'state_dict': of('a'), 'optimizer': {'state': {0: of('exp_avg')}}, 'rng': TENSOR}, 'a',
+     "its 'state_dict'"),
+    ({'model_state_dict': of('a'), 'epoch': 3}, 'a', "its 'model_state_dict'"),
+    ({'model': of('a'), 'model_ema': of('b')}, 'b', "'model_ema', the moving average; it also "
+     "holds 'model'"),
+    ({'state_dict': of('a'), 'state_dict_ema': of('b')}, 'b', 'the moving average'),
+    ({'state_dict': of('a'), 'state_dict_ema': None}, 'a', "its 'state_dict'"),
+    ({'checkpoint': {'model': of('a')}}, 'a', "its 'checkpoint'"),
+    ({'weights_of_mine': of('a', 'b'), 'mean': of('c'), 'step': TENSOR}, 'ab', 'weights_of_mine'),
+    (of('a') | {'_extra_state': None}, 'a', "left out 1 entries .*'_extra_state'"),
+])
+def test_which_part_of_a_checkpoint_is_the_model(saved, names, said, caplog):
+    with caplog.at_level('INFO'):
+        assert list(state_dict.choose(saved, 'w.pth').tensors) == list(names)
+    assert re.search(said, caplog.text)
+
+
+@pytest.mark.parametrize('beside, names', [
+    ({'class_to_idx': {'cat': 1, 'ant': 0}}, ('ant', 'cat')),
+    ({'classes': ['b', 'a']}, ('b', 'a')),
+    ({'meta': {'CLASSES': ('b', 'a')}}, ('b', 'a')),
+    ({'idx_to_class': {'1': 'a', '0': 'b'}}, ('b', 'a')),
+    ({'classes': 10}, ()), ({'class_to_idx': {'cat': 1, 'ant': 5}}, ()), ({'classes': [1, 2]}, ()),
+])
+def test_names_of_classes_in_a_checkpoint(beside, names):
+    assert state_dict.choose({'state_dict': of('a')} | beside, 'w').label_names == names
 
 
 def test_views_into_a_storage(tmp_path, monkeypatch):
@@ -135,9 +189,41 @@ def test_safetensors_and_npz(tmp_path):
     safetensors.numpy.save_file(TENSORS, tmp_path / 'w.safetensors')
     found = files.read(str(tmp_path / 'w.safetensors'))
     same({name: found[name] for name in TENSORS})
+    (tmp_path / 'w.safetensors').rename(tmp_path / 'w.bin')
+    assert set(files.read(str(tmp_path / 'w.bin'))) == set(TENSORS)
     np.savez(tmp_path / 'w.npz', **{'a/b/kernel': TENSORS['conv.weight']})
     np.testing.assert_array_equal(
         files.read(str(tmp_path / 'w.npz'))['a/b/kernel'], TENSORS['conv.weight'])
+
+
+def test_what_people_give_for_weights_is_called_by_its_name(tmp_path, monkeypatch):
+    torch = fake_torch(monkeypatch)
+    quantized = {'a.weight': Saved(torch, '0', np.zeros(2, np.float32), by='_rebuild_qtensor')}
+    for name, content, words in (
+            ('whole.pth', zipped(types.SimpleNamespace(a=1), {}),
+             r"whole pickled module \(types.SimpleNamespace\).*save its model.state_dict\(\)"),
+            ('dict.pt', zipped({'epoch': 3, 'model': types.SimpleNamespace(a=1)}, {}),
+             'whole pickled module'),
+            ('script.pt', script(), r'program of TorchScript; save its model.state_dict\(\)'),
+            ('empty.pth', zipped({'epoch': 3}, {}), 'no tensors by name, but a dict; save'),
+            ('quantized.pth', zipped(quantized, {'0': bytes(8)}),
+             "1 of its tensors are of a kind that is not read, such as 'a.weight'"),
+            ('pointer.bin', b'version https://git-lfs.github.com/spec/v1\noid 1', 'git lfs pull'),
+            ('page.pth', b'\n<!DOCTYPE html><html>', 'is a web page'),
+            ('keras.h5.pt', b'\x89HDF\r\n', 'HDF5'), ('w.pth.tar', b'\x1f\x8b' + bytes(9), 'gzip'),
+            ('archive.tar', bytes(257) + b'ustar', 'an archive of tar; unpack it')):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError, match=f'{name}: .*{words}') as caught:
+            files.read(str(tmp_path / name))
+        assert '\n' not in str(caught.value)
+
+
+def script() -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, 'w') as archive:
+        archive.writestr('net/data.pkl', b'')
+        archive.writestr('net/code/__torch__.py', 'pass', zipfile.ZIP_DEFLATED)
+    return file.getvalue()
 
 
 class Bomb:

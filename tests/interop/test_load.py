@@ -1,5 +1,6 @@
 """Runs that begin with weights: strict, adapted where it is asked for, resumed without them."""
 
+import functools
 import json
 import re
 
@@ -13,7 +14,7 @@ from configs import digits
 from imgjax import build, models, state, train
 from imgjax import config as config_lib
 from imgjax.errors import ConfigError, DataError
-from imgjax.interop import load, torch_layout
+from imgjax.interop import labels, load, torch_layout
 
 OPTIONS = {'tiny_vit': {}, 'tiny_resnet': {}}
 
@@ -28,13 +29,10 @@ def config_of(name='tiny_resnet', **init) -> dict:
 
 def weights_of(name='tiny_resnet', classes=10, side=8, channels=1, seed=1):
     """Random tensors as timm's model of that name would have them."""
-    model = models.create(name, classes, **OPTIONS[name])
-    x = jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
-    shapes = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), x)
+    shapes = shapes_of(name, classes, side, channels)
     rng = np.random.default_rng(seed)
     filled = jax.tree.map(lambda s: rng.uniform(0.1, 1, s.shape).astype(np.float32), shapes)
-    renames = {'tiny_resnet': {'head': 'fc'}, 'tiny_vit': {}}[name]
-    return torch_layout.write(filled, renames)
+    return torch_layout.write(filled, RENAMES[name])
 
 
 @pytest.fixture
@@ -46,22 +44,41 @@ def saved(tmp_path):
     return save
 
 
+RENAMES = {'tiny_resnet': {'head': 'fc'}, 'tiny_vit': {}}
+CLASSES = tuple(str(i) for i in range(10))
+
+
+@functools.cache
+def shapes_of(name: str, classes: int, side: int, channels: int):
+    model = models.create(name, classes, **OPTIONS[name])
+    x = jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
+    shapes = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), x)
+    return {'params': shapes['params'], 'batch_stats': shapes.get('batch_stats', {})}
+
+
+def read(config: dict) -> dict:
+    """The tensors that a run on 8 x 8 images of the ten digits begins with."""
+    config, weights = train._with_weights(config, '/nowhere')
+    name = config['model']['name']
+    shapes = shapes_of(name, 10, 8, config['data']['channels'])
+    return torch_layout.write(load.load(config, weights, shapes, CLASSES), RENAMES[name])
+
+
 def begun(config: dict) -> dict:
     """The tensors of the state before the first step."""
     config, weights = train._with_weights(config, '/nowhere')
-    facts = build.Facts([str(i) for i in range(10)], [8, 8, config['data']['channels']], 10, 10,
-                        '', '')
+    facts = build.Facts(list(CLASSES), [8, 8, config['data']['channels']], 10, 10, '', '')
     job = build.job(config, facts, jax.devices()[:1])
-    start = train.initial_state(job, state.hparams_of(config), weights)
-    renames = {'tiny_resnet': {'head': 'fc'}, 'tiny_vit': {}}[config['model']['name']]
+    start = train.initial_state(job, state.hparams_of(config), train._fitted(job, weights))
     return torch_layout.write(
-        jax.device_get({'params': start.params, 'batch_stats': start.batch_stats}), renames)
+        jax.device_get({'params': start.params, 'batch_stats': start.batch_stats}),
+        RENAMES[config['model']['name']])
 
 
 @pytest.mark.parametrize('name', OPTIONS)
 def test_every_tensor_is_the_files(name, saved):
     tensors = weights_of(name)
-    found = begun(config_of(name, from_=saved(tensors)))
+    found = read(config_of(name, from_=saved(tensors)))
     assert set(found) == set(tensors)
     for key, tensor in tensors.items():
         np.testing.assert_array_equal(found[key], tensor, err_msg=key)
@@ -69,7 +86,7 @@ def test_every_tensor_is_the_files(name, saved):
 
 def test_cifar_resnets_of_most_repositories(saved):
     tensors = {f'module.{name.replace("fc.", "linear.")}': x for name, x in weights_of().items()}
-    found = begun(config_of(from_=saved(tensors, layout='cifar')))
+    found = read(config_of(from_=saved(tensors, layout='cifar')))
     np.testing.assert_array_equal(found['fc.weight'], tensors['module.linear.weight'])
 
 
@@ -87,15 +104,167 @@ def test_what_does_not_fit_is_named(change, words, saved):
     tensors = weights_of()
     change(tensors)
     with pytest.raises(DataError) as caught:
-        begun(config_of(from_=saved(tensors)))
+        read(config_of(from_=saved(tensors)))
     assert re.search(words, str(caught.value)) and '\n' not in str(caught.value)
     assert 'w.safetensors: ' in str(caught.value)
 
 
 def test_many_differences_are_one_line(saved):
-    with pytest.raises(DataError, match=', and [0-9]+ more') as caught:
-        begun(config_of(from_=saved(weights_of('tiny_vit'))))
-    assert len(str(caught.value)) < 1500 and '\n' not in str(caught.value)
+    """Both sides are counted, with a name and a shape of each."""
+    with pytest.raises(DataError) as caught:
+        read(config_of(from_=saved(weights_of('tiny_vit'))))
+    assert re.search(r'[0-9]+ of the [0-9]+ tensors of the model are missing, such as bn1.\w+ '
+                     r'\(8,\); [0-9]+ of the [0-9]+ in the file are left over, such as '
+                     r'blocks.0.attn.proj.bias \(16,\)', str(caught.value))
+    assert len(str(caught.value)) < 500 and '\n' not in str(caught.value)
+
+
+def with_prefix(prefix: str, tensors: dict) -> dict:
+    return {prefix + name: x for name, x in tensors.items()}
+
+
+def split(tensors: dict, first: str, head: str) -> dict:
+    return with_prefix(first, {k: x for k, x in tensors.items() if not k.startswith('fc.')}) | (
+        with_prefix(head, {k: x for k, x in tensors.items() if k.startswith('fc.')}))
+
+
+SURPLUS = {'criterion.weight': np.ones(3, np.float32), 'n_averaged': np.array(3)}
+
+
+@pytest.mark.parametrize('wrapped, said', [
+    (lambda t: with_prefix('module.', t), 'without their wrappers'),
+    (lambda t: with_prefix('module._orig_mod.', t), 'without their wrappers'),
+    (lambda t: with_prefix('model._orig_mod.', t) | SURPLUS,
+     "without 'model.'.*left out 1 tensors beside the model, such as 'criterion.weight'"),
+    (lambda t: with_prefix('model.backbone.', t), "without 'model.backbone.'"),
+    (lambda t: split(t, 'backbone.', ''), "without 'backbone.'"),
+    (lambda t: split(t, 'backbone.', 'head.'), "without 'backbone.'"),
+    (lambda t: with_prefix('net.', {k: np.asarray(x + 1) for k, x in t.items()})
+     | with_prefix('ema_net.module.', t), "without 'ema_net.'.*left out"),
+])
+def test_what_programs_put_before_names_is_left_out(wrapped, said, saved, caplog):
+    tensors = weights_of()
+    with caplog.at_level('INFO'):
+        found = read(config_of(from_=saved(wrapped(tensors))))
+    for key in ('layer1.0.conv2.weight', 'fc.bias', 'bn1.running_var'):
+        np.testing.assert_array_equal(found[key], tensors[key], err_msg=key)
+    assert re.search(said, caplog.text, re.DOTALL)
+
+
+def test_two_models_in_one_file_are_refused(saved):
+    tensors = weights_of()
+    both = with_prefix('left.', tensors) | with_prefix('right.', tensors)
+    with pytest.raises(DataError, match="more than one set of weights that fit, 'left.' and 'righ"):
+        read(config_of(from_=saved(both)))
+
+
+def test_names_of_another_layout_are_recognised(saved):
+    tensors = {f'model.{name.replace("fc.", "linear.")}': x for name, x in weights_of().items()}
+    tensors = {name.replace('layer', 'block.'): x for name, x in tensors.items()}
+    with pytest.raises(DataError) as caught:  # of none
+        read(config_of(from_=saved(tensors)))
+    assert 'init.from_' not in str(caught.value)
+    vit = {'vit.embeddings.cls_token': 'cls_token', 'vit.layernorm.': 'norm.',
+           'vit.encoder.layer.': 'blocks.', '.layernorm_before.': '.norm1.',
+           '.layernorm_after.': '.norm2.', '.intermediate.dense.': '.mlp.fc1.',
+           'vit.embeddings.patch_embeddings.projection.': 'patch_embed.proj.',
+           '.attention.output.dense.': '.attn.proj.', '.output.dense.': '.mlp.fc2.'}
+    tensors = {}
+    for name, x in weights_of('tiny_vit').items():
+        for theirs, ours in vit.items():
+            name = name.replace(ours, theirs) if theirs[0] == '.' or name.startswith(ours) else name
+        tensors[name] = x
+    with pytest.raises(DataError, match='its names are those of huggingface: set config.init.from_='
+                       'huggingface:/.*w.safetensors'):
+        read(config_of('tiny_vit', from_=saved(tensors)))
+
+
+TURNED = CLASSES[::-1]
+
+
+@pytest.mark.parametrize('told, rows, said', [
+    ({'label_names': CLASSES}, range(10), None),
+    ({'label_names': TURNED}, range(9, -1, -1), "in the order of the dataset .*'0' is output 9"),
+    ({'pretrained_cfg': {'label_names': TURNED}}, range(9, -1, -1), 'in the order of'),
+    ({'label_names': ['n1' + x for x in TURNED],
+      'label_descriptions': {'n1' + x: x for x in TURNED}}, range(9, -1, -1), 'in the order of'),
+    ({'id2label': {i: x for i, x in enumerate(TURNED)}}, range(9, -1, -1), 'in the order of'),
+    ({'id2label': {i: f'LABEL_{i}' for i in range(10)}}, range(10), 'name no classes'),
+    ({}, range(10), "weights name no classes.*'0', '1', '2', ..."),
+])
+def test_outputs_are_put_in_the_order_of_the_dataset(told, rows, said, saved, tmp_path, caplog):
+    (tmp_path / 'config.json').write_text(json.dumps(told))
+    tensors = weights_of()
+    with caplog.at_level('INFO'):
+        found = read(config_of(from_=saved(tensors)))
+    for key in ('fc.weight', 'fc.bias'):
+        np.testing.assert_array_equal(found[key], tensors[key][list(rows)])
+    assert said is None or re.search(said, caplog.text)
+
+
+@pytest.mark.parametrize('names, class_names, rows', [
+    (('a', 'b', 'c'), ('c', 'a'), [2, 0]),
+    (('Golden retriever', 'b'), ('b', 'golden_retriever'), [1, 0]),
+    (('A', 'a'), ('a', 'A'), [1, 0]),
+    (('a', 'b', 'a'), ('b', 'a', 'c'), "first 'a'"),
+    (('a', 'b'), ('b', 'c'), "1 of the 2 of the dataset are not among its 2 label names, .*first "
+     "'c' .it has 'a', 'b'.; set config.init.head='new'"),
+])
+def test_rows_of_a_head_by_name(names, class_names, rows):
+    tensors = {'fc.weight': np.arange(2 * len(names)).reshape(len(names), 2), 'x': np.zeros(1)}
+    if isinstance(rows, str):
+        with pytest.raises(DataError, match=rows):
+            labels.in_order_of(tensors, (names,), class_names, ('fc',))
+        return
+    found = labels.in_order_of(tensors, (names,), class_names, ('fc',))
+    np.testing.assert_array_equal(found['fc.weight'], tensors['fc.weight'][rows])
+    assert found['x'] is tensors['x']
+
+
+def test_a_binary_classifier_becomes_one_of_two_classes(caplog):
+    """softmax of (0, z) is the sigmoid of z."""
+    tensors = {'fc.weight': np.ones((1, 2), np.float32), 'fc.bias': np.full(1, 3, np.float32)}
+    found = labels.in_order_of(tensors, (), ('cat', 'dog'), ('fc',))
+    np.testing.assert_array_equal(found['fc.weight'], [[0, 0], [1, 1]])
+    np.testing.assert_array_equal(found['fc.bias'], [0, 3])
+    assert "the probability of 'dog'" in caplog.text
+
+
+def test_where_the_preprocessing_is_from_is_said(saved, tmp_path, caplog):
+    config = config_of(from_=saved(weights_of()))
+    with caplog.at_level('INFO'):
+        taken = train._with_weights(config, '/nowhere')[0]
+    assert taken['init']['preprocessing'] == 'config' and taken['data'] == config['data']
+    assert re.search(r'preprocessing of the config, since nothing beside .*w.safetensors says what '
+                     r'it was trained with: mean \[0.3\], std', caplog.text)
+    asked = config | {'init': config['init'] | {'preprocessing': 'checkpoint'}}
+    with pytest.raises(ConfigError, match='config.init.preprocessing: nothing beside .*w.safet'):
+        train._with_weights(asked, '/nowhere')
+    (tmp_path / 'config.json').write_text(json.dumps(
+        {'mean': [0.25], 'std': [0.5], 'crop_mode': 'squash', 'interpolation': 'nearest'}))
+    caplog.clear()
+    with caplog.at_level('INFO'):
+        taken = train._with_weights(config, '/nowhere')[0]
+    assert taken['init']['preprocessing'] == 'checkpoint'
+    assert taken['data'] == config['data'] | {
+        'mean': [0.25], 'std': [0.5], 'eval_transform': 'squash'}
+    assert "interpolation='nearest' is not known here, but bicubic and bilinear" in caplog.text
+    assert re.search(r'of the weights, .*mean \[0.25\], .*; from the config: image', caplog.text)
+
+
+def test_runs_without_weights_have_the_hash_they_had():
+    assert config_of()['init']['preprocessing'] == 'checkpoint'
+
+
+def test_weights_that_do_not_fit_end_a_run_early(saved, tmp_path, monkeypatch, data_dir):
+    """Before anything is compiled, and before the run directory is this config's."""
+    monkeypatch.setattr(train, 'initial_state', None)
+    workdir = tmp_path / 'run'
+    with pytest.raises(DataError, match='fc.bias is missing'):
+        tensors = weights_of()
+        del tensors['fc.bias']
+        train.run(config_of(from_=saved(tensors)), str(workdir))
+    assert not (workdir / 'config.json').exists()
 
 
 def test_a_new_head(saved):
@@ -113,7 +282,7 @@ def test_a_new_head(saved):
 def test_other_channels(how, saved):
     """An image that is equal in all channels gives what it gave."""
     tensors = weights_of(channels=3)
-    found = begun(config_of(from_=saved(tensors), channels=how))['conv1.weight']
+    found = read(config_of(from_=saved(tensors), channels=how))['conv1.weight']
     old = tensors['conv1.weight']
     assert found.shape == (8, 1, 3, 3)
     expected = old.sum(1) if how == 'mean' else 3 * old[:, 0]
@@ -123,8 +292,8 @@ def test_other_channels(how, saved):
 def test_other_image_sizes_by_resampled_positions(saved):
     tensors = weights_of('tiny_vit', side=16)
     with pytest.raises(DataError, match='set config.init.resample=True'):
-        begun(config_of('tiny_vit', from_=saved(tensors)))
-    found = begun(config_of('tiny_vit', from_=saved(tensors), resample=True))['pos_embed']
+        read(config_of('tiny_vit', from_=saved(tensors)))
+    found = read(config_of('tiny_vit', from_=saved(tensors), resample=True))['pos_embed']
     np.testing.assert_array_equal(found[:, 0], tensors['pos_embed'][:, 0])  # the class token's
     assert found.shape == (1, 5, 16)
     grid = tensors['pos_embed'][0, 1:].reshape(2, 2, 2, 2, 16).mean((1, 3)).reshape(4, 16)
@@ -214,8 +383,13 @@ def test_what_needs_no_option_is_let_through(saved):
     ({'image_mean': [0.5] * 3, 'image_std': [0.25] * 3, 'resample': 2,
       'size': {'height': 224, 'width': 224}},
      {'mean': [0.5] * 3, 'std': [0.25] * 3, 'eval_resize': 'bilinear', 'image_size': 224,
+      'eval_transform': 'squash', 'eval_crop_fraction': 1.0}),
+    ({'size': 384}, {'image_size': 384, 'eval_transform': 'squash', 'eval_crop_fraction': 1.0}),
+    ({'size': {'height': 256, 'width': 256}, 'do_center_crop': True, 'crop_size': 224},
+     {'image_size': 224, 'eval_transform': 'squash', 'eval_crop_fraction': 0.875}),
+    ({'size': {'shortest_edge': 384}, 'crop_pct': 0.875, 'do_normalize': False},
+     {'mean': [0.0] * 3, 'std': [1.0] * 3, 'image_size': 384, 'eval_transform': 'squash',
       'eval_crop_fraction': 1.0}),
-    ({'size': 384}, {'image_size': 384, 'eval_crop_fraction': 1.0}),
     ({'size': {'shortest_edge': 256}, 'do_center_crop': True, 'resample': 3,
       'crop_size': {'height': 224, 'width': 224}},
      {'eval_resize': 'bicubic', 'image_size': 224, 'eval_crop_fraction': 0.875}),

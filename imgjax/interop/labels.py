@@ -1,0 +1,115 @@
+"""Names of classes that travel with weights: the head's outputs in the order of the dataset's."""
+
+import collections
+import json
+import logging
+import os
+import re
+import unicodedata
+
+import numpy as np
+
+from imgjax.errors import DataError
+from imgjax.interop.state_dict import in_order
+
+log = logging.getLogger('imgjax')
+
+_NO_NAME = re.compile(r'LABEL_\d+')  # what transformers writes where nobody named the classes
+
+
+def beside(path: str) -> tuple[tuple[str, ...], ...]:
+    """Returns names of the classes from the config.json beside a file of weights, () for none.
+
+    It is ours or timm's (`label_names`, with which `label_descriptions` are a second set of names)
+    or transformers' (`id2label`).
+    """
+    try:
+        with open(os.path.join(os.path.dirname(path), 'config.json'), encoding='utf-8') as file:
+            stored = json.load(file)
+    except (OSError, ValueError):
+        return ()
+    if not isinstance(stored, dict):
+        return ()
+    inner = stored.get('pretrained_cfg')
+    for part in (stored, inner if isinstance(inner, dict) else {}):
+        names = in_order(part.get('label_names')) or in_order(part.get('id2label'))
+        if not names or all(map(_NO_NAME.fullmatch, names)):
+            continue
+        told = part.get('label_descriptions')
+        if isinstance(told, dict) and all(isinstance(told.get(name), str) for name in names):
+            return names, tuple(told[name] for name in names)
+        return (names,)
+    return ()
+
+
+def in_order_of(tensors: dict[str, np.ndarray], names: tuple[tuple[str, ...], ...],
+                class_names: tuple[str, ...], heads: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Returns tensors whose heads have an output for each class of the dataset, in its order.
+
+    A head of one output, whose sigmoid is the probability of the second of two classes, becomes one
+    of two, the first always 0, which softmax makes the same of. What was changed, and an order that
+    no name proves, is said in one line.
+
+    Args:
+      tensors: by timm's names.
+      names: of the weights' classes, one set of names or more that mean the same, or ().
+      class_names: the dataset's; () leaves all as it is.
+      heads: prefixes of the names of classifiers.
+
+    Raises:
+      DataError: a class of the dataset is none of the weights'.
+    """
+    of_head = [name for name in tensors if name.startswith(tuple(f'{head}.' for head in heads))]
+    if not of_head or not class_names:
+        return tensors
+    outputs = tensors[of_head[0]].shape[:1]
+    if any(tensors[name].ndim < 1 or tensors[name].shape[:1] != outputs for name in of_head):
+        return tensors
+    if outputs == (1,) and len(class_names) == 2:
+        tensors = tensors | {name: np.concatenate([np.zeros_like(tensors[name]), tensors[name]])
+                             for name in of_head}
+        log.warning('the weights have one output, a binary classifier: its sigmoid is taken for '
+                    'the probability of %r, the second class', class_names[1])
+        outputs = (2,)
+    names = tuple(some for some in names if (len(some),) == outputs)
+    if not names:
+        if outputs == (len(class_names),):
+            log.warning('the weights name no classes: their outputs are taken for the classes of '
+                        'the dataset in its order, %s', _some(class_names))
+        return tensors
+    rows = next(filter(None, (_rows(some, class_names) for some in names)), None)
+    if rows is None:
+        known = collections.Counter(_plain(name) for name in names[0])
+        odd = [name for name in class_names if known[_plain(name)] != 1]
+        raise DataError(
+            f'the head is for other classes: {len(odd)} of the {len(class_names)} of the dataset '
+            f'are not among its {outputs[0]} label names, or are there twice, first '
+            f'{(odd or class_names)[0]!r} (it has '
+            f"{_some(names[0])}); set config.init.head='new' for a classifier that begins anew")
+    if rows == list(range(outputs[0])):
+        return tensors
+    log.info('the head is put in the order of the dataset by the names of classes: %r is output '
+             '%d of the weights%s', class_names[0], rows[0],
+             f'; {outputs[0] - len(rows)} other classes are left out'
+             if outputs[0] > len(rows) else '')
+    return tensors | {name: tensors[name][rows] for name in of_head}
+
+
+def _rows(names: tuple[str, ...], class_names: tuple[str, ...]) -> list[int] | None:
+    """Returns which of `names` each class is, None where one is not there or two are the same."""
+    for form in (str, _plain):
+        count = collections.Counter(map(form, names))
+        wanted = [form(name) for name in class_names]
+        if len(set(wanted)) == len(wanted) and all(count[name] == 1 for name in wanted):
+            places = {form(name): i for i, name in enumerate(names)}
+            return [places[name] for name in wanted]
+    return None
+
+
+def _plain(name: str) -> str:
+    """A name without case, and with a blank for what stands between words."""
+    return re.sub(r'[\s_-]+', ' ', unicodedata.normalize('NFC', name)).strip().casefold()
+
+
+def _some(names) -> str:
+    return ', '.join(map(repr, names[:3])) + (', ...' if len(names) > 3 else '')

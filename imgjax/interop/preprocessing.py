@@ -1,0 +1,98 @@
+"""How images were prepared for weights: what is beside the file, as fields of config.data."""
+
+import json
+import logging
+
+from imgjax import config as config_lib
+from imgjax.errors import ConfigError, DataError
+
+log = logging.getLogger('imgjax')
+
+# What weights may say, of config.data.
+FIELDS = ('mean', 'std', 'image_size', 'eval_transform', 'eval_crop_fraction', 'eval_resize')
+# timm's words, and the field and word that are ours; the middle is what all our transforms but one
+# cut out.
+_WORDS = {
+    'interpolation': ('eval_resize', {'bicubic': 'bicubic', 'bilinear': 'bilinear'}),
+    'crop_mode': ('eval_transform', {'center': '', 'squash': 'squash'})}
+
+
+def of_timm(path: str) -> dict:
+    """Returns fields of config.data from the config.json that timm puts beside its weights.
+
+    Raises:
+      DataError: it is another file, or images were prepared in a way that there is no field for.
+    """
+    try:
+        with open(path, encoding='utf-8') as file:
+            stored = json.load(file)
+        stored = stored.get('pretrained_cfg', stored)
+        found = {}
+        if 'mean' in stored:
+            found |= {'mean': [float(x) for x in stored['mean']],
+                      'std': [float(x) for x in stored['std']]}
+        if 'input_size' in stored:
+            channels, height, width = stored['input_size']
+            if height == width:
+                found |= {'image_size': int(height)}
+            else:
+                log.warning('%s: images of %d x %d; ours are square', path, height, width)
+        if 'crop_pct' in stored:
+            found |= {'eval_crop_fraction': float(stored['crop_pct'])}
+        for name, (field, known) in _WORDS.items():
+            if stored.get(name) in known:
+                found |= {field: known[stored[name]]} if known[stored[name]] else {}
+            elif name in stored:
+                log.warning('%s: %s=%r is not known here, but %s: config.data.%s says it', path,
+                            name, stored[name], ' and '.join(known), field)
+        return found
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f'{path}: not a config.json of timm ({error})') from None
+
+
+def taken(config: dict, found: dict, path: str) -> dict:
+    """Returns config with the preprocessing that config.init asks for, and says which that is.
+
+    `auto` becomes what was taken: `checkpoint` where the weights say at least their mean, else
+    `config`.
+
+    Args:
+      config: plain, with config.init.from_ set.
+      found: what the weights say, of FIELDS.
+      path: of the weights.
+
+    Raises:
+      ConfigError: init.preprocessing is `checkpoint`, and they do not say it.
+      DataError: what they say is not possible.
+    """
+    wish = config['init']['preprocessing']
+    if wish == 'config':
+        return config
+    if 'mean' not in found and wish == 'checkpoint':
+        raise ConfigError(
+            f'config.init.preprocessing: nothing beside {path} says what mean and deviation its '
+            'images had (config.json of timm, preprocessor_config.json of transformers); set '
+            'config.data.mean, std, image_size and eval_crop_fraction as in its training, and '
+            "config.init.preprocessing='config'")
+    found, data = dict(found), config['data']
+    if len(found.get('mean', [])) not in (0, data['channels']):
+        log.warning('mean and deviation of the weights are for %d channels, the images have %d: '
+                    'config.data says them', len(found['mean']), data['channels'])
+        found = {name: value for name, value in found.items() if name not in ('mean', 'std')}
+    if config['init']['resample']:  # the size is what was asked to be another one
+        found.pop('image_size', None)
+    left = [name for name in FIELDS if name not in found]
+    rest = ', '.join(f'{name} {data[name]}' for name in left)
+    if found:
+        log.info('preprocessing of the weights, from beside them: %s%s',
+                 ', '.join(f'{name} {value}' for name, value in found.items()),
+                 f'; from the config: {rest}' if rest else '')
+    else:
+        log.warning('preprocessing of the config, since nothing beside %s says what it was trained '
+                    "with: %s; with another one weights lose accuracy", path, rest)
+    init = config['init'] | {'preprocessing': 'checkpoint' if found else 'config'}
+    try:
+        return config_lib.to_plain(config | {'init': init, 'data': data | found})
+    except ConfigError as error:
+        raise DataError(f'the preprocessing beside {path} cannot be used ({error}); set '
+                        "config.init.preprocessing='config'") from None

@@ -1,0 +1,143 @@
+"""What of a training checkpoint is the model: its state_dict, and the names of its classes."""
+
+import logging
+from typing import Any, NamedTuple
+
+from imgjax.errors import DataError
+from imgjax.interop import pickles
+
+log = logging.getLogger('imgjax')
+
+# Where programs keep what model.state_dict() gave. A moving average comes first, as in timm: where
+# there is one, it is what was evaluated.
+AVERAGES = ('state_dict_ema', 'model_ema', 'ema_state_dict', 'model_ema_state_dict', 'ema_model',
+            'ema', 'params_ema')
+MODELS = ('state_dict', 'model_state_dict', 'model_state', 'model', 'net', 'network', 'module',
+          'weights', 'params', 'teacher', 'student')
+# Where they keep names of classes: in order, by their numbers, or with their numbers.
+_LABELS = ('label_names', 'class_names', 'classes', 'CLASSES', 'id2label', 'idx_to_class',
+           'class_to_idx', 'label2id')
+_GROUPS = ('meta', 'dataset_meta', 'hyper_parameters', 'config')
+# Quantized, sparse and other tensors, and NumPy's arrays.
+_ODD_TENSORS = ('torch.Tensor of', 'torch._utils._rebuild', 'numpy._core.multiarray._reconstruct',
+                'numpy.core.multiarray._reconstruct')
+_MAX_DEPTH = 3
+
+
+class StateDict(NamedTuple):
+    """The tensors by name, and names of the classes in the order of the outputs, () for none."""
+
+    tensors: dict[str, Any]
+    label_names: tuple[str, ...]
+
+
+def choose(saved, path: str) -> StateDict:
+    """Finds the model in what torch.save was given, and says in one line what it took.
+
+    It is the first of AVERAGES and MODELS that holds tensors; else the dict with the most tensors.
+
+    Args:
+      saved: as pickles.follow returns it.
+      path: of the file, for messages.
+
+    Raises:
+      DataError: there is none, or it holds tensors that cannot be read; one line with the fix.
+    """
+    found = _state_dicts(saved)
+    if not found:
+        raise DataError(f'{path}: {_what(saved)}')
+    names = [name for name in (*AVERAGES, *MODELS) if name in found]
+    taken = names[0] if names else max(found, key=lambda name: _count(found[name]))
+    if taken:
+        others = [name for name in found if name and name != taken]
+        log.info('%s: the weights are its %r%s%s', path, taken,
+                 ', the moving average' if taken in AVERAGES else '',
+                 f'; it also holds {", ".join(map(repr, others[:4]))}' if others else '')
+    tensors, other = {}, {}
+    for name, value in found[taken].items():
+        (tensors if isinstance(value, pickles.Tensor) else other)[name] = value
+    odd = [name for name, value in other.items() if _is_odd(value)]
+    if odd:
+        raise DataError(f'{path}: {len(odd)} of its tensors are of a kind that is not read, such '
+                        f'as {odd[0]!r} ({other[odd[0]].name}); save them as plain float32')
+    if other and set(other) - set(found):
+        beside = sorted(map(str, set(other) - set(found)))
+        log.info('%s: left out %d entries beside the tensors, such as %r', path, len(beside),
+                 beside[0])
+    return StateDict(tensors, _label_names(saved))
+
+
+def _state_dicts(saved, depth: int = 0) -> dict[str, dict]:
+    """Returns the dicts that hold tensors by name: '' for `saved` itself, else by their keys."""
+    if not isinstance(saved, dict) or depth > _MAX_DEPTH:
+        return {}
+    found = {'': saved} if _count(saved) else {}
+    for name, value in saved.items():
+        if isinstance(name, str) and isinstance(value, dict):
+            inner = _state_dicts(value, depth + 1)
+            if inner:  # what is nested deeper is called by its outermost name
+                known = [key for key in ('', *AVERAGES, *MODELS) if key in inner]
+                best = max(inner, key=lambda key: _count(inner[key]))
+                found[name] = inner[known[0] if known else best]
+    return found
+
+
+def _count(part: dict) -> int:
+    return sum(isinstance(name, str) and (isinstance(value, pickles.Tensor) or _is_odd(value))
+               for name, value in part.items())
+
+
+def _is_odd(value) -> bool:
+    return isinstance(value, pickles.Opaque) and value.name.startswith(_ODD_TENSORS)
+
+
+def _what(saved) -> str:
+    """Says what there is in the place of a state_dict, and what to do."""
+    places = [saved] if not isinstance(saved, dict) else [
+        saved[name] for name in (*MODELS, *AVERAGES) if name in saved]
+    whole = [value.name for value in places if isinstance(value, pickles.Opaque)]
+    if whole:
+        return (f'holds a whole pickled module ({whole[0][:80]}), which is a program; save its '
+                "model.state_dict() where its code is: torch.save(model.state_dict(), "
+                "'weights.pth')")
+    return ('holds no tensors by name, but a '
+            f'{"dict" if isinstance(saved, dict) else type(saved).__name__.lower()}; save '
+            "model.state_dict() with torch.save(model.state_dict(), 'weights.pth')")
+
+
+def _label_names(saved, depth: int = 0) -> tuple[str, ...]:
+    if not isinstance(saved, dict):
+        return ()
+    for key in _LABELS:
+        names = in_order(saved.get(key))
+        if names:
+            return names
+    if depth == 0:
+        for group in _GROUPS:
+            names = _label_names(saved.get(group), 1)
+            if names:
+                return names
+    return ()
+
+
+def in_order(labels) -> tuple[str, ...]:
+    """Returns names of classes by their numbers, () for what does not give one to each.
+
+    Args:
+      labels: a list of names, {number: name} (the number may be text), or {name: number}.
+    """
+    if isinstance(labels, list | tuple) and not isinstance(labels, pickles.Opaque | pickles.Global):
+        names = list(labels)
+    elif isinstance(labels, dict) and labels:
+        if all(type(value) is int for value in labels.values()):
+            labels = {number: name for name, number in labels.items()}
+        try:
+            numbers = {int(number): name for number, name in labels.items()}
+        except (TypeError, ValueError):
+            return ()
+        if sorted(numbers) != list(range(len(labels))):
+            return ()
+        names = [numbers[i] for i in range(len(numbers))]
+    else:
+        return ()
+    return tuple(names) if all(isinstance(name, str) for name in names) else ()
