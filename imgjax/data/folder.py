@@ -16,7 +16,6 @@ import numpy as np
 
 from imgjax.data import Source, image_files, records, source_options, split_names, splits
 from imgjax.data import left_out as left_out_lib
-from imgjax.data.decode import EXTENSIONS
 from imgjax.errors import ConfigError, DataError
 
 log = logging.getLogger('imgjax')
@@ -36,7 +35,7 @@ def open_split(split: str, options: dict) -> Source:
     path = splits.data_path(options, 'the folder that holds the class folders')
     trained = split_names.bare(options.get('train_split', 'train'))
     evaluated = split_names.bare(options.get('eval_split', 'held_out'))
-    there = _split_folders(path, {split, *trained, *evaluated})
+    there = _split_folders(path, {split, *trained, *evaluated}, say=split in trained)
     labelled = _with_labels(path, there, split)
     part, held_out = split_names.resolve_share(split, labelled or ['train'], (
         f'config.data: {path} has no folder {split!r} for that split'
@@ -47,9 +46,8 @@ def open_split(split: str, options: dict) -> Source:
                       shares and held_out is False, left_out)
     root = os.path.join(path, part) if there else path
     is_train = not there or part in [split_names.find(name, there) for name in trained]
-    class_names, found, labels = _list(root, is_train, left_out)
-    files = np.array(found.files, np.uint64)
-    numbers = image_files.file_numbers(files)
+    class_names, found, labels = _list(root, is_train, split in trained, left_out)
+    numbers = image_files.file_numbers(found.files)
     image_files.check_one_label(numbers, labels, found.names, class_names, root)
     rows = np.arange(len(labels))
     if held_out is not None:
@@ -68,7 +66,7 @@ def open_split(split: str, options: dict) -> Source:
         listing.update(os.fsencode(f'{name} {found.sizes[row]}\n'))
     examples = records.Files(root, names, labels, options)
     return Source(examples, class_names, listing.hexdigest()[:16], examples.labels,
-                  left_out=left_out, files=files[rows])
+                  left_out=left_out, files=found.files[rows])
 
 
 def _count_absent(class_names: tuple[str, ...], labels: np.ndarray, left_out: dict) -> None:
@@ -80,15 +78,16 @@ def _count_absent(class_names: tuple[str, ...], labels: np.ndarray, left_out: di
 
 def _folders(path: str) -> list[str]:
     return sorted(entry.name for entry in os.scandir(path)
-                  if not entry.name.startswith('.') and entry.is_dir())
+                  if not entry.name.startswith('.') and image_files.is_folder(entry))
 
 
-def _split_folders(path: str, named: set[str]) -> list[str]:
+def _split_folders(path: str, named: set[str], say: bool) -> list[str]:
     """Returns the folders of `path` if they are splits; none if they are classes.
 
     Args:
       path: where they lie.
       named: the splits that the config names.
+      say: whether to log what is doubtful.
 
     Raises:
       DataError: they are splits whose images lie in no class folders.
@@ -103,7 +102,7 @@ def _split_folders(path: str, named: set[str]) -> list[str]:
         raise DataError(f'{path}: images of {", ".join(flat)} lie in no class folders; expected '
                         f'{os.path.join(path, flat[0])}/<class>/<name>.jpg, or a listing')
     for folder in flat:
-        if split_names.is_held_out(folder):
+        if say and split_names.is_held_out(folder):
             log.warning('%s: is taken for a class, as it holds images and no folders; if it is a '
                         'split without labels, move it elsewhere', os.path.join(path, folder))
     return []
@@ -113,7 +112,7 @@ def _is_class(path: str) -> bool:
     """Returns whether images lie in it, and no folders: there is also a class `train`."""
     entries = list(os.scandir(path))
     return (any(image_files.is_image(entry.name) for entry in entries)
-            and not any(entry.is_dir() for entry in entries))
+            and not any(map(image_files.is_folder, entries)))
 
 
 def _with_labels(path: str, there: list[str], split: str) -> list[str]:
@@ -163,7 +162,7 @@ def _count_unread(path: str, there: list[str], labelled: list[str], named: set[s
                            len(unread))
 
 
-def _list(root: str, is_train: bool, left_out: dict):
+def _list(root: str, is_train: bool, say: bool, left_out: dict):
     """Returns (class names, Found in all class folders, int32 labels).
 
     A class folder without images is an error in training, and no class elsewhere.
@@ -173,7 +172,7 @@ def _list(root: str, is_train: bool, left_out: dict):
         found = list(threads.map(
             lambda name: image_files.below(os.path.join(root, name), name), classes))
     beside = [entry.name for entry in os.scandir(root)
-              if not entry.name.startswith('.') and not entry.is_dir()]
+              if not entry.name.startswith('.') and not image_files.is_folder(entry)]
     for name in sorted(beside):
         if not os.path.exists(os.path.join(root, name)):
             left_out_lib.count(left_out, 'dead links in place of class folders', name)
@@ -181,18 +180,22 @@ def _list(root: str, is_train: bool, left_out: dict):
             left_out_lib.count(left_out, 'beside the class folders', name)
     left_out |= left_out_lib.added_up([left_out, *(one.left_out for one in found)])
     if not any(one.names for one in found):
-        raise DataError(f'{root}: no images; expected {root}/<class>/<name>.jpg '
-                        f'({", ".join(EXTENSIONS)}){_but(left_out)}')
+        raise DataError(f'{root}: no images; expected {root}/<class>/<name>.jpg{_but(left_out)}')
     for name, one in zip(classes, found, strict=True):
         if is_train and not one.names:
             raise DataError(f'{root}/{name}: no images in this class folder; remove it or fill it'
                             f'{_but(one.left_out)}')
-    _check_layout(root, dict(zip(classes, found, strict=True)))
+    shared = _check_layout(root, dict(zip(classes, found, strict=True)))
+    if say and len(shared) > 1:
+        log.warning('%s: %s are taken for classes, and each holds folders such as %s; if they are '
+                    'splits, name them in config.data.train_split and eval_split', root,
+                    ', '.join(classes[:3]), ', '.join(shared[:3]))
     classes, found = zip(*((name, one) for name, one in zip(classes, found, strict=True)
                            if one.names), strict=True)
     labels = np.repeat(np.arange(len(classes), dtype=np.int32), [len(one.names) for one in found])
-    names, sizes, files = (list(itertools.chain.from_iterable(one[field] for one in found))
-                           for field in range(3))
+    names, sizes = (list(itertools.chain.from_iterable(one[field] for one in found))
+                    for field in range(2))
+    files = np.concatenate([one.files for one in found])
     return _shown(classes, root), image_files.Found(names, sizes, files, left_out), labels
 
 
@@ -200,8 +203,11 @@ def _but(left_out: left_out_lib.LeftOut) -> str:
     return f'; {left_out_lib.sentence(left_out)}' if left_out else ''
 
 
-def _check_layout(root: str, found: dict[str, image_files.Found]) -> None:
-    """Checks that folders which hold only folders do not look like those of splits."""
+def _check_layout(root: str, found: dict[str, image_files.Found]) -> list[str]:
+    """Checks that folders which hold only folders do not look like those of splits.
+
+    Returns the names of the folders that all of them hold.
+    """
     inner = {name: {image.split('/')[1] for image in one.names} for name, one in found.items()
              if one.names and all(image.count('/') > 1 for image in one.names)}
     for name, folders in inner.items():
@@ -213,11 +219,7 @@ def _check_layout(root: str, found: dict[str, image_files.Found]) -> None:
             raise ConfigError(f'config.data: {place} holds folders and looks like a split, not '
                               f'like a class; set config.data.train_split or eval_split to {name}, '
                               'or name the folder above the class folders in config.data.path')
-    shared = sorted(set.intersection(*inner.values())) if len(inner) == len(found) > 1 else ()
-    if len(shared) > 1:
-        log.warning('%s: %s are taken for classes, and each holds folders such as %s; if they are '
-                    'splits, name them in config.data.train_split and eval_split', root,
-                    ', '.join(list(inner)[:3]), ', '.join(shared[:3]))
+    return sorted(set.intersection(*inner.values())) if len(inner) == len(found) > 1 else []
 
 
 def _shown(classes: tuple[str, ...], root: str) -> tuple[str, ...]:

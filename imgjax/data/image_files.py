@@ -20,19 +20,27 @@ class Found(NamedTuple):
       names: relative to it, with '/'; the order is torchvision's: folder by folder in the order of
         their paths, in each by name.
       sizes: their bytes.
-      files: (device, inode) of each, which links to one file share.
+      files: uint64 (N, 2), device and inode of each, which links to one file share.
       left_out: what else lies there.
     """
 
     names: list[str]
     sizes: list[int]
-    files: list[tuple[int, int]]
+    files: np.ndarray
     left_out: dict[str, tuple[int, str]]
 
 
 def is_image(name: str) -> bool:
     """Returns whether a file's name ends as that of an image; blanks after it do not count."""
     return name.rstrip().lower().endswith(EXTENSIONS)
+
+
+def is_folder(entry: os.DirEntry) -> bool:
+    """Returns whether it is a folder or a link to one."""
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def below(folder: str, prefix: str = '') -> Found:
@@ -69,7 +77,8 @@ def below(folder: str, prefix: str = '') -> Found:
                             'of the set') from None
     rows = [row for place in sorted(images) for row in images[place]]
     return Found([name for name, _ in rows], [status.st_size for _, status in rows],
-                 [(status.st_dev, status.st_ino) for _, status in rows], left_out)
+                 np.array([(status.st_dev, status.st_ino) for _, status in rows],
+                          np.uint64).reshape(-1, 2), left_out)
 
 
 def _look(entry: os.DirEntry, name: str, above: frozenset, left_out: dict):
