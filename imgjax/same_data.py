@@ -3,12 +3,15 @@
 import copy
 import hashlib
 import json
+import logging
 
 from imgjax import config as config_lib
 from imgjax import data, processes
 from imgjax.build import Facts
-from imgjax.data import Source
+from imgjax.data import Source, classes
 from imgjax.errors import ConfigError, DataError
+
+log = logging.getLogger('imgjax')
 
 # What may differ between the processes of a run: where and how each reads the same files.
 _OWN = ('data.path', 'data.data_dir', 'data.workers')
@@ -134,19 +137,24 @@ def names_data(changes: dict) -> bool:
     return any(not field.startswith(_READING) for field in fields)
 
 
-def other_split(options: dict, facts: Facts, split: str) -> tuple[Source, str]:
-    """Opens what a run is evaluated on in a dataset that is not its own; returns (it, its name).
+def other_split(options: dict, own: str, split: str) -> tuple[Source, str]:
+    """Opens what a model is evaluated on in a dataset that is not its own; returns (it, its name).
 
-    That is `split`, the one that the run was evaluated on, if the dataset has it. Where that would
-    be a share held out of the only split there is, the model has seen none of the images, so that
-    all of them are taken; but if they are the run's own, in another place, that share.
+    That is `split` if the dataset has it. Where that would be a share held out of the only split
+    there is, the model has seen none of the images, so that all of them are taken; but if they are
+    its own, in another place, that share.
+
+    Args:
+      options: config['data'].
+      own: fingerprint of the split that the model was evaluated on, '' for none.
+      split: its name.
 
     Raises:
       ConfigError: no such split.
       DataError: it cannot be read.
     """
     source = data.open_split(split, options)
-    if source.fingerprint == facts.eval_fingerprint:
+    if source.fingerprint == own:
         return source, split
     try:
         data.open_split(split, options | {'held_out': 0.0})
@@ -187,3 +195,36 @@ def own_split(workdir: str, options: dict, facts: Facts, split: str) -> Source:
         f'those it was trained with ({changed[0]}); name those to evaluate on '
         '(--config.data.path=..., --config.data.name=...); a run of arrays of a script is '
         'evaluated by use.evaluate_split(workdir, source=...)')
+
+
+def compare_classes(source: Source, facts: Facts, split: str,
+                    by: str) -> tuple[Source, dict]:
+    """Returns a split with the classes of a model, and what is told of that.
+
+    Args:
+      source: the split.
+      facts: of the model.
+      split: what errors call the split.
+      by: 'name' or 'number'.
+
+    Raises:
+      DataError: no class is of both, or images of one have several labels and of the other one.
+    """
+    if source.multi_label != facts.multi_label:
+        here, there = ('several labels', 'one')[::1 if source.multi_label else -1]
+        raise DataError(f'{split}: an image has {here}, of those of the model {there}; label them '
+                        'alike')
+    names, count = facts.class_names, len(source.class_names)
+    if by == 'number' and count != len(names):
+        raise DataError(f'{split}: has {count} classes, the model {len(names)}; without '
+                        '--classes=number they are matched by name')
+    if by == 'number':
+        log.info('classes compared by number: 0 is %r in the data and %r of the model',
+                 source.class_names[0], names[0])
+        source = source._replace(class_names=tuple(names))
+    source, found = classes.compared(source, names, split)
+    log.info(found.line())
+    check_processes({}, facts._replace(
+        eval_examples=len(source.examples), eval_fingerprint=source.fingerprint))
+    return source, {'classes': len(names), 'classes_compared': found.both,
+                    'images_left_out': found.left_out}

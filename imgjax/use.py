@@ -24,7 +24,7 @@ from imgjax import (
 )
 from imgjax import config as config_lib
 from imgjax import state as state_lib
-from imgjax.data import Source, classes, decode, image_files, left_out, records, splits
+from imgjax.data import Source, decode, image_files, left_out, records, splits
 from imgjax.errors import ConfigError, DataError
 
 log = logging.getLogger('imgjax')
@@ -123,10 +123,10 @@ def evaluate_split(workdir: str, at: int | str | None = None, split: str | None 
     elif same_data.names_data(changes) and (asked or 'data.eval_split' in changes):
         source = data.open_split(split, options)
     elif same_data.names_data(changes):
-        source, split = same_data.other_split(options, job.facts, split)
+        source, split = same_data.other_split(options, job.facts.eval_fingerprint, split)
     else:
         source = same_data.own_split(workdir, options, job.facts, split)
-    source, found = compare_classes(source, job.facts, split, by)
+    source, found = same_data.compare_classes(source, job.facts, split, by)
     at = which_step(job, workdir, at)
     state, meta = restore(job, workdir, at)
     if config != job.config:
@@ -136,39 +136,6 @@ def evaluate_split(workdir: str, at: int | str | None = None, split: str | None 
     return {'split': split, 'data': place,
             **evaluate.split(job, state, source, split).summary(), **found, 'step': meta['step'],
             'workdir': os.path.abspath(workdir), 'state_digest': meta['state_digest']}
-
-
-def compare_classes(source: Source, facts: build.Facts, split: str,
-                    by: str) -> tuple[Source, dict]:
-    """Returns a split with the classes of a model, and what is told of that.
-
-    Args:
-      source: the split.
-      facts: of the model.
-      split: what errors call the split.
-      by: 'name' or 'number'.
-
-    Raises:
-      DataError: no class is of both, or images of one have several labels and of the other one.
-    """
-    if source.multi_label != facts.multi_label:
-        here, there = ('several labels', 'one')[::1 if source.multi_label else -1]
-        raise DataError(f'{split}: an image has {here}, of those of the model {there}; label them '
-                        'alike')
-    names, count = facts.class_names, len(source.class_names)
-    if by == 'number' and count != len(names):
-        raise DataError(f'{split}: has {count} classes, the model {len(names)}; without '
-                        '--classes=number they are matched by name')
-    if by == 'number':
-        log.info('classes compared by number: 0 is %r in the data and %r of the model',
-                 source.class_names[0], names[0])
-        source = source._replace(class_names=tuple(names))
-    source, found = classes.compared(source, names, split)
-    log.info(found.line())
-    same_data.check_processes({}, facts._replace(
-        eval_examples=len(source.examples), eval_fingerprint=source.fingerprint))
-    return source, {'classes': len(names), 'classes_compared': found.both,
-                    'images_left_out': found.left_out}
 
 
 def inspect_run(workdir: str) -> dict:

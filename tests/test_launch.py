@@ -160,6 +160,7 @@ def test_predict_goes_on_after_a_bad_image(run, launch, images, tmp_path):
     ('train', (), ['no run was started here yet; give --config']),
     ('train', (CONFIG, 'stray'), ["'stray' is no flag"]),
     ('evaluate', (), ['no run directory']),
+    ('evaluate', (CONFIG,), ['--config: a run has its own; leave it out']),
     ('inspect', (), ['no run directory']),
     ('predict', ('--images=/nothing/*.png',), ['--images=/nothing/*.png: no such images']),
     ('predict', ('--images=README.md', '--output=x.txt'), ['ending in .csv or .json']),

@@ -6,10 +6,11 @@ from PIL import Image
 
 from configs import base
 from imgjax import config as config_lib
-from imgjax import data, same_data, train, use
+from imgjax import data, evaluate_weights, same_data, train, use
 from imgjax.build import Facts
 from imgjax.data import arrays
 from imgjax.errors import ConfigError, DataError
+from imgjax.interop import export
 
 FACTS = Facts(['cat', 'dog'], [8, 8, 3], 40, 10, 'a', 'b')
 
@@ -69,15 +70,46 @@ def test_a_run_of_arrays_is_evaluated_on_arrays(run):
         k: run[1][k] for k in ('accuracy', 'loss', 'examples')}
 
 
+def in_another_order(folder, grey: int = 10) -> str:
+    """Writes the images that the run was evaluated on, and some of a class that it does not know.
+
+    Returns the path; the classes stand in another order.
+    """
+    images, labels = stripes(96, 1)
+    order = [2, 0, 3, 1] if grey else [2, 0, 1]  # of red, green, blue, grey in the file
+    names = np.array([*NAMES, 'grey'])[np.argsort(order)]
+    np.savez(folder / 'other.npz', test_images=np.concatenate([images, stripes(grey, 2)[0]]),
+             test_labels=np.concatenate([np.array(order)[labels], np.full(grey, order[-1])]),
+             class_names=names)
+    return str(folder / 'other.npz')
+
+
+def test_published_weights_are_evaluated_without_a_run(run, tmp_path, caplog):
+    """By the names beside them, in any order; without names by number, for as many classes."""
+    export.export(run[0], 'safetensors', str(tmp_path / 'weights'))
+    config = base.get_config()
+    config.update(
+        model=dict(name='tiny_mlp'), eval_batch_size=64,
+        init=dict(from_=f'timm:{tmp_path}/weights/model.safetensors', head='new'),
+        data=dict(name='arrays', channels=1, path=in_another_order(tmp_path), mean=(0.3,),
+                  std=(0.37,)))
+    found = evaluate_weights.run(config)
+    assert (found['accuracy'], found['loss']) == (run[1]['accuracy'], pytest.approx(run[1]['loss']))
+    assert (found['classes_compared'], found['images_left_out']) == (3, 10)
+    (tmp_path / 'weights' / 'config.json').unlink()
+    with pytest.raises(DataError, match='for 3 classes, the dataset has 4; without names of class'):
+        evaluate_weights.run(config)
+    in_another_order(tmp_path, grey=0)
+    assert evaluate_weights.run(config)['accuracy'] < run[1]['accuracy']
+    assert 'the weights name no classes' in caplog.text
+    config.init.from_ = ''
+    with pytest.raises(ConfigError, match='--workdir: give a run directory, or weights by'):
+        evaluate_weights.run(config)
+
+
 def test_other_data_are_compared_by_the_names_of_classes(run, tmp_path, caplog):
     """Another order changes nothing; images of another class are left out."""
-    images, labels = stripes(96, 1)
-    more, _ = stripes(10, 2)
-    order = [2, 0, 3, 1]  # of red, green, blue, grey in the file
-    names = np.array([*NAMES, 'grey'])[np.argsort(order)]
-    np.savez(tmp_path / 'other.npz', test_images=np.concatenate([images, more]), class_names=names,
-             test_labels=np.concatenate([np.array(order)[labels], np.full(10, order[3])]))
-    changes = {'data.name': 'arrays', 'data.path': str(tmp_path / 'other.npz')}
+    changes = {'data.name': 'arrays', 'data.path': in_another_order(tmp_path)}
     with caplog.at_level('INFO', 'imgjax'):
         found = use.evaluate_split(run[0], changes=changes)
     assert found['data'] == changes['data.path'] and found['split'] == 'test'
@@ -102,15 +134,15 @@ def test_a_set_of_one_split_is_taken_whole_unless_it_is_the_runs_own(tmp_path):
         for i in range(10):
             Image.new('RGB', (4, 4)).save(tmp_path / name / f'{i}.png')
     options = base.get_config().data.to_dict() | {'name': 'folder', 'path': str(tmp_path)}
-    source, split = same_data.other_split(options, FACTS, 'held_out')
+    source, split = same_data.other_split(options, '', 'held_out')
     assert (len(source.examples), split) == (20, 'train+held_out')
-    own = FACTS._replace(eval_fingerprint=data.open_split('held_out', options).fingerprint)
+    own = data.open_split('held_out', options).fingerprint
     source, split = same_data.other_split(options, own, 'held_out')
     assert (len(source.examples), split) == (2, 'held_out')
     (tmp_path / 'test').mkdir()
     for name in ('cat', 'dog'):
         (tmp_path / name).rename(tmp_path / 'test' / name)
-    source, split = same_data.other_split(options, FACTS, 'held_out')
+    source, split = same_data.other_split(options, '', 'held_out')
     assert (len(source.examples), split) == (20, 'held_out')
 
 

@@ -87,7 +87,7 @@ def renumbered(source: Source, class_names: Sequence[str], split: str) -> Source
     class_names = tuple(class_names)
     if source.class_names == class_names:
         return source
-    numbers = _numbers(source, class_names)
+    numbers = places(source, class_names)
     if -1 in numbers:
         _check_unused(source, np.flatnonzero(numbers < 0), class_names, split)
     lacking = sorted(set(range(len(class_names))) - set(numbers.tolist()))
@@ -98,9 +98,14 @@ def renumbered(source: Source, class_names: Sequence[str], split: str) -> Source
     return source._replace(examples=examples, class_names=class_names, labels=examples.labels)
 
 
-def _numbers(source: Source, class_names: Sequence[str]) -> np.ndarray:
-    """Returns the place of each class of the source among `class_names`, -1 where it has none."""
-    number_of = {_spelled(name): i for i, name in enumerate(class_names)}
+def places(source: Source, class_names: Sequence[str]) -> np.ndarray:
+    """Returns the place of each class of the source among `class_names`.
+
+    -1 where it has none, or where two are called so (ImageNet has two cranes).
+    """
+    number_of = {}
+    for number, name in enumerate(map(_spelled, class_names)):
+        number_of[name] = number if name not in number_of else -1
     return np.array([number_of.get(_spelled(name), -1) for name in source.class_names])
 
 
@@ -160,7 +165,7 @@ def compared(source: Source, class_names: Sequence[str], split: str) -> tuple[So
     Raises:
       DataError: it has images of none of them.
     """
-    numbers = _numbers(source, class_names)
+    numbers = places(source, class_names)
     labels = source.labels()
     several = source.multi_label
     counts = (labels > 0).sum(0) if several else np.bincount(

@@ -110,10 +110,10 @@ def _split_of(rows: Sequence[Row]) -> list[str]:
 
     Names that differ in case, blanks or signs become one of them.
     """
-    first, name_of = {}, {}
+    one = {}
     for word in sorted({row.split or 'train' for row in rows}):
-        name_of[word] = first.setdefault(split_names.plain(word), word)
-    return [name_of[row.split or 'train'] for row in rows]
+        one.setdefault(split_names.plain(word), word)
+    return [one[split_names.plain(row.split or 'train')] for row in rows]
 
 
 def _with_labels(path: str, rows: Sequence[Row], split_of: list[str], split: str,

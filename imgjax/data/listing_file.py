@@ -44,9 +44,8 @@ def read(path: str, left_out: dict[str, tuple[int, str]]) -> list[Row]:
         raise DataError(f'{path}: cannot be read ({error})') from None
     if not rows:
         raise DataError(f'{path}: lists nothing')
-    shown = _shown({label for row in rows for label in row.labels}, path)
-    return rows if not shown else [
-        row._replace(labels=tuple(shown.get(label, label) for label in row.labels)) for row in rows]
+    _check_shown({label for row in rows for label in row.labels}, path)
+    return [row._replace(labels=tuple(map(records.shown, row.labels))) for row in rows]
 
 
 def _csv_rows(file, path: str, left_out: dict) -> Iterator[Row]:
@@ -113,15 +112,10 @@ def _labels(words: list[str], place: str, left_out: dict) -> tuple[str, ...]:
     return once
 
 
-def _shown(labels: set[str], path: str) -> dict[str, str]:
-    """Returns how labels are written that hold bytes which are no UTF-8.
-
-    Raises:
-      DataError: several would become the same.
-    """
-    odd = {label: records.shown(label) for label in labels if records.shown(label) != label}
-    for label in odd.values():
-        if label in labels or list(odd.values()).count(label) > 1:
-            raise DataError(f'{path}: several labels would be called {label!r}; save the file as '
-                            'UTF-8')
-    return odd
+def _check_shown(labels: set[str], path: str) -> None:
+    """Checks that labels stay apart when bytes that are no UTF-8 are written as '?'."""
+    seen = {}
+    for label in sorted(labels):
+        if seen.setdefault(records.shown(label), label) != label:
+            raise DataError(f'{path}: several labels would be called {records.shown(label)!r}; '
+                            'save the file as UTF-8')

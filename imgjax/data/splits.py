@@ -226,10 +226,8 @@ def sliced(spec: str, open_one: Callable[[str], Source]) -> Source:
     _warn_of_absent(spec, view, list(sources.values()))
     marks = [source.fingerprint for source in sources.values()]
     fingerprint = hashlib.sha256(' '.join([spec, *marks]).encode()).hexdigest()[:16]
-    files = None if any(source.files is None for source, _ in parts) else np.concatenate(
-        [source.files[rows] for source, rows in parts])
     return Source(view, first.class_names, fingerprint, view.labels, first.multi_label,
-                  left_out.added_up(source.left_out for source in sources.values()), files)
+                  left_out.added_up(source.left_out for source in sources.values()))
 
 
 def _warn_of_absent(spec: str, view: _View, sources: Sequence[Source]) -> None:

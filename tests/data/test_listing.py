@@ -160,11 +160,6 @@ def test_encodings(encoding, write, tmp_path):
     source.examples[0]['name'].encode()
 
 
-def test_labels_that_would_look_alike_are_refused(write):
-    with pytest.raises(DataError, match="several labels would be called 'th.'; save the file as"):
-        data.open_split('train', write(['1.png,thé', '2.png,thè'], encoding='latin-1'))
-
-
 def test_one_label_in_two_spellings_is_refused(write):
     lines = [f'{i}.png,{unicodedata.normalize(("NFC", "NFD")[i % 2], "café")}' for i in range(6)]
     with pytest.raises(DataError, match='are one name in two Unicode spellings'):
