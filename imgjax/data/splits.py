@@ -150,10 +150,14 @@ def open_part(split: str, there: Iterable[str], refusal: str, options: dict,
     Raises:
       ConfigError: no such split, or reading the labels of `train` is a matter of hours.
     """
-    there = list(there)
+    there = {name: name for name in there}
+    trained = split_names.bare(options.get('train_split', 'train'))
+    if list(there) == trained:  # the only one, whatever its name
+        there = {'train': trained[0]}
+        split = 'train' if split == trained[0] else split
     part, held_out = resolve_share(split, there, refusal) if _holds_out(options) else (
         resolve(split, there, refusal), None)
-    source = open_one(part)
+    source = open_one(there[part])
     if held_out is None or (not held_out and not options['held_out']):
         return source
     if not _labels_are_cheap(source):

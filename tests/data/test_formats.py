@@ -310,6 +310,16 @@ def test_of_a_set_without_a_second_split_a_share_of_each_class_is_held_out(write
         data.open_split('val', whole)
 
 
+def test_the_only_split_is_divided_whatever_its_name(tmp_path):
+    options = write_npz(tmp_path / 'set', {'all': images(30)}, CLASSES)
+    with pytest.raises(ConfigError, match='no split .train.*; it has all'):
+        data.open_split('train', options)
+    options |= {'train_split': 'all'}
+    assert [len(data.open_split(split, options).examples) for split in ('all', 'val')] == [27, 3]
+    whole = options | {'eval_split': 'all[90%:]'}
+    assert len(data.open_split('all', whole).examples) == 30
+
+
 def test_labels_that_lie_among_many_images_are_not_read_to_divide(tmp_path, monkeypatch):
     options = write_tfds(tmp_path / 'set', {'train': images(12)}, CLASSES)
     monkeypatch.setattr('imgjax.data.tfds.CHEAP_BYTES', 0)
