@@ -9,10 +9,12 @@ in training (that is how rare classes are repeated), and counts once in evaluati
 """
 
 import concurrent.futures
+import contextlib
 import hashlib
 import logging
 import os
 import posixpath
+import stat
 import unicodedata
 from collections.abc import Sequence
 
@@ -223,10 +225,10 @@ def _found(root: str, rows: Sequence[Row], path: str):
         spellings = [name, name.strip(), name.strip().replace('\\', '/')]
         spellings += [unicodedata.normalize(form, spellings[2]) for form in ('NFC', 'NFD')]
         for spelling in dict.fromkeys(spellings):
-            try:
-                return spelling, os.stat(os.path.join(root, spelling))
-            except (OSError, ValueError):
-                continue
+            with contextlib.suppress(OSError, ValueError):
+                status = os.stat(os.path.join(root, spelling))
+                if stat.S_ISREG(status.st_mode):
+                    return spelling, status
         return None
 
     blocks = [rows[i:i + 1000] for i in range(0, len(rows), 1000)]

@@ -82,7 +82,7 @@ class Ranges:
     def name(self, index: int) -> str:
         start = self._name_ends[index - 1] + 1 if index else 0
         text = self._names[start:self._name_ends[index]].tobytes().decode(errors='replace')
-        return f'{self._paths[self._shard[index]]}:{text}'
+        return f'{shown(self._paths[self._shard[index]])}:{text}'
 
     def names(self) -> list[str]:
         """Returns the name of each image, without its file's."""

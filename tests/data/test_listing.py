@@ -148,6 +148,13 @@ def test_files_are_found_in_another_spelling(listed, there, write, tmp_path):
     assert source.examples[0]['image'] == b'here'
 
 
+def test_what_is_no_file_is_missing(write, tmp_path):
+    (tmp_path / 'folder.png').mkdir()
+    os.mkfifo(tmp_path / 'pipe.png')
+    with pytest.raises(DataError, match="2 of 3 files are missing, first '.*/folder.png'"):
+        data.open_split('train', write(['folder.png,a', 'pipe.png,b', '1.png,b']))
+
+
 @pytest.mark.parametrize('encoding', ['utf-8', 'utf-16', 'latin-1'])
 def test_encodings(encoding, write, tmp_path):
     with open(os.path.join(os.fsencode(tmp_path), 'é.png'.encode(
