@@ -4,6 +4,7 @@ Numbers are never taken for those of another file: they are translated by the na
 """
 
 import logging
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -131,12 +132,14 @@ def _numbers(column: LabelColumn, class_names: tuple[str, ...], first: LabelColu
 
 def _by_name(names: Sequence[str], class_names: tuple[str, ...], place: str,
              first: LabelColumn) -> np.ndarray:
-    """Returns the number in `class_names` of each name."""
-    number = {name: i for i, name in enumerate(class_names)}
+    """Returns the number in `class_names` of each name, however Unicode spells it."""
+    spelled = [unicodedata.normalize('NFC', name) for name in class_names]
+    number = {name: i for i, name in enumerate(spelled)}
     if len(number) < len(class_names):
-        twice = next(name for i, name in enumerate(class_names) if number[name] != i)
+        twice = next(name for i, name in enumerate(spelled) if number[name] != i)
         raise DataError(f'{first.place}: two classes are named {twice!r}, and {place} has another '
                         'order; give each class a name of its own')
+    names = [unicodedata.normalize('NFC', name) for name in names]
     unknown = [name for name in names if name not in number]
     if unknown:
         raise DataError(f'{place}: has the class {unknown[0]!r}, which {first.place} has not '

@@ -29,6 +29,8 @@ AGREED = {
                            [1, 1]),
     'a class that has no example': ([('b', ('emu', 'dog'), [1])], ('a', ('cat', 'dog'), []), [],
                                     'cat dog', [1]),
+    'another spelling in Unicode': ([('b', ('e\u0301', 'a'), [0, 1])], ('a', ('a', '\u00e9'), []),
+                                    [], 'a \u00e9', [1, 0]),
     'names in place of numbers': (
         [('a', ('dog', 'cat'), [0]), ('b', (), ['cat', 'dog'])], ('a', ('dog', 'cat'), []), [],
         'dog cat', [0, 1, 0]),
