@@ -22,10 +22,12 @@ log = logging.getLogger('imgjax')
 
 # What the names and shapes in a file follow; each but timm's has a file here that turns them into
 # timm's: `to_timm(tensors, family, variant) -> tensors`. Keras reads its own files, and has
-# `application(name) -> tensors` in its place. Three of them have `demands(family, variant, folder)
+# `application(name) -> tensors` in its place. Four of them have `demands(family, variant, folder)
 # -> (options, fields)`: what config.model.options must say for the weights to be what they were,
 # and config.data's fields that they were evaluated with.
-LAYOUTS = ('timm', 'torchvision', 'huggingface', 'google', 'keras', 'cifar')
+LAYOUTS = ('timm', 'torchvision', 'huggingface', 'google', 'keras', 'cifar',
+           'efficientnet_pytorch')
+_DEMANDING = ('torchvision', 'huggingface', 'google', 'efficientnet_pytorch')
 _HUB_NAME = re.compile(r'[a-z0-9_]+(\.[A-Za-z0-9_]+)?')
 
 
@@ -68,7 +70,7 @@ def find(config: dict) -> Weights | None:
         if not os.path.isfile(path):
             raise DataError(f'config.init.from_: no such file {path}')
         folder, known = os.path.dirname(path), {}
-        if layout in ('torchvision', 'huggingface', 'google'):
+        if layout in _DEMANDING:
             known = _known(config['model'], layout, folder)
         elif os.path.isfile(os.path.join(folder, 'config.json')):
             known = preprocessing.of_timm(os.path.join(folder, 'config.json'))
@@ -202,4 +204,4 @@ def _nearest_layout(tensors: dict, weights: Weights, family: str, variant: str,
     best = max(matched, key=matched.get, default=weights.layout)
     if matched.get(best, 0) <= max(matched.get(weights.layout, 0), len(wanted) / 2):
         return ''
-    return (f'; its names are those of {best}: set config.init.from_={best}:{weights.path}')
+    return f'; its names are those of {best}: set config.init.from_={best}:{weights.path}'

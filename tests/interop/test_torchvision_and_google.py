@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from imgjax.errors import DataError
-from imgjax.interop import google, names, torchvision
+from imgjax.interop import efficientnet_pytorch, google, names, torchvision
 
 
 def numbers(*shape: int) -> np.ndarray:
@@ -46,6 +46,22 @@ def test_torchvision_by_name():
 ])
 def test_a_name_of_torchvision(family, theirs, name):
     assert list(torchvision.to_timm({theirs: numbers(3)}, family, '')) == [name]
+
+
+@pytest.mark.parametrize('variant, theirs, name', [
+    ('tf_efficientnet_lite0', '_bn0.running_var', 'bn1.running_var'),
+    ('tf_efficientnet_lite0', '_fc.bias', 'classifier.bias'),
+    ('tf_efficientnet_lite0', '_blocks.0._project_conv.weight', 'blocks.0.0.conv_pw.weight'),
+    ('tf_efficientnet_lite0', '_blocks.4._bn0.bias', 'blocks.2.1.bn1.bias'),
+    ('tf_efficientnet_lite2', '_blocks.1._expand_conv.weight', 'blocks.1.0.conv_pw.weight'),
+    ('tf_efficientnet_b1', '_blocks.1._se_reduce.bias', 'blocks.0.1.se.conv_reduce.bias'),
+    ('tf_efficientnet_b1', '_blocks.22._bn2.bias', 'blocks.6.1.bn3.bias'),
+    ('tf_efficientnet_b0', '_blocks.99._bn2.bias', 'blocks.block 99.bn3.bias'),
+    ('tf_efficientnet_b0', 'what.ever', 'what.ever'),
+])
+def test_a_name_of_efficientnet_pytorch(variant, theirs, name):
+    found = efficientnet_pytorch.to_timm({theirs: numbers(3)}, 'efficientnet', variant)
+    assert list(found) == [name]
 
 
 def test_torchvision_leaves_out_only_what_is_listed():
