@@ -105,6 +105,10 @@ FIELDS = {
     'data.eval_transform': Field(str, choices=('pil', 'squash', 'tf', 'tf2', 'tf2_squash'),
                                  before='pil'),
     'data.exif_orientation': Field(bool, before=False),  # turn images as their EXIF tag says
+    # black and white of images whose values are no bytes (data/modes.py), such as (0, 4095)
+    'data.pixel_range': Field(tuple, before=[]),
+    # what lies under transparent pixels, 0 to 255 a channel; () takes their colours as stored
+    'data.background': Field(tuple, before=[]),
     'data.max_pixels': Field(int, 1, before=64_000_000),  # an image of more is refused unopened
     'data.max_bytes': Field(int, 1, before=32 * 2**20),
     # what an unreadable training image is: weight 0, up to this share of them; then exit 3
@@ -229,7 +233,7 @@ def _check_together(config: dict) -> None:
         'schedule.milestones': config['schedule']['milestones'],
         **{f'hparams.augment.{k}': [v] for k, v in config['hparams']['augment'].items()}}
     for name, values in numbers.items():
-        if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
+        if not all(map(_is_number, values)):
             raise ConfigError(f'config.{name}: takes numbers, got {values!r}')
     weights = config['hparams']['class_weights']
     if weights != ['balanced'] and not all(map(_is_weight, weights)):
@@ -238,6 +242,7 @@ def _check_together(config: dict) -> None:
     if config['batch_size'] % data['aug_repeats']:
         raise ConfigError(f'config.data.aug_repeats: batch_size {config["batch_size"]} is not '
                           f'divisible by {data["aug_repeats"]}')
+    check_pixel_values(data)
     if min(data['std']) <= 0:
         raise ConfigError(f'config.data.std: takes numbers above 0, got {data["std"]}')
     for entry in config['augment']:
@@ -250,8 +255,25 @@ def _check_together(config: dict) -> None:
                               '(a number) of that operation in config.augment')
 
 
+def check_pixel_values(data: dict, field: str = 'config.data.') -> None:
+    """Checks pixel_range and background of plain config['data']; `field` stands before them."""
+    black_white, ground = data['pixel_range'], data['background']
+    if black_white and not (len(black_white) == 2 and all(map(_is_number, black_white))
+                            and -math.inf < black_white[0] < black_white[1] < math.inf):
+        raise ConfigError(f'{field}pixel_range: takes black and white, two numbers of which the '
+                          f'second is larger, such as (0, 4095), or nothing; got {black_white!r}')
+    if ground and not (len(ground) == data['channels'] and all(
+            type(value) is int and 0 <= value <= 255 for value in ground)):
+        raise ConfigError(f'{field}background: takes a whole number of 0 to 255 for each of '
+                          f'{data["channels"]} channels, or nothing; got {ground!r}')
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _is_weight(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+    return _is_number(value) and value >= 0
 
 
 def explain_overrides(arguments: list[str]) -> str:

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 
+from imgjax import config as config_lib
 from imgjax import metrics, small_copy
 from imgjax.data import tfds as tfds_source
 from imgjax.errors import ConfigError, DataError, RunError
@@ -21,8 +22,8 @@ NEED_IMAGENET = ('imagenet2012', 'imagenet2012_subset')
 
 
 def run(*, dataset: str, data_dir: str, manual_dir: str, verify: bool, source: str, path: str,
-        options: str, output: str, splits: list[str], shorter_side: int, quality: int,
-        shard_size: int, workers: int) -> dict:
+        options: str, pixel_range: list[str], background: list[str], output: str,
+        splits: list[str], shorter_side: int, quality: int, shard_size: int, workers: int) -> dict:
     """Does what the flags of launch.prepare ask for: prepares `dataset`, or copies `source`."""
     if bool(dataset) == bool(source):
         raise ConfigError('--dataset, --source: give one: a TFDS set to prepare, or a source to '
@@ -38,9 +39,20 @@ def run(*, dataset: str, data_dir: str, manual_dir: str, verify: bool, source: s
                           '--options=\'{"image": "photo"}\'') from None
     if not isinstance(source_options, dict):
         raise ConfigError(f'--options: takes a JSON object, got {options}')
-    where = dict(name=source, path=path, data_dir=data_dir, channels=3, options=source_options)
+    where = dict(name=source, path=path, data_dir=data_dir, channels=3, options=source_options,
+                 pixel_range=list(map(_number, pixel_range)),
+                 background=list(map(_number, background)))
+    config_lib.check_pixel_values(where, '--')
     return small_copy.write(where, output, splits, shorter_side=shorter_side, quality=quality,
                             shard_size=shard_size, workers=workers)
+
+
+def _number(text: str) -> int | float | str:
+    """Returns the number that a text says; a text that says none, for the error about it."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
 
 
 def tfds_set(dataset: str, data_dir: str = '', manual_dir: str = '', verify: bool = False) -> dict:

@@ -57,8 +57,9 @@ def write(options: dict, output: str, splits: list[str], *, shorter_side: int, q
     output = os.path.expanduser(output)
     os.makedirs(output, exist_ok=True)
     with runtime.run_lock(output):
+        said = {name: options[name] for name in ('pixel_range', 'background') if options[name]}
         _begin(output, sources, dict(shorter_side=shorter_side, quality=quality,
-                                     shard_size=shard_size))
+                                     shard_size=shard_size, **said))
         counts = {name: _copy_split(output, name, source, options, shorter_side, quality,
                                     shard_size, workers or os.cpu_count())
                   for name, source in sources.items()}
@@ -151,7 +152,8 @@ def _reduced(source: Source, row: int, options: dict, shorter_side: int, quality
 def reduce(example: dict, options: dict, shorter_side: int, quality: int) -> tuple[bytes, str]:
     """Returns (file content, extension) of an image whose shorter side is at most `shorter_side`.
 
-    What is small enough keeps its bytes; an array becomes a PNG. Others are resized by Pillow
+    What is small enough keeps its bytes; an array becomes a PNG, and so does what pixel_range or
+    background of `options` change. Others are resized by Pillow
     (bicubic, antialiased) as they are stored and become JPEGs (4:2:0) that keep their EXIF
     orientation; grayscale stays so. Restart markers, a few in every row of blocks, let a crop be
     decoded without most of what surrounds it.
@@ -168,23 +170,28 @@ def reduce(example: dict, options: dict, shorter_side: int, quality: int) -> tup
     encoded, file = example['image'], io.BytesIO()
     small = not shorter_side or min(decode.image_size(example, options)) <= shorter_side
     if isinstance(encoded, np.ndarray):
-        gray, kind, orientation = encoded.shape[-1] == 1, 'PNG', 1
+        transparent = encoded.shape[-1] == 4
+        stored = decode.Stored(encoded.shape[-1] == 1, 'PNG', 1, transparent, False)
     else:
-        gray, kind, orientation = decode.stored(example)
+        stored = decode.stored(example)
+    painted = stored.transparent and options['background']
+    kept = not isinstance(encoded, np.ndarray) and not painted and not (
+        stored.more_than_bytes and options['pixel_range'])
+    gray = stored.gray and not (painted and len(set(painted)) > 1)
     # Decoded in any case: a copy holds no image that a run would find broken.
     pixels = decode.whole(example, options | {'channels': 1 if gray else 3})
-    if small and not isinstance(encoded, np.ndarray):
-        return encoded, decode.EXTENSION_OF[kind]
+    if small and kept:
+        return encoded, decode.EXTENSION_OF[stored.format]
     image = Image.fromarray(pixels[..., 0] if gray else pixels)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = stored.orientation
+    more = {'exif': exif} if stored.orientation > 1 else {}
     if small:
-        image.save(file, 'PNG')
+        image.save(file, 'PNG', **more)
         return file.getvalue(), '.png'
     scale = shorter_side / min(image.size)
     image = image.resize(tuple(max(shorter_side, round(side * scale)) for side in image.size),
                          Image.Resampling.BICUBIC)
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = orientation
-    more = {'exif': exif} if orientation > 1 else {}
     image.save(file, 'JPEG', quality=quality, subsampling='4:2:0',
                restart_marker_blocks=_interval(-(-image.width // (8 if gray else 16))), **more)
     return file.getvalue(), '.jpg'

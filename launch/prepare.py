@@ -16,6 +16,8 @@ _FLAGS = (
     flags.DEFINE_string('source', '', 'What to copy: config.data.name.'),
     flags.DEFINE_string('path', '', 'Of the source: config.data.path.'),
     flags.DEFINE_string('options', '{}', 'Of the source: config.data.options, as JSON.'),
+    flags.DEFINE_list('pixel_range', [], 'As config.data.pixel_range: BLACK,WHITE.'),
+    flags.DEFINE_list('background', [], 'As config.data.background: RED,GREEN,BLUE.'),
     flags.DEFINE_string('output', '', 'The folder of the copy.'),
     flags.DEFINE_list('splits', 'train,held_out', 'Which to copy: SPLIT, or NAME=SPLIT.'),
     flags.DEFINE_integer('shorter_side', 320, 'Pixels at most; 0 reduces none.', lower_bound=0),

@@ -19,9 +19,9 @@ from imgjax.errors import ConfigError, nearest
 log = logging.getLogger('imgjax')
 
 _NOT_SOURCES = (
-    'classes', 'crop', 'decode', 'faults', 'image_files', 'jpeg', 'label_columns', 'labels',
-    'left_out', 'listing_file', 'pipeline', 'records', 'sampler', 'shards', 'split_names', 'splits',
-    'tfds')
+    'classes', 'crop', 'decode', 'faults', 'ignored', 'image_files', 'jpeg', 'label_columns',
+    'labels', 'left_out', 'listing_file', 'modes', 'pipeline', 'records', 'sampler', 'shards',
+    'split_names', 'splits', 'tfds')
 
 
 class Source(NamedTuple):
@@ -77,7 +77,7 @@ def open_split(split: str, options: dict) -> Source:
     name = options['name']
     if not re.fullmatch(r'[a-z0-9_]+', name):
         raise ConfigError(f'config.data.name: takes letters a-z, digits and _, got {name!r}')
-    from imgjax.data import classes, splits  # they need Source
+    from imgjax.data import classes, ignored, splits  # they need Source
     module = importlib.import_module(f'imgjax.data.{name if name in names() else "tfds"}')
     if '[' in split or '+' in split:
         source = splits.sliced(split, lambda bare: module.open_split(bare, options))
@@ -91,6 +91,7 @@ def open_split(split: str, options: dict) -> Source:
     if not len(source.examples):
         raise ConfigError(f'config.data: the split {split!r} of {name!r} is empty')
     _say(split, source, options)
+    ignored.warn(split, source.examples, options)
     return source
 
 

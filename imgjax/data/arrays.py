@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import xxhash
 
-from imgjax.data import Source, label_columns, source_options, splits
+from imgjax.data import Source, label_columns, modes, source_options, splits
 from imgjax.data import labels as labels_lib
 from imgjax.errors import ConfigError, DataError
 
@@ -99,10 +99,12 @@ def _as_uint8(images: np.ndarray) -> str:
         return ''
     low, high = float(images.min()), float(images.max())
     if 0 <= low <= high <= 1:
-        return '; of 0 to 1 store (x * 255).round().astype("uint8")'
+        return ('; of 0 to 1 store (x * 255).round().astype("uint8"), or set of a .npz '
+                'config.data.pixel_range=(0, 1)')
     if 0 <= low <= high <= 255:
         return '; of 0 to 255 store x.round().astype("uint8")'
-    return f'; its values are {low:g} to {high:g}: scale them to 0 to 255 and store uint8'
+    return (f'; its values are {low:g} to {high:g}: scale them to 0 to 255 and store uint8, or say '
+            'of a .npz which are black and white by config.data.pixel_range')
 
 
 def _tidy(labels: np.ndarray, name: str) -> np.ndarray:
@@ -169,7 +171,8 @@ def open_split(split: str, options: dict) -> Source:
         there = _splits(headers)
         return splits.open_part(
             split, there, f'config.data: {path} has no split {split!r} (arrays {split}_images and '
-            f'{split}_labels)', options, lambda split: _open(path, headers, there, split))
+            f'{split}_labels)', options, lambda split: _open(
+                path, headers, there, split, options['pixel_range']))
     except (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError,
             zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f'{path}: not a readable .npz ({" ".join(str(error).split())[:200]}); '
@@ -189,7 +192,8 @@ def _splits(names: Iterable[str]) -> dict[str, tuple[str, str]]:
     return there
 
 
-def _open(path: str, headers: dict, there: dict[str, tuple[str, str]], split: str) -> Source:
+def _open(path: str, headers: dict, there: dict[str, tuple[str, str]], split: str,
+          pixel_range) -> Source:
     image, label = there[split]
     of_labels = {label, *(other for _, other in there.values() if other in headers)}
     _check_sizes(path, headers, [image, *of_labels, *({'class_names'} & set(headers))])
@@ -201,7 +205,17 @@ def _open(path: str, headers: dict, there: dict[str, tuple[str, str]], split: st
         log.info('%s: its labels %s are one-hot, one class an image: read as the number of the 1',
                  path, labels[label].shape)
         labels = {name: one.argmax(axis=1) for name, one in labels.items()}
+    if pixel_range and images.dtype != np.uint8 and images.dtype.kind in 'iuf':
+        images = _bytes_of(images, pixel_range, f'{path}:{image}')
     return source(images, labels[label], _class_names(named, labels, path), f'{path}:{split}')
+
+
+def _bytes_of(images: np.ndarray, pixel_range, name: str) -> np.ndarray:
+    """Returns images (N, ...) as uint8; one by one, as all at once take eight times the memory."""
+    try:
+        return np.stack([modes.to_bytes(image, *pixel_range) for image in images])
+    except ValueError as error:
+        raise DataError(f'{name}: {error}; repair it') from None
 
 
 def _one_hot(labels: np.ndarray) -> bool:

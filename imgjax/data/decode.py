@@ -2,8 +2,8 @@
 
 header -> limits -> box -> decoding of no more than the box needs -> resizing. A JPEG is decoded by
 imgjax.data.jpeg, all else by Pillow, which also says what is wrong with an image that the faster
-ones refuse. Of damaged data, what libjpeg mends is accepted, as Pillow does; damage that lies
-outside of what a crop needs can go unseen.
+ones refuse; imgjax.data.modes makes 8 bits of what has others. Of damaged data, what libjpeg mends
+is accepted, as Pillow does; damage that lies outside of what a crop needs can go unseen.
 """
 
 import io
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
-from imgjax.data import crop, jpeg
+from imgjax.data import crop, jpeg, modes
 from imgjax.errors import DataError
 
 # Pillow's names of the formats, and their usual endings. It knows more, some of which start other
@@ -28,7 +28,8 @@ FORMATS = {
 EXTENSIONS = tuple(ending for endings in FORMATS.values() for ending in endings)
 EXTENSION_OF = {name: endings[0] for name, endings in FORMATS.items()} | {'MPO': '.jpg'}
 KINDS = ('empty', 'not an image', 'truncated', 'damaged', 'too many bytes', 'too many pixels',
-         'too many scans', 'too narrow')
+         'too many scans', 'too narrow', 'without config.data.pixel_range',
+         'without config.data.background')
 MAX_ASPECT = 100
 # A progressive JPEG has about ten; a forged one decodes for an hour with a hundred thousand.
 MAX_SCANS = 200
@@ -54,6 +55,16 @@ class _Header(NamedTuple):
     height: int
     orientation: int  # EXIF's 1 to 8, 1 where it is not asked for
     frame: jpeg.Frame | None  # where the fast decoders can be tried
+
+
+class Stored(NamedTuple):
+    """How a file stores its image: what a decoder may have to change."""
+
+    gray: bool
+    format: str  # Pillow's name
+    orientation: int  # EXIF's 1 to 8
+    transparent: bool  # has an alpha channel, or a colour that is transparent
+    more_than_bytes: bool  # more than 8 bits a channel
 
 
 def pixels(example: dict, options: dict, size: int, rng=None) -> np.ndarray:
@@ -129,6 +140,10 @@ def _read_header(example: dict, options: dict) -> _Header:
         header = _Header(frame.width, frame.height, 1, frame)
     else:
         image = _open(encoded, name)
+        try:
+            modes.check(image, options)
+        except modes.Unknown as error:
+            raise _unknown(name, error) from None
         orientation = _orientation(image) if options['exif_orientation'] else 1
         header = _Header(*image.size, orientation, frame)
     width, height = header[:2]
@@ -160,7 +175,7 @@ def _decode(example: dict, options: dict, header: _Header, box, *, shrink_to: in
             return part
     if isinstance(encoded, np.ndarray) and encoded.shape[-1] == options['channels']:
         return encoded[top:top + h, left:left + w]
-    image = crop.as_array(_decode_with_pillow(example, options['channels']))
+    image = crop.as_array(_decode_with_pillow(example, options))
     image = _upright(image, header.orientation)
     return image[top:top + h, left:left + w]
 
@@ -173,35 +188,31 @@ def _open(encoded: bytes, name: str) -> Image.Image:
         raise _refusal(name, encoded, error) from None
 
 
-def _decode_with_pillow(example: dict, channels: int) -> Image.Image:
-    """Returns an image in mode L (1 channel) or RGB (3), as it is stored.
-
-    Palettes, alpha (dropped), CMYK and 16 bits (the upper byte) are converted.
-    """
+def _decode_with_pillow(example: dict, options: dict) -> Image.Image:
+    """Returns an image in mode L (1 channel) or RGB (3), not turned."""
     encoded, name = example['image'], example['name']
     try:
         if isinstance(encoded, np.ndarray):
             image = Image.fromarray(encoded.squeeze(-1) if encoded.shape[-1] == 1 else encoded)
         else:
             image = Image.open(io.BytesIO(encoded), formats=tuple(FORMATS))
-            image.load()
-        if image.mode.startswith('I'):  # 16 bits a pixel, which convert() would clip at 255
-            levels = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
-            image = Image.fromarray((levels >> 8).astype(np.uint8))
-        return image.convert('L' if channels == 1 else 'RGB')
+        return modes.convert(image, encoded, options)
+    except modes.Unknown as error:
+        raise _unknown(name, error) from None
     except Exception as error:  # as above
         raise _refusal(name, encoded, error) from None
 
 
-def stored(example: dict) -> tuple[bool, str, int]:
-    """Returns (whether it is gray, Pillow's name of the format, EXIF orientation 1 to 8).
+def stored(example: dict) -> Stored:
+    """Returns what a file's header says of its image.
 
     Raises:
       Unreadable: no image, as far as its header says.
     """
     image = _open(example['image'], example['name'])
-    gray = image.mode in ('1', 'L', 'LA') or image.mode.startswith('I')
-    return gray, image.format, _orientation(image)
+    gray = image.mode in ('1', 'L', 'LA', 'La') or image.mode[0] in 'IF'
+    return Stored(gray, image.format, _orientation(image), image.has_transparency_data,
+                  modes.has_more_than_bytes(image))
 
 
 def _orientation(image: Image.Image) -> int:
@@ -234,12 +245,17 @@ def _refusal(name: str, encoded, error: Exception) -> Unreadable:
         kind = 'too many pixels'
     elif isinstance(error, UnidentifiedImageError):  # its text names an object in memory
         known = encoded.startswith(_MAGIC)
-        kind, text = ('damaged', 'in its header') if known else ('not an image', 'no known format')
+        kind, text = (('damaged', 'in its header, or of a kind that Pillow does not read')
+                      if known else ('not an image', 'no known format'))
     elif isinstance(error, EOFError) or 'truncated' in text.lower():
         kind = 'truncated'
     else:
         kind = 'damaged'
     return _unreadable(name, kind, text or type(error).__name__)
+
+
+def _unknown(name: str, error: modes.Unknown) -> Unreadable:
+    return Unreadable(f'{name}: {error}', f'without config.data.{error.field}')
 
 
 def _unreadable(name: str, kind: str, text: str) -> Unreadable:

@@ -25,6 +25,7 @@ from tests.data.corrupt import chunk, encoded
 OPTIONS = dict(image_size=224, channels=3, eval_crop_fraction=0.875, crop_min_area=0.08,
                train_resize='bicubic',
                eval_resize='bicubic', eval_transform='pil', exif_orientation=False,
+               pixel_range=[], background=[],
                max_pixels=64_000_000, max_bytes=32 * 2**20)
 AS_IS = OPTIONS | {'image_size': 0}
 RAW = np.random.default_rng(0).integers(0, 255, (20, 30, 4), np.uint8)
@@ -350,7 +351,7 @@ def test_every_format_that_is_listed_is_read(name, mode):
     found = decode.whole({'image': content, 'name': ''}, OPTIONS)
     np.testing.assert_allclose(found, np.asarray(image.convert('RGB')), rtol=0,
                                atol=14 if name in ('JPEG', 'WEBP', 'AVIF') else 0)
-    _, kind, _ = decode.stored({'image': content, 'name': ''})
+    kind = decode.stored({'image': content, 'name': ''}).format
     assert decode.EXTENSION_OF[kind] in decode.FORMATS[name]
 
 

@@ -15,6 +15,7 @@ from imgjax.errors import ConfigError, DataError
 OPTIONS = dict(name='digits', path='', data_dir='', image_size=0, channels=1,
                train_crop='center', eval_crop_fraction=1.0, train_resize='bicubic',
                eval_resize='bicubic', eval_transform='pil', exif_orientation=False,
+               pixel_range=[], background=[],
                max_pixels=64_000_000, max_bytes=32 * 2**20)
 
 

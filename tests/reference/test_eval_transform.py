@@ -11,6 +11,7 @@ tf = pytest.importorskip('tensorflow')
 OPTIONS = dict(image_size=224, channels=3, eval_crop_fraction=0.875, crop_min_area=0.08,
                train_resize='bicubic',
                eval_resize='bicubic', eval_transform='tf', exif_orientation=False,
+               pixel_range=[], background=[],
                max_pixels=64_000_000, max_bytes=32 * 2**20)
 V1 = {'bicubic': tf.compat.v1.image.resize_bicubic, 'bilinear': tf.compat.v1.image.resize_bilinear}
 

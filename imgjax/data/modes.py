@@ -1,0 +1,165 @@
+"""An image in any of Pillow's modes as 8 bits a channel, gray or RGB; docs/data.md has the table.
+
+Values that are no bytes are converted where it is known which are black and white, and refused
+elsewhere: clipped at 255 they would be white, and by their upper bytes black, without a word.
+"""
+
+import cv2
+import numpy as np
+from PIL import Image
+
+# Pillow brings the values of these to 16 bits itself: their files say how many bits they have.
+_BROUGHT_TO_16 = ('JPEG2000', 'PPM')
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
+# 16 bits whose two highest are never used are more likely 10, 12 or 14.
+_LEAST_WHITE = 2**14
+_ONE_COLOUR = 8  # levels that a colour may vary by, as lossy files do
+
+
+class Unknown(ValueError):
+    """An image that cannot be used before config.data.`field` is set, to what `fix` says."""
+
+    def __init__(self, field: str, text: str, fix: str):
+        super().__init__(f'{text}; set config.data.{field} to {fix}')
+        self.field = field
+
+
+def check(image: Image.Image, options: dict) -> None:
+    """Raises Unknown for what these options can never convert; reads no pixels."""
+    if image.mode[0] in 'IF' and not options['pixel_range'] and not _known_white(image):
+        kind = 'float' if image.mode == 'F' else '32-bit or signed'
+        raise Unknown('pixel_range', f'{kind} values, of which nobody knows black and white',
+                      '(black, white), such as (0, 1)')
+
+
+def convert(image: Image.Image, encoded, options: dict) -> Image.Image:
+    """Returns an image in mode L (1 channel) or RGB (3).
+
+    Args:
+      image: as it was opened; its pixels need not be loaded yet.
+      encoded: the file's content; of an image that was no file, anything.
+      options: plain config['data']: channels, pixel_range, background.
+
+    Raises:
+      Unknown: it is not known which values are black and white, or nothing but one colour is left
+        when the transparency is dropped.
+      ValueError: values that are not finite.
+    """
+    check(image, options)
+    more_than_bytes = has_more_than_bytes(image)  # which loading forgets
+    image.load()
+    if image.mode[0] in 'IF':
+        image = _gray(image, options)
+    elif more_than_bytes:
+        image = _colours_of_16_bits(image, encoded, options)
+    if image.has_transparency_data:
+        image = _without_alpha(image, options)
+    if image.mode in ('HSV', 'LAB'):  # which become L by way of RGB only
+        image = image.convert('RGB')
+    return image.convert('L' if options['channels'] == 1 else 'RGB')
+
+
+def has_more_than_bytes(image: Image.Image) -> bool:
+    """Returns whether a file whose pixels are not loaded yet stores more than 8 bits a channel."""
+    if image.mode[0] in 'IF':
+        return True
+    tiles = getattr(image, 'tile', [])
+    return image.format in ('PNG', 'SGI', 'TIFF') and any(
+        tile.codec_name == 'SGI16' or ';16' in str(tile.args) for tile in tiles)
+
+
+def to_bytes(values: np.ndarray, black: float, white: float) -> np.ndarray:
+    """Maps values of any dtype from black and white to uint8; what lies beyond becomes 0 or 255.
+
+    >>> to_bytes(np.array([0.0, 0.5, 1.0, 2.0]), 0, 1)
+    array([  0, 128, 255, 255], dtype=uint8)
+
+    Raises:
+      ValueError: a value that is not finite.
+    """
+    levels = (values.astype(np.float64) - black) * (255 / (white - black))
+    if not np.isfinite(levels).all():
+        raise ValueError('values that are not finite')
+    return np.clip(np.floor(levels + 0.5), 0, 255).astype(np.uint8)
+
+
+def _known_white(image: Image.Image) -> int:
+    """Returns the largest value that a gray image can have, 0 where its file does not say it."""
+    if image.mode.startswith('I;16'):
+        bits = getattr(image, 'tag_v2', {}).get(_BITS_PER_SAMPLE, (16,))[0]
+        return 2**bits - 1
+    return 65535 if image.mode == 'I' and image.format in (*_BROUGHT_TO_16, 'PNG') else 0
+
+
+def _gray(image: Image.Image, options: dict) -> Image.Image:
+    """Returns an image of one channel and more than 8 bits in mode L, or LA where it has a hole."""
+    values, tags = np.asarray(image), getattr(image, 'tag_v2', {})
+    if values.dtype == np.int32 and tags.get(_SAMPLE_FORMAT, (2,))[0] == 1:
+        values = values.view(np.uint32)
+    white = _known_white(image)
+    if options['pixel_range'] and image.format not in _BROUGHT_TO_16:
+        levels = to_bytes(values, *options['pixel_range'])
+    elif white == 65535:
+        if image.format not in _BROUGHT_TO_16:
+            _check_used(int(values.max()))
+        levels = (values >> 8).astype(np.uint8)  # as Pillow does with colours of 16 bits
+    else:
+        levels = to_bytes(values, 0, white)
+    if tags.get(_PHOTOMETRIC) == 0:  # the least value is white
+        levels = 255 - levels
+    hole = image.info.get('transparency')
+    image = Image.fromarray(levels)
+    if hole is not None:
+        image.putalpha(Image.fromarray(np.where(values == hole, 0, 255).astype(np.uint8)))
+    return image
+
+
+def _check_used(highest: int) -> None:
+    """Raises Unknown where 16 bits are hardly used."""
+    if 0 < highest < _LEAST_WHITE:
+        likely = next(2**bits - 1 for bits in (8, 10, 12, 14) if highest < 2**bits)
+        raise Unknown('pixel_range', f'16 bits of which no value is above {highest}',
+                      f'(0, {likely}), or to (0, 65535) if the image is that dark')
+
+
+def _colours_of_16_bits(image: Image.Image, encoded: bytes, options: dict) -> Image.Image:
+    """Returns an image of which Pillow kept the upper bytes, by its pixel range where one is set.
+
+    Pillow has no mode for more than 8 bits of colour; OpenCV reads them.
+    """
+    hole = image.info.get('transparency')
+    if isinstance(hole, tuple):
+        image.info['transparency'] = tuple(value >> 8 for value in hole)
+    mode = 'RGBA' if image.has_transparency_data else 'RGB'
+    upper = np.asarray(image.convert(mode))
+    if not options['pixel_range'] and upper[..., :3].max() >= _LEAST_WHITE >> 8:
+        return image
+    values = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED)
+    if values is not None and values.ndim == 3:
+        order = cv2.COLOR_BGRA2RGBA if values.shape[2] == 4 else cv2.COLOR_BGR2RGB
+        values = cv2.cvtColor(values, order)[..., :3]
+    if values is None or values.dtype != np.uint16 or not np.array_equal(
+            values >> 8, upper[..., :3]):
+        raise ValueError('16 bits of colour that OpenCV reads otherwise than Pillow')
+    if not options['pixel_range']:
+        _check_used(int(values.max()))
+        return image
+    colours = to_bytes(values, *options['pixel_range'])
+    return Image.fromarray(np.concatenate([colours, upper[..., 3:]], axis=-1))
+
+
+def _without_alpha(image: Image.Image, options: dict) -> Image.Image:
+    """Returns the image on the background; where none is set, its colours as they are stored."""
+    if image.mode == 'La':
+        image = image.convert('LA')
+    upright = image.convert('RGBA')
+    if options['background']:
+        ground = (options['background'] * 3)[:3] + [255]
+        canvas = Image.new('RGBA', image.size, tuple(ground))
+        canvas.alpha_composite(upright)
+        return canvas.convert('RGB')
+    *colours, (least, most) = upright.getextrema()
+    if least < most and all(high - low <= _ONE_COLOUR for low, high in colours):
+        raise Unknown('background', 'one colour, whose shapes are in the transparency alone',
+                      '(255, 255, 255) for a white ground')
+    return upright if image.mode == 'RGBa' else image
