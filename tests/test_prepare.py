@@ -130,11 +130,15 @@ def test_imagenets_files_are_checked_before_hours_are_spent(tmp_path, monkeypatc
     ({'source': 'folder'}, '--output: empty'),
     ({'source': 'folder', 'output': 'x', 'options': '{'}, '--options: not JSON'),
     ({'source': 'folder', 'output': 'x', 'options': '[]'}, '--options: takes a JSON object'),
+    ({'source': 'folder', 'output': 'x', 'pixel_range': ['0', 'no']}, "--pixel_range: .* 'no'"),
+    ({'source': 'folder', 'output': 'x', 'pixel_range': ['1', '0.5']}, '--pixel_range: .*, 0.5'),
+    ({'source': 'folder', 'output': 'x', 'background': ['0', '256', '0']}, '--background: .*256'),
     ({'source': 'folder', 'output': 'x'}, 'config.data.path: empty'),
 ])
 def test_wrong_flags(flags, words):
     every = dict(dataset='', data_dir='', manual_dir='', verify=False, source='', path='',
-                 options='{}', output='', splits=['train'], workers=0, **SETTINGS)
+                 options='{}', pixel_range=[], background=[], output='',
+                 splits=['train'], workers=0, **SETTINGS)
     with pytest.raises(ConfigError, match=words) as caught:
         prepare.run(**every | flags)
     assert '\n' not in str(caught.value)

@@ -91,7 +91,7 @@ def open_split(split: str, options: dict) -> Source:
     if not len(source.examples):
         raise ConfigError(f'config.data: the split {split!r} of {name!r} is empty')
     _say(split, source, options)
-    ignored.warn(split, source.examples, options)
+    ignored.look(split, source.examples, options)
     return source
 
 

@@ -27,9 +27,10 @@ FORMATS = {
     'TGA': ('.tga', '.icb', '.vda', '.vst')}
 EXTENSIONS = tuple(ending for endings in FORMATS.values() for ending in endings)
 EXTENSION_OF = {name: endings[0] for name, endings in FORMATS.items()} | {'MPO': '.jpg'}
+# Of images that are sound: a field of the config makes them right.
+KINDS_OF_FIELDS = ('without config.data.pixel_range', 'without config.data.background')
 KINDS = ('empty', 'not an image', 'truncated', 'damaged', 'too many bytes', 'too many pixels',
-         'too many scans', 'too narrow', 'without config.data.pixel_range',
-         'without config.data.background')
+         'too many scans', 'too narrow', *KINDS_OF_FIELDS)
 MAX_ASPECT = 100
 # A progressive JPEG has about ten; a forged one decodes for an hour with a hundred thousand.
 MAX_SCANS = 200

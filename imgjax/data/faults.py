@@ -12,6 +12,7 @@ import numpy as np
 
 from imgjax import trust
 from imgjax.data import Source
+from imgjax.data.decode import KINDS_OF_FIELDS
 from imgjax.data.pipeline import FAULTS
 from imgjax.errors import DataError
 
@@ -61,11 +62,13 @@ def watch(workdir: str, source: Source, share: float,
 
 def _complaint(rows: list[dict], total: int, share: float, path: str) -> str:
     kinds = collections.Counter(row['kind'] for row in rows)
+    field = next((kind.removeprefix('without ') for kind in kinds if kind in KINDS_OF_FIELDS), '')
     named = ', '.join(row['file'] for row in rows[:_SHOWN])
     return (f'{len(rows)} of {total} training images are unreadable '
             f'({", ".join(f"{kind}: {count}" for kind, count in kinds.most_common())}), more than '
             f'config.data.max_unreadable_share={share} allows: {named}'
-            f'{", ..." if len(rows) > _SHOWN else ""}; all are in {path}; repair or remove them')
+            f'{", ..." if len(rows) > _SHOWN else ""}; all are in {path}; '
+            f'{f"set {field}, or " if field else ""}repair or remove them')
 
 
 def _file_of(process: int) -> str:

@@ -1,8 +1,8 @@
-"""What images carry that a config ignores: an EXIF orientation, transparency. Said once a split."""
+"""What a few images of a split say before a run: what they carry and a config ignores (an EXIF
+orientation, transparency), and whether it lacks a field that all of them need."""
 
 import concurrent.futures
 import logging
-from collections.abc import Iterable
 
 import numpy as np
 
@@ -14,13 +14,19 @@ log = logging.getLogger('imgjax')
 LOOKED_AT = 256  # images of a split, spread over it, at most; only their headers are decoded
 
 
-def warn(split: str, examples, options: dict) -> None:
+_DECODED = 8  # of those that are not 8 bits a channel, or transparent
+
+
+def look(split: str, examples, options: dict) -> None:
     """Logs how many images of a split carry what these options ignore, with an example.
 
     Args:
       split: its name.
       examples: of a Source.
       options: plain config['data'].
+
+    Raises:
+      Unreadable: all images that need pixel_range or background lack it; the first one.
     """
     count = len(examples)
     picked = np.unique(np.linspace(0, count - 1, min(count, LOOKED_AT)).astype(int))
@@ -28,36 +34,54 @@ def warn(split: str, examples, options: dict) -> None:
     if first and isinstance(first['image'], np.ndarray):
         return  # arrays carry neither
     with concurrent.futures.ThreadPoolExecutor(8) as threads:
-        found = list(threads.map(lambda index: of(_read(examples, int(index)), options), picked))
+        found = list(threads.map(lambda index: header(_read(examples, int(index))), picked))
+    odd = [index for index, (_, stored) in zip(picked, found, strict=True)
+           if stored and (stored.more_than_bytes or stored.transparent)]
+    _check(examples, odd[::1 + len(odd) // _DECODED], options)
     say(f'{split}: ', found, options)
 
 
-def of(example: dict | None, options: dict) -> tuple[str, int, bool]:
-    """Returns (name, EXIF orientation that is ignored or 1, whether transparency is dropped)."""
+def header(example: dict | None) -> tuple[str, decode.Stored | None]:
+    """Returns (name, how it is stored); what is unreadable is said where it is decoded."""
     try:
-        stored = decode.stored(example) if example else None
+        return (example['name'], decode.stored(example)) if example else ('', None)
     except DataError:
-        stored = None
-    if stored is None:  # unreadable, which is said where it is decoded
-        return '', 1, False
-    return (example['name'], 1 if options['exif_orientation'] else stored.orientation,
-            stored.transparent and not options['background'])
+        return '', None
 
 
-def say(before: str, found: Iterable[tuple[str, int, bool]], options: dict) -> None:
-    """Logs one line for each of the two that something in `found`, rows of `of`, has."""
-    found = list(found)
-    turned = [(name, orientation) for name, orientation, _ in found if orientation > 1]
-    if turned:
+def say(before: str, found: list[tuple[str, decode.Stored | None]], options: dict) -> None:
+    """Logs one line for each of the two that images have and `options` ignore.
+
+    Args:
+      before: what the line begins with.
+      found: of `header`.
+      options: plain config['data'].
+    """
+    turned = [(name, stored.orientation) for name, stored in found
+              if stored and stored.orientation > 1]
+    if turned and not options['exif_orientation']:
         log.warning('%s%d of %d images looked at carry an EXIF orientation, which is ignored '
                     '(%s: %d); config.data.exif_orientation=True turns them upright',
                     before, len(turned), len(found), *turned[0])
-    transparent = [name for name, _, dropped in found if dropped]
-    if transparent:
-        ground = ', '.join(['255'] * options['channels'])
+    transparent = [name for name, stored in found if stored and stored.transparent]
+    if transparent and not options['background']:
+        ground = (255,) * options['channels']
         log.warning('%s%d of %d images looked at have transparency, which is dropped (%s); '
-                    'config.data.background=(%s%s) puts them on white', before, len(transparent),
-                    len(found), transparent[0], ground, ',' if options['channels'] == 1 else '')
+                    'config.data.background=%s puts them on white', before, len(transparent),
+                    len(found), transparent[0], ground)
+
+
+def _check(examples, indices: list[int], options: dict) -> None:
+    """Raises Unreadable where each of these images lacks a field of the config."""
+    complaints = []
+    for index in indices:
+        try:
+            decode.whole(examples[int(index)], options)
+        except decode.Unreadable as error:
+            if error.kind in decode.KINDS_OF_FIELDS:
+                complaints.append(error)
+    if complaints and len(complaints) == len(indices):
+        raise complaints[0]
 
 
 def _read(examples, index: int) -> dict | None:

@@ -154,8 +154,8 @@ def _without_alpha(image: Image.Image, options: dict) -> Image.Image:
         image = image.convert('LA')
     upright = image.convert('RGBA')
     if options['background']:
-        ground = (options['background'] * 3)[:3] + [255]
-        canvas = Image.new('RGBA', image.size, tuple(ground))
+        ground = (*options['background'], *options['background'] * 2)[:3]
+        canvas = Image.new('RGBA', image.size, (*ground, 255))
         canvas.alpha_composite(upright)
         return canvas.convert('RGB')
     *colours, (least, most) = upright.getextrema()

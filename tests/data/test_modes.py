@@ -1,4 +1,4 @@
-"""Every mode that Pillow opens is right, by a rule that is written down, or refused with the fix."""
+"""Every mode that Pillow opens is right, by a rule written down, or refused with the fix."""
 
 import doctest
 import logging
@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, TiffImagePlugin
 
 from imgjax import small_copy
-from imgjax.data import arrays, decode, ignored, modes
+from imgjax.data import arrays, decode, faults, ignored, modes
 from imgjax.errors import DataError
 from tests.data.corrupt import chunk, encoded
 from tests.data.test_decode import OPTIONS
@@ -184,7 +184,7 @@ def test_what_nobody_can_know_is_refused_with_the_fix(name):
     image, words = REFUSED[name]
     with pytest.raises(decode.Unreadable, match=f'^a/7: .*{words}') as caught:
         decoded(image)
-    assert caught.value.kind in decode.KINDS[-2:] and '\n' not in str(caught.value)
+    assert caught.value.kind in decode.KINDS_OF_FIELDS and '\n' not in str(caught.value)
 
 
 def test_values_that_are_not_finite_are_refused():
@@ -197,7 +197,8 @@ def test_values_that_are_not_finite_are_refused():
 def test_arrays_of_other_numbers_take_the_same_range(tmp_path):
     values = np.stack([LEVELS, LEVELS[::-1]])
     np.savez(tmp_path / 'a.npz', train_images=values / 255.0, train_labels=np.arange(2))
-    options = OPTIONS | {'path': str(tmp_path / 'a.npz'), 'name': 'arrays', 'options': {}}
+    options = OPTIONS | {'path': str(tmp_path / 'a.npz'), 'name': 'arrays', 'options': {},
+                         'held_out': 0.1}
     with pytest.raises(DataError, match='float64 .*config.data.pixel_range'):
         arrays.open_split('train', options)
     source = arrays.open_split('train', options | {'pixel_range': [0, 1]})
@@ -223,15 +224,28 @@ def test_what_is_ignored_is_said_once(caplog):
     files = [encoded(RGB, 'JPEG'), encoded(RGB, 'JPEG', exif=exif), encoded(RGBA, 'PNG'), b'no']
     examples = [{'image': image, 'name': f'{i}.jpg'} for i, image in enumerate(files)]
     with caplog.at_level(logging.WARNING, 'imgjax'):
-        ignored.warn('train', examples, OPTIONS)
+        ignored.look('train', examples, OPTIONS)
     assert [line.split(';')[0] for line in caplog.messages] == [
         'train: 1 of 4 images looked at carry an EXIF orientation, which is ignored (1.jpg: 6)',
         'train: 1 of 4 images looked at have transparency, which is dropped (2.jpg)']
     caplog.clear()
     with caplog.at_level(logging.WARNING, 'imgjax'):
-        ignored.warn('train', examples, OPTIONS | WHITE | {'exif_orientation': True})
-        ignored.warn('train', [{'image': np.asarray(RGBA), 'name': ''}], OPTIONS)
+        ignored.look('train', examples, OPTIONS | WHITE | {'exif_orientation': True})
+        ignored.look('train', [{'image': np.asarray(RGBA), 'name': ''}], OPTIONS)
     assert not caplog.messages
+
+
+def test_a_split_that_lacks_a_field_is_refused_before_any_work():
+    right, wrong = encoded(RGBA, 'PNG'), encoded(ART, 'PNG')
+    examples = [{'image': wrong, 'name': f'{i}.png'} for i in range(40)]
+    with pytest.raises(decode.Unreadable, match='^0.png: .* set config.data.background to'):
+        ignored.look('train', examples, OPTIONS)
+    examples[::3] = [{'image': right, 'name': ''}] * 14
+    ignored.look('train', examples, OPTIONS)  # not all of them
+    with pytest.raises(DataError, match=r'\(without config.data.background: 9\), more than .*; set '
+                                        'config.data.background, or repair'):
+        raise DataError(faults._complaint(
+            [{'file': 'a', 'kind': 'without config.data.background'}] * 9, 40, 0.01, 'PATH'))
 
 
 def test_doctests():
