@@ -19,8 +19,9 @@ from imgjax.errors import DataError
 # Pillow's names of the formats, and their usual endings. It knows more, some of which start other
 # programs or say a smaller size than they have. TGA is last: it has no mark to know it by.
 FORMATS = {
-    'JPEG': ('.jpg', '.jpeg', '.jpe', '.jfif'), 'PNG': ('.png', '.apng'), 'WEBP': ('.webp',),
-    'BMP': ('.bmp',), 'GIF': ('.gif',), 'TIFF': ('.tif', '.tiff'), 'AVIF': ('.avif', '.avifs'),
+    'JPEG': ('.jpg', '.jpeg', '.jpe', '.jfif', '.mpo'), 'PNG': ('.png', '.apng'),
+    'WEBP': ('.webp',), 'BMP': ('.bmp',), 'GIF': ('.gif',), 'TIFF': ('.tif', '.tiff'),
+    'AVIF': ('.avif', '.avifs'),
     'JPEG2000': ('.jp2', '.j2k', '.j2c', '.jpc', '.jpf', '.jpx'),
     'PPM': ('.ppm', '.pgm', '.pbm', '.pnm', '.pfm'), 'DIB': ('.dib',), 'PCX': ('.pcx',),
     'QOI': ('.qoi',), 'SGI': ('.sgi', '.rgb', '.rgba', '.bw'),

@@ -126,7 +126,7 @@ def _scan(path: str) -> tuple[list[tuple], left_out_lib.LeftOut]:
         with open(path, 'rb') as file, tarfile.open(fileobj=file, mode='r:') as tar:
             for member in tar:
                 key, extension = os.path.splitext(member.name)
-                extension, place = extension.lower(), f'{path}:{member.name}'
+                extension, place = extension.rstrip().lower(), f'{path}:{member.name}'
                 if member.isdir():
                     pass
                 elif os.path.basename(member.name).startswith('.'):
@@ -166,7 +166,9 @@ def _scan(path: str) -> tuple[list[tuple], left_out_lib.LeftOut]:
         else:
             raise DataError(f'{path}:{image[0]}: has no label; expected {key}.cls or {key}.json')
     for files in labels.values():
-        left_out_lib.count(left_out, 'labels without an image', files[0][0], len(files))
+        known = any(not isinstance(label, DataError) for _, label in files)
+        left_out_lib.count(left_out, 'labels without an image' if known else 'with other endings',
+                           files[0][0], len(files))
     return rows, left_out
 
 

@@ -30,7 +30,7 @@ PLAIN = [('0.png', IMAGE), ('0.cls', b'0'), ('1.jpg', IMAGE), ('1.cls', b'1')]
 
 
 @pytest.mark.parametrize('more, labels, left_out', [
-    ([('a.jfif', IMAGE), ('a.cls', b'1'), ('b.JPE', IMAGE), ('b.CLS', b'0')], [0, 1, 1, 0], {}),
+    ([('a.jfif', IMAGE), ('a.cls', b'1'), ('b.MPO ', IMAGE), ('b.CLS', b'0')], [0, 1, 1, 0], {}),
     ([(f'scan_2.{i}.{kind}', IMAGE if kind == 'png' else b'1')
       for i in range(2) for kind in ('png', 'cls')], [0, 1, 1, 1], {}),
     ([('0.depth.png', IMAGE), ('1.depth.png', IMAGE)], [0, 1],
@@ -39,7 +39,7 @@ PLAIN = [('0.png', IMAGE), ('0.cls', b'0'), ('1.jpg', IMAGE), ('1.cls', b'1')]
     ([('2.left.png', IMAGE), ('2.right.png', IMAGE), ('2.cls', b'1')], [0, 1],
      {'with a dot in their key and no label of their own': (2, '2.left.png'),
       'labels without an image': (1, '2.cls')}),
-    ([('0.txt', b'x'), ('1.txt', b'x'), ('2.cls', b'1'), ('._0.png', b'x')], [0, 1],
+    ([('0.txt', b'x'), ('0.more.json', b'{}'), ('2.cls', b'1'), ('._0.png', b'x')], [0, 1],
      {'with other endings': (2, '0.txt'), 'hidden files': (1, '._0.png'),
       'labels without an image': (1, '2.cls')}),
     ([('2.png', None)], [0, 1], {'links or other kinds of files': (1, '2.png')}),
