@@ -161,9 +161,10 @@ def open_part(split: str, there: Iterable[str], refusal: str, options: dict,
     if held_out is None or (not held_out and not options['held_out']):
         return source
     if not _labels_are_cheap(source):
-        raise ConfigError(f'{refusal}; its labels lie among the images, so that no share of each '
-                          "class can be held out; set config.data.train_split='train[:90%]' and "
-                          "eval_split='train[90%:]', as it is in no order of its classes")
+        raise ConfigError(
+            f'config.data.eval_split: {split}: a share of each class takes the labels of all of '
+            f'{options["name"]!r}, which lie among its images; set train_split=train[:90%] and '
+            'eval_split=train[90%:] instead, as TFDS shuffles what it prepares')
     names = getattr(source.examples, 'names', lambda: map(str, range(len(source.examples))))
     chosen = held_out_share(list(names()), source.labels(), options['held_out'])
     view = _View([(source, np.flatnonzero(chosen == held_out))])

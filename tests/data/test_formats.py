@@ -323,7 +323,7 @@ def test_the_only_split_is_divided_whatever_its_name(tmp_path):
 def test_labels_that_lie_among_many_images_are_not_read_to_divide(tmp_path, monkeypatch):
     options = write_tfds(tmp_path / 'set', {'train': images(12)}, CLASSES)
     monkeypatch.setattr('imgjax.data.tfds.CHEAP_BYTES', 0)
-    with pytest.raises(ConfigError, match=r"train_split='train\[:90%\]' and eval_split="):
+    with pytest.raises(ConfigError, match=r'set train_split=train\[:90%\] and eval_spl'):
         data.open_split('train', options)
 
 
