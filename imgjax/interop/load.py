@@ -6,6 +6,7 @@ where there is no network), for `keras` the name of an application with the weig
 """
 
 import importlib
+import json
 import logging
 import os
 import re
@@ -16,7 +17,7 @@ import numpy as np
 
 from imgjax import finetune, models
 from imgjax.errors import ConfigError, DataError, nearest
-from imgjax.interop import adapt, files, labels, prefixes, preprocessing, torch_layout
+from imgjax.interop import adapt, description, files, labels, prefixes, preprocessing, torch_layout
 
 log = logging.getLogger('imgjax')
 
@@ -74,6 +75,7 @@ def find(config: dict) -> Weights | None:
             known = _known(config['model'], layout, folder)
         elif os.path.isfile(os.path.join(folder, 'config.json')):
             known = preprocessing.of_timm(os.path.join(folder, 'config.json'))
+            _check_exported(config['model'], os.path.join(folder, 'config.json'))
         return Weights(layout, path, known, labels.beside(path))
     if layout != 'timm' or not _HUB_NAME.fullmatch(where):
         raise ConfigError(f'config.init.from_: {layout} takes a file ({", ".join(files.FORMATS)}), '
@@ -102,6 +104,28 @@ def _known(model: dict, layout: str, folder: str) -> dict:
             f'{", ".join(f"{k}={v!r}" for k, v in wrong.items())}, and the model has '
             f'{key}={getattr(built, key)!r}')
     return fields
+
+
+def _check_exported(model: dict, path: str) -> None:
+    """Raises ConfigError where the model is not that of the export that config.json describes."""
+    with open(path, encoding='utf-8') as file:
+        stored = json.load(file)
+    exported = stored.get('imgjax')  # only launch.export writes it
+    if not isinstance(exported, dict):
+        return
+    if stored.get('architecture') != model['name']:
+        raise ConfigError(f'config.model.name: the weights were exported from '
+                          f'{stored.get("architecture")!r} ({path}), got {model["name"]!r}')
+    try:
+        built, mine = models.create(model['name'], 1), description.changed_options(model)
+    except ValueError:  # build.check says it better
+        return
+    theirs = exported.get('model_options') or {}
+    for key in sorted({*mine, *theirs}):
+        value = theirs.get(key, getattr(built, key, None))
+        if json.dumps(mine.get(key, getattr(built, key, None))) != json.dumps(value):
+            raise ConfigError(f'config.model.options: the weights were exported with {key}='
+                              f'{value!r} ({path}); set config.model.options to {theirs}')
 
 
 def _from_hub(name: str, file: str) -> str:

@@ -89,7 +89,8 @@ def taken(config: dict, found: dict, path: str) -> dict:
                  f'; from the config: {rest}' if rest else '')
     else:
         log.warning('preprocessing of the config, since nothing beside %s says what it was trained '
-                    "with: %s; with another one weights lose accuracy", path, rest)
+                    "with: %s; set what is another one there, and config.init.preprocessing="
+                    "'config'", path, rest)
     init = config['init'] | {'preprocessing': 'checkpoint' if found else 'config'}
     try:
         return config_lib.to_plain(config | {'init': init, 'data': data | found})

@@ -373,6 +373,27 @@ def test_weights_of_another_function_are_refused(layout, name, right, told, save
     load.find(demanding(name, from_, **right))
 
 
+@pytest.mark.parametrize('told, options, words', [
+    ({'model_options': {'act': 'tanh'}}, {'act': 'tanh'}, None), ({'model_options': {}}, {}, None),
+    ({'model_options': {}}, {'act': 'relu'}, None), (None, {'act': 'tanh'}, None),
+    ({'model_options': {'act': 'tanh'}}, {}, "exported with act='tanh' .*config.json.; set config."
+     "model.options to {'act': 'tanh'}"),
+    ({'model_options': {}}, {'act': 'tanh'}, "exported with act='relu'"),
+    ({'model_options': {'widths': [8, 32]}}, {}, 'exported with widths='),
+])
+def test_an_export_is_read_back_as_the_model_it_was(told, options, words, saved, tmp_path):
+    (tmp_path / 'config.json').write_text(json.dumps(
+        {'architecture': 'tiny_resnet'} | ({'imgjax': told} if told else {})))
+    config = demanding('tiny_resnet', saved({'x': np.zeros(1, np.float32)}), **options)
+    if words is None:
+        load.find(config)
+        return
+    with pytest.raises(ConfigError, match=words):
+        load.find(config)
+    with pytest.raises(ConfigError, match="exported from 'tiny_resnet' .*, got 'resnet18'"):
+        load.find(demanding('resnet18', config['init']['from_']))
+
+
 def test_what_needs_no_option_is_let_through(saved):
     for layout, name in (('torchvision', 'efficientnet_b0'), ('torchvision', 'resnet18'),
                          ('google', 'resnetv2_50x1_bit'), ('huggingface', 'vit_tiny_patch16_224')):
