@@ -5,6 +5,7 @@ Nothing here writes, and nothing is computed: a wrong config ends here.
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -28,6 +29,8 @@ from imgjax import (
 from imgjax.config import write_json
 from imgjax.data import Source, classes, image_files, pipeline, split_names
 from imgjax.errors import ConfigError, DataError, nearest
+
+log = logging.getLogger('imgjax')
 
 
 class Facts(NamedTuple):
@@ -269,11 +272,18 @@ def _check_names(config: dict) -> None:
 def check_strengths(config: dict) -> None:
     """Checks config.hparams.augment against the operations of config.augment and their ranges.
 
+    Where config.augment is empty augmentation was turned off, and a recipe's strengths may stay.
+
     Raises:
       ConfigError: names the field.
     """
+    strengths = config['hparams']['augment']
+    if strengths and not config['augment'] and set(strengths) <= set(augment.names()):
+        log.warning('config.hparams.augment: %s has no effect, as config.augment is empty',
+                    ', '.join(strengths))
+        return
     try:
-        augment.check_strengths(config['augment'], config['hparams']['augment'])
+        augment.check_strengths(config['augment'], strengths)
     except ValueError as error:
         raise ConfigError(f'config.hparams.augment.{error}') from None
 

@@ -15,8 +15,9 @@ import scipy.special
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from sklearn.datasets import load_digits
 
-from imgjax import augment
+from imgjax import augment, build
 from imgjax.augment import color, geometric, mix, policy, tables
+from imgjax.errors import ConfigError
 
 # Operation -> static options, full strength.
 OPERATIONS = {
@@ -261,6 +262,13 @@ def test_a_strength_of_no_operation_is_refused():
         augment.check_strengths(ops, {'random_flip': 0.5, 'mixap': 0.2})
     with pytest.raises(ValueError, match='mixup: .*it has none'):
         augment.check_strengths([], {'mixup': 0.0})
+
+
+def test_the_strengths_of_a_recipe_may_stay_where_augmentation_is_turned_off(caplog):
+    build.check_strengths({'augment': [], 'hparams': {'augment': {'mixup': 0.2}}})
+    assert 'mixup has no effect, as config.augment is empty' in caplog.text
+    with pytest.raises(ConfigError, match='config.hparams.augment.mixap'):
+        build.check_strengths({'augment': [], 'hparams': {'augment': {'mixap': 0.2}}})
 
 
 def test_every_number_among_the_options_has_a_range():
