@@ -10,12 +10,11 @@ import sys
 import time
 
 import jax
-import tqdm
 from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import RecordWriter
 from tensorboardX.summary import scalar
 
-from imgjax import trust
+from imgjax import alive, trust
 
 log = logging.getLogger('imgjax')
 
@@ -220,8 +219,8 @@ def line(row: dict, total: int) -> str:
     return ' · '.join(words)
 
 
-def progress(total: int, initial: int, unit: str, scale: int = 1) -> tqdm.tqdm:
-    """Returns a progress bar on stderr; it is disabled where stderr is no terminal.
+def progress(total: int, initial: int, unit: str, scale: int = 1) -> alive.Bar:
+    """Returns a progress bar on stderr; where that is no terminal, alive.speak says the same.
 
     Args:
       total: steps in all.
@@ -231,6 +230,6 @@ def progress(total: int, initial: int, unit: str, scale: int = 1) -> tqdm.tqdm:
     """
     # Some terminals without a window say they are 0 wide; a bar would show nothing there.
     shown = sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns > 0
-    return tqdm.tqdm(
+    return alive.Bar(
         total=total * scale, initial=initial * scale, unit=unit, unit_scale=True, file=sys.stderr,
         disable=not shown, dynamic_ncols=True, leave=False)

@@ -18,7 +18,7 @@ import traceback
 from absl import app, flags
 from absl import logging as absl_logging
 
-from imgjax import backend, compiled, metrics, processes, redact
+from imgjax import alive, backend, compiled, metrics, processes, redact
 from imgjax import config as config_lib
 from imgjax.errors import (
     WATCHDOG_EXIT_CODE,
@@ -89,6 +89,7 @@ def _run(run, distributed: bool) -> None:
             processes.start(values.coordinator_address, values.num_processes, values.process_id,
                             values.heartbeat_seconds, leave)
         compiled.enable()
+        alive.speak(log)
         with backend.memory_for('this command', 'run it where there is more'):
             result = run()
     except RunError as error:

@@ -1,5 +1,6 @@
 """What can be done with a run directory besides training: evaluate, predict, inspect. Read-only."""
 
+import concurrent.futures
 import csv
 import glob
 import json
@@ -24,7 +25,7 @@ from imgjax import (
 )
 from imgjax import config as config_lib
 from imgjax import state as state_lib
-from imgjax.data import Source, decode, image_files, left_out, records, splits
+from imgjax.data import Source, decode, ignored, image_files, left_out, records, splits
 from imgjax.errors import ConfigError, DataError
 
 log = logging.getLogger('imgjax')
@@ -188,12 +189,7 @@ def predict_images(workdir: str, images: str, top_k: int, output: str,
     paths = _list_images(os.path.expanduser(images))
     job = open_run(workdir)
     state, meta = restore(job, workdir, which_step(job, workdir, at))
-    classify = _classifier(job, state, min(top_k, len(job.facts.class_names)))
-    rows = []
-    with metrics.progress(len(paths), 0, 'image') as bar:
-        for start in range(0, len(paths), PREDICT_BATCH):
-            rows += classify(paths[start:start + PREDICT_BATCH])
-            bar.update(min(PREDICT_BATCH, len(paths) - start))
+    rows = _classified(job, state, paths, min(top_k, len(job.facts.class_names)))
     _write_predictions(output, rows)
     failed = [row for row in rows if row['error']]
     if failed:
@@ -227,12 +223,46 @@ def _list_images(images: str) -> list[str]:
     return paths
 
 
-def _classifier(job: build.Job, state, top_k: int):
-    """Returns classify(paths) -> a row each: image, classes, probabilities, error."""
-    size, names = job.facts.image_shape[0], job.facts.class_names
-    options = job.config['data']
+def _classified(job: build.Job, state, paths: list[str], top_k: int) -> list[dict]:
+    """Returns a row for each path: image, classes, probabilities, error.
+
+    All threads decode a batch while the one before it is classified.
+    """
+    size, options = job.facts.image_shape[0], job.config['data']
     if not options['image_size']:  # trained on images of one size: bring others to it, whole
         options = evaluate.whole_images(options, size)
+    classify, odd, rows = _classifier(job, state, top_k), [], []
+
+    def read(path: str) -> np.ndarray | str:
+        shown = records.shown(path)
+        try:
+            with open(path, 'rb') as file:
+                example = {'image': file.read(options['max_bytes'] + 1), 'name': shown}
+            pixels = decode.pixels(example, options, size)
+        except OSError as error:
+            return f'{shown}: cannot be read ({error.strerror})'
+        except DataError as error:
+            return str(error)
+        name, stored = ignored.header(example)
+        if stored and (stored.orientation > 1 or stored.transparent):
+            odd.append((name, stored))
+        return pixels
+
+    parts = [paths[start:start + PREDICT_BATCH] for start in range(0, len(paths), PREDICT_BATCH)]
+    with (concurrent.futures.ThreadPoolExecutor() as threads,
+          metrics.progress(len(paths), 0, 'image') as bar):
+        ahead = threads.map(read, parts[0])
+        for part, following in zip(parts, [*parts[1:], []], strict=True):
+            found, ahead = list(ahead), threads.map(read, following)
+            rows += classify(part, found)
+            bar.update(len(part))
+    ignored.say('', len(paths), sorted(odd), options)
+    return rows
+
+
+def _classifier(job: build.Job, state, top_k: int):
+    """Returns classify(paths, the pixels or the error of each) -> a row each."""
+    names = job.facts.class_names
 
     def top(state, images_NHWC):
         logits_NK = step.predict(job.model, job.config, state, images_NHWC)
@@ -244,25 +274,19 @@ def _classifier(job: build.Job, state, top_k: int):
                   compiler_options=backend.compiler_options())
     count = evaluate.global_batch_size(PREDICT_BATCH, job.mesh)
 
-    def classify(paths: list[str]) -> list[dict]:
+    def classify(paths: list[str], found: list[np.ndarray | str]) -> list[dict]:
         images_NHWC = np.zeros((count, *job.facts.image_shape), np.uint8)
-        errors = [''] * len(paths)
-        shown = list(map(records.shown, paths))
-        for row, path in enumerate(paths):
-            try:
-                with open(path, 'rb') as file:
-                    example = {'image': file.read(options['max_bytes'] + 1), 'name': shown[row]}
-                images_NHWC[row] = decode.pixels(example, options, size)
-            except OSError as error:
-                errors[row] = f'{shown[row]}: cannot be read ({error.strerror})'
-            except DataError as error:
-                errors[row] = str(error)
+        errors = [one if isinstance(one, str) else '' for one in found]
+        for row, one in enumerate(found):
+            if not errors[row]:
+                images_NHWC[row] = one
         placed = jax.device_put(images_NHWC, sharding.batch_sharding(job.mesh))
         probabilities, classes = jax.device_get(top(state, placed))
         return [{'image': name, 'error': error,
                  'classes': [] if error else [names[i] for i in classes[row]],
                  'probabilities': [] if error else [float(p) for p in probabilities[row]]}
-                for row, (name, error) in enumerate(zip(shown, errors, strict=True))]
+                for row, (name, error) in enumerate(zip(
+                    map(records.shown, paths), errors, strict=True))]
 
     return classify
 

@@ -38,7 +38,7 @@ def look(split: str, examples, options: dict) -> None:
     odd = [index for index, (_, stored) in zip(picked, found, strict=True)
            if stored and (stored.more_than_bytes or stored.transparent)]
     _check(examples, odd[::1 + len(odd) // _DECODED], options)
-    say(f'{split}: ', found, options)
+    say(f'{split}: ', len(found), found, options)
 
 
 def header(example: dict | None) -> tuple[str, decode.Stored | None]:
@@ -49,12 +49,14 @@ def header(example: dict | None) -> tuple[str, decode.Stored | None]:
         return '', None
 
 
-def say(before: str, found: list[tuple[str, decode.Stored | None]], options: dict) -> None:
+def say(before: str, count: int, found: list[tuple[str, decode.Stored | None]],
+        options: dict) -> None:
     """Logs one line for each of the two that images have and `options` ignore.
 
     Args:
       before: what the line begins with.
-      found: of `header`.
+      count: of images looked at.
+      found: of `header`, of all of these or of those that have either.
       options: plain config['data'].
     """
     turned = [(name, stored.orientation) for name, stored in found
@@ -62,13 +64,13 @@ def say(before: str, found: list[tuple[str, decode.Stored | None]], options: dic
     if turned and not options['exif_orientation']:
         log.warning('%s%d of %d images looked at carry an EXIF orientation, which is ignored '
                     '(%s: %d); config.data.exif_orientation=True turns them upright',
-                    before, len(turned), len(found), *turned[0])
+                    before, len(turned), count, *turned[0])
     transparent = [name for name, stored in found if stored and stored.transparent]
     if transparent and not options['background']:
         ground = (255,) * options['channels']
         log.warning('%s%d of %d images looked at have transparency, which is dropped (%s); '
                     'config.data.background=%s puts them on white', before, len(transparent),
-                    len(found), transparent[0], ground)
+                    count, transparent[0], ground)
 
 
 def _check(examples, indices: list[int], options: dict) -> None:
