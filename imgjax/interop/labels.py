@@ -43,18 +43,20 @@ def beside(path: str) -> tuple[tuple[str, ...], ...]:
 
 
 def in_order_of(tensors: dict[str, np.ndarray], names: tuple[tuple[str, ...], ...],
-                class_names: tuple[str, ...], heads: tuple[str, ...]) -> dict[str, np.ndarray]:
+                class_names: tuple[str, ...], heads: tuple[str, ...],
+                softmax: bool = True) -> dict[str, np.ndarray]:
     """Returns tensors whose heads have an output for each class of the dataset, in its order.
 
-    A head of one output, whose sigmoid is the probability of the second of two classes, becomes one
-    of two, the first always 0, which softmax makes the same of. What was changed, and an order that
-    no name proves, is said in one line.
+    A head of one output z, whose sigmoid is the probability of the second of two classes, becomes
+    one of two: (0, z) for softmax, (-z, z) for a sigmoid of each, which give the same. What was
+    changed, and an order that no name proves, is said in one line.
 
     Args:
       tensors: by timm's names.
       names: of the weights' classes, one set of names or more that mean the same, or ().
       class_names: the dataset's; () leaves all as it is.
       heads: prefixes of the names of classifiers.
+      softmax: whether the classes exclude each other in the loss.
 
     Raises:
       DataError: a class of the dataset is none of the weights'.
@@ -66,7 +68,8 @@ def in_order_of(tensors: dict[str, np.ndarray], names: tuple[tuple[str, ...], ..
     if any(tensors[name].ndim < 1 or tensors[name].shape[:1] != outputs for name in of_head):
         return tensors
     if outputs == (1,) and len(class_names) == 2:
-        tensors = tensors | {name: np.concatenate([np.zeros_like(tensors[name]), tensors[name]])
+        first = 0 if softmax else -1
+        tensors = tensors | {name: np.concatenate([first * tensors[name], tensors[name]])
                              for name in of_head}
         log.warning('the weights have one output, a binary classifier: its sigmoid is taken for '
                     'the probability of %r, the second class', class_names[1])

@@ -179,7 +179,8 @@ def load(config: dict, weights: Weights, target, class_names: tuple[str, ...] = 
             held, lambda some: _to_timm(some, weights.layout, family, variant), set(ours))
         if not adapt.far_off(tensors, ours, heads, buffers):
             if not new:
-                tensors = labels.in_order_of(tensors, label_names, class_names, heads)
+                tensors = labels.in_order_of(tensors, label_names, class_names, heads,
+                                             config.get('loss', 'softmax') == 'softmax')
             tensors = adapt.adapt(tensors, ours, heads, config['init'])
         variables = torch_layout.read(tensors, target, renames, buffers, new)
     except torch_layout.DoesNotFit as error:

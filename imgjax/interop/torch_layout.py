@@ -19,7 +19,7 @@ COUNTER = 'num_batches_tracked'  # of torch's batch norms; nothing depends on it
 
 
 class DoesNotFit(DataError):
-    """Weights that are of another model: too much differs to list it."""
+    """Weights of which tensors are missing, left over or of other shapes."""
 
 
 def name_of(path, renames: Mapping[str, str]) -> str:
@@ -73,8 +73,8 @@ def read(tensors: Mapping[str, np.ndarray], shapes, renames: Mapping[str, str],
       new: beginnings of the names of parameters that keep the leaf of `shapes`.
 
     Raises:
-      DataError: tensors are missing, left over or of other shapes; one line that lists them, or as
-        DoesNotFit counts them, with an example of both sides.
+      DoesNotFit: tensors are missing, left over or of other shapes; one line that lists them, or
+        counts them with an example of both sides.
     """
     left = {name for name in tensors if not name.endswith((COUNTER, *buffers))}
     missing, other = [], []
@@ -106,7 +106,7 @@ def read(tensors: Mapping[str, np.ndarray], shapes, renames: Mapping[str, str],
     if count:
         wrong = [f'{name} is missing' for name, _ in missing] + other
         wrong += [f'{name} is left over' for name in left]
-        raise DataError(f'weights do not fit the model: {"; ".join(wrong)}')
+        raise DoesNotFit(f'weights do not fit the model: {"; ".join(wrong)}')
     return variables
 
 

@@ -160,6 +160,9 @@ def test_two_models_in_one_file_are_refused(saved):
 
 def test_names_of_another_layout_are_recognised(saved):
     tensors = {f'model.{name.replace("fc.", "linear.")}': x for name, x in weights_of().items()}
+    with pytest.raises(DataError, match='fc.bias is missing.*names are those of cifar: set config.'
+                       'init.from_=cifar:/'):
+        read(config_of(from_=saved(tensors)))
     tensors = {name.replace('layer', 'block.'): x for name, x in tensors.items()}
     with pytest.raises(DataError) as caught:  # of none
         read(config_of(from_=saved(tensors)))
@@ -222,11 +225,12 @@ def test_rows_of_a_head_by_name(names, class_names, rows):
 
 
 def test_a_binary_classifier_becomes_one_of_two_classes(caplog):
-    """softmax of (0, z) is the sigmoid of z."""
+    """softmax of (0, z) is the sigmoid of z, and so are the sigmoids of (-z, z)."""
     tensors = {'fc.weight': np.ones((1, 2), np.float32), 'fc.bias': np.full(1, 3, np.float32)}
-    found = labels.in_order_of(tensors, (), ('cat', 'dog'), ('fc',))
-    np.testing.assert_array_equal(found['fc.weight'], [[0, 0], [1, 1]])
-    np.testing.assert_array_equal(found['fc.bias'], [0, 3])
+    for softmax, first in ((True, 0), (False, -1)):
+        found = labels.in_order_of(tensors, (), ('cat', 'dog'), ('fc',), softmax)
+        np.testing.assert_array_equal(found['fc.weight'], [[first, first], [1, 1]])
+        np.testing.assert_array_equal(found['fc.bias'], [3 * first, 3])
     assert "the probability of 'dog'" in caplog.text
 
 
