@@ -184,8 +184,11 @@ def load(config: dict, weights: Weights, target, class_names: tuple[str, ...] = 
             tensors = adapt.adapt(tensors, ours, heads, config['init'])
         variables = torch_layout.read(tensors, target, renames, buffers, new)
     except torch_layout.DoesNotFit as error:
-        raise DataError(f'{weights.path}: {error}'
-                        f'{_nearest_layout(held, weights, family, variant, set(ours))}') from None
+        hint = _nearest_layout(held, weights, family, variant, set(ours))
+        missing = set(ours) - set(tensors)
+        if not hint and missing and all(name.startswith(heads) for name in missing):
+            hint = "; set config.init.head='new' for a classifier that begins anew"
+        raise DataError(f'{weights.path}: {error}{hint}') from None
     except DataError as error:
         raise DataError(f'{weights.path}: {error}') from None
     if new:

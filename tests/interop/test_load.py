@@ -93,6 +93,7 @@ def test_cifar_resnets_of_most_repositories(saved):
 @pytest.mark.parametrize('change, words', [
     (lambda t: t.pop('layer1.0.conv2.weight'), 'layer1.0.conv2.weight is missing'),
     (lambda t: t.update(surplus=np.zeros(3)), 'surplus is left over'),
+    (lambda t: t.pop('fc.bias'), "fc.bias is missing; set config.init.head='new'"),
     (lambda t: t.update({'bn1.bias': np.zeros(9, np.float32)}),
      r'bn1.bias has the shape \(9,\), which is \(9,\) here and not \(8,\)'),
     (lambda t: t.update(weights_of(classes=7)), r"fc.\w+ is for 7 classes, the dataset has 10; "
