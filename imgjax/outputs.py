@@ -48,7 +48,7 @@ def check_folder(flag: str, folder: str, command: str, names: tuple[str, ...] = 
       ConfigError: it may not be written, or holds what the command did not write.
     """
     said = f'--{flag}={folder}'
-    _check_run(said, folder)
+    check_not_of_run(said, folder)
     if not os.path.lexists(folder):
         _check_writable(said, _nearest_folder(said, folder))
         return []
@@ -68,6 +68,26 @@ def check_folder(flag: str, folder: str, command: str, names: tuple[str, ...] = 
                               'another folder')
     _check_writable(said, folder)
     return own
+
+
+def check_not_of_run(said: str, place: str) -> None:
+    """Checks that a path does not lie where a run directory has its own files and folders.
+
+    Args:
+      said: flag and path, as the error shall name them.
+      place: the path.
+
+    Raises:
+      ConfigError: it does.
+    """
+    inner = os.path.realpath(place)
+    while (above := os.path.dirname(inner)) != inner:
+        is_run = all(os.path.isfile(os.path.join(above, name))
+                     for name in ('config.json', 'dataset.json'))
+        if is_run and trust.is_of_run(os.path.basename(inner)):
+            raise ConfigError(f'{said}: {os.path.basename(inner)!r} is a name of the run directory '
+                              f'{above} itself; take another one')
+        inner = above
 
 
 def marked(folder: str, command: str) -> list[str] | None:
@@ -119,13 +139,13 @@ def filling(folder: str, command: str, own: list[str]):
         raise
 
 
-def make_folder(folder: str) -> list[str]:
-    """Makes a folder and those above it that are missing; returns them, the innermost first."""
+def make_folder(folder: str, mode: int = 0o777) -> list[str]:
+    """Makes a folder, and those above it that are missing; returns them, the innermost first."""
     made, at = [], os.path.abspath(folder)
     while not os.path.lexists(at):
         made.append(at)
         at = os.path.dirname(at)
-    os.makedirs(folder, exist_ok=True)
+    os.makedirs(folder, mode, exist_ok=True)
     return made
 
 
@@ -152,7 +172,7 @@ def check_file(flag: str, file: str, command: str, marks: tuple[bytes, ...],
     """
     said, file = f'--{flag}={file}', os.path.realpath(file)
     folder = os.path.dirname(file)
-    _check_run(said, file)
+    check_not_of_run(said, file)
     if makes_folder:
         folder = _nearest_folder(said, file)
     elif not os.path.isdir(folder):
@@ -215,18 +235,6 @@ def _check_writable(said: str, folder: str) -> None:
     if not os.access(folder, os.W_OK | os.X_OK):
         raise ConfigError(f'{said}: {folder} may not be written; take another place, or change its '
                           'permissions')
-
-
-def _check_run(said: str, place: str) -> None:
-    """Refuses what lies where a run directory has its own files and folders."""
-    inner = os.path.realpath(place)
-    while (above := os.path.dirname(inner)) != inner:
-        is_run = all(os.path.isfile(os.path.join(above, name))
-                     for name in ('config.json', 'dataset.json'))
-        if is_run and trust.is_of_run(os.path.basename(inner)):
-            raise ConfigError(f'{said}: {os.path.basename(inner)!r} is a name of the run directory '
-                              f'{above} itself; take another one')
-        inner = above
 
 
 def _umask() -> int:

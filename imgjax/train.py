@@ -13,10 +13,12 @@ from imgjax import (
     backend,
     build,
     checkpoint,
+    claim,
     evaluate,
     kept,
     loop,
     metrics,
+    outputs,
     processes,
     result,
     runtime,
@@ -50,6 +52,7 @@ def run(config, workdir: str, sources: tuple[Source, Source] | None = None) -> d
     Raises:
       RunError: a kind for each way a run can end, see imgjax/errors.py.
     """
+    workdir = outputs.path('workdir', workdir)
     found = run_one(config, workdir, sources)
     if processes.first():
         print(run_page.table(found, metrics.read_rows(workdir)), file=sys.stderr)
@@ -71,12 +74,13 @@ def run_one(config, workdir: str, sources: tuple[Source, Source] | None = None,
     """
     started = time.monotonic()
     backend.keep_memory()
+    workdir = outputs.path('workdir', workdir)
     trust.check_run(workdir)
     config = _config_of(config, workdir)
     config, weights = _with_weights(config, workdir)
     begun = os.path.lexists(os.path.join(workdir, 'config.json'))
     build.check(config, begun)  # before a large dataset is listed
-    with held(workdir):
+    with claim.held(workdir):
         train_source, eval_source = sources or build.open_dataset(config)
         described, facts = build.describe(config, train_source, eval_source)
         same_data.check_processes(config, facts)
@@ -84,7 +88,7 @@ def run_one(config, workdir: str, sources: tuple[Source, Source] | None = None,
         fitted = [] if weights is None else [_fitted(job, weights)]
         with (runtime.hear_stop(), runtime.watchdog(config['watchdog_seconds']) as beat,
               jax.transfer_guard('disallow'), backend.memory_for('training', less_memory(job))):
-            processes.from_first(lambda: check_owner(workdir, job))
+            processes.from_first(lambda: claim.check(workdir, job))
             hparams = sharding.place(
                 state_lib.hparams_of(job.config), sharding.replicated(job.mesh))
             state, results, rows = _train_or_go_back(
@@ -95,19 +99,6 @@ def run_one(config, workdir: str, sources: tuple[Source, Source] | None = None,
                 return {'step': step} | (results.summary() if results else {})
             return result.finish(job, workdir, state, results, rows.rows, eval_source,
                                  time.monotonic() - started)
-
-
-@contextlib.contextmanager
-def held(workdir: str):
-    """Holds the run directory for the first process of the run; the others wait until it does."""
-    with contextlib.ExitStack() as held:
-        def hold() -> str:
-            _claim_directory(workdir)
-            held.enter_context(runtime.run_lock(workdir))
-            return ''
-
-        processes.from_first(hold)
-        yield
 
 
 def _train_or_go_back(job: Job, workdir: str, sources, hparams: dict, fitted: list, until, beat):
@@ -133,6 +124,7 @@ def _train(job: Job, workdir: str, sources, hparams: dict, fitted: list, until, 
     """
     train_source, eval_source = sources
     state = _resume(job, workdir, hparams, fitted)
+    processes.from_first(lambda: claim.take(workdir, job))
     first = state_lib.step_of(state)
     if until is not None and first > until:
         return state, None, None
@@ -209,37 +201,6 @@ def _fitted(job: Job, weights: load.Weights):
     return load.load(job.config, weights, {
         'params': job.target.params, 'batch_stats': job.target.batch_stats},
         tuple(job.facts.class_names))
-
-
-def _claim_directory(workdir: str) -> None:
-    """Makes the run directory; one of something else is left as it is."""
-    try:
-        os.makedirs(workdir, 0o750, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f'--workdir={workdir}: cannot be made ({error.strerror})') from None
-    # A start that ended before it began may have left these.
-    mine = {'lock', 'dataset.json', 'dataset.json.tmp', 'config.json.tmp', 'result.json'}
-    strange = sorted(set(os.listdir(workdir)) - mine)
-    if strange and config_lib.read(workdir) is None:
-        raise ConfigError(f'{workdir}: holds {strange[0]!r} but no run; take an empty --workdir')
-
-
-def check_owner(workdir: str, job: Job) -> str:
-    """Makes the run directory this config's, or checks that it is; returns ''."""
-    stored = config_lib.read(workdir)
-    if stored is None:
-        build.write_facts(workdir, job.facts)
-        config_lib.write(workdir, job.config)
-        return ''
-    different = config_lib.differences(job.config, stored)
-    if different:
-        raise ConfigError(
-            f'{workdir}: belongs to another config ({"; ".join(different[:3])}'
-            f'{", ..." if len(different) > 3 else ""}); take a new --workdir, or that config')
-    build.check_same_data(workdir, build.read_facts(workdir), job.facts)
-    if stored != job.config:  # moved data, other devices: what is read from here must work too
-        config_lib.write(workdir, job.config)
-    return ''
 
 
 def _resume(job: Job, workdir: str, hparams: dict, fitted: list) -> state_lib.TrainState:

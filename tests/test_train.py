@@ -13,7 +13,7 @@ import pytest
 from configs import digits
 from imgjax import backend, build, checkpoint, feed, loop, metrics, sharding, state, train
 from imgjax import config as config_lib
-from imgjax.errors import ConfigError, DivergedError, OutOfMemoryError
+from imgjax.errors import ConfigError, DataError, DivergedError, OutOfMemoryError
 from imgjax.models import forms
 
 
@@ -246,6 +246,19 @@ def test_the_checkpoint_of_the_best_evaluation_is_kept(tmp_path, monkeypatch):
     other = train.run_one(config, str(tmp_path / 'other'))
     assert checkpoint.steps(str(tmp_path / 'other')) == [10]
     assert other['state_digest'] == result['state_digest']
+
+
+@pytest.mark.parametrize('there', [False, True])
+def test_a_start_that_fails_before_its_first_state_leaves_nothing(there, tmp_path, monkeypatch):
+    def fail(*_):
+        raise DataError('weights of another model')
+
+    monkeypatch.setattr(train, 'initial_state', fail)
+    if there:
+        (tmp_path / 'run').mkdir()
+    with pytest.raises(DataError, match='weights of another model'):
+        train.run(config_of(), f'{tmp_path}/run/')
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob('*')] == ['run'] * there
 
 
 def test_a_finished_run_says_the_same_again(tmp_path):

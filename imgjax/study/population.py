@@ -18,7 +18,19 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from imgjax import backend, build, checkpoint, kept, loop, result, runtime, sharding, train, trust
+from imgjax import (
+    backend,
+    build,
+    checkpoint,
+    claim,
+    kept,
+    loop,
+    result,
+    runtime,
+    sharding,
+    train,
+    trust,
+)
 from imgjax import config as config_lib
 from imgjax import feed as feed_lib
 from imgjax import state as state_lib
@@ -58,7 +70,7 @@ def run(cells: Sequence[Cell], devices: Sequence, shared: dict,
         for cell in cells:
             if _is_open(cell):
                 trust.check_run(cell.directory)
-                locks.enter_context(train.held(cell.directory))
+                locks.enter_context(claim.held(cell.directory))
         going = _in_step(cells)  # under the locks: until then others could finish a cell
         if not any(going):
             return [None] * len(cells)
@@ -66,7 +78,7 @@ def run(cells: Sequence[Cell], devices: Sequence, shared: dict,
         with (runtime.hear_stop(), jax.transfer_guard('disallow'),
               runtime.watchdog(jobs[0].config['watchdog_seconds']) as beat):
             for cell, job in itertools.compress(zip(cells, jobs, strict=True), going):
-                train.check_owner(cell.directory, job)
+                claim.check(cell.directory, job)
             return _train(cells, jobs, going, devices, until, started, beat)
 
 
@@ -92,6 +104,8 @@ def _train(cells, jobs: list[Job], going: list[bool], devices, until, started: f
     train_source, eval_source = cells[0].sources
     mesh = Mesh(np.asarray(devices), (AXIS,))
     state, first = _begin(cells, jobs, going, mesh)
+    for cell, job in itertools.compress(zip(cells, jobs, strict=True), going):
+        claim.take(cell.directory, job)
     if until is not None and first > until:
         return [{'step': first} if goes else None for goes in going]
     with contextlib.ExitStack() as opened:
