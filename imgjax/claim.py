@@ -4,7 +4,7 @@ import contextlib
 import glob
 import os
 
-from imgjax import build, checkpoint, metrics, outputs, processes, result, runtime, trust
+from imgjax import build, checkpoint, metrics, outputs, processes, result, runtime
 from imgjax import config as config_lib
 from imgjax.build import Job
 from imgjax.errors import ConfigError
@@ -27,10 +27,8 @@ def held(workdir: str):
         try:
             yield
         finally:
-            with contextlib.suppress(OSError):
-                if processes.first() and os.listdir(workdir) == ['lock']:
-                    os.unlink(os.path.join(workdir, 'lock'))
-                    outputs.remove_folders(made)
+            if processes.first():
+                outputs.remove_unused(workdir, made)
 
 
 def _make_directory(workdir: str) -> list[str]:
@@ -51,13 +49,9 @@ def _make_directory(workdir: str) -> list[str]:
 def _left_over(workdir: str) -> set[str]:
     """Returns what a start may have left that ended before the directory was its own."""
     names = {'result.json'} if result.read(workdir) else set()
-    try:
-        lock = trust.read(os.path.join(workdir, 'lock'), 1000)
-    except (OSError, ValueError):
-        return names
-    if lock and not lock.startswith(b'process '):
-        return names
-    return names | {'lock', 'dataset.json', 'dataset.json.tmp', 'config.json.tmp'}
+    if outputs.is_lock(workdir):
+        names |= {'lock', 'dataset.json', 'dataset.json.tmp', 'config.json.tmp'}
+    return names
 
 
 def check(workdir: str, job: Job) -> str:

@@ -57,7 +57,7 @@ def check_folder(flag: str, folder: str, command: str, names: tuple[str, ...] = 
     entries = sorted(_entries(said, folder))
     own = marked(folder, command)
     if own is None:
-        if entries:
+        if entries and not (entries == ['lock'] and is_lock(folder)):
             raise ConfigError(f'{said}: holds {entries[0]!r}, which {command} did not write there; '
                               'take a new or empty folder')
         own = []
@@ -98,6 +98,15 @@ def marked(folder: str, command: str) -> list[str] | None:
     except (OSError, ValueError, TypeError, KeyError):
         return None
     return own if isinstance(own, list) and all(isinstance(name, str) for name in own) else None
+
+
+def is_lock(folder: str) -> bool:
+    """Does a folder have a lock that runtime.run_lock wrote?"""
+    try:
+        text = trust.read(os.path.join(folder, 'lock'), 1000)
+    except (OSError, ValueError):
+        return False
+    return not text or text.startswith(b'process ')
 
 
 def mark(folder: str, command: str, files=()) -> None:
@@ -154,6 +163,14 @@ def remove_folders(made: list[str]) -> None:
     with contextlib.suppress(OSError):
         for folder in made:
             os.rmdir(folder)
+
+
+def remove_unused(folder: str, made: list[str]) -> None:
+    """Takes away the lock of a folder that holds nothing else, and what `make_folder` made."""
+    with contextlib.suppress(OSError):
+        if os.listdir(folder) == ['lock'] and is_lock(folder):
+            os.unlink(os.path.join(folder, 'lock'))
+            remove_folders(made)
 
 
 def check_file(flag: str, file: str, command: str, marks: tuple[bytes, ...],

@@ -1,5 +1,6 @@
 """A picture of what the model is trained on: the images of a config after crop and augmentation."""
 
+import io
 import logging
 import os
 import warnings
@@ -10,7 +11,7 @@ import matplotlib.figure
 import numpy as np
 from matplotlib import font_manager
 
-from imgjax import build, data, step
+from imgjax import build, data, outputs, step
 from imgjax import config as config_lib
 from imgjax import state as state_lib
 from imgjax.data import decode, pipeline
@@ -21,6 +22,7 @@ log = logging.getLogger('imgjax')
 # The first has the letters of most alphabets, the others those of the Far East, where installed.
 _FONTS = ('DejaVu Sans', 'Noto Sans', 'Noto Sans CJK SC', 'Noto Sans CJK JP', 'WenQuanYi Zen Hei',
           'Arial Unicode MS')
+_MARK = 'imgjax launch.preview'  # in the picture's own description
 FORMATS = ('.png', '.jpg', '.pdf', '.svg')
 
 
@@ -34,7 +36,7 @@ def draw(config, output: str, images: int = 8, steps: int = 5) -> dict:
 
     Args:
       config: what a get_config returned.
-      output: path of the picture; its ending says the format.
+      output: path of the picture; its ending says the format. An older preview is replaced.
       images: how many columns.
       steps: how many rows below the first.
 
@@ -42,8 +44,8 @@ def draw(config, output: str, images: int = 8, steps: int = 5) -> dict:
     """
     if not output.endswith(FORMATS):
         raise ConfigError(f'--output={output}: takes a name ending in {", ".join(FORMATS)}')
-    if not os.path.isdir(os.path.dirname(os.path.abspath(output))):
-        raise ConfigError(f'--output={output}: no such folder')
+    output = outputs.path('output', output)
+    outputs.check_file('output', output, 'launch.preview', (_MARK.encode(),))
     config = config_lib.to_plain(config)
     build.check(config)
     train, held_out = build.open_dataset(config)
@@ -96,13 +98,18 @@ def _names(label, class_names: list[str]) -> str:
 
 def _save(rows: list[tuple], output: str, title: str) -> None:
     """Draws rows of (name, images, titles) as a grid."""
+    kind, picture = os.path.splitext(output)[1].removeprefix('.'), io.BytesIO()
+    mark = {'png': {'metadata': {'Software': _MARK}}, 'jpg': {'pil_kwargs': {'comment': _MARK}}}
+    marked = mark.get(kind, {'metadata': {'Creator': _MARK}})
     fonts = [name for name in _FONTS if name in font_manager.get_font_names()]
     # The defaults: a user's own settings may read '$' and '_' of a name as TeX.
     with matplotlib.rc_context(matplotlib.rcParamsDefault | {'font.family': fonts}):
         figure = _drawn(rows, title)
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter('always')
-            figure.savefig(output, dpi=150)
+            figure.savefig(picture, format=kind, dpi=150, **marked)
+    with outputs.replacing(output, binary=True) as file:
+        file.write(picture.getvalue())
     missing = {str(one.message) for one in said if 'missing from' in str(one.message)}
     if missing:
         log.warning('%d letters of class names are drawn as boxes, as no font here has them; '

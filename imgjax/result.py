@@ -39,9 +39,7 @@ def finish(job: Job, workdir: str, state, results: evaluate.Results, rows: list[
     """
     step = state_lib.step_of(state)
     if processes.first() and step not in checkpoint.steps(workdir):
-        raise DataError(
-            f'{checkpoint.directory(workdir)}: the last state could not be saved (is the disk '
-            'full?); make space, and the same command goes on from the checkpoint before')
+        raise DataError(_not_saved(workdir, step))
     found = {
         'split': job.config['data']['eval_split'], **results.summary(), 'step': step,
         'workdir': os.path.abspath(workdir), 'state_digest': digests.state_digest(state),
@@ -53,6 +51,16 @@ def finish(job: Job, workdir: str, state, results: evaluate.Results, rows: list[
         write_answers(workdir, results)
         write(workdir, {'state': 'done'} | found)  # last: it says that all else is there
     return found
+
+
+def _not_saved(workdir: str, step: int) -> str:
+    place = checkpoint.directory(workdir)
+    names = os.listdir(place) if os.path.isdir(place) else []
+    if any(name.startswith(f'{step}.') for name in names):
+        return (f'{place}: the last state, of step {step}, is still being written; close its '
+                'checkpoint.Writer first')
+    return (f'{place}: the last state, of step {step}, could not be saved; a save that failed is a '
+            'warning above, with its reason. The same command goes on from the checkpoint before')
 
 
 def _train_seconds(rows: list[dict]) -> float:

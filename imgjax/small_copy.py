@@ -12,7 +12,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from imgjax import config as config_lib
-from imgjax import data, metrics, runtime
+from imgjax import data, metrics, outputs, runtime, trust
 from imgjax.data import Source, classes, decode, split_names
 from imgjax.errors import ConfigError, DataError
 
@@ -50,16 +50,20 @@ def write(options: dict, output: str, splits: list[str], *, shorter_side: int, q
     for spec in pairs.values():
         if any(map(split_names.is_held_out, split_names.bare(spec))):
             options = options | {'eval_split': spec}  # else what is held out is left out, and said
+    output = outputs.path('output', output)
+    _check_output(output, options['path'])
     sources = {name: data.open_split(spec, options) for name, spec in pairs.items()}
     class_names = max((source.class_names for source in sources.values()), key=len)
     sources = {name: classes.renumbered(source, class_names, name)
                for name, source in sources.items()}
-    output = os.path.expanduser(output)
-    os.makedirs(output, exist_ok=True)
+    made = outputs.make_folder(output)
     with runtime.run_lock(output):
         said = {name: options[name] for name in ('pixel_range', 'background') if options[name]}
-        _begin(output, sources, dict(shorter_side=shorter_side, quality=quality,
-                                     shard_size=shard_size, **said))
+        try:
+            _begin(output, sources, dict(shorter_side=shorter_side, quality=quality,
+                                         shard_size=shard_size, **said))
+        finally:
+            outputs.remove_unused(output, made)
         counts = {name: _copy_split(output, name, source, options, shorter_side, quality,
                                     shard_size, workers or os.cpu_count())
                   for name, source in sources.items()}
@@ -84,6 +88,30 @@ def _output_split(entry: str) -> tuple[str, str]:
     return name, spec or name
 
 
+def _check_output(output: str, path: str) -> None:
+    """Checks that the copy has a folder of its own, before the source is listed."""
+    if _stored(output) is None:
+        outputs.check_folder('output', output, 'launch.prepare')
+    source = os.path.realpath(os.path.expanduser(path))
+    if path and os.path.isdir(source) and os.path.commonpath(
+            [source, os.path.realpath(output)]) == source:
+        raise ConfigError(f'--output={output}: lies in the source, --path={path}, which would have '
+                          'other images then; take a folder outside')
+
+
+def _stored(output: str) -> dict | None:
+    """Returns what a copy that was begun in a folder was made of; None where there is none."""
+    path = os.path.join(output, 'prepared.json')
+    if not os.path.lexists(path):
+        return None
+    try:
+        stored = trust.read_json(path)
+        return {'settings': dict(stored['settings']), 'splits': dict(stored['splits']),
+                'class_names': list(stored['class_names'])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f'{path}: cannot be used ({error}); take another --output') from None
+
+
 def _begin(output: str, sources: dict[str, Source], settings: dict) -> None:
     """Notes what the copy is made of, or checks that it is what was begun there."""
     path = os.path.join(output, 'prepared.json')
@@ -91,27 +119,20 @@ def _begin(output: str, sources: dict[str, Source], settings: dict) -> None:
     if any('\n' in name or name != name.strip() or not name for name in class_names):
         raise DataError('a class name is empty, has blanks around it or a line break; rename it')
     begun = {'settings': settings, 'class_names': class_names, 'splits': {}}
-    if os.path.exists(path):
-        try:
-            with open(path, encoding='utf-8') as file:
-                stored = json.load(file)
-            same = all(stored[key] == begun[key] for key in ('settings', 'class_names'))
-            begun['splits'] = dict(stored['splits'])
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f'{path}: cannot be used ({error}); take another --output') from None
-        if not same:
+    stored = _stored(output)
+    if stored is not None:
+        begun['splits'] = stored['splits']
+        if any(stored[key] != begun[key] for key in ('settings', 'class_names')):
             raise ConfigError(f'--output={output}: holds a copy made with '
                               f'{json.dumps(stored["settings"])}, or of other classes; give the '
                               'same flags or take another --output')
-    elif other := sorted(set(os.listdir(output)) - {'lock', 'prepared.json.tmp'}):
-        raise ConfigError(f'--output={output}: holds {other[0]!r} but no copy; take an empty one')
     for name, source in sources.items():
         before = begun['splits'].setdefault(name, source.fingerprint)
         if before != source.fingerprint:
             raise ConfigError(f'--output={output}: its {name!r} was made of other images; take '
                               'another --output')
     config_lib.write_json(path, begun)
-    with open(os.path.join(output, 'classnames.txt'), 'w', encoding='utf-8') as file:
+    with trust.replacing(os.path.join(output, 'classnames.txt')) as file:
         file.writelines(f'{name}\n' for name in class_names)
 
 
@@ -223,7 +244,7 @@ def _write_shard(path: str, rows: range, encoded, bar) -> None:
         file.flush()
         os.fsync(file.fileno())
     if unreadable:  # noted first: a file that is there has its note
-        with open(f'{path}.unreadable', 'w', encoding='utf-8') as file:
+        with trust.replacing(f'{path}.unreadable') as file:
             file.writelines(f'{line}\n' for line in unreadable)
     os.replace(f'{path}.tmp', path)
 
@@ -247,6 +268,6 @@ def _gather_unreadable(output: str) -> int:
     lines = [line for name in notes for line in _lines(os.path.join(output, name))]
     path = os.path.join(output, 'unreadable.txt')
     if lines:
-        with open(path, 'w', encoding='utf-8') as file:
+        with trust.replacing(path) as file:
             file.writelines(f'{line}\n' for line in lines)
     return len(lines)

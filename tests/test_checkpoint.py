@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imgjax import checkpoint, digests, sharding
+from imgjax import checkpoint, digests, result, sharding
 from imgjax.errors import DataError
 from imgjax.state import TrainState
 
@@ -147,6 +147,15 @@ def test_what_a_killed_save_left_is_taken_away(workdir):
     save_steps(workdir, 4)
     assert not left.exists()
     assert checkpoint.steps(str(workdir)) == [2, 4]
+
+
+def test_a_last_state_that_is_not_there_is_told_apart(tmp_path):
+    (tmp_path / 'checkpoints' / '3').mkdir(parents=True)
+    assert 'could not be saved; a save that failed is a warning above' in result._not_saved(
+        str(tmp_path), 30)
+    (tmp_path / 'checkpoints' / '30.orbax-checkpoint-tmp').mkdir()
+    assert 'still being written; close its checkpoint.Writer' in result._not_saved(
+        str(tmp_path), 30)
 
 
 def test_donation_after_save_does_not_reach_the_checkpoint(tmp_path):

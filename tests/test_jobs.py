@@ -341,6 +341,51 @@ def test_entry_points_write_what_they_say(launch, tmp_path):
     assert_fits(yaml.safe_load((tmp_path / 'set.yaml').read_text()), JOBSET)
 
 
+@pytest.mark.parametrize('name, text', [
+    ('jobset.yaml', 'apiVersion: v1\nkind: Secret\n'), ('tpu.sh', '#!/bin/bash\nrm x\n')])
+def test_a_file_of_something_else_is_left_as_it_is(name, text, tmp_path):
+    file = tmp_path / name
+    file.write_text(text)
+    run, template, fields = {'jobset.yaml': (kubernetes.run, 'jobset.yaml', KUBERNETES),
+                             'tpu.sh': (tpu.run, 'tpu_vm.sh', TPU)}[name]
+
+    def make():
+        run((LAUNCH / template).read_text(), output=str(file), **fields)
+
+    with pytest.raises(ConfigError, match=f'--output={file}: is there already, and launch'):
+        make()
+    assert file.read_text() == text
+    file.unlink()
+    make()
+    first = file.read_text()
+    file.write_text(f'{first}# more\n')
+    make()  # over its own
+    assert file.read_text() == first and os.listdir(tmp_path) == [name]
+
+
+def test_slurm_writes_into_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv('PATH', str(tmp_path))
+    monkeypatch.setenv('HOME', str(tmp_path))
+    (tmp_path / 'sbatch').write_text('#!/bin/sh\necho 7\n')
+    (tmp_path / 'sbatch').chmod(0o755)
+    template = (LAUNCH / 'slurm.sh').read_text()
+
+    def run():
+        return slurm.run(template, dry_run=False, **SLURM | {'workdir': '~/run/'})
+
+    folder = tmp_path / 'run.slurm'
+    folder.mkdir()
+    (folder / 'notes.txt').write_text('mine')
+    with pytest.raises(ConfigError, match="holds 'notes.txt', which launch.slurm did not"):
+        run()
+    (folder / 'notes.txt').rename(folder / 'slurm.sh')
+    with pytest.raises(ConfigError, match='slurm.sh: is there already, and launch.slurm did not'):
+        run()
+    assert (folder / 'slurm.sh').read_text() == 'mine'
+    (folder / 'slurm.sh').unlink()
+    assert run() == run() == {'script': str(folder / 'slurm.sh'), 'job': 7}
+
+
 def test_a_missing_config_is_one_line():
     done = subprocess.run([sys.executable, '-m', 'launch.slurm', '--workdir=/runs/x'],
                           cwd=LAUNCH.parent, capture_output=True, text=True)

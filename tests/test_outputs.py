@@ -4,9 +4,10 @@ import json
 import os
 import pathlib
 
+import numpy as np
 import pytest
 
-from imgjax import outputs
+from imgjax import outputs, preview
 from imgjax.errors import ConfigError
 
 COMMAND = 'launch.export'
@@ -146,6 +147,14 @@ def test_a_file_is_new_or_empty_or_of_the_same_command(case, tmp_path):
         opened.write('image,class_1\nnew')
     target = os.path.relpath(os.path.realpath(file), tmp_path)
     assert tree(tmp_path) == before | {target: 'image,class_1\nnew'}
+
+
+@pytest.mark.parametrize('ending', preview.FORMATS)
+def test_a_preview_is_known_again(ending, tmp_path):
+    file = f'{tmp_path}/preview{ending}'
+    for _ in range(2):
+        outputs.check_file('output', file, 'launch.preview', (preview._MARK.encode(),))
+        preview._save([('evaluated', [np.zeros((4, 4, 1), np.uint8)], ['a'])], file, 'a title')
 
 
 def test_the_home_of_a_user(monkeypatch):

@@ -196,7 +196,7 @@ def test_a_copy_of_train_alone_says_what_is_held_out(tmp_path, caplog):
                    for line in caplog.messages) is said
 
 
-def test_another_copy_in_its_place_is_refused(photos, tmp_path):
+def test_another_copy_in_its_place_is_refused(photos, tmp_path, monkeypatch):
     out = str(tmp_path / 'out')
     small_copy.write(options_of(photos), out, ['train'], **SETTINGS)
     small_copy.write(options_of(photos), out, ['test'], **SETTINGS)  # one more split may come
@@ -205,8 +205,16 @@ def test_another_copy_in_its_place_is_refused(photos, tmp_path):
     os.remove(photos / 'train' / 'a' / '0.png')
     with pytest.raises(ConfigError, match="its 'train' was made of other images"):
         small_copy.write(options_of(photos), out, ['train'], **SETTINGS)
-    with pytest.raises(ConfigError, match="holds 'test' but no copy; take an empty one"):
-        small_copy.write(options_of(photos), str(photos), ['train'], **SETTINGS)
+    before = sorted(photos.rglob('*'))
+    for output, words in (
+            (photos, "holds 'test', which launch.prepare did not write there"),
+            (photos / 'small', 'lies in the source, --path=.*; take a folder outside')):
+        with pytest.raises(ConfigError, match=words):
+            small_copy.write(options_of(photos), f'{output}/', ['train'], **SETTINGS)
+    with monkeypatch.context() as later, pytest.raises(ZeroDivisionError):
+        later.setattr(small_copy, '_begin', lambda *_: 1 / 0)
+        small_copy.write(options_of(photos), f'{tmp_path}/new/out', ['train'], **SETTINGS)
+    assert sorted(photos.rglob('*')) == before and not (tmp_path / 'new').exists()
     with pytest.raises(ConfigError, match="--splits: takes names .* got 'train\\[:3\\]'"):
         small_copy.write(options_of(photos), out, ['train[:3]'], **SETTINGS)
 

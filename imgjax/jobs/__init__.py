@@ -10,6 +10,7 @@ import jinja2
 from absl import flags
 from ml_collections import config_flags
 
+from imgjax import outputs
 from imgjax.errors import ConfigError
 
 # Starting again cannot help: flags or config, data, divergence, a directory that another run holds.
@@ -53,10 +54,22 @@ def study_command(python: str, study: str, workdir: str, cells: str,
             f'--cells={cells}', f'--heartbeat_seconds={heartbeat_seconds}']
 
 
-def write(path: str, text: str) -> None:
-    """Writes a job file, in a folder that is made where it is missing."""
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    with open(path, 'w', encoding='utf-8') as file:
+def write(flag: str, path: str, text: str, command: str, mark: str) -> None:
+    """Writes a job file, in a folder that is made where it is missing.
+
+    Args:
+      flag: which names the file.
+      path: of it.
+      text: what it shall hold.
+      command: what writes it.
+      mark: a line of each file that the command writes; one without it is not replaced.
+
+    Raises:
+      ConfigError: it may not be written.
+    """
+    outputs.check_file(flag, path, command, (mark.encode(),), makes_folder=True)
+    outputs.make_folder(os.path.dirname(os.path.realpath(path)))
+    with outputs.replacing(path) as file:
         file.write(text)
 
 

@@ -2,9 +2,10 @@
 
 import posixpath
 
-from imgjax import jobs
+from imgjax import jobs, outputs
 from imgjax.errors import ConfigError
 
+_MARK = '# A run on Kubernetes with the JobSet controller'  # of launch/jobset.yaml
 PORT = 8476  # of the first process, JAX's own on Kubernetes
 
 
@@ -60,5 +61,6 @@ def jobset(template: str, *, config: str, fields: list[str], workdir: str, name:
 def run(template: str, output: str, **fields) -> dict:
     """Writes the JobSet (fields as of `jobset`); returns {manifest: the path of the file}."""
     text = jobset(template, **fields)
-    jobs.write(output, text)
+    output = outputs.path('output', output)
+    jobs.write('output', output, text, 'launch.kubernetes', _MARK)
     return {'manifest': output}

@@ -6,10 +6,15 @@ import shlex
 import shutil
 import subprocess
 
-from imgjax import jobs
+from imgjax import jobs, outputs
 from imgjax.errors import ConfigError
 
+_MARK = '# Slurm starts the job again after the failure of a node'  # of launch/slurm.sh
 MAX_FAILURES = 3  # starts in a row that end by a fault and save nothing
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(outputs.path('workdir', path))
 
 
 def logs(workdir: str) -> str:
@@ -53,8 +58,8 @@ def script(template: str, *, config: str, study: str, fields: list[str], workdir
     jobs.check(config=study or config, workdir=workdir, cells=cells,
                name=name, time=time, partition=partition, options=options, array=array,
                array_field=array_field, python=python, overrides=fields)
-    workdir, python = os.path.abspath(workdir), shutil.which(python) or python
-    cells = os.path.abspath(cells or os.path.join(os.path.dirname(workdir), 'cells'))
+    workdir, python = _absolute(workdir), shutil.which(python) or python
+    cells = _absolute(cells) if cells else os.path.join(os.path.dirname(workdir), 'cells')
     if '\\' in workdir:
         raise ConfigError(f'--workdir: Slurm takes no backslash in the path of a log: {workdir}')
     if array and not re.fullmatch(r'[\d,:%-]+', array):
@@ -111,9 +116,12 @@ def run(template: str, dry_run: bool, **fields) -> dict:
         return {'script': text}
     if not shutil.which('sbatch'):
         raise ConfigError('sbatch is not on this machine; --dry_run shows the script')
-    folder = logs(os.path.abspath(fields['workdir']))
+    folder = logs(_absolute(fields['workdir']))
     path = os.path.join(folder, 'slurm.sh')
-    jobs.write(path, text)  # and makes the folder: Slurm opens the log there before the script runs
+    if not os.path.isfile(path):
+        outputs.check_folder('workdir', folder, 'launch.slurm')
+    # It makes the folder: Slurm opens the log there before the script runs.
+    jobs.write('workdir', path, text, 'launch.slurm', _MARK)
     done = subprocess.run(['sbatch', '--parsable', path], capture_output=True, text=True)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f'exit code {done.returncode}'])[-1]

@@ -2,8 +2,10 @@
 
 import shlex
 
-from imgjax import jobs
+from imgjax import jobs, outputs
 from imgjax.errors import ConfigError
+
+_MARK = '# A run on a Cloud TPU: makes the slice'  # of launch/tpu_vm.sh
 
 
 def script(template: str, *, config: str, fields: list[str], workdir: str, name: str,
@@ -53,5 +55,6 @@ def script(template: str, *, config: str, fields: list[str], workdir: str, name:
 def run(template: str, output: str, **fields) -> dict:
     """Writes the script (fields as of `script`); returns {script: the path of the file}."""
     text = script(template, **fields)
-    jobs.write(output, text)
+    output = outputs.path('output', output)
+    jobs.write('output', output, text, 'launch.tpu', _MARK)
     return {'script': output}

@@ -4,10 +4,11 @@ import collections
 import contextlib
 import logging
 import os
+import re
 import sys
 import time
 
-from imgjax import metrics, processes, runtime
+from imgjax import metrics, outputs, processes, runtime
 from imgjax.errors import ConfigError, LockedError, nearest
 from imgjax.report import study_page, study_tables
 from imgjax.study import cells as cells_lib
@@ -41,13 +42,15 @@ def run(place: str, workdir: str, cells: str = '', wish: str = 'auto', only: str
         no error: the others go on, and the page says so.
     """
     began, start_seconds = time.monotonic(), strategy.process_seconds()
-    study = plan.load(place)
-    folder = cells or os.path.join(os.path.dirname(os.path.abspath(workdir)), 'cells')
+    study = plan.load(os.path.expanduser(place))
+    workdir, folder = _folders(workdir, cells)
+    processes.from_first(lambda: _check_folders(workdir, folder))
     planned = cells_lib.cells_of(study, folder)
     mine = _mine(study, planned, only, part)
     own = os.path.join(workdir, f'part-{part.replace("/", "-of-")}') if part else workdir
     for directory in (workdir, folder, own):
         os.makedirs(directory, 0o750, exist_ok=True)
+    open(os.path.join(workdir, 'lock'), 'a').close()  # by which _check_folders knows it again
     if not report:
         with contextlib.ExitStack() as held, metrics.progress(len(mine), 0, 'cell') as bar:
             processes.from_first(lambda: held.enter_context(runtime.run_lock(own)) or '')
@@ -71,8 +74,8 @@ def run(place: str, workdir: str, cells: str = '', wish: str = 'auto', only: str
 
 def listing(place: str, workdir: str, cells: str = '') -> dict:
     """Prints the cells with their states, and what they took; returns their counts."""
-    study = plan.load(place)
-    folder = cells or os.path.join(os.path.dirname(os.path.abspath(workdir)), 'cells')
+    study = plan.load(os.path.expanduser(place))
+    workdir, folder = _folders(workdir, cells)
     counts = collections.Counter()
     for cell in cells_lib.cells_of(study, folder):
         state, found, remark = cells_lib.state_of(cell)
@@ -81,6 +84,27 @@ def listing(place: str, workdir: str, cells: str = '') -> dict:
         print(f'{state:9} {took}  {cell.arm} · seed {cell.seed}  {cell.directory}  {remark}',
               file=sys.stderr)
     return {'study': study.name, 'cells': sum(counts.values()), **counts}
+
+
+def _folders(workdir: str, cells: str) -> tuple[str, str]:
+    """Returns the folder of the study and that of its cells."""
+    workdir = outputs.path('workdir', workdir)
+    beside = os.path.join(os.path.dirname(os.path.abspath(workdir)), 'cells')
+    return workdir, outputs.path('cells', cells) if cells else beside
+
+
+def _check_folders(workdir: str, cells: str) -> str:
+    """Checks that both folders are new, empty, or a study's; returns ''."""
+    names = os.listdir(workdir) if os.path.isdir(workdir) else []
+    parts = [name for name in names if re.fullmatch(r'part-\d+-of-\d+', name)]
+    another = {'config.json', 'prepared.json'} & set(names)  # of a run, or of a copy
+    known = outputs.is_lock(workdir) or (parts and len(parts) == len(names))
+    if another or not known:
+        outputs.check_folder('workdir', workdir, 'launch.study')
+    names = os.listdir(cells) if os.path.isdir(cells) else []
+    if not any(re.fullmatch(r'[0-9a-f]{16}-[0-9a-f]{8}', name) for name in names):
+        outputs.check_folder('cells', cells, 'launch.study')
+    return ''
 
 
 def _mine(study: Study, planned: list[Cell], only: str, part: str) -> list[Cell]:
