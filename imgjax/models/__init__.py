@@ -11,7 +11,8 @@ A family is a file of this folder that holds ``VARIANTS``, a dict of variant nam
 floats of any channel count, the logits float32, and ``out`` names the intermediate arrays, in
 training also ``logits_dist`` of a second classifier, which is trained on the labels as well. Its
 collections are ``params`` and ``batch_stats``, its only other random stream is ``dropout``, and
-``num_classes=0`` gives the features in place of the logits.
+``num_classes=0`` gives the features in place of the logits. All have derivatives of both modes:
+``jax.grad``, ``jax.jvp``, ``jax.jacfwd`` and, by one over the other, products with the Hessian.
 """
 
 import importlib

@@ -34,29 +34,30 @@ def attend(q_NLHK, k_NLHK, v_NLHK, bias_HLL=None):
     return y_NHLK.swapaxes(1, 2), jax.nn.softmax(scores_NHLL)
 
 
-@jax.custom_vjp
+@jax.custom_jvp
 def _average(scores_NHLL, v_NHLK):
     """The values' averages y_NHLK under the scores' softmax."""
-    return _forward(scores_NHLL, v_NHLK)[0]
+    return _weighted(jax.nn.softmax(scores_NHLL), v_NHLK)
 
 
-def _forward(scores_NHLL, v_NHLK):
+def _weighted(attn_NHLL, v_NHLK):
+    return jnp.einsum('nhqv,nhvk->nhqk', attn_NHLL.astype(v_NHLK.dtype), v_NHLK)
+
+
+@_average.defjvp
+def _average_jvp(primals, tangents):
+    # Transposed, this sums y * dy over the channels where jax.nn.softmax's gradient sums
+    # attn * dattn over the values (Dao et al. 2022, arXiv:2205.14135, appendix B.2): the same sum
+    # of fewer numbers.
+    scores_NHLL, v_NHLK = primals
+    dscores_NHLL, dv_NHLK = tangents
     attn_NHLL = jax.nn.softmax(scores_NHLL)
-    y_NHLK = jnp.einsum('nhqv,nhvk->nhqk', attn_NHLL.astype(v_NHLK.dtype), v_NHLK)
-    return y_NHLK, (attn_NHLL, v_NHLK, y_NHLK)
-
-
-def _backward(residuals, dy_NHLK):
-    # The sum of attn * dattn over the values is that of y * dy over the channels (Dao et al. 2022,
-    # arXiv:2205.14135, appendix B.2), which is of fewer numbers than jax.nn.softmax's gradient.
-    attn_NHLL, v_NHLK, y_NHLK = residuals
-    dv_NHLK = jnp.einsum('nhqk,nhqv->nhvk', dy_NHLK, attn_NHLL.astype(dy_NHLK.dtype))
-    dattn_NHLL = jnp.einsum('nhqk,nhvk->nhqv', dy_NHLK, v_NHLK, preferred_element_type=jnp.float32)
-    sum_NHL1 = (y_NHLK.astype(jnp.float32) * dy_NHLK.astype(jnp.float32)).sum(-1, keepdims=True)
-    return attn_NHLL * (dattn_NHLL - layers.once(sum_NHL1)), dv_NHLK
-
-
-_average.defvjp(_forward, _backward)
+    y_NHLK = _weighted(attn_NHLL, v_NHLK)
+    change_NHLL = attn_NHLL * dscores_NHLL
+    less_NHL1 = layers.once(-change_NHLL.sum(-1, keepdims=True))
+    moved_NHLK = (less_NHL1 * y_NHLK.astype(jnp.float32)).astype(y_NHLK.dtype)
+    return y_NHLK, (
+        _weighted(change_NHLL, v_NHLK) + moved_NHLK + _weighted(attn_NHLL, dv_NHLK))
 
 
 def cudnn(q_NLHK, k_NLHK, v_NLHK, bias_HLL=None):

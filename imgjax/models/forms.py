@@ -11,6 +11,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 
 from imgjax import backend
 from imgjax.models import layers
@@ -143,7 +144,7 @@ def _depthwise(x_NHWC, kernel_HWIO, strides, padding, dilation, _):
 _SUMMED_IMAGES = 8
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
 def _shifted(x_NHWC, kernel_HWC, strides, padding, dilation):
     h, w, _ = kernel_HWC.shape
     x_NHWC = lax.pad(x_NHWC, jnp.zeros((), x_NHWC.dtype), _borders(padding))
@@ -157,43 +158,73 @@ def _shifted(x_NHWC, kernel_HWC, strides, padding, dilation):
     return layers.once(y_NHWC)
 
 
-def _forward(x_NHWC, kernel_HWC, strides, padding, dilation):
-    return _shifted(x_NHWC, kernel_HWC, strides, padding, dilation), (x_NHWC, kernel_HWC)
+# Forward-mode derivatives are written as transposes of the gradients that are fast: reverse mode
+# transposes them back, which turns the order of their terms round.
 
 
-def _backward(strides, padding, dilation, residuals, dy_NHWC):
-    x_NHWC, kernel_HWC = residuals
-    dy_NHWC = layers.once(dy_NHWC)
+@functools.partial(_shifted.defjvp, symbolic_zeros=True)
+def _shifted_jvp(strides, padding, dilation, primals, tangents):
+    (x_NHWC, kernel_HWC), (dx_NHWC, dkernel_HWC) = primals, tangents
+    y_NHWC = _shifted(x_NHWC, kernel_HWC, strides, padding, dilation)
+    terms = []
+    if not isinstance(dx_NHWC, SymbolicZero):
+        terms.append(_by_image(dx_NHWC, kernel_HWC, y_NHWC.shape, strides, padding, dilation))
+    if not isinstance(dkernel_HWC, SymbolicZero):
+        terms.append(_by_kernel(x_NHWC, dkernel_HWC, strides, padding, dilation))
+    return y_NHWC, layers.once(sum(terms)) if terms else jnp.zeros_like(y_NHWC)
+
+
+def _by_image(dx_NHWC, kernel_HWC, y_shape, strides, padding, dilation):
+    """The change of y by that of x.
+
+    Transposed it is the sum of the layer itself, with the kernel turned round, over a dy that has
+    zeros where a stride left pixels out.
+    """
     h, w, _ = kernel_HWC.shape
     reach = [(k - 1) * d for k, d in zip((h, w), dilation, strict=True)]
-    zero = jnp.zeros((), x_NHWC.dtype)
-
-    # The image's gradient is the same sum with the kernel turned round, over a dy that has zeros
-    # where a stride left pixels out.
+    dx_NHWC = layers.once(dx_NHWC)
+    zero = jnp.zeros((), dx_NHWC.dtype)
+    sides = [dx_NHWC.shape[1 + axis] + reach[axis] for axis in (0, 1)]
+    total_NHWC = None
+    for i in reversed(range(h)):
+        # An operation of its own, for its cotangent to be the sum of a row.
+        row_NHWC = dx_NHWC * jnp.ones((), dx_NHWC.dtype)
+        for j in reversed(range(w)):
+            term_NHWC = row_NHWC * kernel_HWC[h - 1 - i, w - 1 - j][None, None, None]
+            first = (i * dilation[0], j * dilation[1])
+            config = [(first[axis], reach[axis] - first[axis], 0) for axis in (0, 1)]
+            term_NHWC = lax.pad(term_NHWC, zero, [(0, 0, 0), *config, (0, 0, 0)])
+            total_NHWC = term_NHWC if total_NHWC is None else total_NHWC + term_NHWC
     config = [(0, 0, 0)]
     for axis in (0, 1):
-        before, after = padding[axis]
-        side, out = x_NHWC.shape[1 + axis], dy_NHWC.shape[1 + axis]
-        unread = side + before + after - reach[axis] - 1 - (out - 1) * strides[axis]
-        config.append((reach[axis] - before, reach[axis] - after + unread, strides[axis] - 1))
-    spread_NHWC = lax.pad(dy_NHWC, zero, [*config, (0, 0, 0)])
-    dx_NHWC = _shifted(spread_NHWC, kernel_HWC[::-1, ::-1], (1, 1), ((0, 0), (0, 0)), dilation)
+        before, out = padding[axis][0], y_shape[1 + axis]
+        first = reach[axis] - before
+        config.append((-first, first + (out - 1) * strides[axis] + 1 - sides[axis], 0))
+    return lax.pad(total_NHWC, zero, [*config, (0, 0, 0)])[:, ::strides[0], ::strides[1]]
 
-    # The kernel's gradient is a sum over images and pixels: over some of the images in the loop
-    # that multiplies, over the rest by one reduction for all taps, which is what XLA is fast at.
-    x_NHWC = lax.pad(x_NHWC, zero, _borders(padding))
+
+def _by_kernel(x_NHWC, dkernel_HWC, strides, padding, dilation):
+    """The change of y by that of the kernel.
+
+    Transposed it is a sum over images and pixels: over some of the images in the loop that
+    multiplies, over the rest by one reduction for all taps, which is what XLA is fast at.
+    """
+    h, w, channels = dkernel_HWC.shape
+    x_NHWC = lax.pad(x_NHWC, jnp.zeros((), x_NHWC.dtype), _borders(padding))
     N = x_NHWC.shape[0]
     parts = max(n for n in range(1, _SUMMED_IMAGES + 1) if N % n == 0)
-    some = [slice(i, i + N // parts) for i in range(0, N, N // parts)]
-    sums_TNHWC = [
-        sum(_view(x_NHWC[part], tap, (h, w), strides, dilation).astype(jnp.float32)
-            * dy_NHWC[part].astype(jnp.float32) for part in some)
-        for tap in itertools.product(range(h), range(w))]
-    dkernel_TC = jnp.stack(sums_TNHWC).sum(axis=(1, 2, 3))
-    return dx_NHWC, dkernel_TC.reshape(kernel_HWC.shape).astype(kernel_HWC.dtype)
-
-
-_shifted.defvjp(_forward, _backward)
+    views_TNHWC = [_view(x_NHWC, tap, (h, w), strides, dilation).astype(jnp.float32)
+                   for tap in itertools.product(range(h), range(w))]
+    each = (N // parts, *views_TNHWC[0].shape[1:])
+    every_TNHWC = jnp.broadcast_to(
+        dkernel_HWC.astype(jnp.float32).reshape(h * w, 1, 1, 1, channels), (h * w, *each))
+    taps_T1NHWC = lax.split(every_TNHWC, (1,) * (h * w))
+    changes = []
+    for first in reversed(range(0, N, N // parts)):
+        changes.append(sum(
+            lax.squeeze(tap_1NHWC, (0,)) * view_NHWC[first:first + N // parts]
+            for tap_1NHWC, view_NHWC in zip(taps_T1NHWC, views_TNHWC, strict=True)))
+    return jnp.concatenate(changes[::-1]).astype(x_NHWC.dtype)
 
 
 def _borders(padding):

@@ -35,42 +35,39 @@ def _max_pool(x_NHWC, window, strides, pads):
 
 # XLA's CPU backend is slow at the gradient of nn.max_pool. Ties go to the first pixel of the
 # window, as there.
-_max_pool_cpu = jax.custom_vjp(_max_pool, nondiff_argnums=(1, 2, 3))
+_max_pool_cpu = jax.custom_jvp(_max_pool, nondiff_argnums=(1, 2, 3))
 
 
-def _max_pool_forward(x_NHWC, window, strides, pads):
+@_max_pool_cpu.defjvp
+def _max_pool_jvp(window, strides, pads, primals, tangents):
+    lowest = jnp.full((), -jnp.inf, primals[0].dtype)
+    places = list(itertools.product(range(window), repeat=2))
     y_NHWC, tap_NHWC = None, None
-    lowest = jnp.full((), -jnp.inf, x_NHWC.dtype)
-    x_NHWC = lax.pad(x_NHWC, lowest, [(0, 0, 0), *((*pad, 0) for pad in pads), (0, 0, 0)])
-    N, H, W, C = x_NHWC.shape
-    for tap, (i, j) in enumerate(itertools.product(range(window), repeat=2)):
-        ends = (N, H - window + i + 1, W - window + j + 1, C)
-        seen_NHWC = lax.slice(x_NHWC, (0, i, j, 0), ends, (1, strides, strides, 1))
+    x_NHWC = lax.pad(primals[0], lowest, _borders(pads))
+    for tap, place in enumerate(places):
+        seen_NHWC = _seen(x_NHWC, place, window, strides)
         if tap == 0:
             y_NHWC, tap_NHWC = seen_NHWC, jnp.zeros(seen_NHWC.shape, jnp.uint8)
             continue
         tap_NHWC = jnp.where(seen_NHWC > y_NHWC, jnp.uint8(tap), tap_NHWC)
         y_NHWC = jnp.maximum(y_NHWC, seen_NHWC)
-    return y_NHWC, (tap_NHWC, (H, W))
+    zero = jnp.zeros((), primals[0].dtype)
+    dx_NHWC = lax.pad(tangents[0], zero, _borders(pads))
+    # Reverse mode transposes this, the last term first.
+    return y_NHWC, functools.reduce(jnp.add, [
+        jnp.where(tap_NHWC == tap, _seen(dx_NHWC, place, window, strides), zero)
+        for tap, place in reversed(list(enumerate(places)))])
 
 
-def _max_pool_backward(window, strides, pads, residuals, dy_NHWC):
-    tap_NHWC, sides = residuals
-    zero = jnp.zeros((), dy_NHWC.dtype)
-    parts = []
-    for tap, place in enumerate(itertools.product(range(window), repeat=2)):
-        config = [(0, 0, 0)]
-        for axis, first in enumerate(place):
-            reach = first + (dy_NHWC.shape[1 + axis] - 1) * strides + 1
-            before, after = pads[axis]
-            # The borders that were added are cut off again: negative padding.
-            config.append((first - before, sides[axis] - reach - after, strides - 1))
-        parts.append(lax.pad(jnp.where(tap_NHWC == tap, dy_NHWC, zero), zero,
-                             [*config, (0, 0, 0)]))
-    return (functools.reduce(jnp.add, parts),)
+def _borders(pads):
+    return [(0, 0, 0), *((*pad, 0) for pad in pads), (0, 0, 0)]
 
 
-_max_pool_cpu.defvjp(_max_pool_forward, _max_pool_backward)
+def _seen(x_NHWC, place, window, strides):
+    """What every window has at one place."""
+    (i, j), (N, H, W, C) = place, x_NHWC.shape
+    ends = (N, H - window + i + 1, W - window + j + 1, C)
+    return lax.slice(x_NHWC, (0, i, j, 0), ends, (1, strides, strides, 1))
 
 
 def avg_pool(x_NHWC, window: int, strides: int, padding: int = 0):

@@ -85,8 +85,19 @@ def test_split_is_convolution(channels, features, groups):
                          [(1, 5, 3, 1, 1), (7, 6, 3, 2, 1), (12, 7, 5, 2, 1), (16, 9, 3, 1, 2)])
 def test_shifted_is_convolution(batch, side, kernel, strides, dilation):
     reach = kernel // 2 * dilation
-    _like_lax('shifted', normal(batch, side, side + 1, 4), normal(kernel, kernel, 1, 4),
-              (strides, strides), ((reach, reach), (reach, 0)), (dilation, dilation), 4)
+    x, weights = normal(batch, side, side + 1, 4), normal(kernel, kernel, 1, 4)
+    rest = (strides, strides), ((reach, reach), (reach, 0)), (dilation, dilation), 4
+    _like_lax('shifted', x, weights, *rest)
+    for ours, theirs in zip(_moved('shifted', x, weights, rest), _moved('lax', x, weights, rest),
+                            strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
+
+
+def _moved(form, x, kernel, rest):
+    """How the form's result moves with the image alone, and with the kernel alone."""
+    run = forms.FORMS[form]
+    return (jax.jvp(lambda x: run(x, kernel, *rest), (x,), (x[::-1],))[1],
+            jax.jvp(lambda kernel: run(x, kernel, *rest), (kernel,), (kernel[::-1],))[1])
 
 
 @pytest.mark.parametrize('ceil', [False, True])
@@ -100,8 +111,10 @@ def test_max_pool_is_flax_max_pool_with_its_ties(window, strides, padding, ceil)
     expected, of_flax = jax.vjp(
         lambda x: nn.max_pool(x, (window, window), (strides, strides), pads), x)
     np.testing.assert_array_equal(y, expected)
-    dy = normal(*y.shape)
+    dy, dx = normal(*y.shape), normal(*x.shape)
     np.testing.assert_allclose(transpose(dy)[0], of_flax(dy)[0], atol=1e-5)
+    moved = jax.jvp(lambda x: pooling.max_pool(x, window, strides, padding, ceil), (x,), (dx,))[1]
+    assert np.vdot(moved, dy) == pytest.approx(np.vdot(dx, transpose(dy)[0]), rel=1e-4)
 
 
 def test_max_pool_lets_nan_through():
@@ -109,6 +122,20 @@ def test_max_pool_lets_nan_through():
     x[0, 1, 1] = np.nan  # a step that diverged is seen by it
     y, _ = jax.vjp(lambda x: pooling.max_pool(x, 2, 2), x)
     assert np.isnan(y).sum() == 1
+
+
+def test_attention_has_the_derivatives_of_its_definition():
+    def defined(q, k, v):
+        scores = jnp.einsum('nqhk,nvhk->nhqv', q, k) * q.shape[-1] ** -0.5
+        return jnp.einsum('nhqv,nvhk->nqhk', jax.nn.softmax(scores), v)
+
+    args = tuple(normal(2, length, 3, 4) for length in (3, 5, 5))
+    moves = tuple(arg[::-1] for arg in args)
+    ours, theirs = (
+        (jax.jvp(f, args, moves), jax.vjp(f, *args)[1](args[0]),
+         jax.jvp(jax.grad(lambda *args, f=f: jnp.square(f(*args)).sum(), (0, 1, 2)), args, moves))
+        for f in (lambda *args: attention.attend(*args)[0], defined))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours, theirs)
 
 
 def test_gelu_is_the_exact_one():

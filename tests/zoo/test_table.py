@@ -138,22 +138,24 @@ def evaluated(variant, **options):
     return forward(variant, **options)(built(variant, **options)[1], images(variant))
 
 
+def training_loss(params, model, variables, x):
+    """The mean loss of images labelled in turns, and what `apply` returns."""
+    results = apply(model, {**variables, 'params': params}, x, train=True)
+    losses_N = optax.softmax_cross_entropy_with_integer_labels(results[0], jnp.arange(len(x)) % 5)
+    return jnp.mean(losses_N), results
+
+
 @functools.cache
 def stepper(variant):
     """The optimizer's start and a jitted step of it on all images, labelled in turns."""
     model, variables = built(variant)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(3e-3))
     x = images(variant)
-    label_N = jnp.arange(len(x)) % 5
 
     @jit
     def step(variables, opt_state):
-        def loss(params):
-            results = apply(model, {**variables, 'params': params}, x, train=True)
-            losses_N = optax.softmax_cross_entropy_with_integer_labels(results[0], label_N)
-            return jnp.mean(losses_N), results
-
-        (value, results), grads = jax.value_and_grad(loss, has_aux=True)(variables['params'])
+        (value, results), grads = jax.value_and_grad(training_loss, has_aux=True)(
+            variables['params'], model, variables, x)
         with jax.numpy_dtype_promotion('standard'):  # optax multiplies floats and counts
             updates, opt_state = optimizer.update(grads, opt_state)
         params = optax.apply_updates(variables['params'], updates)
@@ -334,6 +336,22 @@ def test_a_new_head_starts_with_the_loss_of_chance_and_learns(variant):
     assert loss == pytest.approx(np.log(5)) and np.all(logits == logits[0, 0])
     assert logits[0, 0] == 0 or start
     assert any(np.any(leaf != 0) for leaf in jax.tree.leaves(grads['head']) if leaf.ndim > 1)
+
+
+@tiny
+def test_forward_mode_is_reverse_mode(variant):
+    model, variables = built(variant)
+    start, direction = variables['params'], built(variant, seed=1)[1]['params']
+
+    def loss(params):
+        return training_loss(params, model, variables, images(variant))[0]
+
+    slope = jit(lambda *args: jax.jvp(loss, args[:1], args[1:])[1])(start, direction)
+    products = jax.tree.map(lambda a, b: np.vdot(a, b), trained(variant)[2], direction)
+    size = jax.tree.reduce(lambda a, b: a + abs(b), products, 0.0)
+    assert abs(slope - sum(jax.tree.leaves(products))) < 1e-4 * size
+    # Hessian times vector by forward over reverse; traced only, as compiling takes long.
+    jax.eval_shape(lambda *args: jax.jvp(jax.grad(loss), args[:1], args[1:]), start, direction)
 
 
 @tiny
