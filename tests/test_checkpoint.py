@@ -149,6 +149,19 @@ def test_what_a_killed_save_left_is_taken_away(workdir):
     assert checkpoint.steps(str(workdir)) == [2, 4]
 
 
+@pytest.mark.parametrize('scores, improves', [
+    ({1: 0.5, 2: 0.9, 7: 0.91}, True), ({1: 0.5, 2: 0.9, 7: 0.9}, False), ({7: 0.1}, True),
+    ({1: 0.5}, False),
+    ({5: 0.9, 7: 0.6}, True)])  # that of step 5 could not be saved
+def test_an_evaluation_improves_on_what_was_saved(scores, improves, saved, tmp_path):
+    shutil.copytree(saved, tmp_path / 'run')  # the steps 1 and 2
+    writer = checkpoint.Writer(str(tmp_path / 'run'), OPTIONS, scores.get)
+    assert writer.improves(7) is improves
+    writer.save(make_state(7), 'hash')
+    assert writer.improves(7) is improves, 'it is not compared with itself'
+    writer.close()
+
+
 def test_a_last_state_that_is_not_there_is_told_apart(tmp_path):
     (tmp_path / 'checkpoints' / '3').mkdir(parents=True)
     assert 'could not be saved; a save that failed is a warning above' in result._not_saved(

@@ -248,6 +248,17 @@ def test_the_checkpoint_of_the_best_evaluation_is_kept(tmp_path, monkeypatch):
     assert other['state_digest'] == result['state_digest']
 
 
+@pytest.mark.parametrize('members, saves', [
+    ([(True, False), (True, True)], True),  # all go on from one step that they have in common
+    ([(True, False), (True, False)], False), ([(False, True)], False)])
+def test_all_members_are_saved_where_one_is_at_its_best(members, saves):
+    made = [types.SimpleNamespace(
+        job=types.SimpleNamespace(config={'checkpoint': {'keep_best': keeps}}),
+        writer=types.SimpleNamespace(improves={10: best}.get)) for keeps, best in members]
+    going = loop._Going(dict(enumerate(made)), [None] * len(made))
+    assert loop._is_best(going, 10) is saves
+
+
 @pytest.mark.parametrize('there', [False, True])
 def test_a_start_that_fails_before_its_first_state_leaves_nothing(there, tmp_path, monkeypatch):
     def fail(*_):
