@@ -49,18 +49,20 @@ def without(tensors: Mapping[str, np.ndarray], translate: Callable[[dict], dict]
     Raises:
       DataError: the file holds two sets of weights that fit; what `translate` raises.
     """
-    return _said(tensors, *_best(tensors, translate, wanted), wanted)
+    way, renamed, _ = _best(tensors, translate, wanted)
+    translated = translate({new: tensors[old] for old, new in renamed.items()})
+    return _said(tensors, way, renamed, translated, wanted)
 
 
 def count(tensors: Mapping[str, np.ndarray], translate: Callable[[dict], dict],
           wanted: set[str]) -> int:
     """Returns how many of the wanted names `without` would find."""
-    return len(wanted & set(_best(tensors, translate, wanted)[2]))
+    return _best(tensors, translate, wanted)[2]
 
 
-def _best(tensors, translate, wanted: set[str]) -> tuple[_Way, dict, dict]:
-    """Returns the way that gives the most of the wanted names, the new name of each old one, and
-    the tensors by timm's names."""
+def _best(tensors, translate, wanted: set[str]) -> tuple[_Way, dict[str, str], int]:
+    """Returns the way that gives the most of the wanted names, the new name of each old one (in the
+    file's layout), and how many of the wanted names there are."""
     plain = {name: '.'.join(part for part in name.split('.') if part not in _WRAPPERS)
              for name in tensors if name.rpartition('.')[2] != _COUNTER}
     if len(set(plain.values())) < len(plain):
@@ -76,16 +78,16 @@ def _best(tensors, translate, wanted: set[str]) -> tuple[_Way, dict, dict]:
                     if not way.prefix:
                         raise
                     continue
-                found.append((len(wanted & set(translated)), way, renamed, translated))
+                found.append((len(wanted & set(translated)), way, renamed))
         if any(score == len(wanted) for score, *_ in found):
             break
         deeper = [inner for way in ways for inner in _deeper(way, firsts)]
         ways = sorted(deeper, key=lambda way: -len(way.names))[:_MAX_WAYS]
     best = max(score for score, *_ in found)
     of_best = {}
-    for score, way, renamed, translated in found:
+    for score, way, renamed in found:
         if score == best:
-            of_best.setdefault(way.prefix, (way, renamed, translated))
+            of_best.setdefault(way.prefix, (way, renamed, score))
     fits = 2 * best > len(wanted)
     return of_best[_the_one(list(of_best)) if fits else next(iter(of_best))]
 
