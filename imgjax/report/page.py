@@ -62,8 +62,8 @@ def render_page(
             later row counts. Missing, null and non-finite values are left out of the curves.
         evaluation: the answers on one split.
         environment: versions, host, devices, command: a flat dict.
-        result: any of `accuracy`, `split`, `loss`, `step`, `examples`, `workdir`, `state_digest`,
-            `parameters`, `train_seconds`.
+        result: any of `accuracy`, `top5_accuracy` (shown of more than five classes), `split`,
+            `loss`, `step`, `examples`, `workdir`, `state_digest`, `parameters`, `train_seconds`.
     """
     answers.check(evaluation)
     curves, dropped = plots.curves(rows)
@@ -73,6 +73,7 @@ def render_page(
     return templates().get_template('page.html').render(
         title=str(config.get('name') or pathlib.Path(workdir).name or 'run'),
         headline=_headline(evaluation),
+        top5=plots.value(result, 'top5_accuracy') if classes > 5 else math.nan,
         tiles=_tiles(rows, evaluation, result),
         identity=[(label, value) for label, value in (
             ('run', workdir), ('config', config_hash), ('state', result.get('state_digest')))

@@ -89,7 +89,10 @@ def _draw(series, key, scale, logarithmic):
             axes.plot(*_thin(steps, values), color=_SERIES[i % len(_SERIES)], linewidth=1.4,
                       marker='o' if len(steps) <= 30 else None, markersize=2.6)
 
-    return _panel(plot, key, scale, logarithmic)
+    def whole_steps(axes):
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+
+    return _panel(plot, key, scale, logarithmic, whole_steps)
 
 
 def bands(series: dict, key: str, scale: str):
@@ -148,6 +151,11 @@ def _panel(plot, key, scale, logarithmic, after=lambda axes: None):
     from matplotlib import figure, ticker  # noqa: PLC0415
 
     # hashsalt: the ids of clip paths must differ between the SVGs of one page, not between runs.
+    engineering = ticker.EngFormatter(sep='')
+
+    def thousands(value, place=None):  # below 1 its prefixes would be m and u
+        return f'{value:g}' if abs(value) < 1000 else engineering(value, place)
+
     style = {'svg.fonttype': 'none', 'svg.hashsalt': key, 'font.size': 8.5, 'axes.linewidth': 0.6}
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, **style}):
         fig = figure.Figure(figsize=(5.2, 2.5))
@@ -166,9 +174,8 @@ def _panel(plot, key, scale, logarithmic, after=lambda axes: None):
         elif scale == 'zero':
             axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]), top=axes.get_ylim()[1] or 1.0)
             axes.ticklabel_format(axis='y', style='plain', useOffset=False)
-            axes.yaxis.set_major_formatter(
-                ticker.EngFormatter(sep='') if '.' in key else '{x:g}')
-        axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=''))
+            axes.yaxis.set_major_formatter(thousands if '.' in key else '{x:g}')
+        axes.xaxis.set_major_formatter(thousands)
         axes.margins(x=0.02)
         axes.spines[['top', 'right', 'left']].set_visible(False)
         axes.spines['bottom'].set_alpha(0.4)

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 
 from imgjax.report import plots
@@ -8,6 +10,18 @@ def test_thinned_curves_keep_their_spikes():
     values[54_321] = 9.0
     steps, thin = plots._thin(np.arange(100_000), values)
     assert len(thin) < 2000 and steps[thin.argmax()] == 54_321
+
+
+def test_one_step_is_a_whole_number_and_slow_steps_are_no_thousandths():
+    rows = [{'step': 1, 'split': 'train', 'loss': 2.4, 'perf': {'images_per_second': 0.96}},
+            {'step': 1, 'split': 'test', 'loss': 2.3}]
+    curves, _ = plots.curves(rows)
+    for curve in curves:
+        ticks = re.findall(r'<text[^>]*>([^<]*)</text>', curve['svg'])
+        assert '1' in ticks and not [tick for tick in ticks if tick.endswith(('m', 'µ'))], ticks
+    assert '0.8' in ticks  # images a second
+    many, _ = plots.curves([{'step': step, 'loss': 1.0} for step in range(0, 3001, 100)])
+    assert '>2k</text>' in many[0]['svg']
 
 
 def test_later_rows_of_a_step_count():
