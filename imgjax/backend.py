@@ -35,7 +35,7 @@ _made_for = contextvars.ContextVar('made_for', default='')
 
 
 def platform() -> str:
-    """Returns the platform that programs are made for: 'cpu', 'gpu' or 'tpu'.
+    """Returns the platform that programs are made for: 'cpu', 'gpu' or 'tpu', or 'onnx'.
 
     It decides which forms a model is traced in. It is the one this process computes on, but inside
     `made_for`.

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from imgjax import augment, backend, finetune, losses, optim, sharding
-from imgjax.models import layers
+from imgjax.models import frozen
 from imgjax.state import MEASURES, SKIP_CAUSES, TrainState
 
 
@@ -104,7 +104,7 @@ def _gradient(model, config, state, key, augmented, hparams):
     def part_loss(params, batch_stats, key, part):
         views = part['image'].shape[1]
         images_NHWC = part['image'].reshape(-1, *part['image'].shape[2:])
-        with layers.frozen_norms(functools.partial(finetune.is_frozen_norm, config)):
+        with frozen.norms(functools.partial(finetune.is_frozen_norm, config)):
             (logits, out), updates = model.apply(
                 {'params': finetune.stop_gradients(config, params), 'batch_stats': batch_stats},
                 images_NHWC, train=True,

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import safetensors.numpy
 
-from imgjax import augment, models, outputs, step, trust, use
+from imgjax import augment, backend, models, outputs, step, trust, use
 from imgjax.build import Job
 from imgjax.config import write_json
 from imgjax.errors import ConfigError, DataError
@@ -177,8 +177,16 @@ def _write_onnx(job: Job, variables, folder: str):
     logging.getLogger('onnx_ir').setLevel(logging.ERROR)  # it says which types it left out
     path = os.path.join(folder, 'model.onnx')
     images = types.SimpleNamespace(shape=('batch', *job.facts.image_shape), dtype=np.uint8)
-    model = jax2onnx.to_onnx(functools.partial(_apply(job), variables), [images],
-                             model_name='imgjax', input_names=['images'], output_names=['logits'])
+    try:
+        with backend.made_for('onnx'):
+            model = jax2onnx.to_onnx(
+                functools.partial(_apply(job), variables), [images], model_name='imgjax',
+                input_names=['images'], output_names=['logits'])
+    except Exception as error:  # of whatever jax2onnx has no operation for
+        raise DataError(
+            f'--format=onnx: jax2onnx cannot convert {job.config["model"]["name"]!r} '
+            f'({type(error).__name__}: {" ".join(str(error).split())[:200]}); take another '
+            'format') from None
     described = description.describe(job)
     onnx.helper.set_model_props(model, {
         key: json.dumps(described[key])

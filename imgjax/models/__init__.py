@@ -24,8 +24,8 @@ from flax import linen as nn
 from imgjax.errors import nearest, unknown
 
 # What families are made of.
-_PARTS = ('attention', 'coat', 'convolve', 'forms', 'layers', 'mbconv', 'parallel', 'pooling',
-          'windows')
+_PARTS = ('attention', 'coat', 'convolve', 'forms', 'frozen', 'layers', 'mbconv', 'parallel',
+          'pooling', 'windows')
 
 
 def families() -> list[str]:

@@ -4,8 +4,6 @@ Parameters are float32 everywhere and weight matrices are called ``kernel``; ``d
 compute dtype. Everything runs under jax's strict dtype and rank promotion.
 """
 
-import contextlib
-import contextvars
 import functools
 import math
 from typing import Any
@@ -17,7 +15,7 @@ from jax import lax
 
 from imgjax import backend
 from imgjax.errors import unknown
-from imgjax.models import parallel
+from imgjax.models import frozen, parallel
 
 kaiming_fan_out = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 small_normal = nn.initializers.normal(0.01)
@@ -89,32 +87,12 @@ def compute_dtype(dtype: Any) -> jnp.dtype:
     return pick('dtype', dtype if isinstance(dtype, str) else jnp.dtype(dtype).name, allowed)
 
 
-_FROZEN = contextvars.ContextVar('frozen', default=lambda name: False)
-
-
-@contextlib.contextmanager
-def frozen_norms(is_frozen):
-    """While it holds, a ``BatchNorm`` traced for training runs as in inference where it is frozen.
-
-    It normalises with the stored statistics, which stay as they are: those of a batch would make
-    another function of the frozen layers than the one that is evaluated.
-
-    Args:
-      is_frozen: the dotted path of a BatchNorm, such as 'layer1.0.bn1' -> bool.
-    """
-    token = _FROZEN.set(is_frozen)
-    try:
-        yield
-    finally:
-        _FROZEN.reset(token)
-
-
 class BatchNorm(nn.Module):
     """Batch norm (Ioffe and Szegedy 2015, arXiv:1502.03167) over all but the last axis of x.
 
     In training x is normalised with the batch's own variance, while the running one takes the
     unbiased estimate, as torch and fused TensorFlow do. Statistics are float32. Where
-    ``frozen_norms`` holds for this module, training is as inference.
+    ``frozen.norms`` holds for this module, training is as inference.
 
     Attributes:
       momentum: share of the old statistics that a step keeps (torch's is 1 less this).
@@ -136,7 +114,7 @@ class BatchNorm(nn.Module):
         running_var = self.variable('batch_stats', 'var', jnp.ones, (C,), jnp.float32)
         mean_C, var_C = running_mean.value, running_var.value
         x = x.astype(jnp.float32)
-        if self.train and not _FROZEN.get()('.'.join(self.path)):
+        if self.train and not frozen.holds_for('.'.join(self.path)):
             axes = tuple(range(x.ndim - 1))
             mean_C = jnp.mean(x, axes)
             var_C = jnp.maximum(0.0, jnp.mean(jnp.square(x), axes) - jnp.square(mean_C))

@@ -23,9 +23,20 @@ def max_pool(x_NHWC, window: int, strides: int, padding: int = 0, ceil: bool = F
       ValueError: the image is smaller than a window.
     """
     pads = _pool_pads(x_NHWC.shape[1:3], window, strides, padding, ceil)
+    if backend.platform() == 'onnx':  # jax2onnx loses borders that nn.max_pool is given
+        x_NHWC, pads = _with_borders(x_NHWC, pads, -jnp.inf), ((0, 0), (0, 0))
     if backend.platform() != 'cpu':
         return _max_pool(x_NHWC, window, strides, pads)
     return _max_pool_cpu(x_NHWC, window, strides, tuple(pads))
+
+
+def _with_borders(x_NHWC, pads, value: float):
+    """lax.pad, of operations that jax2onnx has for a batch of any size."""
+    for axis, (before, after) in enumerate(pads, 1):
+        edges = (lax.slice_in_dim(x_NHWC, 0, count, axis=axis) for count in (before, after))
+        first, last = (jnp.full_like(edge, value) for edge in edges)
+        x_NHWC = jnp.concatenate([first, x_NHWC, last], axis=axis)
+    return x_NHWC
 
 
 def _max_pool(x_NHWC, window, strides, pads):
@@ -72,8 +83,12 @@ def _seen(x_NHWC, place, window, strides):
 
 def avg_pool(x_NHWC, window: int, strides: int, padding: int = 0):
     """Means over square windows, in which padding counts as zeros; ValueError as ``max_pool``."""
-    # nn.avg_pool divides by an integer, which strict promotion refuses.
     pads = _pool_pads(x_NHWC.shape[1:3], window, strides, padding, False)
+    # nn.avg_pool divides by an integer, which strict promotion refuses.
+    if backend.platform() == 'onnx':  # jax2onnx has no nn.pooling.pool with borders
+        with jax.numpy_dtype_promotion('standard'):
+            return nn.avg_pool(_with_borders(x_NHWC, pads, 0.0), window_shape=(window, window),
+                               strides=(strides, strides))
     total_NHWC = nn.pooling.pool(
         x_NHWC, 0.0, lax.add, (window, window), (strides, strides), pads)
     return total_NHWC * (1 / window**2)

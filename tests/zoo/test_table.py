@@ -16,7 +16,7 @@ from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from imgjax import finetune, models
-from imgjax.models import layers
+from imgjax.models import frozen, layers
 
 # variant: image side, an option that changes the network, names of `out` besides the last two.
 TINY = {
@@ -318,7 +318,7 @@ def test_dropout_is_random_in_training_only(variant, option):
 @tiny
 def test_with_frozen_norms_training_is_inference(variant):
     options = {name: 0.0 for name in ('dropout', 'drop_path') if name in models.options(variant)}
-    with layers.frozen_norms(lambda name: True):
+    with frozen.norms(lambda name: True):
         trained, evaluated = (
             str(jax.make_jaxpr(functools.partial(
                 apply, models.create(variant, 5, **options), train=train))(
