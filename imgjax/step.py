@@ -172,9 +172,19 @@ def _update(config, state, batch_stats, grads, learning_rate, hparams, depths) -
     params = optax.apply_updates(state.params, updates)
     ema = state.ema
     if config['ema']:
-        decay = hparams['ema_decay']
+        decay = ema_decay(hparams, state.step)
         ema = jax.tree.map(lambda mean, new: decay * mean + (1 - decay) * new, ema, params)
     return state.replace(params=params, batch_stats=batch_stats, opt_state=opt_state, ema=ema)
+
+
+def ema_decay(hparams: dict, step):
+    """Returns the decay of the mean of the parameters: min(ema_decay, (1 + step) / (10 + step)).
+
+    So the mean forgets the initial values also in a run that is short for its decay, as that of
+    TensorFlow's ExponentialMovingAverage does; at 0.999 it is the decay itself from step 8,990 on.
+    """
+    step = step.astype(jnp.float32)
+    return jnp.minimum(hparams['ema_decay'], (1.0 + step) / (10.0 + step))
 
 
 def _record(config, state, sound, measured, learning_rate):

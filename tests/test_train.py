@@ -167,11 +167,15 @@ def test_the_window_is_the_mean_since_the_last_logged_step(one_step):
     assert int(now.window['count']) == 1
 
 
-def test_ema_follows_the_parameters(one_step):
+@pytest.mark.parametrize('step, decay, expected', [
+    (0, 0.9, 0.1), (90, 0.9999, 0.91), (8990, 0.999, 0.999), (10**6, 0.9, 0.9)])
+def test_ema_follows_the_parameters_and_warms_up(step, decay, expected, one_step):
     job, start, batch, hparams = one_step
-    after, _ = jax.jit(job.train_step)(start, batch, hparams | {'ema_decay': jnp.float32(0.9)})
+    at = start.replace(step=jnp.int32(step))
+    after, _ = jax.jit(job.train_step)(at, batch, hparams | {'ema_decay': jnp.float32(decay)})
     jax.tree.map(lambda mean, old, new: np.testing.assert_allclose(
-        mean, 0.9 * old + 0.1 * new, rtol=1e-5, atol=1e-7), after.ema, start.params, after.params)
+        mean, expected * old + (1 - expected) * new, rtol=1e-5, atol=1e-7),
+        after.ema, start.params, after.params)
 
 
 def test_accumulation_is_the_mean_over_the_parts(dataset):
