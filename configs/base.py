@@ -40,8 +40,8 @@ def get_config(arg=''):
         consistency='none',
         optimizer=dict(name='adamw', nesterov=True, decay_mask='kernels', freeze=(),
                        layerwise=False),
-        schedule=dict(name='cosine', warmup_steps=0, milestones=(0.5, 0.75), factor=0.1,
-                      head_steps=0),
+        schedule=dict(name='cosine', warmup_steps=0.0, milestones=(0.5, 0.75), factor=0.1,
+                      head_steps=0.0),
         ema=False,
         augment=(),
         data=dict(

@@ -2,7 +2,7 @@
 
 Any family and variant as the argument, weights of any layout of docs/weights.md, any dataset of
 docs/data.md. A new head, learning rates that fall with the depth (BEiT, arXiv:2106.08254), and the
-head alone for the first steps, so that its first gradients do no harm.
+head alone for the first tenth of the steps, so that its first gradients do no harm.
 
     python -m launch.train --config=configs/finetune.py:vit_small_patch16_224 --workdir=runs/mine \\
         --config.init.from_=timm:vit_small_patch16_224.augreg_in21k_ft_in1k \\
@@ -32,7 +32,7 @@ def get_config(arg=''):
         eval_every=200,
         checkpoint=dict(every=200),
         optimizer=dict(name='adamw', layerwise=True),
-        schedule=dict(name='cosine', warmup_steps=50, head_steps=50),
+        schedule=dict(name='cosine', warmup_steps=0.1, head_steps=0.1),  # shares of the run
     )
     config.hparams.update(learning_rate=5e-4, weight_decay=0.05, label_smoothing=0.1,
                           clip_norm=1.0, layer_decay=0.75)

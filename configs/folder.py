@@ -36,7 +36,7 @@ def get_config(arg=''):
         eval_every=200,
         checkpoint=dict(every=200),
         optimizer=dict(name='adamw'),
-        schedule=dict(name='cosine', warmup_steps=100),
+        schedule=dict(name='cosine', warmup_steps=0.05),  # a share of the run
     )
     config.hparams.update(learning_rate=1e-3, weight_decay=0.05, label_smoothing=0.1, clip_norm=1.0)
     config.hparams.augment = dict(random_flip=0.5)

@@ -16,6 +16,7 @@ import numpy as np
 from imgjax import (
     augment,
     data,
+    effect,
     finetune,
     kept,
     losses,
@@ -114,6 +115,9 @@ def describe(config: dict, train: Source, held_out: Source) -> tuple[dict, Facts
 
     What is filled in: an image_size of 0 where the images have no one size, ('balanced',) class
     weights, and steps from epochs.
+
+    Raises:
+      ConfigError: a schedule that does not go with that many steps.
     """
     options = config['data']
     native = 0 if options['image_size'] else pipeline.native_size(train, options)
@@ -130,6 +134,7 @@ def describe(config: dict, train: Source, held_out: Source) -> tuple[dict, Facts
     if config['epochs']:
         steps = max(1, round(config['epochs'] * facts.train_examples / config['batch_size']))
         config = config | {'steps': steps, 'epochs': 0.0}
+    effect.check_length(config)
     return config, facts
 
 

@@ -46,7 +46,7 @@ FIELDS = {
     'hparams.layer_decay': Field(float, 0, 1, before=1.0),  # of optimizer.layerwise
     'hparams.label_smoothing': Field(float, 0, 1),
     'hparams.focal_gamma': Field(float, 0),
-    'hparams.ema_decay': Field(float, 0, 1),
+    'hparams.ema_decay': Field(float, 0, 1),  # less in the first steps, see step.ema_decay
     # a factor of the loss a class, () for none, or ('balanced',): inversely as frequent, mean 1
     'hparams.class_weights': Field(tuple, before=[]),
     'hparams.consistency_weight': Field(float, 0, before=12.0),  # of `consistency` in the loss
@@ -76,8 +76,9 @@ FIELDS = {
     # a layer's learning rate is hparams.layer_decay times that of the layer above it
     'optimizer.layerwise': Field(bool, before=False),
     'schedule.name': Field(str),  # imgjax.optim.SCHEDULES
-    'schedule.warmup_steps': Field(int, 0),
-    'schedule.head_steps': Field(int, 0, before=0),  # at first, only the head trains
+    # steps, or a number below 1: the share of the run's steps (optim.count)
+    'schedule.warmup_steps': Field(float, 0),
+    'schedule.head_steps': Field(float, 0, before=0),  # at first, only the head trains
     'schedule.milestones': Field(tuple),  # of `step`: fractions of the run
     'schedule.factor': Field(float, 0, 1),  # of `step`: what each milestone multiplies by
     'ema': Field(bool),  # keep an exponential mean of the parameters, and evaluate that
@@ -148,6 +149,9 @@ INVOCATION = (
     'data.workers', 'checkpoint.', 'mesh.', 'steps_per_dispatch', 'profile.', 'watchdog_seconds',
 )
 
+# Fields that count steps, or are a share of them where they are below 1.
+STEPS_OR_SHARE = ('schedule.warmup_steps', 'schedule.head_steps')
+
 
 def flatten(config: dict, prefix: str = '') -> dict[str, Any]:
     """Returns {'hparams.seed': 0, ...}; free-form fields (Field type dict) stay whole."""
@@ -170,8 +174,10 @@ def to_plain(config) -> dict:
         data = config.to_dict() if hasattr(config, 'to_dict') else config
     except OSError as error:  # what the config flag holds when there is no such file
         raise ConfigError(f'--config: {str(error).strip().splitlines()[-1].strip()}') from None
+    for name, value in _not_finite(data):
+        raise ConfigError(f'config.{name}: takes a finite number, got {value}')
     try:
-        plain = json.loads(json.dumps(data, allow_nan=False))
+        plain = json.loads(json.dumps(data))
     except (TypeError, ValueError) as error:
         raise ConfigError(f'config: not plain JSON data ({error})') from None
     if not isinstance(plain, dict):
@@ -194,8 +200,33 @@ def to_plain(config) -> dict:
         _check(name, flat[name], field)
     if not plain['init']['from_'] and plain['init']['preprocessing'] == 'auto':
         plain['init']['preprocessing'] = FIELDS['init.preprocessing'].before  # nothing to choose
+    _count_in_whole_steps(plain)
     _check_together(plain)
     return plain
+
+
+def _not_finite(data, prefix: str = ''):
+    """Yields (name, value) of each NaN and infinity."""
+    if isinstance(data, float) and not math.isfinite(data):
+        yield prefix.rstrip('.'), data
+    elif isinstance(data, dict):
+        for key, value in data.items():
+            yield from _not_finite(value, f'{prefix}{key}.')
+    elif isinstance(data, list | tuple):
+        for value in data:
+            yield from _not_finite(value, prefix)
+
+
+def _count_in_whole_steps(config: dict) -> None:
+    """Makes a number of steps an int, as it always was in files and hashes."""
+    for name in STEPS_OR_SHARE:
+        group, _, last = name.partition('.')
+        value = config[group][last]
+        if value >= 1 and value != int(value):
+            raise ConfigError(f'config.{name}: takes a whole number of steps, or a share of the '
+                              f'run below 1, got {value!r}')
+        if value == int(value):
+            config[group][last] = int(value)
 
 
 def _check(name: str, value, field: Field) -> None:
@@ -276,22 +307,6 @@ def _is_weight(value) -> bool:
     return _is_number(value) and value >= 0
 
 
-def explain_overrides(arguments: list[str]) -> str:
-    """Returns one line for the first `--config.field=...` that names no field, or ''."""
-    free = tuple(f'{name}.' for name, field in FIELDS.items() if field.type is dict)
-    groups = {name.rsplit('.', 1)[0] for name in FIELDS if '.' in name}
-    for argument in arguments:
-        name, _, _ = argument.lstrip('-').partition('=')
-        if not name.startswith('config.'):
-            continue
-        field = name.removeprefix('config.')
-        if field.startswith(free):
-            return f'config.{field}: the config file does not set it; set it there'
-        if field not in FIELDS and field not in groups:
-            return f'config.{field}: no such field{nearest(field, FIELDS)}'
-    return ''
-
-
 def digest(config: dict) -> str:
     """Returns 16 hex digits that say what a plain config's result depends on."""
     flat = {name: value for name, value in flatten(config).items()
@@ -299,11 +314,11 @@ def digest(config: dict) -> str:
     return hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def differences(mine: dict, theirs: dict) -> list[str]:
-    """Returns 'field: theirs -> mine' for each field that changes the result."""
+def differences(mine: dict, theirs: dict) -> dict[str, str]:
+    """Returns {field: 'field: theirs -> mine'} of each field that changes the result."""
     a, b = flatten(mine), flatten(theirs)
-    return [f'{name}: {b.get(name)!r} -> {a.get(name)!r}' for name in FIELDS
-            if a.get(name) != b.get(name) and not name.startswith(INVOCATION)]
+    return {name: f'{name}: {b.get(name)!r} -> {a.get(name)!r}' for name in FIELDS
+            if a.get(name) != b.get(name) and not name.startswith(INVOCATION)}
 
 
 def read(workdir: str) -> dict | None:

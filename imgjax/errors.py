@@ -86,4 +86,5 @@ def nearest(name: str, valid) -> str:
 
 def unknown(kind: str, name: str, valid) -> str:
     """Returns the line for a name that is none of `valid`: the nearest, and all there are."""
-    return f'unknown {kind} {name!r}{nearest(name, valid)} There are {", ".join(valid) or "none"}'
+    return (f'unknown {kind} {name!r}{nearest(name, valid) or "."} There are '
+            f'{", ".join(valid) or "none"}')

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from imgjax import optim
+
 _HEAD = re.compile(r'head(_\w+)?(\.|$)')
 # Of a head with a hidden layer (fc1, norm, fc2), the last one.
 _CLASSIFIER = re.compile(r'head(_\w+)?(\.fc2)?\.(kernel|bias)$')
@@ -139,8 +141,9 @@ def scale(config: dict, hparams: dict, depths, step, updates):
     """Returns the optimizer's updates, scaled for each parameter.
 
     By 0 where config.optimizer.freeze says so; by 0 in all but the head for the first
-    config.schedule.head_steps steps; with config.optimizer.layerwise by ``layer_decay ** (D - d)``
-    at depth d of D (ELECTRA, Clark et al. 2020, arXiv:2003.10555; BEiT, arXiv:2106.08254).
+    config.schedule.head_steps steps, or that share of them; with config.optimizer.layerwise by
+    ``layer_decay ** (D - d)`` at depth d of D (ELECTRA, Clark et al. 2020, arXiv:2003.10555; BEiT,
+    arXiv:2106.08254).
 
     Args:
       config: plain.
@@ -149,7 +152,8 @@ def scale(config: dict, hparams: dict, depths, step, updates):
       step: int32, updates done so far.
       updates: tree like params.
     """
-    frozen, head_steps = config['optimizer']['freeze'], config['schedule']['head_steps']
+    frozen = config['optimizer']['freeze']
+    head_steps = optim.count(config['schedule']['head_steps'], config['steps'])
     layerwise = config['optimizer']['layerwise']
     if not frozen and not head_steps and not layerwise:
         return updates

@@ -41,9 +41,9 @@ def learning_rate(schedule, step, total_steps, hparams):
     [0.01, 0.1, 0.05, 0.0]
 
     Args:
-      schedule: dict of ``name``, one of ``SCHEDULES``; ``warmup_steps`` W (default 0); for ``step``
-        ``milestones``, fractions of total_steps, and ``factor`` (default 0.1); ``head_steps`` is
-        finetune.py's affair.
+      schedule: dict of ``name``, one of ``SCHEDULES``; ``warmup_steps`` W (default 0), or below
+        1 the share of total_steps that W is; for ``step`` ``milestones``, fractions of total_steps,
+        and ``factor`` (default 0.1); ``head_steps`` is finetune.py's affair.
       step: int32 scalar, traced or not, the number of updates done so far.
       total_steps: int, the number of updates of the run.
       hparams: dict with ``learning_rate`` (the peak) and, for cosine and linear,
@@ -60,7 +60,7 @@ def learning_rate(schedule, step, total_steps, hparams):
         _known('key of the schedule', key,
                ('name', 'warmup_steps', 'milestones', 'factor', 'head_steps'))
     step = jnp.asarray(step, jnp.int32)
-    warmup = schedule.get('warmup_steps', 0)
+    warmup = count(schedule.get('warmup_steps', 0), total_steps)
     peak = jnp.asarray(hparams['learning_rate'], jnp.float32)
     if name == 'constant':
         rate = peak
@@ -74,6 +74,17 @@ def learning_rate(schedule, step, total_steps, hparams):
         rate = end + (peak - end) * left
     ramp = peak * ((step + 1).astype(jnp.float32) / max(warmup, 1))
     return jnp.where(step < warmup, ramp, rate)
+
+
+def count(steps_or_share, total_steps: int) -> int:
+    """Returns the number of steps that `schedule.warmup_steps` or `head_steps` means.
+
+    >>> count(50, 1000), count(0.05, 1000), count(0.05, 40)
+    (50, 50, 2)
+    """
+    if steps_or_share >= 1:
+        return int(steps_or_share)
+    return round(steps_or_share * total_steps)
 
 
 def optimizer(config, hparams, learning_rate):

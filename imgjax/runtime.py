@@ -19,7 +19,6 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from imgjax import alive, backend, compiled, metrics, processes, redact
-from imgjax import config as config_lib
 from imgjax.errors import (
     WATCHDOG_EXIT_CODE,
     ConfigError,
@@ -140,13 +139,19 @@ def leave(code: int, together: bool = False) -> None:
 
 
 def _parse_flags(arguments: list[str]) -> list[str]:
+    from imgjax import overrides  # only here: decoding processes import this module too
+
     try:
         rest = flags.FLAGS(arguments)
+        overrides.finish(flags.FLAGS, arguments)
+    except ConfigError as error:
+        print(f'imgjax: {redact.text(str(error))}', file=sys.stderr)
+        sys.exit(ConfigError.exit_code)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         # An error inside a config file comes as a traceback, whose last line says it.
         text = lines[-1] if 'parsing config file' in lines[0] else lines[0]
-        text = config_lib.explain_overrides(arguments) or text
+        text = overrides.explain(arguments) or text
         print(f'imgjax: {redact.text(text)}', file=sys.stderr)
         sys.exit(ConfigError.exit_code)
     if len(rest) > 1:

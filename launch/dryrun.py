@@ -12,7 +12,8 @@ from ml_collections import config_flags
 from imgjax import runtime
 
 _CONFIG = config_flags.DEFINE_config_file(
-    'config', None, 'A file of configs/, as PATH or PATH:ARGUMENT.')
+    'config', None, 'A file of configs/, as PATH or PATH:ARGUMENT.',
+    accept_new_attributes=True, lock_config=False)
 _TOPOLOGY = flags.DEFINE_string(
     'topology', None, 'A TPU slice such as v5e:16x16 (v4, v5e, v5p, v6e), or cpu:8.', required=True)
 _CLASSES = flags.DEFINE_integer(

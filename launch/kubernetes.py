@@ -10,7 +10,8 @@ from ml_collections import config_flags
 
 from imgjax import jobs, runtime
 
-config_flags.DEFINE_config_file('config', None, 'A file of configs/.')
+config_flags.DEFINE_config_file('config', None, 'A file of configs/.', accept_new_attributes=True,
+                                lock_config=False)
 _FLAGS = (
     flags.DEFINE_string('workdir', '', 'The run directory, below --mount.'),
     flags.DEFINE_string('name', 'imgjax', 'Of the JobSet.'),

@@ -9,7 +9,8 @@ from ml_collections import config_flags
 from imgjax import runtime
 
 _CONFIG = config_flags.DEFINE_config_file(
-    'config', None, 'A file of configs/, as PATH or PATH:ARGUMENT.')
+    'config', None, 'A file of configs/, as PATH or PATH:ARGUMENT.',
+    accept_new_attributes=True, lock_config=False)
 _OUTPUT = flags.DEFINE_string('output', 'preview.png', 'Where to draw: .png, .jpg, .pdf or .svg.')
 _IMAGES = flags.DEFINE_integer('images', 8, 'How many images.', lower_bound=1)
 _STEPS = flags.DEFINE_integer('steps', 5, 'Of how many steps each is shown.', lower_bound=1)

@@ -12,7 +12,7 @@ from imgjax import runtime
 
 _CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'A file of configs/, as PATH or PATH:ARGUMENT; the run directory\'s own '
-    'config when left out.')
+    'config when left out.', accept_new_attributes=True, lock_config=False)
 _WORKDIR = flags.DEFINE_string('workdir', None, 'The run directory.', required=True)
 
 

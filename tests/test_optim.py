@@ -276,6 +276,8 @@ def test_clipping_hides_no_divergence(clip_norm, bad):
     ({'name': 'constant'}, {0: 1.0, 11: 1.0, 12: 1.0}),
     ({'name': 'constant', 'warmup_steps': 4}, {0: 0.25, 1: 0.5, 3: 1.0, 4: 1.0, 12: 1.0}),
     ({'name': 'constant', 'warmup_steps': 1}, {0: 1.0}),
+    ({'name': 'constant', 'warmup_steps': 1 / 3}, {0: 0.25, 3: 1.0, 4: 1.0}),
+    ({'name': 'constant', 'warmup_steps': 0.01}, {0: 1.0}),
     ({'name': 'linear', 'warmup_steps': 4},
      {0: 0.25, 3: 1.0, 4: 1.0, 5: 0.8875, 8: 0.55, 12: 0.1, 20: 0.1}),
     ({'name': 'cosine', 'warmup_steps': 4},

@@ -117,7 +117,7 @@ def source_options(options: dict, **defaults) -> dict:
         if key not in defaults:
             there = ', '.join(defaults) or 'no options'
             raise ConfigError(f'{field}: {options["name"]!r} has no such option'
-                              f'{nearest(key, defaults)} It takes {there}')
+                              f'{nearest(key, defaults) or "."} It takes {there}')
         kind = type(defaults[key])
         fits = isinstance(value, int | float if kind is float else kind)
         if not fits or (isinstance(value, bool) and kind is not bool):

@@ -19,7 +19,8 @@ from imgjax.study.plan import Arm, Study
 
 # Folders and files that no number of a run depends on.
 _WITHOUT_NUMBERS = (
-    'report', 'jobs', 'chips.py', 'collectives.py', 'dryrun.py', 'hlo.py', 'kept.py', 'redact.py',
+    'report', 'jobs', 'chips.py', 'collectives.py', 'dryrun.py', 'effect.py', 'history.py',
+    'hlo.py', 'kept.py', 'overrides.py', 'redact.py',
     'study/__init__.py', 'study/arms.py', 'study/cells.py', 'study/engine.py', 'study/gather.py',
     'study/halving.py', 'study/plan.py', 'study/record.py', 'study/strategy.py', 'study/tasks.py',
     'use.py')

@@ -26,6 +26,7 @@ import os
 from typing import Any, NamedTuple
 
 from imgjax import config as config_lib
+from imgjax import effect
 from imgjax.errors import ConfigError, nearest
 from imgjax.study import arms as arms_lib
 
@@ -149,11 +150,20 @@ def _arms(found: dict, way: str, name: str) -> list[Arm]:
         try:
             config = override(_plain(fields if whole else found['base']),
                               split | ({} if whole else fields))
+            if not whole:
+                _check_read(fields, config)
         except ConfigError as error:
             raise ConfigError(f'{name}: arm {arm!r}: {error}') from None
         seeds = _seeds(found.get('seeds', 1), arm, name)
         arms.append(Arm(arm, None if whole else dict(fields), config, seeds))
     return _say_what_differs(arms, [_plain(found['base'])] if 'base' in found else [])
+
+
+def _check_read(fields: dict, config: dict) -> None:
+    """Refuses a field of an arm that nothing reads: the arm would be another one once more."""
+    for name, line in effect.unread(config).items():
+        if name in fields:
+            raise ConfigError(line)
 
 
 def _say_what_differs(arms: list[Arm], base: list[dict]) -> list[Arm]:
