@@ -15,7 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from imgjax import digests, processes, sharding, trust
+from imgjax import digests, history, processes, sharding, trust
 from imgjax.errors import DataError, DivergedError
 
 log = logging.getLogger('imgjax')
@@ -212,11 +212,13 @@ def restore(workdir: str, step: int, target, config_hash: str):
 
     Raises:
       DataError: the step is missing, unreadable, or not what was saved.
+      ConfigError: history.json cannot be used.
     """
     path = os.path.join(directory(workdir), str(step))
     if not os.path.isdir(path):
         there = ', '.join(map(str, steps(workdir))) or 'none'
         raise DataError(f'{path}: no such checkpoint; the steps on disk are: {there}')
+    expected = history.hash_at(workdir, step, config_hash)
     try:
         leaves = dict(digests.named_leaves(target))
         trust.check_files(path, len(leaves))
@@ -227,7 +229,7 @@ def restore(workdir: str, step: int, target, config_hash: str):
                     **_alone('restore'))) as reader:
             meta = reader.restore(
                 path, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))['meta']
-            _check_meta(meta, step, config_hash)
+            _check_meta(meta, step, expected)
             if set(leaves) != set(meta['digests']):
                 odd = sorted(set(leaves) ^ set(meta['digests']))
                 raise _NotDamaged(f'{path}: holds another kind of state ({odd[0]!r}); it was saved '

@@ -4,7 +4,7 @@ import contextlib
 import glob
 import os
 
-from imgjax import build, checkpoint, metrics, outputs, processes, result, runtime
+from imgjax import build, checkpoint, history, metrics, outputs, processes, result, runtime
 from imgjax import config as config_lib
 from imgjax.build import Job
 from imgjax.errors import ConfigError
@@ -55,32 +55,32 @@ def _left_over(workdir: str) -> set[str]:
 
 
 def check(workdir: str, job: Job) -> str:
-    """Checks that the run directory is this config's, if a run has begun there; returns ''."""
+    """Checks that a run that has begun there may go on with this config; returns ''."""
     stored = config_lib.read(workdir)
     if stored is None or not _has_begun(workdir):
         return ''
-    different = config_lib.differences(job.config, stored)
-    if different:
-        raise ConfigError(
-            f'{workdir}: belongs to another config ({"; ".join(different[:3])}'
-            f'{", ..." if len(different) > 3 else ""}); take a new --workdir, or that config')
+    history.check(workdir, stored, job.config, max(checkpoint.steps(workdir), default=0))
     build.check_same_data(workdir, build.read_facts(workdir), job.facts)
     return ''
 
 
-def take(workdir: str, job: Job) -> str:
-    """Makes the run directory this config's, once its first state is there; returns ''.
+def take(workdir: str, job: Job, step: int) -> str:
+    """Makes the run directory this config's, once the state to go on from is there; returns ''.
 
     One in which no step was done is still free: nothing of it is lost.
+
+    Args:
+      workdir: the run directory.
+      job: what is run there.
+      step: that of the state.
     """
     if not _has_begun(workdir):
         for path in glob.glob(os.path.join(glob.escape(workdir), 'unreadable*.jsonl')):
             os.unlink(path)  # of the dataset of another start
         build.write_facts(workdir, job.facts)
         config_lib.write(workdir, job.config)
-    elif config_lib.read(workdir) != job.config:
-        # Moved data, other devices: what is read from here must work too.
-        config_lib.write(workdir, job.config)
+    else:
+        history.go_on(workdir, job.config, step)
     return ''
 
 

@@ -42,7 +42,6 @@ READERS = {
     'init.head': Reader('keep', 'init.from_', _ANY),
     'init.channels': Reader('same', 'init.from_', _ANY),
     'init.resample': Reader(False, 'init.from_', _ANY),
-    'init.preprocessing': Reader('checkpoint', 'init.from_', _ANY),
 }
 
 

@@ -14,6 +14,7 @@ from imgjax import (
     build,
     checkpoint,
     claim,
+    effect,
     evaluate,
     kept,
     loop,
@@ -53,6 +54,8 @@ def run(config, workdir: str, sources: tuple[Source, Source] | None = None) -> d
       RunError: a kind for each way a run can end, see imgjax/errors.py.
     """
     workdir = outputs.path('workdir', workdir)
+    if config is not None:
+        effect.say_unread(config_lib.to_plain(config))
     found = run_one(config, workdir, sources)
     if processes.first():
         print(run_page.table(found, metrics.read_rows(workdir)), file=sys.stderr)
@@ -124,8 +127,8 @@ def _train(job: Job, workdir: str, sources, hparams: dict, fitted: list, until, 
     """
     train_source, eval_source = sources
     state = _resume(job, workdir, hparams, fitted)
-    processes.from_first(lambda: claim.take(workdir, job))
     first = state_lib.step_of(state)
+    processes.from_first(lambda: claim.take(workdir, job, first))
     if until is not None and first > until:
         return state, None, None
     with member(job, workdir, first) as mine:
@@ -209,7 +212,8 @@ def _resume(job: Job, workdir: str, hparams: dict, fitted: list) -> state_lib.Tr
     The first process finds which step that is, the others read that one. `fitted` is emptied: its
     arrays are needed no longer.
     """
-    config_hash, found = config_lib.digest(job.config), []
+    # What is there is of the config that is there, which may have fewer steps (history.py).
+    config_hash, found = config_lib.digest(config_lib.read(workdir) or job.config), []
 
     def newest() -> str:
         restored = checkpoint.restore_newest(workdir, job.target, config_hash, put_aside=True)

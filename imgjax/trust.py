@@ -23,7 +23,8 @@ log = logging.getLogger('imgjax')
 
 # Of a run directory, all that is read or written at its top.
 _FILES = ('config.json', 'dataset.json', 'environment.json', 'report.html', 'metrics.jsonl',
-          'diverged.json', 'predictions.safetensors', 'result.json', 'lock', 'saved')
+          'diverged.json', 'history.json', 'predictions.safetensors', 'result.json', 'lock',
+          'saved')
 _DIRECTORIES = ('checkpoints', 'damaged', 'tensorboard', 'profile')
 
 JSON_BYTES = 8 * 2**20  # of dataset.json: some 200,000 class names

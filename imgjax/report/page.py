@@ -9,6 +9,7 @@ import base64
 import json
 import math
 import pathlib
+from collections.abc import Sequence
 
 import jinja2
 import numpy as np
@@ -32,6 +33,7 @@ def write_page(
     evaluation: Evaluation,
     environment: dict,
     result: dict,
+    history: Sequence[str] = (),
 ) -> None:
     """Writes the page of a run to `path`; a reader sees the old page or the new one, whole.
 
@@ -39,7 +41,7 @@ def write_page(
     """
     path = pathlib.Path(path)
     text = render_page(config=config, config_hash=config_hash, rows=rows, evaluation=evaluation,
-                       environment=environment, result=result)
+                       environment=environment, result=result, history=history)
     with trust.replacing(path) as file:
         file.write(text)
 
@@ -52,6 +54,7 @@ def render_page(
     evaluation: Evaluation,
     environment: dict,
     result: dict,
+    history: Sequence[str] = (),
 ) -> str:
     """Returns the page of a run as HTML.
 
@@ -64,6 +67,7 @@ def render_page(
         environment: versions, host, devices, command: a flat dict.
         result: any of `accuracy`, `top5_accuracy` (shown of more than five classes), `split`,
             `loss`, `step`, `examples`, `workdir`, `state_digest`, `parameters`, `train_seconds`.
+        history: sentences on how the run went on with other settings.
     """
     answers.check(evaluation)
     curves, dropped = plots.curves(rows)
@@ -78,7 +82,7 @@ def render_page(
         identity=[(label, value) for label, value in (
             ('run', workdir), ('config', config_hash), ('state', result.get('state_digest')))
             if value],
-        notes=_notes(rows, evaluation, result, dropped),
+        notes=[*history, *_notes(rows, evaluation, result, dropped)],
         curves=curves,
         split=evaluation.split,
         names=evaluation.class_names,

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from imgjax import config as config_lib
-from imgjax import redact
+from imgjax import history, redact
 from imgjax.build import Job
 from imgjax.data import Source, decode
 from imgjax.evaluate import Results, average_precisions
@@ -41,7 +41,7 @@ def write(workdir: str, job: Job, rows: list[dict], results: Results, source: So
     page.write_page(
         path, config=job.config, config_hash=config_lib.digest(job.config), rows=rows,
         evaluation=_evaluation(job, results, source, result), environment=surroundings,
-        result=result)
+        result=result, history=history.lines(workdir))
     return path
 
 

@@ -105,7 +105,7 @@ def _train(cells, jobs: list[Job], going: list[bool], devices, until, started: f
     mesh = Mesh(np.asarray(devices), (AXIS,))
     state, first = _begin(cells, jobs, going, mesh)
     for cell, job in itertools.compress(zip(cells, jobs, strict=True), going):
-        claim.take(cell.directory, job)
+        claim.take(cell.directory, job, first)
     if until is not None and first > until:
         return [{'step': first} if goes else None for goes in going]
     with contextlib.ExitStack() as opened:
