@@ -48,7 +48,9 @@ def finish(values: flags.FlagValues, arguments: list[str]) -> None:
     for name in _FREE:
         if name in given:
             _say_replaced(name, recipe, flag.value)
-    _check_read(flag.value.to_dict(), recipe.to_dict(), given)
+    # configs/base.py alone names no model: launch.evaluate lays other data on it.
+    if config_lib.flatten(recipe.to_dict()).get('model.name'):
+        _check_read(flag.value.to_dict(), recipe.to_dict(), given)
 
 
 def _settle_length(config, given: dict) -> None:

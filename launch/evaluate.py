@@ -15,7 +15,8 @@ from imgjax.errors import ConfigError
 
 _CONFIG = config_flags.DEFINE_config_file(
     'config', base.__file__, 'Of published weights a file of configs/ that says the model; of a '
-    'run only --config.data... of other data than its own.')
+    'run only --config.data... of other data than its own.', accept_new_attributes=True,
+    lock_config=False)
 _WORKDIR = flags.DEFINE_string('workdir', '', 'The run directory; weights have none.')
 _STEP = flags.DEFINE_string('step', '', 'Which checkpoint: a number, or best, that of the best '
                             'evaluation; the newest when left out.')
