@@ -55,13 +55,15 @@ def test_a_directory_is_of_a_config_from_its_first_step_on(tmp_path):
     workdir = str(tmp_path)
     (tmp_path / 'unreadable.jsonl').write_text('{"index": 0, "file": "a.png", "kind": "cut"}\n')
     for steps in (10, 20):  # of the first one no step was done
-        assert claim.check(workdir, job_of(steps)) == claim.take(workdir, job_of(steps)) == ''
+        assert claim.check(workdir, job_of(steps)) == claim.take(workdir, job_of(steps), 0) == ''
     assert config_lib.read(workdir)['steps'] == 20
     assert build.read_facts(workdir).train_fingerprint == 'train 20'
     assert not (tmp_path / 'unreadable.jsonl').exists()
     (tmp_path / 'metrics.jsonl').write_text(json.dumps({'step': 1, 'split': 'train'}) + '\n')
-    with pytest.raises(ConfigError, match='belongs to another config .steps: 20 -> 10'):
-        claim.check(workdir, job_of(10))
+    other = job_of(20)
+    other.config['loss'] = 'sigmoid'
+    with pytest.raises(ConfigError, match="belongs to another config .loss: 'softmax' -> 'sig"):
+        claim.check(workdir, other)
     claim.check(workdir, job_of(20))
-    claim.take(workdir, job_of(20, path='/moved'))
+    claim.take(workdir, job_of(20, path='/moved'), 1)
     assert config_lib.read(workdir)['data']['path'] == '/moved'
