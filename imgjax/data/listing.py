@@ -1,4 +1,4 @@
-"""A file that lists images and their labels: .csv (`file,label[,split]`) or .json.
+"""A file that lists images and their labels: .csv or .tsv (`file,label[,split]`) or .json.
 
 Of the .json each item is {"file": ..., "label": ... or [...], "split": ...}. In a .csv several
 labels are separated by '|'. An item with several makes the set multi-label, where one without a

@@ -1,7 +1,8 @@
-"""The rows of a listing, .csv or .json, as they stand there; blanks about words do not count."""
+"""The rows of a listing, .csv, .tsv or .json, as they stand there; blanks about words do not count."""
 
 import codecs
 import csv
+import itertools
 import json
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -10,6 +11,8 @@ from imgjax.data import left_out as left_out_lib
 from imgjax.data import records
 from imgjax.errors import ConfigError, DataError
 
+# A line after the last one; where a quotation mark is open it becomes part of a cell.
+_END = 'here the listing ends'
 _COLUMNS = 'it takes file,label or file,label,split, separated by , or ; or tabs'
 
 
@@ -26,12 +29,12 @@ def read(path: str, left_out: dict[str, tuple[int, str]]) -> list[Row]:
     """Returns the rows of a listing, and counts in `left_out` what is not taken from them.
 
     Raises:
-      ConfigError: neither a .csv nor a .json, or the first line lacks a column.
+      ConfigError: no .csv, .tsv or .json, or the first line lacks a column.
       DataError: it cannot be read, or a row is not as it should be.
     """
     ending = path.lower().rpartition('.')[2]
-    if ending not in ('csv', 'json'):
-        raise ConfigError(f'config.data.path: {path}: takes a .csv or .json listing')
+    if ending not in ('csv', 'tsv', 'json'):
+        raise ConfigError(f'config.data.path: {path}: takes a listing .csv, .tsv or .json')
     try:
         with open(path, 'rb') as file:
             wide = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -39,7 +42,7 @@ def read(path: str, left_out: dict[str, tuple[int, str]]) -> list[Row]:
         how = dict(encoding='utf-16') if wide else dict(
             encoding='utf-8-sig', errors='surrogateescape')
         with open(path, newline='', **how) as file:
-            rows = list((_csv_rows if ending == 'csv' else _json_rows)(file, path, left_out))
+            rows = list((_json_rows if ending == 'json' else _csv_rows)(file, path, left_out))
     except (ValueError, csv.Error, OSError, RecursionError) as error:
         raise DataError(f'{path}: cannot be read ({error})') from None
     if not rows:
@@ -64,9 +67,14 @@ def _csv_rows(file, path: str, left_out: dict) -> Iterator[Row]:
     twice = [name for name in at if columns.count(name) > 1]
     if twice:
         raise ConfigError(f'{path}: the first line has the column {twice[0]!r} twice; {_COLUMNS}')
-    reader = csv.reader(file, delimiter=delimiter)
+    reader, begins = csv.reader(itertools.chain(file, [_END]), delimiter=delimiter), 2
     for cells in reader:
-        place = f'line {reader.line_num + 1}'
+        place, begins = f'line {begins}', reader.line_num + 2
+        if cells == [_END]:
+            return
+        if any(_END in cell for cell in cells):
+            raise DataError(f'{path}: a quotation mark of {place} is not closed; close it, or take '
+                            'it out')
         if not any(cell.strip() for cell in cells):
             if cells:
                 left_out_lib.count(left_out, 'lines without a word', place)
@@ -77,27 +85,39 @@ def _csv_rows(file, path: str, left_out: dict) -> Iterator[Row]:
         if not name.strip():
             raise DataError(f'{path}: {place} names no file')
         text = cells[at['label']]
+        if broken := [cells[i] for i in at.values() if len(cells[i].strip().splitlines()) > 1]:
+            raise DataError(f'{path}: {place}: {broken[0][:60]!r} goes over several lines; is a '
+                            'quotation mark missing, or one too many?')
         yield Row(place, name, _labels(text.split('|') if text.strip() else [], place, left_out),
                   cells[at['split']].strip() if 'split' in at else '')
 
 
 def _json_rows(file, path: str, left_out: dict) -> Iterator[Row]:
-    items = json.load(file)
+    items = json.load(file, object_pairs_hook=_fields)
     if not isinstance(items, list):
         raise DataError(f'{path}: takes a list of {{"file", "label"}}, got {type(items).__name__}')
     for number, item in enumerate(items):
         place = f'item {number}'
-        fields = {key.strip().lower(): value for key, value in item.items()} if isinstance(
-            item, dict) else {}
-        labels = fields.get('label')
-        labels = labels if isinstance(labels, list) else [labels]
+        fields = item if isinstance(item, dict) else {}
+        labels = fields.get('label', {})
+        labels = labels if isinstance(labels, list) else [] if labels is None else [labels]
+        split = fields.get('split') or ''  # pandas writes null where there is none
         if not (all(isinstance(label, str | int) for label in labels)
                 and isinstance(fields.get('file'), str) and fields['file'].strip()
-                and isinstance(fields.get('split', ''), str)):
+                and isinstance(split, str)):
             raise DataError(f'{path}: {place} is not {{"file": text, "label": text or list of '
                             f'texts, "split": text}}: {str(item)[:100]}')
         yield Row(place, fields['file'], _labels(list(map(str, labels)), place, left_out),
-                  fields.get('split', '').strip())
+                  split.strip())
+
+
+def _fields(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Returns the fields of an item by their names without case and blanks."""
+    names = [name.strip().lower() for name, _ in pairs]
+    twice = [name for name in ('file', 'label', 'split') if names.count(name) > 1]
+    if twice:
+        raise ValueError(f'an item has the field {twice[0]!r} twice')
+    return dict(zip(names, (value for _, value in pairs), strict=True))
 
 
 def _labels(words: list[str], place: str, left_out: dict) -> tuple[str, ...]:

@@ -173,6 +173,35 @@ def test_one_label_in_two_spellings_is_refused(write):
         data.open_split('train', write(lines))
 
 
+@pytest.mark.parametrize('line, words', [
+    ('1.png,"b', 'a quotation mark of line 3 is not closed'),
+    ('1.png,"b\nc"', r"line 3: 'b\\nc' goes over several lines; is a quotation mark missing"),
+    ('"1.png,b\n2.png",b', r"line 3: '1.png,b\\n2.png' goes over several lines")])
+def test_a_quotation_mark_swallows_no_rows(line, words, write):
+    with pytest.raises(DataError, match=words):
+        data.open_split('train', write(['0.png,a', line, '2.png,a', '3.png,b']))
+
+
+def test_quoted_cells_of_several_lines_beside(write):
+    lines = [f'{i}.png,{"ab"[i % 2]},"x, y\n\nz"' for i in range(4)]
+    source = data.open_split('train', write(lines, 'file,label,"notes, more"', 'list.TSV',
+                                            held_out=0))
+    assert source.labels().tolist() == [0, 1, 0, 1]
+    with pytest.raises(DataError, match='line 14 has other columns'):
+        data.open_split('train', write([*lines, '5.png'], 'file,label,notes'))
+
+
+def test_a_json_of_pandas_says_null_where_nothing_is(write):
+    items = [{'file': f'{i}.png', 'label': 'ab'[i % 2] if i < 20 else None,
+              'split': None if i < 20 else 'test'} for i in range(24)]
+    train, held_out = opened(write([], json.dumps(items), 'list.json'))
+    assert (len(train.examples), len(held_out.examples)) == (18, 2)
+    assert train.left_out == {'rows of splits that this run does not read': (4, "'test'")}
+    twice = '[{"file": "0.png", "label": "a", "Label": "b"}]'
+    with pytest.raises(DataError, match="an item has the field 'label' twice"):
+        data.open_split('train', write([], twice, 'list.json'))
+
+
 def test_a_json_listing_follows_the_same_rules(write, tmp_path):
     items = [{'File': f'{i}.png', 'label': [' a', 'b ', ''][i % 2:],
               'Split': ' Val' if i < 3 else ''} for i in range(12)]
