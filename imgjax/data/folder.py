@@ -55,10 +55,8 @@ def open_split(split: str, options: dict) -> Source:
         if held_out:
             splits.say_share(part if there else 'train', chosen, options)
             _count_absent(class_names, labels[chosen], left_out)
-        elif chosen.any() and not shares:
-            left_out_lib.count(left_out, 'held out though nothing is evaluated on them, as '
-                               'config.data.held_out says', found.names[chosen.argmax()],
-                               int(chosen.sum()))
+        else:
+            splits.count_unused_share(found.names, chosen, options, left_out)
         rows = rows[chosen == held_out]
     names, labels = [found.names[row] for row in rows], labels[rows]
     listing = hashlib.sha256()

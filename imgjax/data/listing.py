@@ -81,6 +81,8 @@ def open_split(split: str, options: dict) -> Source:
         taken = chosen == held_out
         if held_out:
             splits.say_share(part, chosen, options)
+        else:
+            splits.count_unused_share(names, chosen, options, left_out)
     repeated = taken & (numbers != np.arange(len(mine)))
     if repeated.any():
         first = records.shown(names[repeated.argmax()])

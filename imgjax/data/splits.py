@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import xxhash
 
-from imgjax.data import Source, classes, left_out, read, split_names
+from imgjax.data import Source, classes, image_files, left_out, read, split_names
 from imgjax.data.split_names import HELD_OUT as HELD_OUT
 from imgjax.data.split_names import resolve as resolve
 from imgjax.data.split_names import resolve_share as resolve_share
@@ -95,6 +95,14 @@ def say_share(part: str, chosen: np.ndarray, options: dict) -> None:
     log.info('%s is the only split with labels of %s: %s of its %s images, a share of each class, '
              'are held out (config.data.held_out)', part, options['path'] or options['name'],
              f'{chosen.sum():,}', f'{len(chosen):,}')
+
+
+def count_unused_share(names: Sequence[str], chosen: np.ndarray, options: dict,
+                       unused: dict[str, tuple[int, str]]) -> None:
+    """Counts in `unused` the share `chosen`, bool (N,), where no split evaluates on it."""
+    if chosen.any() and not _holds_out(options):
+        left_out.count(unused, 'held out though nothing is evaluated on them, as '
+                       'config.data.held_out says', names[chosen.argmax()], int(chosen.sum()))
 
 
 class _View:
@@ -226,13 +234,26 @@ def sliced(spec: str, open_one: Callable[[str], Source]) -> Source:
     for one in ranges:
         source = sources[one.splitname]
         start, stop, _ = slice(one.from_, one.to).indices(len(source.examples))
-        parts.append((source, range(start, max(start, stop))))
+        parts.append((source, _rows(source, start, stop)))
     view = _View(parts)
     _warn_of_absent(spec, view, list(sources.values()))
     marks = [source.fingerprint for source in sources.values()]
     fingerprint = hashlib.sha256(' '.join([spec, *marks]).encode()).hexdigest()[:16]
+    files = None if any(source.files is None for source in sources.values()) else np.concatenate(
+        [source.files[rows] for source, rows in parts])
     return Source(view, first.class_names, fingerprint, view.labels, first.multi_label,
-                  left_out.added_up(source.left_out for source in sources.values()))
+                  left_out.added_up(source.left_out for source in sources.values()), files)
+
+
+def _rows(source: Source, start: int, stop: int) -> np.ndarray:
+    """Returns the rows of a slice: a row that repeats a file lies where that file came first."""
+    rows = np.arange(start, max(start, stop))
+    if source.files is None:
+        return rows
+    first = image_files.file_numbers(source.files)
+    if (first == np.arange(len(first))).all():
+        return rows
+    return np.flatnonzero((first >= start) & (first < stop))
 
 
 def _warn_of_absent(spec: str, view: _View, sources: Sequence[Source]) -> None:

@@ -203,6 +203,25 @@ def test_a_slice_that_lacks_classes_says_so(spec, said, tmp_path, caplog):
     assert len(lines) == bool(said) and all(said in line for line in lines)
 
 
+def test_slices_divide_files_not_rows(tmp_path):
+    fill(tmp_path, {'a': 6})
+    lines = [f'a/{i}.jpg,{"ab"[i % 2]}\n' for i in (0, 1, 2, 3, 4, 5, 0, 4)]
+    (tmp_path / 'list.csv').write_text('file,label\n' + ''.join(lines))
+    train, held_out = (data.open_split(split, options_of(
+        tmp_path / 'list.csv', 'listing', eval_split='train[50%:]', held_out=0))
+        for split in ('train[:50%]', 'train[50%:]'))
+    assert names_in(train) == ['a/0.jpg', 'a/1.jpg', 'a/2.jpg', 'a/3.jpg', 'a/0.jpg']
+    assert names_in(held_out) == ['a/4.jpg', 'a/5.jpg', 'a/4.jpg']
+
+
+def test_a_slice_shares_no_file_with_another_split(tmp_path):
+    fill(tmp_path / 'train', {'a': 4, 'b': 4})
+    (tmp_path / 'val').symlink_to('train')
+    with pytest.raises(DataError, match="4 files are in both 'train.:50%.' and 'val', first"):
+        build.open_dataset({'data': options_of(
+            tmp_path, train_split='train[:50%]', eval_split='val')})
+
+
 @pytest.mark.parametrize('spec, words', [
     ('train[:90%', 'Unrecognized split format'), ('train[:2000]', 'incompatible with 1000 exam'),
     ('train[:3shard]', 'shards are of the files'), ('tran[:10]', "no split 'tran'; .*mean 'train'"),
