@@ -1,4 +1,4 @@
-"""The rows of a listing, .csv, .tsv or .json, as they stand there; blanks about words do not count."""
+"""The rows of a listing, .csv, .tsv or .json, as they stand there, without blanks about words."""
 
 import codecs
 import csv

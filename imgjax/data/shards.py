@@ -20,6 +20,7 @@ log = logging.getLogger('imgjax')
 _NAME = re.compile(r'(?:(?P<split>.+?)[-_.])??(?:(?:shard|part)[-_.]?)?(?P<number>[0-9]+)'
                    r'(?:[-_]of[-_](?P<count>[0-9]+)(?:[-_.][0-9a-f]+)?)?')
 _COMPRESSED = ('.gz', '.zst', '.xz', '.bz2')
+_SHORT = {'.tgz': '.tar', '.txz': '.tar', '.tbz2': '.tar'}
 
 
 class _Shard(NamedTuple):
@@ -50,7 +51,7 @@ def files(path: str, extension: str) -> dict[str, list[str]]:
       extension: '.tar' or '.parquet'.
 
     Raises:
-      ConfigError: `path` is a file, or all its files are compressed.
+      ConfigError: `path` is a file, or a file of a split is compressed.
     """
     if os.path.isfile(path):
         raise ConfigError(f'config.data.path: {path}: is a file; name the folder that holds '
@@ -70,18 +71,35 @@ def files(path: str, extension: str) -> dict[str, list[str]]:
             elif not split.startswith(folder.name):
                 split = f'{folder.name}-{split}'
             found.setdefault(split, []).extend(os.path.join(folder.path, name) for name in names)
-    if not found and (packed := [name for suffix in _COMPRESSED
-                                 for name in _names(path, extension + suffix)]):
-        raise ConfigError(f'config.data.path: {os.path.join(path, packed[0])}: is compressed, so '
-                          'that no image can be read without all before it; unpack the files')
+    for folder in {path, *(os.path.dirname(file) for files in found.values() for file in files)}:
+        _check_unpacked(folder, extension, found)
     return {split: sorted(paths) for split, paths in found.items()}
+
+
+def _check_unpacked(folder: str, extension: str, found: Iterable[str]) -> None:
+    """Checks that no file of a split is there in compressed form alone.
+
+    Raises:
+      ConfigError: names one.
+    """
+    for name in sorted(os.listdir(folder)):
+        stem, ending = os.path.splitext(name)
+        plain = stem if ending.lower() in _COMPRESSED else stem + _SHORT.get(ending.lower(), '')
+        if not plain.lower().endswith(extension) or os.path.exists(os.path.join(folder, plain)):
+            continue
+        split, number, _ = _parse(os.path.splitext(plain)[0])
+        known = split_names.kind(split) and split not in found
+        if not found or known or (number is not None and any(map(split.endswith, found))):
+            raise ConfigError(
+                f'config.data.path: {os.path.join(folder, name)}: is compressed, so that no image '
+                'can be read without all before it; unpack the files')
 
 
 def _names(folder: str, extension: str) -> list[str]:
     if not os.path.isdir(folder):
         return []
     return sorted(entry.name for entry in os.scandir(folder)
-                  if entry.name.endswith(extension) and not entry.name.startswith('.')
+                  if entry.name.lower().endswith(extension) and not entry.name.startswith('.')
                   and not entry.is_dir())
 
 

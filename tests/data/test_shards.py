@@ -87,3 +87,16 @@ def test_a_path_that_is_no_folder_of_such_files(tmp_path):
     (tmp_path / 'train.tar').rename(tmp_path / 'train.tar.gz')
     with pytest.raises(ConfigError, match='train.tar.gz: is compressed, .*; unpack the files'):
         shards.files(str(tmp_path), '.tar')
+
+
+@pytest.mark.parametrize('packed', [
+    'train-001.tar.gz', 'set-train-003.tgz', 'val-000.tgz', 'VAL.TAR.ZST'])
+def test_no_file_of_a_split_is_left_compressed(packed, tmp_path):
+    make(tmp_path, 'train-000 extra')
+    (tmp_path / 'train-002.TAR').touch()
+    for beside in ('train-000.tar.gz', 'train.tar.gz', 'img_train.tgz', 'annotations.tar.gz'):
+        (tmp_path / beside).touch()
+    assert len(shards.files(str(tmp_path), '.tar')['train']) == 2, 'of any case'
+    (tmp_path / packed).touch()
+    with pytest.raises(ConfigError, match=f'{packed}: is compressed, .*; unpack the files'):
+        shards.files(str(tmp_path), '.tar')
