@@ -91,7 +91,8 @@ def free_memory(mesh) -> int | None:
     """Returns the bytes that each device of a mesh has free, the fewest of them; None if unknown.
 
     A CPU device has what the host has: on Linux what the kernel says is available, within the
-    limits of the process's control groups (of a container or a Slurm job).
+    limits of the process's control groups (of a container or a Slurm job), and what this process
+    has freed and kept for its next step.
     """
     stats = [device.memory_stats() or {} for device in mesh.local_devices]
     if mesh.local_devices[0].platform != 'cpu':
@@ -100,24 +101,38 @@ def free_memory(mesh) -> int | None:
     try:
         with open('/proc/meminfo', encoding='ascii') as file:
             available = {line.split()[0]: int(line.split()[1]) * 2**10 for line in file}
-        return min(available['MemAvailable:'], _free_in_groups())
+        return min(available['MemAvailable:'], _free_in_groups()) + _freed_and_kept()
     except (OSError, ValueError, KeyError):  # not Linux
         return None
 
 
-def _free_in_groups() -> float:
+def _free_in_groups(groups: str = '/proc/self/cgroup', root: str = '/sys/fs/cgroup') -> float:
     """Returns the bytes that the process's control groups leave it; inf where they set no limit."""
-    with open('/proc/self/cgroup', encoding='utf-8') as file:
-        group = next((line[3:].strip() for line in file if line.startswith('0::/')), None)
+    with open(groups, encoding='utf-8') as file:
+        lines = [line.rstrip('\n').split(':', 2) for line in file]
+    free = math.inf
+    for _, controllers, group in lines:
+        if not controllers:  # version 2
+            free = min(free, _free_in(root, group, 'max', 'current', ''))
+        elif 'memory' in controllers.split(','):  # version 1
+            free = min(free, _free_in(f'{root}/memory', group, 'limit_in_bytes', 'usage_in_bytes',
+                                      'total_'))
+    return free
+
+
+def _free_in(root: str, group: str, limit: str, usage: str, prefix: str) -> float:
+    """Returns the bytes that a control group and those above it leave, as their files say."""
     free = math.inf
     while group:
-        folder = f'/sys/fs/cgroup{group}'.rstrip('/')
+        folder = f'{root}{group}'.rstrip('/')
         with contextlib.suppress(OSError, ValueError):  # 'max', or the root, which has no files
-            limit, used = (_number(f'{folder}/memory.{name}') for name in ('max', 'current'))
+            most, used = (_number(f'{folder}/memory.{name}') for name in (limit, usage))
             with open(f'{folder}/memory.stat', encoding='ascii') as file:
-                cached = next(int(line.split()[1]) for line in file
-                              if line.startswith('inactive_file '))  # given back when asked for
-            free = min(free, max(0, limit - used + cached))
+                stat = dict(line.split() for line in file)
+            # What is kept of files is given back as soon as memory is asked for.
+            cached = sum(int(stat.get(f'{prefix}{name}_file', 0)) for name in (
+                'inactive', 'active'))
+            free = min(free, max(0, most - used + cached))
         group = group.rpartition('/')[0] or ('/' if group != '/' else '')
     return free
 
@@ -125,6 +140,31 @@ def _free_in_groups() -> float:
 def _number(path: str) -> int:
     with open(path, encoding='ascii') as file:
         return int(file.read())
+
+
+class _Mallinfo(ctypes.Structure):
+    """mallinfo2 of glibc's malloc.h."""
+
+    _fields_ = [(name, ctypes.c_size_t) for name in (
+        'arena', 'ordblks', 'smblks', 'hblks', 'hblkhd', 'usmblks', 'fsmblks', 'uordblks',
+        'fordblks', 'keepcost')]
+
+
+def _freed_and_kept() -> int:
+    """Returns the bytes that the process has freed and not returned (keep_memory), about.
+
+    glibc calls also free what was never touched, so the memory that the process really has is the
+    other limit.
+    """
+    mallinfo = getattr(ctypes.CDLL(None), 'mallinfo2', None)
+    if mallinfo is None:  # no glibc, or one before 2.33
+        return 0
+    mallinfo.restype = _Mallinfo
+    found = mallinfo()
+    with open('/proc/self/status', encoding='utf-8') as file:
+        resident = next((int(line.split()[1]) * 2**10 for line in file
+                         if line.startswith('RssAnon:')), 0)
+    return max(0, min(found.fordblks, resident - found.uordblks))
 
 
 @contextlib.contextmanager

@@ -15,17 +15,42 @@ _FREE = tuple(name for name, field in config_lib.FIELDS.items() if field.type is
 
 
 def explain(arguments: list[str]) -> str:
+    """Returns one line for the first `--config.field=...` that cannot have been parsed, or ''.
+
+    Args:
+      arguments: of the command, of which one was refused.
+    """
+    if wrong := unknown_field(arguments):
+        return wrong
+    for field, value in _given(arguments):
+        inner = next((name for name in config_lib.FIELDS if name.startswith(f'{field}.')), '')
+        if (inner or field in _FREE) and not value.lstrip().startswith('{'):
+            return (f'config.{field}: takes a dict, got {value!r}; one entry of it is set by '
+                    f'--config.{inner or f"{field}.NAME"}=VALUE')
+        free = next((free for free in _FREE if field.startswith(f'{free}.')), '')
+        key, deeper, rest = field.removeprefix(f'{free}.').partition('.')
+        if free and deeper:
+            return (f'config.{field}: {free} has no dict {key!r} to set {rest!r} in; give '
+                    f'--config.{free}.{key}=VALUE')
+    return ''
+
+
+def unknown_field(arguments: list[str]) -> str:
     """Returns one line for the first `--config.field=...` that names no field, or ''."""
     groups = {name.rsplit('.', 1)[0] for name in config_lib.FIELDS if '.' in name}
-    for argument in arguments:
-        name, _, _ = argument.lstrip('-').partition('=')
-        if not name.startswith('config.'):
-            continue
-        field = name.removeprefix('config.')
+    for field, _ in _given(arguments):
         if not field.startswith(tuple(f'{free}.' for free in _FREE)) and (
                 field not in config_lib.FIELDS and field not in groups):
             return f'config.{field}: no such field{nearest(field, config_lib.FIELDS)}'
     return ''
+
+
+def _given(arguments: list[str]):
+    """Yields (field, text of its value) of each `--config.field=...`."""
+    for argument in arguments:
+        name, _, value = argument.lstrip('-').partition('=')
+        if name.startswith('config.'):
+            yield name.removeprefix('config.'), value
 
 
 def finish(values: flags.FlagValues, arguments: list[str]) -> None:
@@ -40,11 +65,12 @@ def finish(values: flags.FlagValues, arguments: list[str]) -> None:
     flag = values['config'] if 'config' in values else None
     if flag is None or not isinstance(flag.value, config_dict.ConfigDict):
         return
-    if wrong := explain(arguments):
+    if wrong := unknown_field(arguments):
         raise ConfigError(wrong)
     given = config_flags.get_override_values(flag)
     recipe = flag.parser.parse(config_flags.get_config_filename(flag))
     _settle_length(flag.value, given)
+    _settle_strengths(flag.value, recipe, given)
     for name in _FREE:
         if name in given:
             _say_replaced(name, recipe, flag.value)
@@ -64,6 +90,21 @@ def _settle_length(config, given: dict) -> None:
             log.info("config.%s: %s takes the place of the recipe's %s=%s", asked[0],
                      given[asked[0]], other, config[other])
             config[other] = type(config[other])(0)
+
+
+def _settle_strengths(config, recipe, given: dict) -> None:
+    """Leaves out the recipe's strengths of the operations that a flag took out of `augment`."""
+    left = {entry[0] for entry in config.augment if isinstance(entry, list | tuple) and entry}
+    if 'augment' not in given or not left:  # of none at all build.check_strengths speaks
+        return
+    strengths = config.hparams.augment
+    lost = [name for name in recipe.hparams.get('augment', {})
+            if name in strengths and name not in left and f'hparams.augment.{name}' not in given]
+    for name in lost:
+        del strengths[name]
+    if lost:
+        log.info("config.augment: takes the place of the recipe's, without its %s",
+                 ', '.join(lost))
 
 
 def _say_replaced(name: str, recipe, config) -> None:

@@ -86,6 +86,10 @@ def test_what_was_written_is_read_and_an_edit_is_noticed(config, tmp_path):
      "config.hparams.learning_rte: no such field; did you mean 'hparams.learning_rate'?"),
     ('--config.hparam.augment.mixup=1', 'config.hparam.augment.mixup: no such field'),
     ('--config.model.options.depth=3', ''),
+    ("--config.model.options= {'depth': 3}", ''),
+    ('--config.model=vit', "takes a dict, got 'vit'; one entry of it is set by --config.model.na"),
+    ('--config.model.options=depth=3', 'set by --config.model.options.NAME=VALUE'),
+    ('--config.data.options.splits.val=3', "data.options has no dict 'splits' to set 'val' in"),
     ('--config.hparams.learning_rate=1', ''),
 ])
 def test_overrides_are_explained(argument, message):

@@ -37,6 +37,8 @@ def parsed(recipe, *given: str) -> dict:
      'data.options', {'image': 'img', 'label': 7}, ''),
     ('digits.py', ['--config.hparams.augment.mixup=0.2', '--config.augment=()'], 'hparams.augment',
      {'shift_rotate': 1.0, 'mixup': 0.2}, ''),
+    ('digits.py', ["--config.augment=(('mixup', {}),)", '--config.hparams.augment.mixup=0.2'],
+     'hparams.augment', {'mixup': 0.2}, "place of the recipe's, without its shift_rotate"),
     ('digits.py', ['--config.epochs=2'], 'steps', 0,
      "config.epochs: 2.0 takes the place of the recipe's steps=1500"),
     ('folder.py', ['--config.steps=20'], 'epochs', 0.0,
