@@ -61,6 +61,8 @@ def agreed(mine: Sequence[LabelColumn], first: LabelColumn,
         if flat and all(isinstance(value, str) for value in flat):
             flat = without_blanks(flat, column.place)
         numbers.append(_numbers(column._replace(values=flat), class_names, first))
+        if multi_label and not isinstance(next(iter(flat), ''), str):
+            labels_lib.check_class_numbers(column.values, column.place)
         counts += count
         if column.names not in ((), class_names):
             moved.append(column.place)
@@ -98,10 +100,24 @@ def without_blanks(names: list[str], place: str) -> list[str]:
 
 def _found(columns: Sequence[LabelColumn]) -> tuple[str, ...]:
     """Returns the names, or the numbers, that columns without names in their metadata hold."""
-    values = {value for column in columns for value in _flat(column)[0]}
-    if values and all(isinstance(value, str) for value in values):
-        return tuple(labels_lib.in_order({value.strip() for value in values} - {''}))
-    top = max((int(value) for value in values if _is_whole(value)), default=0)
+    names, numbers = {}, {}  # and which column has it; others say of an image that it has no label
+    for column in columns:
+        for value in _flat(column)[0]:
+            if isinstance(value, str):
+                names.setdefault(value.strip(), column.place)
+            elif _is_whole(value) and value >= 0:
+                numbers.setdefault(int(value), column.place)
+    names.pop('', None)
+    if names and numbers:
+        (name, place), (number, other) = next(iter(names.items())), next(iter(numbers.items()))
+        raise DataError(f'{place}: holds names ({name!r}), and {other} holds numbers ({number}); '
+                        'write all files of the set with one of them')
+    if names:
+        return tuple(labels_lib.in_order(names))
+    top = max(numbers, default=0)
+    if top >= labels_lib.MOST_CLASSES:
+        raise DataError(f'{numbers[top]}: holds the class number {top}; there can be '
+                        f'{labels_lib.MOST_CLASSES:,} classes')
     return labels_lib.numbered([top], (), columns[0].place)[0]
 
 
@@ -113,12 +129,14 @@ def _is_whole(value) -> bool:
 def _numbers(column: LabelColumn, class_names: tuple[str, ...], first: LabelColumn) -> np.ndarray:
     """Returns the class numbers, in the order of `class_names`, of a column of single labels."""
     values, place = column.values, column.place
-    if values and all(isinstance(value, str) for value in values):
-        return _by_name(values, class_names, place, first)
-    odd = [value for value in values if not _is_whole(value)]
+    text = any(isinstance(value, str) for value in values)
+    odd = [value for value in values
+           if not (isinstance(value, str) if text else _is_whole(value))]
     if odd:
         raise DataError(f'{place}: holds {odd[0]!r}; expected class numbers, or names, in every '
                         'row')
+    if text:
+        return _by_name(values, class_names, place, first)
     if first.names and not column.names and values:
         raise _unnamed(column, first)
     if column.names in ((), class_names):

@@ -6,6 +6,8 @@ import numpy as np
 
 from imgjax.errors import DataError
 
+MOST_CLASSES = 10_000_000
+
 
 def at(labels: np.ndarray, index: int):
     """Returns the label of one example: int, or float32 (K,) of bool (N, K)."""
@@ -23,6 +25,19 @@ def from_lists(lists: Sequence[Sequence[int]], classes: int) -> np.ndarray:
     rows = np.repeat(np.arange(len(lists)), [len(numbers) for numbers in lists])
     matrix[rows, np.fromiter((n for numbers in lists for n in numbers), np.int64, len(rows))] = True
     return matrix
+
+
+def check_class_numbers(lists: Sequence[Sequence[int]], place: str) -> None:
+    """Checks that lists hold class numbers, and not 0 and 1 of each class.
+
+    Raises:
+      DataError: all are of one length above one and of 0 and 1 alone, and not all the same.
+    """
+    width = len(lists[0]) if len(lists) and isinstance(lists[0], list) else 0
+    if width > 1 and all(isinstance(one, list) and len(one) == width and set(one) <= {0, 1}
+                         for one in lists) and lists != [[0, 1]] * len(lists):
+        raise DataError(f'{place}: its labels, such as {str(list(lists[0]))[:60]}, are 0 and 1 of '
+                        'each class; store the numbers of the classes that an image has')
 
 
 def in_order(names: Collection[str]) -> list[str]:
@@ -62,10 +77,13 @@ def numbered(labels: np.ndarray | Sequence, class_names: Sequence[str], place: s
     Raises:
       DataError: a number is negative or has no name.
     """
-    values = np.asarray(labels, np.int64)
+    try:
+        values = np.asarray(labels, np.int64)
+    except OverflowError:
+        raise DataError(f'{place}: a label has more than 63 bits; give class numbers') from None
     top = int(values.max(initial=-1))
     limit = len(class_names) or top + 1
-    if values.min(initial=0) < 0 or top >= limit or limit > 10_000_000:
+    if values.min(initial=0) < 0 or top >= limit or limit > MOST_CLASSES:
         row = int(np.argmax((values < 0) | (values >= limit)))
         raise DataError(f'{place}: label {row:,} (from 0) is {values[row]}; labels are 0 to '
                         f'{len(class_names) - 1 if class_names else "the number of classes - 1"}')

@@ -108,23 +108,26 @@ def _labels(every: dict[str, list[str]], split: str, settings: dict):
 
     Without names in the metadata the labels of all splits say which classes there are.
     """
-    def columns(paths: Iterable[str]) -> list[LabelColumn]:
-        return [_label_column(path, settings) for path in paths]
+    def columns(paths: Iterable[str], required: bool = True) -> list[LabelColumn]:
+        return [_label_column(path, settings, required) for path in paths]
 
     mine = columns(every[split])
     order = split_names.find('train', every) or min(every)
     first = mine[0] if split == order else _label_column(every[order][0], settings)
     return label_columns.agreed(mine, first, lambda: columns(
-        path for name in sorted(set(every) - {split}) for path in every[name]))
+        (path for name in sorted(set(every) - {split}) for path in every[name]), required=False))
 
 
-def _label_column(path: str, settings: dict) -> LabelColumn:
+def _label_column(path: str, settings: dict, required: bool = True) -> LabelColumn:
+    """Returns the labels of a file; none of one without a column of labels, unless required."""
     import pyarrow.parquet
 
     column = settings['label']
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             schema = file.schema_arrow
+            if not required and column not in schema.names:
+                return LabelColumn(path, (), [])
             images = [field.name for field in schema if _holds_images(field.type)]
             check_columns(schema.names, images, path, settings)
             return LabelColumn(f'{path}: column {column!r}', _stored_names(schema, column),
@@ -194,6 +197,8 @@ def _copy(paths: list[str], column: str, place: str, copy: str) -> dict[str, np.
                     file.write(image)
                     sizes.append(len(image))
                     names.append(f'{os.path.basename(path)}[{row}]')
+        if not sizes:
+            raise DataError(f'{paths[0]}: has no rows')
         if not any(sizes):
             raise DataError(f'{paths[0]}: column {column!r} stores no bytes; save the set with its '
                             'images embedded')

@@ -29,7 +29,7 @@ from imgjax.errors import DataError
 log = logging.getLogger('imgjax')
 
 MAX_LABEL_BYTES = {'.cls': 100, '.json': 2**20}
-_INDEX = '2'  # changes when an index that is kept would be made otherwise
+_INDEX = '3'  # changes when an index that is kept would be made otherwise
 
 
 def open_split(split: str, options: dict) -> Source:
@@ -106,6 +106,8 @@ def _index(paths: list[str]) -> dict[str, np.ndarray]:
                         f'{"; " if left_out else ""}{left_out_lib.sentence(left_out)}')
     labels = [label if isinstance(label, list) else [label] for _, _, _, label in rows]
     numbers = [number for one in labels for number in one]
+    if all(isinstance(row[3], list) for row in rows):
+        labels_lib.check_class_numbers(labels, paths[0])
     return {
         'shard': np.repeat(np.arange(len(paths), dtype=np.int32), [len(one) for one in found]),
         'offset': np.array([offset for _, offset, _, _ in rows], np.int64),
@@ -211,6 +213,8 @@ def _label(content: bytes, extension: str, place: str) -> int | list[int] | Data
     if len(content) > most:
         return DataError(f'{place}: a label has at most {most:,} bytes')
     try:
+        if extension == '.cls' and not content.strip().isdigit():
+            raise ValueError  # int reads 1_0 too
         value = int(content) if extension == '.cls' else json.loads(content)['label']
         numbers = value if isinstance(value, list) else [value]
         if all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 2**31 for n in numbers):

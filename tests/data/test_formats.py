@@ -458,6 +458,7 @@ BAD = [
     (write_tar, lambda p: _add_member(p, '005.cls', b'many'), DataError,
      "005.cls: holds b'many'; expected a class number"),
     (write_tar, lambda p: _add_member(p, '005.cls', b'1' * 101), DataError, 'at most 100'),
+    (write_tar, lambda p: _add_member(p, '005.cls', b'1_0'), DataError, "holds b'1_0'; expected"),
     (write_tar, lambda p: [_add_member(p, 'x.png', encoded(0)), _add_member(p, 'x.cls', b'3')],
      DataError, 'is 3; labels are 0 to 2'),
     (write_tar, lambda p: [_add_member(p, 'x.png', encoded(0)),
@@ -575,6 +576,16 @@ def test_what_cannot_be_kept_beside_the_data_is_kept_elsewhere(writer, tmp_path,
     given = options | {'options': {'cache': str(tmp_path / 'given')}}
     assert_same(data.open_split('train', given), SPLITS['train'])
     assert list((tmp_path / 'given').glob('train.*.npz'))
+
+
+def test_a_split_without_labels_beside_is_no_matter(tmp_path):
+    import pyarrow.parquet as pq
+    options = write_parquet_text(tmp_path / 'set', SPLITS, CLASSES)
+    for file in (tmp_path / 'set' / 'data').glob('test-*'):
+        pq.write_table(pq.read_table(file).drop_columns(['label']), file)
+    assert data.open_split('train', options).class_names == CLASSES
+    with pytest.raises(ConfigError, match="has no column 'label'; it has image"):
+        data.open_split('test', options)
 
 
 def test_parquet_copies_are_replaced_not_collected(tmp_path):

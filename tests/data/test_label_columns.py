@@ -47,6 +47,11 @@ AGREED = {
                             'cat dog', [1, 0, 1]),
     'an unlabelled split beside': ([('a', (), [0, 1])], ('a', (), [0, 1]), [('c', (), [-1, -1])],
                                    '0 1', [0, 1]),
+    'an unlabelled split beside names': (
+        [('a', (), ['x', 'y'])], ('a', (), ['x', 'y']), [('c', (), [None]), ('d', (), [-1])],
+        'x y', [0, 1]),
+    'the same two labels of all': ([('a', (), [[0, 1], [0, 1]])], ('a', (), []), [], '0 1',
+                                   [[1, 1], [1, 1]]),
 }
 
 
@@ -76,8 +81,20 @@ REFUSED = {
                                   r'b: label 0 \(from 0\) is 2; labels are 0 to 1'),
     'two classes of one name': ([('b', ('y', 'x', 'x'), [0])], ('a', ('x', 'x', 'y'), []), [],
                                 "a: two classes are named 'x', and b has another order"),
-    'names and numbers': ([('b', (), ['cat'])], ('a', (), [0]), [], "b: has the class 'cat'"),
+    'names and numbers': ([('b', (), ['cat'])], ('a', (), [0]), [],
+                          r"b: holds names \('cat'\), and a holds numbers \(0\); write all"),
     'no whole number': ([('a', (), [0.5])], ('a', (), [0]), [], 'a: holds 0.5'),
+    'a name is missing': ([('a', (), ['x', None])], ('a', (), ['x']), [], 'a: holds None'),
+    'lists in lists': ([('a', (), [[[0]], [[1]]])], ('a', (), []), [], r'a: holds \[0\]'),
+    'groups of fields': ([('a', (), [{'x': 1}])], ('a', (), []), [], "a: holds {'x': 1}"),
+    'a number of 64 bits': ([('a', (), [2**63])], ('a', (), [0]), [],
+                            'a: holds the class number 9223372036854775808; there can be'),
+    'a number of 64 bits beside names': ([('a', ('x', 'y'), [2**63])], ('a', ('x', 'y'), []), [],
+                                         'a: a label has more than 63 bits'),
+    'one-hot lists': ([('a', (), [[0, 1], [1, 0]])], ('a', (), []), [],
+                      r'a: its labels, such as \[0, 1\], are 0 and 1 of each class; store the'),
+    'several-hot lists': ([('a', ('x', 'y', 'z'), [[0, 1, 1]])], ('a', ('x', 'y', 'z'), []), [],
+                          'are 0 and 1 of each class'),
 }
 
 

@@ -62,6 +62,12 @@ def test_a_list_and_a_number_that_agree_are_several_labels(tmp_path):
     assert source.labels().tolist() == [[1, 0], [0, 1], [1, 1]]
 
 
+def test_zeros_and_ones_of_each_class_are_no_class_numbers(tmp_path):
+    with pytest.raises(DataError, match=r'labels, such as \[0, 1, 0\], are 0 and 1 of each class'):
+        data.open_split('train', pack(tmp_path / 'train.tar', [
+            ('0.png', IMAGE), ('0.json', b'{"label": [0, 1, 0]}')]))
+
+
 def test_without_an_example_the_error_says_what_is_there(tmp_path):
     with pytest.raises(DataError, match=r'no images .*; left out: 1 with other endings \(a.txt\)'):
         data.open_split('train', pack(tmp_path / 'train.tar', [('a.txt', b'')]))
