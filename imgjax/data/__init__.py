@@ -72,7 +72,7 @@ def open_split(split: str, options: dict) -> Source:
 
     Raises:
       ConfigError: unknown dataset, split or option, or fewer than two classes to train.
-      DataError: the dataset is there but cannot be read, or a class has two spellings.
+      DataError: the dataset is there but cannot be read, or two class names look the same.
     """
     name = options['name']
     if not re.fullmatch(r'[a-z0-9_]+', name):
@@ -87,7 +87,7 @@ def open_split(split: str, options: dict) -> Source:
         raise ConfigError(
             f'config.data: {name!r} has {len(source.class_names)} class '
             f'({", ".join(source.class_names)}); a classifier takes at least two')
-    classes.check_spellings(source.class_names, options['path'] or name)
+    classes.check_names(source.class_names, options['path'] or name)
     if not len(source.examples):
         raise ConfigError(f'config.data: the split {split!r} of {name!r} is empty')
     _say(split, source, options)

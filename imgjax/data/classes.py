@@ -17,20 +17,25 @@ def _spelled(name: str) -> str:
     return unicodedata.normalize('NFC', name)
 
 
-def check_spellings(names: Sequence[str], place: str) -> None:
-    """Checks that no two names are one name in two Unicode spellings (NFC and NFD).
+def check_names(names: Sequence[str], place: str) -> None:
+    """Checks that class names have one line each, and that no two of them look the same.
 
-    They look the same, and file systems and archives turn one into the other.
+    Names look the same that differ in blanks, in invisible characters, or in the way in which
+    Unicode spells them (NFC and NFD), of which file systems turn one into the other.
 
     Raises:
-      DataError: names both as Python writes them in ASCII.
+      DataError: shows the names as Python writes them in ASCII.
     """
     seen = {}
     for name in names:
-        other = seen.setdefault(_spelled(name), name)
+        if len(f'{name}.'.splitlines()) > 1 or '\0' in name:
+            raise DataError(f'{place}: the class {name!a} has a line break in its name; rename it')
+        visible = ''.join(letter for letter in _spelled(name)
+                          if unicodedata.category(letter) != 'Cf')
+        other = seen.setdefault(' '.join(visible.split()), name)
         if other != name:
-            raise DataError(f'{place}: the classes {other!a} and {name!a} are one name in two '
-                            'Unicode spellings; rename one of them to the other')
+            raise DataError(f'{place}: the classes {other!a} and {name!a} look the same; rename '
+                            'one of them to the other')
 
 
 class _Renumbered:

@@ -76,7 +76,7 @@ def _count_absent(class_names: tuple[str, ...], labels: np.ndarray, left_out: di
 
 def _folders(path: str) -> list[str]:
     return sorted(entry.name for entry in os.scandir(path)
-                  if not entry.name.startswith('.') and image_files.is_folder(entry))
+                  if not image_files.is_hidden(entry.name) and image_files.is_folder(entry))
 
 
 def _split_folders(path: str, named: set[str], say: bool) -> list[str]:
@@ -110,7 +110,8 @@ def _is_class(path: str) -> bool:
     """Returns whether images lie in it, and no folders: there is also a class `train`."""
     entries = list(os.scandir(path))
     return (any(image_files.is_image(entry.name) for entry in entries)
-            and not any(map(image_files.is_folder, entries)))
+            and not any(image_files.is_folder(entry) and not image_files.is_hidden(entry.name)
+                        for entry in entries))
 
 
 def _with_labels(path: str, there: list[str], split: str) -> list[str]:
@@ -170,9 +171,12 @@ def _list(root: str, is_train: bool, say: bool, left_out: dict):
         found = list(threads.map(
             lambda name: image_files.below(os.path.join(root, name), name), classes))
     beside = [entry.name for entry in os.scandir(root)
-              if not entry.name.startswith('.') and not image_files.is_folder(entry)]
+              if entry.name in image_files.OF_SYSTEMS
+              or not (entry.name.startswith('.') or image_files.is_folder(entry))]
     for name in sorted(beside):
-        if not os.path.exists(os.path.join(root, name)):
+        if name in image_files.OF_SYSTEMS:
+            left_out_lib.count(left_out, 'folders of operating systems', name)
+        elif not os.path.exists(os.path.join(root, name)):
             left_out_lib.count(left_out, 'dead links in place of class folders', name)
         elif image_files.is_image(name):
             left_out_lib.count(left_out, 'beside the class folders', name)
@@ -183,7 +187,7 @@ def _list(root: str, is_train: bool, say: bool, left_out: dict):
         if is_train and not one.names:
             raise DataError(f'{root}/{name}: no images in this class folder; remove it or fill it'
                             f'{_but(one.left_out)}')
-    shared = _check_layout(root, dict(zip(classes, found, strict=True)))
+    shared = _check_layout(root, dict(zip(classes, found, strict=True)), is_train)
     if say and len(shared) > 1:
         log.warning('%s: %s are taken for classes, and each holds folders such as %s; if they are '
                     'splits, name them in config.data.train_split and eval_split', root,
@@ -201,7 +205,7 @@ def _but(left_out: left_out_lib.LeftOut) -> str:
     return f'; {left_out_lib.sentence(left_out)}' if left_out else ''
 
 
-def _check_layout(root: str, found: dict[str, image_files.Found]) -> list[str]:
+def _check_layout(root: str, found: dict[str, image_files.Found], is_train: bool) -> list[str]:
     """Checks that folders which hold only folders do not look like those of splits.
 
     Returns the names of the folders that all of them hold.
@@ -217,6 +221,10 @@ def _check_layout(root: str, found: dict[str, image_files.Found]) -> list[str]:
             raise ConfigError(f'config.data: {place} holds folders and looks like a split, not '
                               f'like a class; set config.data.train_split or eval_split to {name}, '
                               'or name the folder above the class folders in config.data.path')
+        if is_train and len(found) == 1 and len(folders) > 1:
+            raise ConfigError(f'config.data.path: {root}: has one class folder, {name}, which '
+                              f'holds {", ".join(sorted(folders)[:3])}; if these are the classes, '
+                              f'name {place}')
     return sorted(set.intersection(*inner.values())) if len(inner) == len(found) > 1 else []
 
 

@@ -12,6 +12,9 @@ from imgjax.data import records
 from imgjax.data.decode import EXTENSIONS
 from imgjax.errors import DataError
 
+# Folders that macOS, Synology, Linux and Windows make; that of Synology holds small copies.
+OF_SYSTEMS = ('__MACOSX', '@eaDir', 'lost+found', '$RECYCLE.BIN', 'System Volume Information')
+
 
 class Found(NamedTuple):
     """Image files below a folder.
@@ -33,6 +36,11 @@ class Found(NamedTuple):
 def is_image(name: str) -> bool:
     """Returns whether a file's name ends as that of an image; blanks after it do not count."""
     return name.rstrip().lower().endswith(EXTENSIONS)
+
+
+def is_hidden(name: str) -> bool:
+    """Returns whether a file or folder is none that a person put there."""
+    return name.startswith('.') or name in OF_SYSTEMS
 
 
 def is_folder(entry: os.DirEntry) -> bool:
@@ -83,8 +91,10 @@ def below(folder: str, prefix: str = '') -> Found:
 
 def _look(entry: os.DirEntry, name: str, above: frozenset, left_out: dict):
     """Returns the os.stat_result of an image, 'folder', or None of what is left out."""
-    if entry.name.startswith('.'):
-        if is_image(entry.name):
+    if is_hidden(entry.name):
+        if entry.name in OF_SYSTEMS:
+            left_out_lib.count(left_out, 'folders of operating systems', name)
+        elif is_image(entry.name):
             left_out_lib.count(left_out, 'hidden', name)
         return None
     try:

@@ -52,24 +52,24 @@ def find(split: str, there: Iterable[str]) -> str | None:
     """Returns which of the splits `there` is meant; None if none is.
 
     It is the one of that very name, else the one that differs in case, blanks or signs, else one
-    that is for the same. `held_out` is the first of HELD_OUT.
+    that is for the same. `held_out` is the first of HELD_OUT; `val` comes before `Val`.
 
     Raises:
-      ConfigError: several differ from it in no more than case, blanks or signs.
+      ConfigError: it may be several, which differ in no more than case, blanks or signs.
     """
     there = sorted(there)
     if split in there:
         return split
     alike = [name for name in there if plain(name) == plain(split)]
-    if len(alike) > 1:
-        raise ConfigError(f'config.data: the split {split!r} may be {alike[0]!r} or {alike[1]!r}; '
-                          'name one of them in train_split or eval_split')
-    if alike:
-        return alike[0]
     wanted = kind(split)
-    same = [name for name in there
-            if wanted and (kind(name) == wanted or (wanted == 'held_out' and is_held_out(name)))]
-    return min(same, key=lambda name: (_RANK.get(plain(name), 0), name), default=None)
+    same = alike or [name for name in there if wanted and (
+        kind(name) == wanted or (wanted == 'held_out' and is_held_out(name)))]
+    same.sort(key=lambda name: (_RANK.get(plain(name), 0), name not in (*TRAIN, *HELD_OUT), name))
+    first = [name for name in same if plain(name) == plain(same[0])]
+    if len(first) > 1 and first[0] not in (*TRAIN, *HELD_OUT):
+        raise ConfigError(f'config.data: the split {split!r} may be {first[0]!r} or {first[1]!r}; '
+                          'name one of them in train_split or eval_split')
+    return first[0] if first else None
 
 
 def resolve(split: str, there: Iterable[str], refusal: str) -> str:

@@ -1,5 +1,6 @@
 """Classes of one split in the order of another's, and names that look alike."""
 
+import contextlib
 import unicodedata
 
 import numpy as np
@@ -57,9 +58,17 @@ def test_two_splits_are_opened_with_the_classes_of_the_first(monkeypatch, caplog
     assert "test: has no images of 1 of the 3 classes, first 'a'" in caplog.text
 
 
-def test_one_name_in_two_spellings_is_refused():
-    with pytest.raises(DataError, match=r"PATH: the classes 'caf\\xe9' and 'cafe\\u0301' are one"):
-        classes.check_spellings((NFC, 'cafe', NFD), 'PATH')
+@pytest.mark.parametrize('names, words', [
+    ((NFC, 'cafe', NFD), r"the classes 'caf\\xe9' and 'cafe\\u0301' look the same; rename"),
+    (('cat', 'dog', 'cat '), "the classes 'cat' and 'cat ' look the same"),
+    (('hot dog', 'hot\xa0dog'), r"'hot dog' and 'hot\\xa0dog' look the same"),
+    (('\ufeffcat', 'cat'), r"'\\ufeffcat' and 'cat' look the same"),
+    (('cat\ndog', 'cat'), r"the class 'cat\\ndog' has a line break"),
+    (('cat', 'dog\n'), r"the class 'dog\\n' has a line break"),
+    (('crane', 'crane', 'Crane', 'a  b', 'ab'), None)])
+def test_names_that_look_the_same_are_refused(names, words):
+    with pytest.raises(DataError, match=words) if words else contextlib.nullcontext():
+        classes.check_names(names, 'PATH')
 
 
 @pytest.mark.parametrize('given, wanted', [

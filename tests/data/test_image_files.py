@@ -34,6 +34,13 @@ def test_all_that_lies_in_class_folders_is_read_or_counted(tmp_path):
         'with other endings': (2, 'dog/labels.csv'), 'that are no plain files': (1, 'dog/pipe.png')}
 
 
+def test_folders_of_operating_systems_are_no_classes(tmp_path):
+    fill(tmp_path, {'cat': 2, 'dog': 2, 'cat/@eaDir/0.jpg': 3, '__MACOSX/cat': 1, 'lost+found': 0})
+    source = data.open_split('train', options_of(tmp_path, held_out=0))
+    assert source.class_names == ('cat', 'dog') and len(source.examples) == 4
+    assert source.left_out == {'folders of operating systems': (3, '__MACOSX')}
+
+
 def test_linked_folders_are_followed(tmp_path):
     fill(tmp_path / 'elsewhere', {'days': 3})
     fill(tmp_path / 'set', {'cat': 1, 'dog': 1})

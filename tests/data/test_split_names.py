@@ -18,14 +18,16 @@ from imgjax.errors import ConfigError
     ('val', ['train', 'validation'], 'validation'), ('validation', ['train', 'Valid'], 'Valid'),
     ('Testing', ['train', 'test'], 'test'), ('Fold 1', ['fold1', 'fold2'], 'fold1'),
     ('val', ['train', 'test'], None), ('held_out', ['train', 'sketches'], None),
+    ('held_out', ['Val', 'train', 'val'], 'val'), ('validation', ['VAL', 'val'], 'val'),
     ('train', ['trainers', 'val'], None), ('test', ['contest', 'train'], None)])
 def test_names_of_the_field_are_known_in_any_spelling(split, there, wanted):
     assert split_names.find(split, there) == wanted
 
 
-def test_a_name_that_may_be_two_splits_is_refused():
-    with pytest.raises(ConfigError, match="the split 'val' may be 'VAL' or 'Val'"):
-        split_names.find('val', ['train', 'Val', 'VAL'])
+@pytest.mark.parametrize('split', ['val', 'valid', 'held_out'])
+def test_a_name_that_may_be_two_splits_is_refused(split):
+    with pytest.raises(ConfigError, match=f"the split '{split}' may be 'VAL' or 'Val'"):
+        split_names.find(split, ['train', 'Val', 'VAL', 'Test'])
 
 
 @pytest.mark.parametrize('split, there, wanted', [

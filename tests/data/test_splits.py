@@ -116,6 +116,7 @@ def test_of_an_unlabelled_test_folder_nothing_is_evaluated(inner, tmp_path, capl
 @pytest.mark.parametrize('folders, words', [
     (('seg_train/cat', 'seg_train/dog', 'seg_test/cat', 'seg_test/dog'), 'looks like a split'),
     (('set/train/cat', 'set/train/dog', 'set/val/cat'), 'the splits lie in .*set; name that one'),
+    (('set/cat', 'set/dog'), 'has one class folder, set, which holds cat, dog; if these .*/set$'),
     (('cat/train', 'cat/test', 'dog/train'), 'the splits lie in .*cat; name that one'),
     (('train', 'test'), 'images of test, train lie in no class folders')])
 def test_folders_of_splits_are_not_taken_for_classes(folders, words, tmp_path):
