@@ -6,7 +6,7 @@ from absl import flags
 from ml_collections import config_dict, config_flags
 
 from imgjax import config as config_lib
-from imgjax import effect
+from imgjax import effect, outputs
 from imgjax.errors import ConfigError, nearest
 
 log = logging.getLogger('imgjax')
@@ -77,6 +77,28 @@ def finish(values: flags.FlagValues, arguments: list[str]) -> None:
     # configs/base.py alone names no model: launch.evaluate lays other data on it.
     if config_lib.flatten(recipe.to_dict()).get('model.name'):
         _check_read(flag.value.to_dict(), recipe.to_dict(), given)
+
+
+def of_run(flag, workdir: str) -> dict | None:
+    """Returns the config of a run directory with the overrides of a flag on top; None without any.
+
+    Raises:
+      ConfigError: no run was started there.
+    """
+    given = config_flags.get_override_values(flag)
+    if not given:
+        return None
+    stored = config_lib.read(outputs.path('workdir', workdir))
+    if stored is None:
+        raise ConfigError(f'{workdir}: no run was started here yet; give --config')
+    _settle_length(stored, given)
+    for name, value in given.items():
+        *groups, last = name.split('.')
+        inner = stored
+        for group in groups:
+            inner = inner.setdefault(group, {})
+        inner[last] = value
+    return stored
 
 
 def _settle_length(config, given: dict) -> None:

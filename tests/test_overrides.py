@@ -84,6 +84,30 @@ def test_what_has_no_effect_is_refused(given, message):
     assert message in str(error.value) and '\n' not in str(error.value)
 
 
+def test_flags_without_a_config_lie_on_top_of_the_run(tmp_path):
+    config = load('configs/digits.py:rnn') | {'steps': 7, 'epochs': 0.0}
+    config_lib.write(str(tmp_path), config)
+    given = ['--config.epochs=2', '--config.data.options.image=img',
+             '--config.model.options.dropout=0.1']
+
+    def of_run(workdir, given):
+        values = flags.FlagValues()
+        arguments = ['launch.train', *given]
+        config_flags.DEFINE_config_file(
+            'config', base.__file__, flag_values=values, sys_argv=arguments,
+            accept_new_attributes=True, lock_config=False)
+        values(arguments)
+        return overrides.of_run(values['config'], str(workdir))
+
+    found = config_lib.to_plain(of_run(tmp_path, given))
+    assert found['steps'] == 0 and found['epochs'] == 2
+    assert found['data'] == config['data'] | {'options': {'image': 'img'}}
+    assert found['model']['options'] == {'bidirectional': True, 'dropout': 0.1}
+    assert of_run(tmp_path, []) is None
+    with pytest.raises(ConfigError, match='no run was started here yet; give --config'):
+        of_run(tmp_path / 'none', given)
+
+
 def test_what_a_recipe_sets_in_vain_is_refused(tmp_path):
     path = tmp_path / 'mine.py'
     path.write_text('from configs import digits\n\ndef get_config():\n'
