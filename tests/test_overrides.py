@@ -85,7 +85,7 @@ def test_what_has_no_effect_is_refused(given, message):
 
 
 def test_flags_without_a_config_lie_on_top_of_the_run(tmp_path):
-    config = load('configs/digits.py:rnn') | {'steps': 7, 'epochs': 0.0}
+    config = load('digits:rnn') | {'steps': 7, 'epochs': 0.0}
     config_lib.write(str(tmp_path), config)
     given = ['--config.epochs=2', '--config.data.options.image=img',
              '--config.model.options.dropout=0.1']
