@@ -16,8 +16,6 @@ from imgjax import optim
 _HEAD = re.compile(r'head(_\w+)?(\.|$)')
 # Of a head with a hidden layer (fc1, norm, fc2), the last one.
 _CLASSIFIER = re.compile(r'head(_\w+)?(\.fc2)?\.(kernel|bias)$')
-# Of a head with a hidden layer (fc1, norm, fc2), the last one.
-_CLASSIFIER = re.compile(r'head(_\w+)?(\.fc2)?\.(kernel|bias)$')
 _STEM = re.compile(r'(stem|patch_embed)\b')
 _BLOCK = re.compile(r'(\w+\.)*blocks?\b')
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from imgjax.augment.keys import between, example_keys, pick, uniforms
-from imgjax.augment.ranges import TINY, AtLeast0, Byte, Probability, Range, Share
+from imgjax.augment.ranges import TINY, Byte, Probability, Range, Share
 
 _TRIES = 10
 
@@ -75,7 +75,7 @@ def cutout(key, images_NHWC, strength: Share, *, size: Annotated[int, Range(0)] 
 
 def random_erasing(key, images_NHWC, strength: Probability, *,
                    min_area: Annotated[float, Range(TINY, 'max_area')] = 0.02,
-                   max_area: AtLeast0 = 1 / 3, max_ratio: _Ratio = 1 / 0.3,
+                   max_area: Annotated[float, Range(TINY, 1)] = 1 / 3, max_ratio: _Ratio = 1 / 0.3,
                    mode: Literal['constant', 'pixel'] = 'constant', fill: Byte = 0.0):
     """Paints a box of random area and aspect in each image, with a probability.
 
@@ -87,7 +87,7 @@ def random_erasing(key, images_NHWC, strength: Probability, *,
       images_NHWC: float32.
       strength: the probability, scalar in [0, 1].
       min_area: least share of the area, in (0, 1].
-      max_area: largest share of the area.
+      max_area: largest share of the area, up to 1.
       max_ratio: the logarithm of the aspect, relative to that of the image, is uniform in plus and
         minus the logarithm of this. A box not smaller than the image both ways is drawn anew, ten
         times at most, after which the image stays.

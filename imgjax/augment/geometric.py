@@ -69,7 +69,7 @@ def pad_crop(key, images_NHWC, strength: Share, *, padding: Annotated[int, Range
 
 
 def shift_rotate(key, images_NHWC, strength: Share, *, max_pixels: AtLeast0 = 1.0,
-                 max_degrees: Degrees = 15.0, max_scale: AtLeast0 = 0.0):
+                 max_degrees: Degrees = 15.0, max_scale: Annotated[float, Range(0, 10)] = 0.0):
     """Shifts, turns and scales each image at random about its centre; the rest is filled with 0.
 
     For digits and other drawings on an empty ground (Simard et al., `Best Practices for
@@ -145,7 +145,8 @@ def rotate(key, images_NHWC, strength: Share, *, max_degrees: Degrees = 30.0,
     return affine(images_NHWC, matrix_N23, interpolation=interpolation, fill=fill)
 
 
-def shear(key, images_NHWC, strength: Share, *, max_shear: AtLeast0 = 0.3,
+def shear(key, images_NHWC, strength: Share, *,
+          max_shear: Annotated[float, Range(0, 1, 'a slope, not degrees')] = 0.3,
           interpolation: Interpolation = 'bilinear', fill: Byte = 0.0):
     """Shears each image at random along both axes, from its top left corner.
 

@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
-# Pillow brings the values of these to 16 bits itself: their files say how many bits they have.
+# Pillow brings whole numbers of these to 16 bits itself: their files say how many bits they have.
 _BROUGHT_TO_16 = ('JPEG2000', 'PPM')
+_JPEG2000_SIZES = b'\xff\x4f\xff\x51'  # the begin of its code, and of the block that says the bits
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
 # 16 bits whose two highest are never used are more likely 10, 12 or 14.
 _LEAST_WHITE = 2**14
@@ -46,10 +47,10 @@ def convert(image: Image.Image, encoded, options: dict) -> Image.Image:
       ValueError: values that are not finite.
     """
     check(image, options)
-    more_than_bytes = has_more_than_bytes(image)  # which loading forgets
-    image.load()
+    more_than_bytes, brought = has_more_than_bytes(image), _is_brought(image, encoded)
+    image.load()  # which forgets both
     if image.mode[0] in 'IF':
-        image = _gray(image, options)
+        image = _gray(image, options, brought)
     elif more_than_bytes:
         image = _colours_of_16_bits(image, encoded, options)
     if image.has_transparency_data:
@@ -91,16 +92,28 @@ def _known_white(image: Image.Image) -> int:
     return 65535 if image.mode == 'I' and image.format in (*_BROUGHT_TO_16, 'PNG') else 0
 
 
-def _gray(image: Image.Image, options: dict) -> Image.Image:
-    """Returns an image of one channel and more than 8 bits in mode L, or LA where it has a hole."""
+def _is_brought(image: Image.Image, encoded) -> bool:
+    """Returns whether Pillow will bring gray values that have fewer bits to 16."""
+    if image.mode == 'F' or image.format not in _BROUGHT_TO_16:
+        return False
+    if image.format == 'PPM':
+        return not any('16' in str(tile.args) or '65535' in str(tile.args) for tile in image.tile)
+    return encoded[encoded.find(_JPEG2000_SIZES) + 42] % 128 != 15  # one less than its bits
+
+
+def _gray(image: Image.Image, options: dict, brought: bool) -> Image.Image:
+    """Returns an image of one channel and more than 8 bits in mode L, or LA where it has a hole.
+
+    `brought` says that Pillow scaled its values, so that 65535 is white.
+    """
     values, tags = np.asarray(image), getattr(image, 'tag_v2', {})
     if values.dtype == np.int32 and tags.get(_SAMPLE_FORMAT, (2,))[0] == 1:
         values = values.view(np.uint32)
     white = _known_white(image)
-    if options['pixel_range'] and image.format not in _BROUGHT_TO_16:
+    if options['pixel_range'] and not brought:
         levels = to_bytes(values, *options['pixel_range'])
     elif white == 65535:
-        if image.format not in _BROUGHT_TO_16:
+        if not brought:
             _check_used(int(values.max()))
         levels = (values >> 8).astype(np.uint8)  # as Pillow does with colours of 16 bits
     else:

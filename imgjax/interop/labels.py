@@ -15,6 +15,7 @@ from imgjax.interop.state_dict import in_order
 log = logging.getLogger('imgjax')
 
 _NO_NAME = re.compile(r'LABEL_\d+')  # what transformers writes where nobody named the classes
+_NUMBER = re.compile(r'\d+')
 
 
 def beside(path: str) -> tuple[tuple[str, ...], ...]:
@@ -32,7 +33,8 @@ def beside(path: str) -> tuple[tuple[str, ...], ...]:
         return ()
     inner = stored.get('pretrained_cfg')
     for part in (stored, inner if isinstance(inner, dict) else {}):
-        names = in_order(part.get('label_names')) or in_order(part.get('id2label'))
+        names = in_order(part.get('label_names')) or in_order(part.get('id2label')) or (
+            in_order(part.get('label2id'), numbers=True))
         if not names or all(map(_NO_NAME.fullmatch, names)):
             continue
         told = part.get('label_descriptions')
@@ -74,12 +76,13 @@ def in_order_of(tensors: dict[str, np.ndarray], names: tuple[tuple[str, ...], ..
         log.warning('the weights have one output, a binary classifier: its sigmoid is taken for '
                     'the probability of %r, the second class', class_names[1])
         outputs = (2,)
-    names = tuple(some for some in names if (len(some),) == outputs)
-    if not names:
+    told = _said_of(names, outputs, class_names)
+    if told:
         if outputs == (len(class_names),):
-            log.warning('the weights name no classes: their outputs are taken for the classes of '
-                        'the dataset in its order, %s', _some(class_names))
+            log.warning('the weights %s: their outputs are taken for the classes of the dataset in '
+                        'its order, %s', told, _some(class_names))
         return tensors
+    names = tuple(some for some in names if (len(some),) == outputs)
     rows = next(filter(None, (_rows(some, class_names) for some in names)), None)
     if rows is None:
         known = collections.Counter(_plain(name) for name in names[0])
@@ -96,6 +99,18 @@ def in_order_of(tensors: dict[str, np.ndarray], names: tuple[tuple[str, ...], ..
              f'; {outputs[0] - len(rows)} other classes are left out'
              if outputs[0] > len(rows) else '')
     return tensors | {name: tensors[name][rows] for name in of_head}
+
+
+def _said_of(names, outputs: tuple[int, ...], class_names: tuple[str, ...]) -> str:
+    """Says why names cannot tell the outputs of a head apart, '' where they can."""
+    if not names:
+        return 'name no classes'
+    if all((len(some),) != outputs for some in names):
+        return f'name {len(names[0])} classes and have {outputs[0]} outputs'
+    numbered = all(_NUMBER.fullmatch(name) for some in names for name in some)
+    if numbered and not all(map(_NUMBER.fullmatch, class_names)):
+        return 'have numbers for names of classes'
+    return ''
 
 
 def _rows(names: tuple[str, ...], class_names: tuple[str, ...]) -> list[int] | None:

@@ -68,13 +68,17 @@ def find(config: dict) -> Weights | None:
         return Weights(layout, where, keras.check(where, model['name'], model['options']))
     if os.sep in where or where.endswith(files.FORMATS) or os.path.isfile(where):
         path = os.path.expanduser(where)
+        if os.path.isdir(path):
+            raise DataError(f'config.init.from_: {path} is a folder; give the file of weights in '
+                            'it, such as model.safetensors')
         if not os.path.isfile(path):
             raise DataError(f'config.init.from_: no such file {path}')
         folder, known = os.path.dirname(path), {}
         if layout in _DEMANDING:
             known = _known(config['model'], layout, folder)
         elif os.path.isfile(os.path.join(folder, 'config.json')):
-            known = preprocessing.of_timm(os.path.join(folder, 'config.json'))
+            if config['init']['preprocessing'] != 'config':
+                known = preprocessing.of_timm(os.path.join(folder, 'config.json'))
             _check_exported(config['model'], os.path.join(folder, 'config.json'))
         return Weights(layout, path, known, labels.beside(path))
     if layout != 'timm' or not _HUB_NAME.fullmatch(where):
@@ -108,9 +112,12 @@ def _known(model: dict, layout: str, folder: str) -> dict:
 
 def _check_exported(model: dict, path: str) -> None:
     """Raises ConfigError where the model is not that of the export that config.json describes."""
-    with open(path, encoding='utf-8') as file:
-        stored = json.load(file)
-    exported = stored.get('imgjax')  # only launch.export writes it
+    try:
+        with open(path, encoding='utf-8') as file:
+            stored = json.load(file)
+        exported = stored.get('imgjax')  # only launch.export writes it
+    except (OSError, ValueError, AttributeError):  # of another program
+        return
     if not isinstance(exported, dict):
         return
     if stored.get('architecture') != model['name']:
@@ -191,6 +198,7 @@ def load(config: dict, weights: Weights, target, class_names: tuple[str, ...] = 
         raise DataError(f'{weights.path}: {error}{hint}') from None
     except DataError as error:
         raise DataError(f'{weights.path}: {error}') from None
+    _check_finite(variables, renames, weights.path)
     if new:
         variables['params'] = finetune.with_new_classifiers(
             variables['params'], getattr(module, 'NEW_HEAD_BIAS', 0.0))
@@ -199,6 +207,14 @@ def load(config: dict, weights: Weights, target, class_names: tuple[str, ...] = 
     log.info('%s parameters from %s', f'{count:,}', weights.path)
     return jax.tree.map(lambda found, old: found if found is old else np.asarray(found, old.dtype),
                         variables, target)
+
+
+def _check_finite(variables, renames, path: str) -> None:
+    """Raises DataError for the first tensor, of those that the model takes, with nan or inf."""
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        if isinstance(leaf, np.ndarray) and not np.isfinite(leaf).all():
+            raise DataError(f'{path}: {torch_layout.name_of(keys, renames)} holds values that are '
+                            'not finite, as of a training that diverged; take an earlier file')
 
 
 def _read(weights: Weights):

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from imgjax.errors import DataError
+from imgjax.interop import torch_layout
 
 log = logging.getLogger('imgjax')
 
@@ -137,7 +138,8 @@ def _said(tensors, way: _Way, renamed: dict, translated: dict, wanted: set[str])
     if not way.prefix:
         return translated
     beside = {new: old for old, new in renamed.items() if old not in way.names}
-    left_out = [old for new, old in beside.items() if new in translated and new not in wanted]
+    left_out = [old for new, old in beside.items() if new in translated and new not in wanted
+                and not new.endswith(torch_layout.COUNTER)]
     left_out += [old for old in tensors
                  if old not in renamed and old.rpartition('.')[2] != _COUNTER]
     if left_out:

@@ -27,8 +27,11 @@ def of_timm(path: str) -> dict:
         with open(path, encoding='utf-8') as file:
             stored = json.load(file)
         stored = stored.get('pretrained_cfg', stored)
+        stored = {name: value for name, value in stored.items() if value is not None}
         found = {}
-        if 'mean' in stored:
+        if ('mean' in stored) != ('std' in stored):
+            log.warning('%s: of mean and std it has one alone: config.data says both', path)
+        elif 'mean' in stored:
             found |= {'mean': [float(x) for x in stored['mean']],
                       'std': [float(x) for x in stored['std']]}
         if 'input_size' in stored:
@@ -47,14 +50,15 @@ def of_timm(path: str) -> dict:
                             name, stored[name], ' and '.join(known), field)
         return found
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f'{path}: not a config.json of timm ({error})') from None
+        raise DataError(f'{path}: not a config.json of timm ({error}); config.init.preprocessing='
+                        "'config' does without it") from None
 
 
 def taken(config: dict, found: dict, path: str) -> dict:
     """Returns config with the preprocessing that config.init asks for, and says which that is.
 
-    `auto` becomes what was taken: `checkpoint` where the weights say at least their mean, else
-    `config`.
+    `auto` becomes what was taken: `checkpoint` where the weights say any of it, else `config`.
+    A warning says where their mean and deviation are not known.
 
     Args:
       config: plain, with config.init.from_ set.
@@ -84,7 +88,8 @@ def taken(config: dict, found: dict, path: str) -> dict:
     left = [name for name in FIELDS if name not in found]
     rest = ', '.join(f'{name} {data[name]}' for name in left)
     if found:
-        log.info('preprocessing of the weights, from beside them: %s%s',
+        log.log(logging.INFO if 'mean' in found else logging.WARNING,
+                'preprocessing of the weights, from beside them: %s%s',
                  ', '.join(f'{name} {value}' for name, value in found.items()),
                  f'; from the config: {rest}' if rest else '')
     else:

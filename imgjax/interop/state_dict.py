@@ -14,9 +14,9 @@ AVERAGES = ('state_dict_ema', 'model_ema', 'ema_state_dict', 'model_ema_state_di
             'ema', 'params_ema')
 MODELS = ('state_dict', 'model_state_dict', 'model_state', 'model', 'net', 'network', 'module',
           'weights', 'params', 'teacher', 'student')
-# Where they keep names of classes: in order, by their numbers, or with their numbers.
-_LABELS = ('label_names', 'class_names', 'classes', 'CLASSES', 'id2label', 'idx_to_class',
-           'class_to_idx', 'label2id')
+# Where they keep names of classes: in order or by their numbers, and numbers by their names.
+_NAMES = ('label_names', 'class_names', 'classes', 'CLASSES', 'id2label', 'idx_to_class')
+_NUMBERS = ('class_to_idx', 'label2id')
 _GROUPS = ('meta', 'dataset_meta', 'hyper_parameters', 'config')
 # Quantized, sparse and other tensors, and NumPy's arrays.
 _ODD_TENSORS = ('torch.Tensor of', 'torch._utils._rebuild', 'numpy._core.multiarray._reconstruct',
@@ -34,7 +34,8 @@ class StateDict(NamedTuple):
 def choose(saved, path: str) -> StateDict:
     """Finds the model in what torch.save was given, and says in one line what it took.
 
-    It is the first of AVERAGES and MODELS that holds tensors; else the dict with the most tensors.
+    It is the first of AVERAGES and MODELS that holds tensors, but for an average that holds fewer
+    than the model beside it (of its parameters, without statistics); else the dict with the most.
 
     Args:
       saved: as pickles.follow returns it.
@@ -47,6 +48,13 @@ def choose(saved, path: str) -> StateDict:
     if not found:
         raise DataError(f'{path}: {_what(saved)}')
     names = [name for name in (*AVERAGES, *MODELS) if name in found]
+    model = next((name for name in MODELS if name in found), None)
+    partial = [name for name in names if name in AVERAGES and model
+               and _count(found[name]) < _count(found[model])]
+    if partial:
+        log.warning('%s: its moving average %r has %d tensors of %d in %r, and is left out', path,
+                    partial[0], _count(found[partial[0]]), _count(found[model]), model)
+    names = [name for name in names if name not in partial]
     taken = names[0] if names else max(found, key=lambda name: _count(found[name]))
     if taken:
         others = [name for name in found if name and name != taken]
@@ -108,8 +116,8 @@ def _what(saved) -> str:
 def _label_names(saved, depth: int = 0) -> tuple[str, ...]:
     if not isinstance(saved, dict):
         return ()
-    for key in _LABELS:
-        names = in_order(saved.get(key))
+    for key in (*_NAMES, *_NUMBERS):
+        names = in_order(saved.get(key), numbers=key in _NUMBERS)
         if names:
             return names
     if depth == 0:
@@ -120,24 +128,27 @@ def _label_names(saved, depth: int = 0) -> tuple[str, ...]:
     return ()
 
 
-def in_order(labels) -> tuple[str, ...]:
+def in_order(labels, numbers: bool = False) -> tuple[str, ...]:
     """Returns names of classes by their numbers, () for what does not give one to each.
 
     Args:
-      labels: a list of names, {number: name} (the number may be text), or {name: number}.
+      labels: a list of names, or {number: name}; numbers may be text, names whole numbers.
+      numbers: `labels` is {name: number}, where it can be read both ways: {'0': 1, '1': 0}.
     """
     if isinstance(labels, list | tuple) and not isinstance(labels, pickles.Opaque | pickles.Global):
         names = list(labels)
     elif isinstance(labels, dict) and labels:
-        if all(type(value) is int for value in labels.values()):
-            labels = {number: name for name, number in labels.items()}
-        try:
-            numbers = {int(number): name for number, name in labels.items()}
-        except (TypeError, ValueError):
-            return ()
-        if sorted(numbers) != list(range(len(labels))):
-            return ()
-        names = [numbers[i] for i in range(len(numbers))]
+        pairs = list(labels.items()), [(name, number) for number, name in labels.items()]
+        names = _by_number(pairs[numbers]) or _by_number(pairs[not numbers])
     else:
         return ()
-    return tuple(names) if all(isinstance(name, str) for name in names) else ()
+    return tuple(map(str, names)) if all(type(name) in (str, int) for name in names) else ()
+
+
+def _by_number(pairs: list) -> list:
+    """Returns the names of (number, name) in the order 0, 1, ..., [] where there is another one."""
+    try:
+        names = {int(number): name for number, name in pairs}
+    except (TypeError, ValueError):
+        return []
+    return [names[i] for i in range(len(names))] if sorted(names) == list(range(len(pairs))) else []

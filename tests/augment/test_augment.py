@@ -297,6 +297,8 @@ def test_every_number_among_the_options_has_a_range():
     ('gaussian_blur', {'min_sigma': 0.0}, "'min_sigma' .*got 0.0"),
     ('gaussian_blur', {'min_sigma': 3.0}, r"max_sigma \(2\), got 3.0"),
     ('resize_mix', {'max_scale': 2.0}, "'max_scale' .*0 to 1, got 2.0"),
+    ('random_erasing', {'max_area': 2.0}, "'max_area' .*1e-06 to 1, got 2.0"),
+    ('shear', {'max_shear': 15.0}, r"'max_shear' .*0 to 1 .a slope, not degrees., got 15.0"),
     ('pad_crop', {'mode': 'wrap'}, "constant, reflect, edge, got 'wrap'"),
     ('pad_crop', {'padding': -1}, "'padding' .*at least 0, got -1"),
     ('color_jitter', {'hue': math.nan}, "'hue' .*0 to 0.5, got nan"),

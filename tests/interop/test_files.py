@@ -155,6 +155,8 @@ def of(*names) -> dict:
      "holds 'model'"),
     ({'state_dict': of('a'), 'state_dict_ema': of('b')}, 'b', 'the moving average'),
     ({'state_dict': of('a'), 'state_dict_ema': None}, 'a', "its 'state_dict'"),
+    ({'model': of('a', 'mean'), 'ema': of('a')}, ['a', 'mean'],
+     "average 'ema' has 1 tensors of 2 in 'model', and is left out"),
     ({'checkpoint': {'model': of('a')}}, 'a', "its 'checkpoint'"),
     ({'weights_of_mine': of('a', 'b'), 'mean': of('c'), 'step': TENSOR}, 'ab', 'weights_of_mine'),
     (of('a') | {'_extra_state': None}, 'a', "left out 1 entries .*'_extra_state'"),
@@ -170,7 +172,10 @@ def test_which_part_of_a_checkpoint_is_the_model(saved, names, said, caplog):
     ({'classes': ['b', 'a']}, ('b', 'a')),
     ({'meta': {'CLASSES': ('b', 'a')}}, ('b', 'a')),
     ({'idx_to_class': {'1': 'a', '0': 'b'}}, ('b', 'a')),
-    ({'classes': 10}, ()), ({'class_to_idx': {'cat': 1, 'ant': 5}}, ()), ({'classes': [1, 2]}, ()),
+    ({'idx_to_class': {'0': 1, '1': 2, '2': 0}}, ('1', '2', '0')),
+    ({'class_to_idx': {'0': 1, '1': 2, '2': 0}}, ('2', '0', '1')),
+    ({'id2label': {'cat': 1, 'ant': 0}}, ('ant', 'cat')), ({'classes': [7, 3]}, ('7', '3')),
+    ({'classes': 10}, ()), ({'class_to_idx': {'cat': 1, 'ant': 5}}, ()), ({'classes': [1.5]}, ()),
 ])
 def test_names_of_classes_in_a_checkpoint(beside, names):
     assert state_dict.choose({'state_dict': of('a')} | beside, 'w').label_names == names

@@ -98,6 +98,7 @@ def test_cifar_resnets_of_most_repositories(saved):
      r'bn1.bias has the shape \(9,\), which is \(9,\) here and not \(8,\)'),
     (lambda t: t.update(weights_of(classes=7)), r"fc.\w+ is for 7 classes, the dataset has 10; "
      "set config.init.head='new'"),
+    (lambda t: t['bn1.bias'].fill(np.nan), 'bn1.bias holds values that are not finite'),
     (lambda t: t.update(weights_of(channels=3)), "conv1.weight is for 3 channels, the images have "
      "1; set config.init.channels"),
 ])
@@ -194,6 +195,9 @@ TURNED = CLASSES[::-1]
       'label_descriptions': {'n1' + x: x for x in TURNED}}, range(9, -1, -1), 'in the order of'),
     ({'id2label': {i: x for i, x in enumerate(TURNED)}}, range(9, -1, -1), 'in the order of'),
     ({'id2label': {i: f'LABEL_{i}' for i in range(10)}}, range(10), 'name no classes'),
+    ({'id2label': {i: (i + 1) % 10 for i in range(10)}}, [9, *range(9)], 'in the order of'),
+    ({'label2id': {i: (i + 1) % 10 for i in range(10)}}, [*range(1, 10), 0], 'in the order of'),
+    ({'label_names': TURNED + ('x',)}, range(10), 'name 11 classes and have 10 outputs: '),
     ({}, range(10), "weights name no classes.*'0', '1', '2', ..."),
 ])
 def test_outputs_are_put_in_the_order_of_the_dataset(told, rows, said, saved, tmp_path, caplog):
@@ -210,6 +214,8 @@ def test_outputs_are_put_in_the_order_of_the_dataset(told, rows, said, saved, tm
     (('a', 'b', 'c'), ('c', 'a'), [2, 0]),
     (('Golden retriever', 'b'), ('b', 'golden_retriever'), [1, 0]),
     (('A', 'a'), ('a', 'A'), [1, 0]),
+    ((' b ', 'a'), ('a', 'b'), [1, 0]),
+    (('7', '3'), ('a', 'b'), [0, 1]), (('7', '3'), ('3', '8'), "first '8'"),
     (('a', 'b', 'a'), ('b', 'a', 'c'), "first 'a'"),
     (('a', 'b'), ('b', 'c'), "1 of the 2 of the dataset are not among its 2 label names, .*first "
      "'c' .it has 'a', 'b'.; set config.init.head='new'"),
@@ -319,9 +325,14 @@ def test_preprocessing_comes_with_the_weights(saved, tmp_path, data_dir):
         (tmp_path / 'config.json').write_text(json.dumps(wrong))
         with pytest.raises(DataError, match='preprocessing beside .*w.safetensors cannot be used'):
             train._with_weights(config, '/nowhere')
-    (tmp_path / 'config.json').write_text('[]')
-    with pytest.raises(DataError, match='not a config.json of timm'):
-        train._with_weights(config, '/nowhere')
+    for half in ({'mean': [0.25]}, {'std': [0.5], 'crop_pct': None}):
+        (tmp_path / 'config.json').write_text(json.dumps(half))
+        assert train._with_weights(config, '/nowhere')[0]['data'] == config['data']
+    for broken in ('[]', '{"mean": 3, "std": 1}', '{'):
+        (tmp_path / 'config.json').write_text(broken)
+        with pytest.raises(DataError, match="not a config.json of timm.*preprocessing='config'"):
+            train._with_weights(config, '/nowhere')
+        assert train._with_weights(kept, '/nowhere')[0] == kept
 
 
 def test_a_run_goes_on_without_the_file(saved, tmp_path, data_dir):
@@ -340,6 +351,7 @@ def test_a_run_goes_on_without_the_file(saved, tmp_path, data_dir):
 @pytest.mark.parametrize('from_, words', [
     ('tim:resnet18', "takes LAYOUT:WHERE.*did you mean 'timm'"),
     ('resnet18', 'takes LAYOUT:WHERE'), ('timm:', 'takes LAYOUT:WHERE'),
+    ('timm:/', '/ is a folder; give the file of weights in it'),
     ('timm:../x', 'no such file'), ('timm:a b', 'timm takes a file'),
     ('torchvision:resnet18', 'torchvision takes a file'),
     ('timm:resnet18.a1_in1k', "weights of 'resnet18' are not for"),
