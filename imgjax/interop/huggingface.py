@@ -7,12 +7,15 @@ that version 5 gives the modules of some families (`vit.layers.0.attention.q_pro
 
 import importlib
 import json
+import logging
 import os
 import re
 
 import numpy as np
 
 from imgjax.errors import DataError
+
+log = logging.getLogger('imgjax')
 
 
 def _next(template: str):
@@ -144,13 +147,20 @@ def _fields(stored: dict) -> dict:
     the aspect, but for ConvNeXt's, which squashes at 384 pixels and above.
     """
     fields = {}
+    # Ours are on the scale 0 to 1; theirs are on that which bytes are brought to.
+    rescaled = stored.get('do_rescale') is not False
+    factor = stored.get('rescale_factor', 1 / 255) if rescaled else 1
+    white = round(255 * float(factor), 6)
     if stored.get('do_normalize') is False:
-        fields |= {'mean': [0.0] * 3, 'std': [1.0] * 3}
+        fields |= {'mean': [0.0] * 3, 'std': [1 / white] * 3}
     elif 'image_mean' in stored:
-        fields |= {'mean': [float(x) for x in stored['image_mean']],
-                   'std': [float(x) for x in stored['image_std']]}
+        fields |= {'mean': [float(x) / white for x in stored['image_mean']],
+                   'std': [float(x) / white for x in stored['image_std']]}
     if stored.get('resample') in _RESAMPLE:
         fields |= {'eval_resize': _RESAMPLE[stored['resample']]}
+    elif 'resample' in stored:
+        log.warning('preprocessor_config.json: resample=%r is neither 2 (bilinear) nor 3 '
+                    '(bicubic): config.data.eval_resize is used instead', stored['resample'])
     size, crop = stored.get('size'), stored.get('crop_size')
     convnext = 'crop_pct' in stored
     if isinstance(size, int):  # files of old

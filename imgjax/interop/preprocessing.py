@@ -30,7 +30,8 @@ def of_timm(path: str) -> dict:
         stored = {name: value for name, value in stored.items() if value is not None}
         found = {}
         if ('mean' in stored) != ('std' in stored):
-            log.warning('%s: of mean and std it has one alone: config.data says both', path)
+            log.warning('%s: has only one of mean and std: those of config.data are used instead',
+                        path)
         elif 'mean' in stored:
             found |= {'mean': [float(x) for x in stored['mean']],
                       'std': [float(x) for x in stored['std']]}
@@ -39,15 +40,16 @@ def of_timm(path: str) -> dict:
             if height == width:
                 found |= {'image_size': int(height)}
             else:
-                log.warning('%s: images of %d x %d; ours are square', path, height, width)
+                log.warning('%s: for images of %d x %d, which are always squares here: '
+                            'config.data.image_size is used instead', path, height, width)
         if 'crop_pct' in stored:
             found |= {'eval_crop_fraction': float(stored['crop_pct'])}
         for name, (field, known) in _WORDS.items():
             if stored.get(name) in known:
                 found |= {field: known[stored[name]]} if known[stored[name]] else {}
             elif name in stored:
-                log.warning('%s: %s=%r is not known here, but %s: config.data.%s says it', path,
-                            name, stored[name], ' and '.join(known), field)
+                log.warning('%s: %s=%r is none of %s: config.data.%s is used instead', path, name,
+                            stored[name], ', '.join(known), field)
         return found
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f'{path}: not a config.json of timm ({error}); config.init.preprocessing='
@@ -81,7 +83,7 @@ def taken(config: dict, found: dict, path: str) -> dict:
     found, data = dict(found), config['data']
     if len(found.get('mean', [])) not in (0, data['channels']):
         log.warning('mean and deviation of the weights are for %d channels, the images have %d: '
-                    'config.data says them', len(found['mean']), data['channels'])
+                    'those of config.data are used instead', len(found['mean']), data['channels'])
         found = {name: value for name, value in found.items() if name not in ('mean', 'std')}
     if config['init']['resample']:  # the size is what was asked to be another one
         found.pop('image_size', None)
@@ -94,8 +96,8 @@ def taken(config: dict, found: dict, path: str) -> dict:
                  f'; from the config: {rest}' if rest else '')
     else:
         log.warning('preprocessing of the config, since nothing beside %s says what it was trained '
-                    "with: %s; set what is another one there, and config.init.preprocessing="
-                    "'config'", path, rest)
+                    "with: %s; set those that differ from its training, and "
+                    "config.init.preprocessing='config'", path, rest)
     init = config['init'] | {'preprocessing': 'checkpoint' if found else 'config'}
     try:
         return config_lib.to_plain(config | {'init': init, 'data': data | found})

@@ -259,7 +259,7 @@ def test_where_the_preprocessing_is_from_is_said(saved, tmp_path, caplog):
     assert taken['init']['preprocessing'] == 'checkpoint'
     assert taken['data'] == config['data'] | {
         'mean': [0.25], 'std': [0.5], 'eval_transform': 'squash'}
-    assert "interpolation='nearest' is not known here, but bicubic and bilinear" in caplog.text
+    assert "interpolation='nearest' is none of bicubic, bilinear: config.data" in caplog.text
     assert re.search(r'of the weights, .*mean \[0.25\], .*; from the config: image', caplog.text)
 
 
@@ -422,6 +422,9 @@ def test_what_needs_no_option_is_let_through(saved):
       'size': {'height': 224, 'width': 224}},
      {'mean': [0.5] * 3, 'std': [0.25] * 3, 'eval_resize': 'bilinear', 'image_size': 224,
       'eval_transform': 'squash', 'eval_crop_fraction': 1.0}),
+    ({'image_mean': [127.5] * 3, 'image_std': [51] * 3, 'do_rescale': False, 'resample': 1},
+     {'mean': [0.5] * 3, 'std': [0.2] * 3}),
+    ({'do_normalize': False, 'rescale_factor': 1 / 127.5}, {'mean': [0.0] * 3, 'std': [0.5] * 3}),
     ({'size': 384}, {'image_size': 384, 'eval_transform': 'squash', 'eval_crop_fraction': 1.0}),
     ({'size': {'height': 256, 'width': 256}, 'do_center_crop': True, 'crop_size': 224},
      {'image_size': 224, 'eval_transform': 'squash', 'eval_crop_fraction': 0.875}),
