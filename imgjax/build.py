@@ -247,6 +247,9 @@ def _check_labels(config: dict, facts: Facts) -> None:
 def _model(config: dict, num_classes: int):
     options = {name: tuple(value) if isinstance(value, list) else value
                for name, value in config['model']['options'].items()}
+    if 'dtype' in options or 'num_classes' in options:
+        raise ConfigError('config.model.options: dtype is set by config.model.dtype, num_classes '
+                          'by the dataset; leave them out')
     try:
         return models.create(
             config['model']['name'], num_classes=num_classes,

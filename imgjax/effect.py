@@ -65,10 +65,11 @@ def unread(config: dict) -> dict[str, str]:
 
 def say_unread(config: dict) -> None:
     """Warns, in one line, of what a config sets and nothing reads."""
-    lines = list(unread(config).values())
-    if lines:
-        more = f' (so are {len(lines) - 1} more)' if len(lines) > 1 else ''
-        log.warning('%s%s', lines[0], more)
+    found = unread(config)
+    if found:
+        first, *others = found
+        more = f'; nor are these read: config.{", config.".join(others)}' if others else ''
+        log.warning('%s%s', found[first], more)
 
 
 def check_length(config: dict) -> None:

@@ -179,18 +179,26 @@ def compiled_step(job: Job, stride: int, state, held: dict, item: dict, hparams:
 
 def _check_memory(job: Job, compiled, seconds: float) -> None:
     """Says what memory the step needs beside state and data; raises where that is not free."""
-    found = compiled.memory_analysis()
-    if found is None:  # a backend that cannot tell
+    need, free = memory_of(compiled, job.mesh), backend.free_memory(job.mesh)
+    if need is None:
         return
-    need = (found.temp_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes)
-    free = backend.free_memory(job.mesh)
-    if backend.platform() == 'cpu':  # whose devices share the host's memory
-        need *= len(job.mesh.local_devices)
     log.info('compiled in %.0f s; the step needs %s beside the state and the data%s', seconds,
              _amount(need), '' if free is None else f', {_amount(free)} are free')
     if free is not None and need > free:
         raise OutOfMemoryError(f'a training step needs {_amount(need)} of memory and '
                                f'{_amount(free)} are free; {less_memory(job)}')
+
+
+def memory_of(compiled, mesh) -> int | None:
+    """Returns the bytes that a program needs beside its arguments; None where XLA cannot tell.
+
+    Of each device of a mesh, but of the host in all where the devices are its cores.
+    """
+    found = compiled.memory_analysis()
+    if found is None:
+        return None
+    need = found.temp_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
+    return need * len(mesh.local_devices) if backend.platform() == 'cpu' else need
 
 
 def _amount(count: int) -> str:

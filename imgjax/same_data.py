@@ -156,12 +156,24 @@ def other_split(options: dict, own: str, split: str) -> tuple[Source, str]:
     source = data.open_split(split, options)
     if source.fingerprint == own:
         return source, split
-    try:
-        data.open_split(split, options | {'held_out': 0.0})
-    except ConfigError:  # nothing is left of it
+    if not _has_images_of_its_own(split, options):
+        log.info('the model has seen no image of it, so none is held out: all are taken')
         split = f'train+{split}'
         return data.open_split(split, options), split
     return source, split
+
+
+def _has_images_of_its_own(split: str, options: dict) -> bool:
+    """Is anything in a split where nothing is held out for it?"""
+    level = log.level
+    log.setLevel(logging.ERROR)  # it is about a split that nobody asked for
+    try:
+        data.open_split(split, options | {'held_out': 0.0})
+    except ConfigError:
+        return False
+    finally:
+        log.setLevel(level)
+    return True
 
 
 def own_split(workdir: str, options: dict, facts: Facts, split: str) -> Source:

@@ -115,6 +115,7 @@ def evaluate_split(workdir: str, at: int | str | None = None, split: str | None 
     """
     workdir, changes = outputs.path('workdir', workdir), changes or {}
     job = open_run(workdir)
+    at = which_step(job, workdir, at)
     config = same_data.with_changes(job.config, changes)
     options = config['data']
     asked, split = split, split or options['eval_split']
@@ -128,7 +129,6 @@ def evaluate_split(workdir: str, at: int | str | None = None, split: str | None 
     else:
         source = same_data.own_split(workdir, options, job.facts, split)
     source, found = same_data.compare_classes(source, job.facts, split, by)
-    at = which_step(job, workdir, at)
     state, meta = restore(job, workdir, at)
     if config != job.config:
         side = options['image_size'] or job.facts.image_shape[0]

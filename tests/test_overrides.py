@@ -158,3 +158,11 @@ def test_a_schedule_is_as_long_as_the_run(schedule, steps, refused, warned, capl
     else:
         effect.check_length(config)
     assert warned in caplog.text and len(caplog.messages) == bool(warned)
+
+
+def test_all_that_nothing_reads_is_named_once(caplog):
+    config = config_lib.to_plain(digits.get_config())
+    config['hparams'] |= {'momentum': 0.5, 'ema_decay': 0.5, 'focal_gamma': 1.0}
+    effect.say_unread(config)
+    assert len(caplog.messages) == 1 and caplog.text.rstrip().endswith(
+        '; nor are these read: config.hparams.ema_decay, config.hparams.focal_gamma')

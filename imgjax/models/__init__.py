@@ -18,6 +18,7 @@ collections are ``params`` and ``batch_stats``, its only other random stream is 
 import importlib
 import pkgutil
 import re
+import typing
 
 from flax import linen as nn
 
@@ -26,6 +27,8 @@ from imgjax.errors import nearest, unknown
 # What families are made of.
 _PARTS = ('attention', 'coat', 'convolve', 'forms', 'frozen', 'layers', 'mbconv', 'parallel',
           'pooling', 'windows')
+_WORDS = {bool: 'True or False', int: 'a whole number', float: 'a number', str: 'a word'}
+_RATES = ('dropout', 'drop_path')  # shares of what is dropped in training
 
 
 def families() -> list[str]:
@@ -65,7 +68,8 @@ def create(name: str, num_classes: int, **options) -> nn.Module:
       **options: options of the family's ``Model``, which win over the variant's.
 
     Raises:
-      ValueError: an unknown name or option, in one line with the nearest right ones.
+      ValueError: an unknown name or option, in one line with the nearest right ones; or a value
+        that the option does not take.
     """
     if not isinstance(name, str) or not re.fullmatch('[a-z0-9_]+', name):
         raise ValueError(f'model name {name!r} is refused: only a-z, 0-9 and _ may occur in one')
@@ -77,10 +81,37 @@ def create(name: str, num_classes: int, **options) -> nn.Module:
             f'families: {", ".join(families())}')
     module = _family(family)
     valid = _options(module)
-    for option in options:
+    for option, value in options.items():
         if option not in valid:
             raise ValueError(unknown(f'option of model family {family!r}', option, valid))
+        wanted = _complaint(option, module.Model.__dataclass_fields__[option].type, value)
+        if wanted:
+            raise ValueError(f'option {option!r} of model family {family!r} takes {wanted}, '
+                             f'got {value!r}')
     return module.Model(num_classes, **{**module.VARIANTS.get(name, {}), **options})
+
+
+def _complaint(option: str, kind, value) -> str:
+    """Returns what an option takes, in words, where `value` is not that; else ''.
+
+    Of annotations that are no plain type or tuple of one, what a value may be is not looked at.
+    """
+    if typing.get_origin(kind) is tuple:
+        inner, *more = typing.get_args(kind)
+        if more == [...] and inner in _WORDS:
+            fits = isinstance(value, list | tuple) and all(_is_a(inner, one) for one in value)
+            return '' if fits else f'several values, each {_WORDS[inner]}'
+    if kind in _WORDS and not _is_a(kind, value):
+        return _WORDS[kind]
+    if option in _RATES and not 0 <= value < 1:
+        return 'a number of at least 0 and below 1'
+    return ''
+
+
+def _is_a(kind: type, value) -> bool:
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
 def _family(family: str):

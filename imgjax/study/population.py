@@ -10,7 +10,6 @@ import collections
 import contextlib
 import itertools
 import logging
-import os
 import time
 from collections.abc import Iterator, Sequence
 
@@ -243,19 +242,15 @@ def _compiled(job: Job, count: int, stride: int, mesh: Mesh, arguments: tuple):
         local, in_shardings=placed, out_shardings=NamedSharding(mesh, own), donate_argnums=0,
         compiler_options=backend.compiler_options())
     compiled = program.lower(*arguments).compile()
-    _check_memory(compiled)
+    _check_memory(compiled, mesh)
     return compiled, time.monotonic() - began
 
 
-def _check_memory(compiled) -> None:
+def _check_memory(compiled, mesh: Mesh) -> None:
     """Raises MemoryError where a CPU has too little for a program; it would be killed, not told."""
-    needs = compiled.memory_analysis()
-    if needs is None or backend.platform() != 'cpu':
-        return
-    total = (needs.argument_size_in_bytes + needs.output_size_in_bytes
-             + needs.temp_size_in_bytes - needs.alias_size_in_bytes)
-    if total > 0.8 * os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE'):
-        raise MemoryError(f'a program of {total:,} bytes')
+    need, free = feed_lib.memory_of(compiled, mesh), backend.free_memory(mesh)
+    if backend.platform() == 'cpu' and None not in (need, free) and need > free:
+        raise MemoryError(f'a program of {need:,} bytes, {free:,} are free')
 
 
 def _index_items(jobs: list[Job], source: Source, mesh: Mesh, first: int,

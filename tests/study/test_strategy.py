@@ -1,10 +1,13 @@
 """How the cells of one structure are run: what is chosen, why, and what the program sends."""
 
+import types
+
+import jax
 import pytest
 
-from imgjax import collectives, hlo
+from imgjax import backend, collectives, hlo
 from imgjax.errors import ConfigError
-from imgjax.study import cells, plan, strategy
+from imgjax.study import cells, plan, population, strategy
 
 
 @pytest.fixture(scope='module')
@@ -30,3 +33,15 @@ def test_a_wish_is_refused_for_a_whole_group_and_not_for_what_it_leaves_over(pla
         strategy.check([planned[:1]], 'vmap', {})
     choice = strategy.choose(planned[:1], 'vmap', {})
     assert choice.strategy == 'loop' and choice.why == 'there is one cell of this structure'
+
+
+def test_a_program_that_needs_more_than_is_free_is_not_run(monkeypatch):
+    sizes = types.SimpleNamespace(
+        temp_size_in_bytes=60, output_size_in_bytes=50, alias_size_in_bytes=10)
+    compiled = types.SimpleNamespace(memory_analysis=lambda: sizes)
+    mesh = jax.make_mesh((2,), (population.AXIS,), devices=jax.devices()[:2])
+    monkeypatch.setattr(backend, 'free_memory', lambda mesh: 200)
+    population._check_memory(compiled, mesh)
+    monkeypatch.setattr(backend, 'free_memory', lambda mesh: 199)
+    with pytest.raises(MemoryError, match='a program of 200 bytes, 199 are free'):
+        population._check_memory(compiled, mesh)
