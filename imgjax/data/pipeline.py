@@ -6,11 +6,13 @@ hosts nor a restart change a batch.
 
 import concurrent.futures
 import functools
+import itertools
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 
 import grain
 import numpy as np
@@ -186,7 +188,7 @@ def iterate(batches: grain.MapDataset, workers: int, first: int = 0) -> Iterator
         _free_quietly()
         stream = stream.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=workers), worker_init_fn=_end_with_parent)
-        return _from_workers(iter(stream))
+        return _from_workers(stream)
     return iter(stream)
 
 
@@ -202,9 +204,20 @@ def _free_quietly() -> None:
         os.environ['PYTHONWARNINGS'] = ','.join(filter(None, (others, quiet)))
 
 
-def _from_workers(stream: Iterator[dict]) -> Iterator[dict]:
+def _from_workers(stream: grain.IterDataset) -> Iterator[dict]:
     try:
-        yield from stream
+        # A terminal sends Ctrl-C to the decoding processes too, but the run goes on to its next
+        # save. They inherit that it is blocked, from their first instruction on; other threads of
+        # this process still hear it. The tracker of shared memory would unblock it as it starts.
+        resource_tracker.ensure_running()
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            items = iter(stream)
+            first = list(itertools.islice(items, 1))  # which starts them
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        yield from first
+        yield from items
     except RuntimeError as error:
         if 'Worker process was terminated' not in str(error):
             raise
@@ -213,11 +226,7 @@ def _from_workers(stream: Iterator[dict]) -> Iterator[dict]:
 
 
 def _end_with_parent(index: int, count: int) -> None:
-    """Ends a decoding process when the one that started it is gone, also by kill -9.
-
-    A terminal sends Ctrl-C to it too: the run goes on to its next save.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Ends a decoding process when the one that started it is gone, also by kill -9."""
     parent = os.getppid()
 
     def watch() -> None:
