@@ -1,13 +1,19 @@
-"""Whose a run directory is: of one process at a time, and of one config from its first state on."""
+"""Whose a run directory is: of one process at a time, of one config from its first checkpoint on."""
 
 import contextlib
 import glob
+import logging
 import os
 
 from imgjax import build, checkpoint, history, metrics, outputs, processes, result, runtime
 from imgjax import config as config_lib
 from imgjax.build import Job
 from imgjax.errors import ConfigError
+
+log = logging.getLogger('imgjax')
+
+# What only a run that saved a checkpoint leaves.
+_OF_A_SAVED_RUN = ('saved', 'damaged', 'history.json', 'report.html', 'predictions.safetensors')
 
 
 @contextlib.contextmanager
@@ -57,26 +63,26 @@ def _left_over(workdir: str) -> set[str]:
 def check(workdir: str, job: Job) -> str:
     """Checks that a run that has begun there may go on with this config; returns ''."""
     stored = config_lib.read(workdir)
-    if stored is None or not _has_begun(workdir):
-        return ''
-    history.check(workdir, stored, job.config, max(checkpoint.steps(workdir), default=0))
-    build.check_same_data(workdir, build.read_facts(workdir), job.facts)
+    begun = has_begun(workdir)
+    if stored is not None and (begun or history.is_cell(workdir)):
+        history.check(workdir, stored, job.config, max(checkpoint.steps(workdir), default=0))
+    if stored is not None and begun:
+        build.check_same_data(workdir, build.read_facts(workdir), job.facts)
     return ''
 
 
 def take(workdir: str, job: Job, step: int) -> str:
     """Makes the run directory this config's, once the state to go on from is there; returns ''.
 
-    One in which no step was done is still free: nothing of it is lost.
+    One in which no checkpoint was saved is still free: its steps are lost in any case.
 
     Args:
       workdir: the run directory.
       job: what is run there.
       step: that of the state.
     """
-    if not _has_begun(workdir):
-        for path in glob.glob(os.path.join(glob.escape(workdir), 'unreadable*.jsonl')):
-            os.unlink(path)  # of the dataset of another start
+    if not has_begun(workdir):
+        _clear(workdir, job.config)
         build.write_facts(workdir, job.facts)
         config_lib.write(workdir, job.config)
     else:
@@ -84,7 +90,25 @@ def take(workdir: str, job: Job, step: int) -> str:
     return ''
 
 
-def _has_begun(workdir: str) -> bool:
-    """Was there a step whose state or whose figures are in the directory?"""
-    return bool(checkpoint.steps(workdir) or metrics.read_rows(workdir) or any(
-        os.path.lexists(os.path.join(workdir, name)) for name in ('saved', 'damaged')))
+def has_begun(workdir: str) -> bool:
+    """Was a checkpoint ever saved in the directory?"""
+    return bool(checkpoint.steps(workdir) or any(
+        os.path.lexists(os.path.join(workdir, name)) for name in _OF_A_SAVED_RUN))
+
+
+def _clear(workdir: str, config: dict) -> None:
+    """Takes away what a run left that ended before its first checkpoint, and says what that was."""
+    left = [path for names in ('diverged.json', 'unreadable*.jsonl')
+            for path in sorted(glob.glob(os.path.join(glob.escape(workdir), names)))]
+    rows, stored = metrics.read_rows(workdir), config_lib.read(workdir)
+    if rows:  # metrics.Log takes these away
+        changes = config_lib.differences(config, stored) if stored else {}
+        names = [f'metrics.jsonl ({len(rows)} rows)', 'tensorboard',
+                 *map(os.path.basename, left)]
+        log.warning(
+            '%s: a run ended here at step %d or later and had saved no checkpoint; step 0 comes '
+            'next%s, and this is replaced: %s', workdir, rows[-1]['step'],
+            f', with another config ({"; ".join(changes.values())})' if changes else '',
+            ', '.join(names))
+    for path in left:
+        os.unlink(path)

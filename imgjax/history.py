@@ -69,12 +69,18 @@ def check(workdir: str, stored: dict, config: dict, done: int) -> None:
         raise ConfigError(
             f'{workdir}: belongs to another config ({"; ".join(other[:3])}'
             f'{", ..." if len(other) > 3 else ""}); take a new --workdir, or that config')
-    if re.fullmatch('[0-9a-f]{16}-[0-9a-f]{8}', os.path.basename(os.path.abspath(workdir))):
+    if is_cell(workdir):
         raise ConfigError(f'{workdir}: is a cell of a study, which stays as it is '
                           f'({"; ".join(changes.values())}); copy it under another name')
     if config['steps'] < done:
         raise ConfigError(f'config.steps: {config["steps"]}, and {workdir} has done {done} already;'
                           ' take as many or more, or a new --workdir')
+
+
+def is_cell(workdir: str) -> bool:
+    """Is it the run directory of a cell of a study, by its name? See study/cells.py."""
+    name = os.path.basename(os.path.abspath(workdir))
+    return bool(re.fullmatch('[0-9a-f]{16}-[0-9a-f]{8}', name))
 
 
 def go_on(workdir: str, config: dict, step: int) -> None:

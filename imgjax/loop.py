@@ -257,13 +257,14 @@ def _names(job: Job, source: Source, step: int) -> list[str]:
 
 def _diverged(job: Job, step: int, streak: dict, causes: dict, workdir: str, source: Source):
     """Writes diverged.json and raises the error that ends the run."""
-    first = streak['last'] - streak['in_a_row'] + 1
+    first, saved = streak['last'] - streak['in_a_row'] + 1, checkpoint.steps(workdir)
     message = (
         f'{streak["in_a_row"]} updates in a row were not finite by step {step} '
         f'(config.max_skipped_updates), from step {first} on, with the images '
         f'{", ".join(_names(job, source, first))} (all are in {workdir}/diverged.json); lower '
-        'config.hparams.learning_rate or set clip_norm. The parameters on disk are those of the '
-        'last finite update')
+        'config.hparams.learning_rate or set clip_norm, in '
+        + (f'a new --workdir: the checkpoints of this one, up to step {saved[-1]}, stay'
+           if saved else 'this --workdir or another: no checkpoint was saved here'))
     if processes.first():
         config_lib.write_json(os.path.join(workdir, 'diverged.json'), {
             'message': message, 'step': step, 'first_skipped': first,

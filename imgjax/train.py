@@ -81,8 +81,7 @@ def run_one(config, workdir: str, sources: tuple[Source, Source] | None = None,
     trust.check_run(workdir)
     config = _config_of(config, workdir)
     config, weights = _with_weights(config, workdir)
-    begun = os.path.lexists(os.path.join(workdir, 'config.json'))
-    build.check(config, begun)  # before a large dataset is listed
+    build.check(config, begun=claim.has_begun(workdir))  # before a large dataset is listed
     with claim.held(workdir):
         train_source, eval_source = sources or build.open_dataset(config)
         described, facts = build.describe(config, train_source, eval_source)

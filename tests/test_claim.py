@@ -51,15 +51,24 @@ def test_a_cell_that_failed_is_begun_again(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ['lock', 'result.json']
 
 
-def test_a_directory_is_of_a_config_from_its_first_step_on(tmp_path):
+def test_a_directory_is_of_a_config_from_its_first_checkpoint_on(tmp_path, caplog):
     workdir = str(tmp_path)
     (tmp_path / 'unreadable.jsonl').write_text('{"index": 0, "file": "a.png", "kind": "cut"}\n')
-    for steps in (10, 20):  # of the first one no step was done
+    (tmp_path / 'notes.txt').write_text('mine')
+    row = json.dumps({'step': 7, 'split': 'train'}) + '\n'
+    for steps in (10, 20):  # of the first one no step was saved
         assert claim.check(workdir, job_of(steps)) == claim.take(workdir, job_of(steps), 0) == ''
+        assert len(caplog.messages) == (steps == 20)
+        for name, text in (('metrics.jsonl', row), ('diverged.json', '{}')):
+            (tmp_path / name).write_text(text)
+    assert 'at step 7 or later' in caplog.text and '(steps: 10 -> 20)' in caplog.text
+    assert caplog.messages[0].endswith(
+        'is replaced: metrics.jsonl (1 rows), tensorboard, diverged.json')
+    assert (tmp_path / 'notes.txt').read_text() == 'mine'
     assert config_lib.read(workdir)['steps'] == 20
     assert build.read_facts(workdir).train_fingerprint == 'train 20'
     assert not (tmp_path / 'unreadable.jsonl').exists()
-    (tmp_path / 'metrics.jsonl').write_text(json.dumps({'step': 1, 'split': 'train'}) + '\n')
+    (tmp_path / 'saved').touch()
     other = job_of(20)
     other.config['loss'] = 'sigmoid'
     with pytest.raises(ConfigError, match="belongs to another config .loss: 'softmax' -> 'sig"):
@@ -67,3 +76,12 @@ def test_a_directory_is_of_a_config_from_its_first_step_on(tmp_path):
     claim.check(workdir, job_of(20))
     claim.take(workdir, job_of(20, path='/moved'), 1)
     assert config_lib.read(workdir)['data']['path'] == '/moved'
+
+
+def test_a_cell_is_of_its_config_from_the_start(tmp_path):
+    workdir = str(tmp_path / f'{"a" * 16}-{"b" * 8}')
+    with claim.held(workdir):
+        claim.take(workdir, job_of(10), 0)
+        claim.check(workdir, job_of(10))
+        with pytest.raises(ConfigError, match='is a cell of a study'):
+            claim.check(workdir, job_of(20))

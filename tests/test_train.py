@@ -215,6 +215,19 @@ def test_divergence_goes_back_once_then_ends_with_the_last_checkpoint_and_the_im
         range(told['first_skipped'], told['last_skipped'] + 1))
     assert len(told['batches'][0]['index']) == 32
     assert told['files'][0] in str(ended.value)
+    assert f'in a new --workdir: the checkpoints of this one, up to step {steps[-1]}, stay' in str(
+        ended.value)
+
+
+def test_the_directory_of_a_run_that_diverged_before_it_saved_is_free(tmp_path, caplog):
+    config = config_of(max_skipped_updates=5)
+    with pytest.raises(DivergedError, match='in this --workdir or another: no checkpoint was'):
+        train.run(config | {'hparams': config['hparams'] | {'learning_rate': 1e30}}, str(tmp_path))
+    caplog.clear()
+    train.run(config, str(tmp_path))
+    [line] = [line for line in caplog.messages if 'is replaced' in line]
+    assert 'with another config (hparams.learning_rate: 1e+30 -> ' in line
+    assert not (tmp_path / 'diverged.json').exists()
 
 
 @pytest.mark.parametrize('part', ['params', 'opt_state', 'ema', 'batch_stats'])
