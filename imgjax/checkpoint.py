@@ -229,7 +229,7 @@ def restore(workdir: str, step: int, target, config_hash: str):
                     **_alone('restore'))) as reader:
             meta = reader.restore(
                 path, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))['meta']
-            _check_meta(meta, step, expected)
+            _check_meta(path, meta, step, expected)
             if set(leaves) != set(meta['digests']):
                 odd = sorted(set(leaves) ^ set(meta['digests']))
                 raise _NotDamaged(f'{path}: holds another kind of state ({odd[0]!r}); it was saved '
@@ -259,12 +259,14 @@ def restore(workdir: str, step: int, target, config_hash: str):
     return placed, meta
 
 
-def _check_meta(meta: dict, step: int, config_hash: str) -> None:
+def _check_meta(path: str, meta: dict, step: int, config_hash: str) -> None:
     claimed = {k: v for k, v in meta.items() if k != 'meta_digest'}
     if meta['meta_digest'] != digests.digest_of(claimed) or meta['step'] != step:
         raise ValueError('its meta data is not what was saved')
     if meta['config_hash'] != config_hash:
-        raise ValueError(f'it is of a run of another config, {meta["config_hash"]}')
+        raise _NotDamaged(f'{path}: it is whole, but of a run of another config, '
+                          f'{meta["config_hash"]}, not {config_hash}; if this run went on with '
+                          'other settings, restore its history.json, else move the step away')
 
 
 def restore_newest(workdir: str, target, config_hash: str, *, put_aside: bool):

@@ -127,9 +127,11 @@ def test_retention_keeps_the_newest_the_best_and_every_kth_also_after_a_restart(
     assert checkpoint.steps(str(tmp_path)) == [3, 4, 8, 10, 11]
 
 
-def test_a_step_of_another_config_is_put_aside(workdir):
-    with pytest.raises(DataError, match='of a run of another config, hash'):
-        checkpoint.restore(str(workdir), 2, target_of(make_state(0)), 'other')
+def test_a_step_of_another_config_is_not_damaged_and_stays_where_it_is(workdir):
+    with pytest.raises(DataError, match='2: it is whole, but of a run of another config, hash, not '
+                                        'other; .* restore its history.json'):
+        checkpoint.restore_newest(str(workdir), target_of(make_state(0)), 'other', put_aside=True)
+    assert checkpoint.steps(str(workdir)) == [1, 2] and not (workdir / 'damaged').exists()
 
 
 def test_a_state_of_another_version_stays_where_it_is(workdir):

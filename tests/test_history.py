@@ -7,9 +7,9 @@ import shutil
 import pytest
 
 from configs import digits
-from imgjax import build, checkpoint, digests, feed, history, sharding, state, train
+from imgjax import build, checkpoint, digests, feed, history, sharding, state, train, use
 from imgjax import config as config_lib
-from imgjax.errors import ConfigError
+from imgjax.errors import ConfigError, DataError
 
 
 def config_of(steps: int = 20, **changes) -> dict:
@@ -74,6 +74,15 @@ def test_a_step_is_of_the_config_that_did_it(run):
         hashes[0], hashes[0], hashes[1]]
     history.go_on(str(run), new, 10)
     assert [history.hash_at(str(run), step, hashes[1]) for step in (10, 20)] == hashes
+
+
+def test_without_its_history_nothing_is_damaged(run):
+    config_lib.write(str(run), config_of(40))  # as of a run that went on and lost history.json
+    for entry in use.inspect_run(str(run))['steps']:
+        assert not entry['verified'] and 'it is whole, but of a run of another' in entry['error']
+    with pytest.raises(DataError, match='restore its history.json'):
+        train.run(None, str(run))
+    assert checkpoint.steps(str(run)) == [10, 20]
 
 
 @pytest.mark.parametrize('change, message', [
