@@ -1,4 +1,4 @@
-"""Whose a run directory is: of one process at a time, of one config from its first checkpoint on."""
+"""Whose a run directory is: of one process at a time, from a checkpoint on of one config."""
 
 import contextlib
 import glob
