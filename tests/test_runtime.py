@@ -68,7 +68,7 @@ def test_signals_have_one_owner():
         return [name for name, text in texts.items() if words in text]
 
     assert having('signal.signal(') == ['runtime.py']
-    assert having('pthread_sigmask(') == ['pipeline.py']  # decoding processes leave Ctrl-C to their run
+    assert having('pthread_sigmask(') == ['pipeline.py']  # Ctrl-C is the run's
     assert having('distributed.initialize(address') == ['processes.py']
     assert having("'jax_enable_preemption_service', False") == ['processes.py']  # JAX's own handler
 
