@@ -339,6 +339,4 @@ def _put_aside(workdir: str, step: int) -> None:
     """Moves a step to damaged/<step>, <step>.1, ...: nothing is overwritten."""
     damaged = os.path.join(workdir, 'damaged')
     os.makedirs(damaged, exist_ok=True)
-    names = [str(step), *(f'{step}.{i}' for i in range(1, 1000))]
-    free = next(name for name in names if not os.path.lexists(os.path.join(damaged, name)))
-    os.replace(os.path.join(directory(workdir), str(step)), os.path.join(damaged, free))
+    os.replace(os.path.join(directory(workdir), str(step)), trust.free_path(damaged, str(step)))

@@ -86,6 +86,8 @@ def take(workdir: str, job: Job, step: int) -> str:
         build.write_facts(workdir, job.facts)
         config_lib.write(workdir, job.config)
     else:
+        if step < job.config['steps']:
+            result.put_aside(workdir, config_lib.read(workdir)['steps'])
         history.go_on(workdir, job.config, step)
     return ''
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 
 import numpy as np
@@ -16,6 +17,10 @@ from imgjax.data import Source, faults
 from imgjax.errors import DataError
 from imgjax.report import run as run_page
 
+log = logging.getLogger('imgjax')
+
+# What `finish` writes, in its order.
+_LEFT = ('environment.json', 'report.html', 'predictions.safetensors', 'result.json')
 _ANSWERS = {'predictions': np.int32, 'confidences': np.float32, 'losses': np.float32,
             'hits': np.bool_, 'top5': np.bool_}
 _ANSWERS_BYTES = 2**32
@@ -51,6 +56,29 @@ def finish(job: Job, workdir: str, state, results: evaluate.Results, rows: list[
         write_answers(workdir, results)
         write(workdir, {'state': 'done'} | found)  # last: it says that all else is there
     return found
+
+
+def put_aside(workdir: str, steps: int) -> None:
+    """Moves what a run left when it was over to earlier/<steps>, as it goes on: it is no more so.
+
+    The result.json of a cell that failed or diverged stays until there is another one.
+
+    Args:
+      workdir: the run directory.
+      steps: of the run that was over.
+    """
+    there = [name for name in _LEFT if os.path.lexists(os.path.join(workdir, name))]
+    if (read(workdir) or {}).get('state') in ('failed', 'diverged'):
+        there.remove('result.json')
+    if not there:
+        return
+    os.makedirs(os.path.join(workdir, 'earlier'), exist_ok=True)
+    place = trust.free_path(os.path.join(workdir, 'earlier'), str(steps))
+    os.mkdir(place)
+    for name in there:
+        os.replace(os.path.join(workdir, name), os.path.join(place, name))
+    log.info('the run goes on; what it left after %d steps is put aside in %s: %s', steps, place,
+             ', '.join(there))
 
 
 def _not_saved(workdir: str, step: int) -> str:

@@ -25,7 +25,7 @@ log = logging.getLogger('imgjax')
 _FILES = ('config.json', 'dataset.json', 'environment.json', 'report.html', 'metrics.jsonl',
           'diverged.json', 'history.json', 'predictions.safetensors', 'result.json', 'lock',
           'saved')
-_DIRECTORIES = ('checkpoints', 'damaged', 'tensorboard', 'profile')
+_DIRECTORIES = ('checkpoints', 'damaged', 'earlier', 'tensorboard', 'profile')
 
 JSON_BYTES = 8 * 2**20  # of dataset.json: some 200,000 class names
 _DEPTH = 64  # of JSON: names of nested fields are joined
@@ -164,6 +164,13 @@ def check_run(workdir: str) -> None:
         if not is_step(name) and _is_number(name):
             raise ConfigError(f'{place}: {name[:40]!r} is no name of a step, which is a number '
                               'such as 1200; move it away')
+
+
+def free_path(folder: str, name: str) -> str:
+    """Returns folder/name, or name.1, name.2, ...: the first that is not there."""
+    names = [name, *(f'{name}.{i}' for i in range(1, 1000))]
+    return next(path for path in (os.path.join(folder, one) for one in names)
+                if not os.path.lexists(path))
 
 
 def is_of_run(name: str) -> bool:

@@ -9,7 +9,10 @@ import pytest
 from configs import digits
 from imgjax import build, checkpoint, digests, feed, history, sharding, state, train, use
 from imgjax import config as config_lib
+from imgjax import result as result_lib
 from imgjax.errors import ConfigError, DataError
+
+OF_THE_END = ('environment.json', 'report.html', 'predictions.safetensors', 'result.json')
 
 
 def config_of(steps: int = 20, **changes) -> dict:
@@ -54,12 +57,29 @@ def test_more_steps_are_those_of_the_longer_schedule_bit_for_bit(run, tmp_path):
     assert float(measured['learning_rate']) == pytest.approx(2e-3 * 0.0019, rel=0.01)
 
     # Stopped in between, and once more by the run directory's own config.
+    before = {name: (killed / name).read_bytes() for name in OF_THE_END}
     train.run_one(longer, str(killed), until=30)
+    assert {path.name: path.read_bytes() for path in (killed / 'earlier/20').iterdir()} == before
+    assert not any((killed / name).exists() for name in OF_THE_END)
     assert train.run(None, str(killed))['state_digest'] == result['state_digest']
     [line] = history.lines(str(killed))
     assert line == ('After step 20 the run went on with other settings: steps: 20 -> 40; '
                     'log_every: 10 -> 5.')
     assert 'After step 20 the run went on' in (run / 'report.html').read_text()
+    assert sorted(path.name for path in (killed / 'earlier').iterdir()) == ['20']
+    train.run(None, str(killed))  # is over: its result is written again, not put aside
+    assert sorted(path.name for path in (killed / 'earlier').iterdir()) == ['20']
+    assert result_lib.read(str(killed))['step'] == 40
+
+
+def test_what_a_run_left_is_never_overwritten_and_a_failure_stays(tmp_path):
+    for place in ('earlier/20', 'earlier/20.1'):
+        (tmp_path / 'report.html').write_text(place)
+        result_lib.put_aside(str(tmp_path), 20)
+        assert (tmp_path / place / 'report.html').read_text() == place
+    result_lib.write(str(tmp_path), {'state': 'failed'})
+    result_lib.put_aside(str(tmp_path), 20)
+    assert result_lib.read(str(tmp_path)) == {'state': 'failed'}
 
 
 def test_a_step_is_of_the_config_that_did_it(run):
