@@ -3,10 +3,13 @@
 Case, blanks and the signs - and _ make no difference, nor does an ending such as in `test_set`.
 """
 
+import logging
 import re
 from collections.abc import Iterable
 
 from imgjax.errors import ConfigError, nearest
+
+log = logging.getLogger('imgjax')
 
 TRAIN = ('train', 'training', 'trn')
 # What the split `held_out` is: the first of these that a dataset has.
@@ -73,7 +76,7 @@ def find(split: str, there: Iterable[str]) -> str | None:
 
 
 def resolve(split: str, there: Iterable[str], refusal: str) -> str:
-    """Returns which of the splits `there` is meant, as `find` does.
+    """Returns which of the splits `there` is meant, as `find` does, and logs one of another name.
 
     Raises:
       ConfigError: none, or several; the line begins with `refusal` where it is none.
@@ -81,6 +84,8 @@ def resolve(split: str, there: Iterable[str], refusal: str) -> str:
     there = sorted(there)
     found = find(split, there)
     if found is not None:
+        if plain(found) != plain(split):
+            log.info('%s is the split %r of this dataset', split, found)
         return found
     if is_held_out(split) and find('train', there) and not any(map(is_held_out, there)):
         raise ConfigError(f'{refusal}; it has {", ".join(there)}; set config.data.eval_split='

@@ -39,6 +39,15 @@ def test_a_share_of_train_is_held_out_where_no_split_is_for_it(split, there, wan
     assert split_names.resolve_share(split, there, '') == wanted
 
 
+def test_which_split_is_read_under_another_name_is_said(caplog):
+    caplog.set_level('INFO', 'imgjax')
+    split_names.resolve_share('held_out', ['train', 'Val'], '')
+    split_names.resolve_share('train', ['train', 'Val'], '')
+    split_names.resolve_share('val', ['train', 'Val'], '')
+    assert [record.message for record in caplog.records] == [
+        "held_out is the split 'Val' of this dataset"]
+
+
 @pytest.mark.parametrize('name, wanted', [
     ('seg_train', True), ('val2', True), ('Test-images', True), ('fold1', False),
     ('contest', False), ('trainers', False)])
