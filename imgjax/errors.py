@@ -3,6 +3,7 @@
 Every message is one line that names the field or the file, and the fix.
 """
 
+import collections
 import difflib
 
 
@@ -79,9 +80,28 @@ WATCHDOG_EXIT_CODE = 76
 
 
 def nearest(name: str, valid) -> str:
-    """Returns "; did you mean 'x'?" for the closest valid name, or ''."""
-    close = difflib.get_close_matches(str(name).lower(), list(valid), n=1, cutoff=0.4)
-    return f'; did you mean {close[0]!r}?' if close else ''
+    """Returns "; did you mean 'x'?" for the valid name that is close, or '' where none is.
+
+    Case makes no difference. The beginning of a name is close to it, and so is a last part that
+    no other name has (`seed` to `hparams.seed`); two names whose last parts are not alike are not
+    close (`hparams.lr` and `hparams.b1`).
+    """
+    word, spelled = str(name).lower(), {}
+    for one in map(str, valid):
+        spelled.setdefault(one.lower(), one)
+    of_last = collections.Counter(map(_last_part, spelled))
+    for one in list(spelled):
+        if of_last[_last_part(one)] == 1:
+            spelled.setdefault(_last_part(one), spelled[one])
+    close = [one for one in spelled if len(word) > 2 and one.startswith(word)]
+    close = close if len(close) == 1 else [
+        one for one in difflib.get_close_matches(word, list(spelled), n=3, cutoff=0.6)
+        if difflib.SequenceMatcher(None, _last_part(word), _last_part(one)).ratio() > 0.3] or close
+    return f'; did you mean {spelled[close[0]]!r}?' if close else ''
+
+
+def _last_part(name: str) -> str:
+    return name.rpartition('.')[2]
 
 
 def unknown(kind: str, name: str, valid) -> str:
