@@ -47,9 +47,10 @@ def write(options: dict, output: str, splits: list[str], *, shorter_side: int, q
                for name, field in config_lib.FIELDS.items()
                if name.startswith('data.') and field.before is not None} | options
     pairs = dict(_output_split(entry) for entry in splits)
-    for spec in pairs.values():
-        if any(map(split_names.is_held_out, split_names.bare(spec))):
-            options = options | {'eval_split': spec}  # else what is held out is left out, and said
+    evaluated = [spec for spec in pairs.values()
+                 if any(map(split_names.is_held_out, split_names.bare(spec)))]
+    if evaluated:
+        options = options | {'eval_split': '+'.join(evaluated)}  # else what is held out is left out
     output = outputs.path('output', output)
     _check_output(output, options['path'])
     sources = {name: data.open_split(spec, options) for name, spec in pairs.items()}

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import xxhash
 
-from imgjax.data import Source, label_columns, modes, source_options, splits
+from imgjax.data import Source, label_columns, left_out, modes, source_options, splits
 from imgjax.data import labels as labels_lib
 from imgjax.errors import ConfigError, DataError
 
@@ -168,46 +168,123 @@ def open_split(split: str, options: dict) -> Source:
     path = splits.data_path(options, 'a file .npz of images and labels')
     try:
         headers = _headers(path)
-        there = _splits(headers)
-        return splits.open_part(
+        there = _splits(headers, path)
+        opened = splits.open_part(
             split, there, f'config.data: {path} has no split {split!r} (arrays {split}_images and '
             f'{split}_labels)', options, lambda split: _open(
-                path, headers, there, split, options['pixel_range']))
+                path, headers, there, split, options['pixel_range']),
+            lambda split: _has_labels(path, headers, there[split][1]))
+        read = {'class_names', *(name for pair in there.values() for name in pair)}
+        unused = dict(opened.left_out)
+        for name in sorted(set(headers) - read) if splits.says_unread(split, options) else ():
+            left_out.count(unused, 'arrays of no split', name)
+        return opened._replace(left_out=unused)
     except (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError,
             zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f'{path}: not a readable .npz ({" ".join(str(error).split())[:200]}); '
                         'write it with numpy.savez') from None
 
 
-def _splits(names: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Returns {split: (its array of images, that of labels)}."""
-    there = {}
-    for name in names:
-        if name.endswith('_images'):
-            there[name.removesuffix('_images')] = name, f'{name.removesuffix("_images")}_labels'
-    there |= {name[2:]: (name, f'y_{name[2:]}') for name in names if name[:2] in ('x_', 'X_')}
-    for pair in (('images', 'labels'), ('x', 'y'), ('X', 'y')):
-        if not there and set(pair) <= set(names):
-            there['train'] = pair
-    return there
+def _splits(names: Iterable[str], path: str) -> dict[str, tuple[str, str]]:
+    """Returns {split: (its array of images, that of labels)}; the labels need not be there.
+
+    Raises:
+      ConfigError: a split has two arrays of images, or of labels.
+    """
+    names, there = set(names), {}
+    found = [(f'{split}_images', split) for split in _between(names, '', '_images')]
+    found += [(f'{x}_{split}', split) for x in 'xX' for split in _between(names, f'{x}_', '')]
+    for image, split in found:
+        usual = f'{split}_labels' if image.endswith('_images') else f'y_{split}'
+        labels = [name for name in (f'{split}_labels', f'y_{split}') if name in names]
+        there.setdefault(split, []).append((image, labels or [usual]))
+    if not there:
+        there['train'] = [(image, [label]) for image, label in (
+            ('images', 'labels'), ('x', 'y'), ('X', 'y')) if {image, label} <= names]
+    for split, pairs in there.items():
+        for what, several in (('images', [image for image, _ in pairs]),
+                              ('labels', sorted({label for _, one in pairs for label in one}))):
+            if len(several) > 1:
+                raise ConfigError(f'{path}: {several[0]!r} and {several[1]!r} are both the '
+                                  f'{what} of the split {split!r}; keep one of them')
+    return {split: (pairs[0][0], pairs[0][1][0]) for split, pairs in there.items() if pairs}
+
+
+def _between(names: Iterable[str], before: str, after: str) -> list[str]:
+    """Returns what stands between two parts in the names that have both."""
+    return sorted(name[len(before):len(name) - len(after)] for name in names
+                  if name.startswith(before) and name.endswith(after))
 
 
 def _open(path: str, headers: dict, there: dict[str, tuple[str, str]], split: str,
           pixel_range) -> Source:
     image, label = there[split]
-    of_labels = {label, *(other for _, other in there.values() if other in headers)}
+    others = [other for _, other in there.values() if other in headers]
+    of_labels = {label, *(other for other in others if not headers[other][1].hasobject)}
     _check_sizes(path, headers, [image, *of_labels, *({'class_names'} & set(headers))])
     with np.load(path) as file:
         images = file[image]
-        labels = {name: _tidy(file[name], f'{path}:{name}') for name in sorted(of_labels)}
+        labels = {name: file[name] for name in sorted(of_labels)}
         named = np.atleast_1d(file['class_names']) if 'class_names' in headers else np.array([])
-    if all(map(_one_hot, labels.values())):
-        log.info('%s: its labels %s are one-hot, one class an image: read as the number of the 1',
-                 path, labels[label].shape)
-        labels = {name: one.argmax(axis=1) for name, one in labels.items()}
+    labels = {name: _tidy(one, f'{path}:{name}') for name, one in labels.items()
+              if name == label or not _say_nothing(one)}
+    labels, classes = _numbered_alike(labels, label, path)
     if pixel_range and images.dtype != np.uint8 and images.dtype.kind in 'iuf':
         images = _bytes_of(images, pixel_range, f'{path}:{image}')
-    return source(images, labels[label], _class_names(named, labels, path), f'{path}:{split}')
+    return source(images, labels[label], _class_names(named, labels, classes, path),
+                  f'{path}:{split}')
+
+
+def _has_labels(path: str, headers: dict, label: str) -> bool:
+    if label not in headers or headers[label][1].hasobject:
+        return label in headers  # objects are refused where they are read
+    _check_sizes(path, headers, [label])
+    with np.load(path) as file:
+        return not _say_nothing(file[label])
+
+
+def _say_nothing(labels: np.ndarray) -> bool:
+    """Returns whether labels are those of a split without any: all -1, not a number, or empty."""
+    if labels.dtype.kind in 'if':
+        return bool(((labels == -1) | np.isnan(labels)).all())
+    return labels.dtype.kind in 'US' and not np.char.strip(labels).astype(bool).any()
+
+
+def _numbered_alike(labels: dict[str, np.ndarray], mine: str, path: str):
+    """Returns (labels, number of classes), one-hot ones read as numbers where all are.
+
+    The number is 0 where no array is one-hot.
+
+    Raises:
+      DataError: some arrays are 0 and 1 of several classes an image, or of another number of
+        classes, and others are not.
+    """
+    rows = {name: one for name, one in labels.items() if one.ndim > 1}
+    widths = {name: one.shape[1] for name, one in rows.items()}
+    first = next(iter(rows), '')
+    odd = next((name for name in rows if widths[name] != widths[first]), '')
+    if odd:
+        raise DataError(f'{path}: {first!r} has {widths[first]} columns, one per class, and '
+                        f'{odd!r} has {widths[odd]}; store both with the same classes')
+    if not all(map(_one_hot, rows.values())):
+        plain = next((name for name in labels if name not in rows), '')
+        if plain:
+            several = next(name for name, one in rows.items() if not _one_hot(one))
+            raise DataError(f'{path}: {several!r} holds 0 and 1 of each class, with any number of '
+                            f'classes per image, and {plain!r} one class per image; store both '
+                            'alike')
+        return labels, 0
+    for name in labels if rows else ():
+        top = int(labels[name].max(initial=0)) if labels[name].dtype.kind in 'iu' else 0
+        if name not in rows and top >= widths[first]:
+            raise DataError(f'{path}: {name!r} holds the class number {top}, and {first!r} is '
+                            f'one-hot with {widths[first]} classes, 0 to {widths[first] - 1}; '
+                            'store both with the same classes')
+    if mine in rows:
+        log.info('%s: its labels %s are one-hot, one class an image: read as the number of the 1',
+                 path, labels[mine].shape)
+    return ({name: one.argmax(axis=1) if name in rows else one for name, one in labels.items()},
+            widths.get(first, 0))
 
 
 def _bytes_of(images: np.ndarray, pixel_range, name: str) -> np.ndarray:
@@ -256,8 +333,16 @@ def _check_sizes(path: str, headers: dict, wanted: list[str]) -> None:
                         f'{memory / 2**30:.0f} GiB; prepare it as tar files')
 
 
-def _class_names(named: np.ndarray, labels: dict[str, np.ndarray], path: str) -> tuple[str, ...]:
-    """Returns the class names; without any those, or the numbers, of all splits' labels."""
+def _class_names(named: np.ndarray, labels: dict[str, np.ndarray], classes: int,
+                 path: str) -> tuple[str, ...]:
+    """Returns the class names; without any those, or the numbers, of all splits' labels.
+
+    Args:
+      named: the array of class names, empty where there is none.
+      labels: of each split that has some.
+      classes: how many there are as one-hot labels say; 0 where none are.
+      path: what an error calls the archive.
+    """
     if named.size:
         return tuple(map(str, _tidy(named, f'{path}:class_names').tolist()))
     kinds = {one.dtype.kind == 'U' for one in labels.values()}
@@ -269,4 +354,4 @@ def _class_names(named: np.ndarray, labels: dict[str, np.ndarray], path: str) ->
     if any(one.ndim != 1 for one in labels.values()):
         return ()  # 0 and 1 of each class
     top = max((int(one.max(initial=0)) for one in labels.values()), default=0)
-    return tuple(str(number) for number in range(min(top, 10_000_000) + 1))
+    return tuple(str(number) for number in range(max(min(top, 10_000_000) + 1, classes)))

@@ -42,8 +42,8 @@ def open_split(split: str, options: dict) -> Source:
         if there else f'config.data: {path} holds class folders and no split {split!r}'))
     left_out, shares = {}, any(map(split_names.is_held_out, evaluated))
     if there and split in trained:
-        _count_unread(path, there, labelled, {*trained, *evaluated},
-                      shares and held_out is False, left_out)
+        _count_unread(path, there, labelled, split, options, shares and held_out is False,
+                      left_out)
     root = os.path.join(path, part) if there else path
     is_train = not there or part in [split_names.find(name, there) for name in trained]
     class_names, found, labels = _list(root, is_train, split in trained, left_out)
@@ -54,7 +54,7 @@ def open_split(split: str, options: dict) -> Source:
         chosen = splits.held_out_share(found.names, labels, options['held_out'], numbers)
         if held_out:
             splits.say_share(part if there else 'train', chosen, options)
-            _count_absent(class_names, labels[chosen], left_out)
+            splits.count_absent(left_out, class_names, labels[chosen])
         else:
             splits.count_unused_share(found.names, chosen, options, left_out)
         rows = rows[chosen == held_out]
@@ -65,13 +65,6 @@ def open_split(split: str, options: dict) -> Source:
     examples = records.Files(root, names, labels, options)
     return Source(examples, class_names, listing.hexdigest()[:16], examples.labels,
                   left_out=left_out, files=found.files[rows])
-
-
-def _count_absent(class_names: tuple[str, ...], labels: np.ndarray, left_out: dict) -> None:
-    absent = np.flatnonzero(np.bincount(labels, minlength=len(class_names)) == 0)
-    if len(absent) and len(labels):
-        left_out_lib.count(left_out, 'classes without images', class_names[absent[0]],
-                           len(absent))
 
 
 def _folders(path: str) -> list[str]:
@@ -141,15 +134,14 @@ def _with_labels(path: str, there: list[str], split: str) -> list[str]:
         f'launch.predict --images={place}')
 
 
-def _count_unread(path: str, there: list[str], labelled: list[str], named: set[str], share: bool,
-                  left_out: dict) -> None:
+def _count_unread(path: str, there: list[str], labelled: list[str], split: str, options: dict,
+                  share: bool, left_out: dict) -> None:
     """Counts the folders beside the splits that a run reads.
 
     Raises:
       ConfigError: one has class folders of `train`, of which a `share` is held out instead.
     """
-    read = {split_names.find(name, labelled) for name in named}
-    unread = [folder for folder in there if folder not in read]
+    unread = splits.unread(split, there, labelled, options)
     classes = _folders(os.path.join(path, split_names.find('train', labelled))) if share else ()
     for folder in unread if share else ():
         if folder in labelled and set(_folders(os.path.join(path, folder))) & set(classes):

@@ -62,7 +62,10 @@ def open_split(split: str, options: dict) -> Source:
     every = _load(path)
     return splits.open_part(
         split, every, f'config.data: {path} has no split {split!r}', options,
-        lambda split: _open(every, split, settings, path))
+        lambda split: _open(every, split, settings, path, options),
+        lambda split: label_columns.has_labels(
+            _label_column(every, split, settings['label'], path)
+            for split in [split] if settings['label'] in every[split].column_names))
 
 
 def _load(path: str) -> dict:
@@ -94,13 +97,12 @@ def _refusal(path: str, error: Exception) -> DataError:
                      f'({" ".join(str(error).split())[:200]})')
 
 
-def _open(every: dict, split: str, settings: dict, path: str) -> Source:
+def _open(every: dict, split: str, settings: dict, path: str, options: dict) -> Source:
     import datasets
 
     features = every[split].features
-    parquet.check_columns(
-        list(features), [name for name, kind in features.items()
-                         if isinstance(kind, datasets.Image)], path, settings)
+    images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
+    parquet.check_columns(list(features), images, path, settings)
     if not isinstance(features[settings['image']], datasets.Image):
         raise ConfigError(f'config.data.options.image: {path}: column {settings["image"]!r} is no '
                           'column of images; cast it to datasets.Image()')
@@ -113,17 +115,19 @@ def _open(every: dict, split: str, settings: dict, path: str) -> Source:
         size = os.path.getsize(file['filename'])
         mark.update(f'{os.path.basename(file["filename"])} {size}\n'.encode())
     examples = _Examples(dataset, settings['image'], labels, f'{path}:{split}')
-    return Source(examples, class_names, mark.hexdigest()[:16], examples.labels, multi_label)
+    left_out = {}
+    if splits.says_unread(split, options):
+        parquet.count_unread_columns(
+            images, [name for name, kind in features.items()
+                     if getattr(getattr(kind, 'feature', kind), 'names', None)], options, left_out)
+    return Source(examples, class_names, mark.hexdigest()[:16], examples.labels, multi_label,
+                  left_out)
 
 
 def _labels(every: dict, split: str, column: str, path: str):
     """Returns (class names, labels of the split, multi_label); reads no image."""
     def label_column(name: str) -> LabelColumn:
-        feature = every[name].features[column]
-        feature = getattr(feature, 'feature', feature)
-        return LabelColumn(f'{path}: column {column!r} of {name!r}',
-                           tuple(getattr(feature, 'names', None) or ()),
-                           every[name].select_columns([column])[:][column])
+        return _label_column(every, name, column, path)
 
     mine = label_column(split)
     order = split_names.find('train', every) or min(every)
@@ -131,3 +135,11 @@ def _labels(every: dict, split: str, column: str, path: str):
     return label_columns.agreed([mine], first, lambda: [
         label_column(name) for name in sorted(set(every) - {split})
         if column in every[name].column_names])
+
+
+def _label_column(every: dict, split: str, column: str, path: str) -> LabelColumn:
+    feature = every[split].features[column]
+    feature = getattr(feature, 'feature', feature)
+    return LabelColumn(f'{path}: column {column!r} of {split!r}',
+                       tuple(getattr(feature, 'names', None) or ()),
+                       every[split].select_columns([column])[:][column])

@@ -77,6 +77,12 @@ def agreed(mine: Sequence[LabelColumn], first: LabelColumn,
     return class_names, numbers.astype(np.int32), False
 
 
+def has_labels(columns: Iterable[LabelColumn]) -> bool:
+    """Returns whether any example has a label; -1, null and NaN are none."""
+    return any(value not in (None, -1, '') and value == value
+               for column in columns for value in _flat(column)[0])
+
+
 def _flat(column: LabelColumn) -> tuple[list, list[int]]:
     """Returns (all labels one after another, how many of them each example has)."""
     lists = [value if isinstance(value, list) else [value] for value in column.values]

@@ -61,8 +61,7 @@ def open_split(split: str, options: dict) -> Source:
     part, held_out = split_names.resolve_share(
         split, labelled, f'config.data: {path} has no split {split!r}')
     trains = split in split_names.bare(options.get('train_split', 'train'))
-    unread = [] if not trains else _unread(path, split_of, labelled, held_out, options)
-    for name in unread:
+    for name in _unread(path, split, split_of, labelled, held_out, options):
         left_out_lib.count(left_out, 'rows of splits that this run does not read', repr(name),
                            split_of.count(name))
     kept = [number for number, name in enumerate(split_of) if name in labelled]
@@ -93,7 +92,7 @@ def open_split(split: str, options: dict) -> Source:
             left_out_lib.count(left_out, 'rows that repeat a file', first, int(repeated.sum()))
             taken &= ~repeated
     taken = np.flatnonzero(taken)
-    _count_absent(class_names, labels[taken], left_out)
+    splits.count_absent(left_out, class_names, labels[taken])
     return _source(os.path.dirname(path), [names[i] for i in taken], [sizes[i] for i in taken],
                    labels[taken], class_names, options)._replace(
                        multi_label=multi_label, left_out=left_out, files=files[taken])
@@ -136,17 +135,15 @@ def _with_labels(path: str, rows: Sequence[Row], split_of: list[str], split: str
                     'with config.data.eval_split, and classify their images with launch.predict')
 
 
-def _unread(path: str, split_of: list[str], labelled: list[str], held_out: bool | None,
-            options: dict) -> list[str]:
+def _unread(path: str, split: str, split_of: list[str], labelled: list[str],
+            held_out: bool | None, options: dict) -> list[str]:
     """Returns the splits that the run does not read.
 
     Raises:
       ConfigError: there is one with labels, while a share of `train` is held out.
     """
     evaluated = split_names.bare(options.get('eval_split', 'held_out'))
-    named = [*split_names.bare(options.get('train_split', 'train')), *evaluated]
-    read = {split_names.find(name, labelled) for name in named}
-    unread = sorted(set(split_of) - read)
+    unread = splits.unread(split, set(split_of), labelled, options)
     share = held_out is False and any(map(split_names.is_held_out, evaluated))
     if share and set(unread) & set(labelled):
         name = sorted(set(unread) & set(labelled))[0]
@@ -183,7 +180,8 @@ def _check_run(path: str, rows: Sequence[Row], split_of: np.ndarray, labels: np.
             f'{path}: {len(both):,} rows of the split {split_of[both[0][1]]} name files that are '
             f'trained on, first {records.shown(first.file)} in {first.place} and '
             f'{second.place}; keep each file in one split')
-    trained, evaluated = (_present(labels[part], len(class_names)) for part in (train, held_out))
+    trained, evaluated = (splits.present(labels[part], len(class_names))
+                          for part in (train, held_out))
     extra = np.flatnonzero(evaluated & ~trained)
     if len(extra):
         raise DataError(
@@ -195,17 +193,6 @@ def _check_run(path: str, rows: Sequence[Row], split_of: np.ndarray, labels: np.
 def _plain_path(name: str) -> str:
     name = unicodedata.normalize('NFC', name.strip().replace('\\', '/'))
     return posixpath.normpath(name)
-
-
-def _present(labels: np.ndarray, classes: int) -> np.ndarray:
-    """Returns bool (K,): which classes there are images of."""
-    return labels.any(axis=0) if labels.ndim == 2 else np.bincount(labels, minlength=classes) > 0
-
-
-def _count_absent(class_names: Sequence[str], labels: np.ndarray, left_out: dict) -> None:
-    absent = np.flatnonzero(~_present(labels, len(class_names)))
-    if len(absent):
-        left_out_lib.count(left_out, 'classes without images', class_names[absent[0]], len(absent))
 
 
 def _check_inside(name: str, place: str, root: str) -> None:

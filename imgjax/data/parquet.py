@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from imgjax.data import Source, label_columns, records, shards, source_options, split_names, splits
+from imgjax.data import left_out as left_out_lib
 from imgjax.data.label_columns import LabelColumn
 from imgjax.errors import ConfigError, DataError
 
@@ -53,7 +54,10 @@ def open_split(split: str, options: dict) -> Source:
                             f'({" ".join(str(error).split())[:200]}); download it again') from None
 
     return splits.open_part(split, every, f'config.data: {path} has no {split}-*.parquet for that '
-                            'split', options, open_one)
+                            'split', options, open_one,
+                            lambda split: label_columns.has_labels(
+                                _label_column(path, settings, required=False)
+                                for path in every[split]))
 
 
 def _open(path: str, every: dict[str, list[str]], split: str, settings: dict,
@@ -73,8 +77,15 @@ def _open(path: str, every: dict[str, list[str]], split: str, settings: dict,
     index |= {'labels': labels, 'shard': np.zeros(len(labels), np.uint8),
               'offset': np.cumsum(index['size']) - index['size']}
     examples = records.Ranges([_copy_path(place, split, mark)], index, options)
+    left_out = {}
+    if splits.says_unread(split, options):
+        import pyarrow.parquet
+        schema = pyarrow.parquet.read_schema(every[split][0])
+        count_unread_columns(
+            [field.name for field in schema if _holds_images(field.type)],
+            [name for name in schema.names if _stored_names(schema, name)], options, left_out)
     return Source(examples, class_names, examples.fingerprint(class_names), examples.labels,
-                  multi_label)
+                  multi_label, left_out)
 
 
 def _copy_path(place: str, split: str, mark: str) -> str:
@@ -101,6 +112,22 @@ def check_columns(there: Sequence[str], images: Sequence[str], place: str, setti
         raise ConfigError(f'config.data.options.{missing[0]}: {place} has no {words}; it has '
                           f'{", ".join(there)}{"; give it, such as " if flags else ""}'
                           f'{" ".join(flags)}')
+
+
+def count_unread_columns(images: Sequence[str], classes: Sequence[str], options: dict,
+                         left_out: dict) -> None:
+    """Counts the columns that could be read instead of those that no option names.
+
+    Args:
+      images: the columns that can hold images.
+      classes: those that hold classes.
+      options: plain config['data'].
+      left_out: what it is counted in.
+    """
+    for kind, option, names in (('images', 'image', images), ('classes', 'label', classes)):
+        for name in names if option not in options.get('options', {}) else ():
+            if name != option:
+                left_out_lib.count(left_out, f'columns of {kind} that are not read', name)
 
 
 def _labels(every: dict[str, list[str]], split: str, settings: dict):

@@ -86,7 +86,7 @@ class Ranges:
 
     def names(self) -> list[str]:
         """Returns the name of each image, without its file's."""
-        return self._names.tobytes().decode(errors='replace').split('\0')[:-1]
+        return unpacked(self._names)
 
     def __getitem__(self, index: int) -> dict:
         file, size = int(self._shard[index]), min(int(self._size[index]), self._most)
@@ -137,6 +137,11 @@ def pack_names(names: Sequence[str]) -> np.ndarray:
     """Returns names as uint8, each ended by a zero; a list of strings takes several times that."""
     text = ''.join(name.replace('\0', '?') + '\0' for name in names)
     return np.frombuffer(text.encode(errors='replace'), np.uint8)
+
+
+def unpacked(names: np.ndarray) -> list[str]:
+    """Returns the names that `pack_names` packed."""
+    return names.tobytes().decode(errors='replace').split('\0')[:-1]
 
 
 def stamp(paths: Sequence[str], *more: str) -> str:

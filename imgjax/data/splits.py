@@ -15,10 +15,11 @@ from imgjax.data import Source, classes, image_files, left_out, read, split_name
 from imgjax.data.split_names import HELD_OUT as HELD_OUT
 from imgjax.data.split_names import resolve as resolve
 from imgjax.data.split_names import resolve_share as resolve_share
-from imgjax.errors import ConfigError
+from imgjax.errors import ConfigError, DataError
 
 log = logging.getLogger('imgjax')
 
+_ABSENT = 'classes without images'
 _ARCHIVES = ('.zip', '.tar.gz', '.tgz', '.tar.bz2', '.tar.xz', '.7z', '.rar')
 
 
@@ -92,15 +93,18 @@ def held_out_share(names: Sequence[str], labels: np.ndarray, share: float,
 
 def say_share(part: str, chosen: np.ndarray, options: dict) -> None:
     """Logs that a share of the split `part` is held out; `chosen`, bool (N,), says which."""
-    log.info('%s is the only split with labels of %s: %s of its %s images, a share of each class, '
-             'are held out (config.data.held_out)', part, options['path'] or options['name'],
-             f'{chosen.sum():,}', f'{len(chosen):,}')
+    log.info('%s: no split with labels is for evaluation; of %s, %s of its %s images, a share of '
+             'each class, are held out (config.data.held_out)',
+             options['path'] or options['name'], part, f'{chosen.sum():,}', f'{len(chosen):,}')
 
 
 def count_unused_share(names: Sequence[str], chosen: np.ndarray, options: dict,
                        unused: dict[str, tuple[int, str]]) -> None:
     """Counts in `unused` the share `chosen`, bool (N,), where no split evaluates on it."""
-    if chosen.any() and not _holds_out(options):
+    if chosen.any() and 'eval_split' not in options:
+        left_out.count(unused, 'images that the split held_out has', names[chosen.argmax()],
+                       int(chosen.sum()))
+    elif chosen.any() and not _holds_out(options):
         left_out.count(unused, 'held out though nothing is evaluated on them, as '
                        'config.data.held_out says', names[chosen.argmax()], int(chosen.sum()))
 
@@ -141,11 +145,11 @@ class _View:
 
 
 def open_part(split: str, there: Iterable[str], refusal: str, options: dict,
-              open_one: Callable[[str], Source]) -> Source:
+              open_one: Callable[[str], Source], has_labels: Callable[[str], bool]) -> Source:
     """Opens a split of a set; where `train` is alone, the part of it that is meant.
 
     `train` is divided where config.data.eval_split asks for a split that is held out; else, as for
-    slices of it, it is whole.
+    slices of it, it is whole. A split for evaluation that has no labels is not there for this.
 
     Args:
       split: which.
@@ -154,44 +158,113 @@ def open_part(split: str, there: Iterable[str], refusal: str, options: dict,
       options: plain config['data'].
       open_one: opens one of `there`. Its examples may have `names()`, relative to the set, which
         say what is held out; else it is their numbers.
+      has_labels: says of one of `there` whether its images have labels; asked where one is for
+        evaluation.
 
     Raises:
       ConfigError: no such split, or reading the labels of `train` is a matter of hours.
+      DataError: the split is for evaluation and has no labels.
     """
-    there = {name: name for name in there}
+    every, asked = sorted(there), split
+    labelled = _with_labels(split, every, options, open_one, has_labels)
     trained = split_names.bare(options.get('train_split', 'train'))
-    if list(there) == trained:  # the only one, whatever its name
+    there = {name: name for name in labelled}
+    if labelled == trained:  # the only one, whatever its name
         there = {'train': trained[0]}
         split = 'train' if split == trained[0] else split
     part, held_out = resolve_share(split, there, refusal) if _holds_out(options) else (
         resolve(split, there, refusal), None)
     source = open_one(there[part])
+    unused = dict(source.left_out)
+    for name in unread(asked, every, labelled, options):
+        left_out.count(unused, 'splits that this run does not read', name)
     if held_out is None or (not held_out and not options['held_out']):
-        return source
+        if _labels_are_quick(source):
+            count_absent(unused, source.class_names, source.labels())
+        return source._replace(left_out=unused)
     if not _labels_are_cheap(source):
         raise ConfigError(
             f'config.data.eval_split: {split}: a share of each class takes the labels of all of '
             f'{options["name"]!r}, which lie among its images; set train_split=train[:90%] and '
             'eval_split=train[90%:] instead, as TFDS shuffles what it prepares')
+    labels = source.labels()
     names = getattr(source.examples, 'names', lambda: map(str, range(len(source.examples))))
-    chosen = held_out_share(list(names()), source.labels(), options['held_out'])
-    view = _View([(source, np.flatnonzero(chosen == held_out))])
-    unused = dict(source.left_out)
+    names = list(names())
+    chosen = held_out_share(names, labels, options['held_out'])
     if held_out:
         say_share(part, chosen, options)
-        absent = _absent(view, [source])
-        if len(absent):
-            left_out.count(unused, 'classes without images', source.class_names[absent[0]],
-                           len(absent))
     else:
-        if 'eval_split' not in options:
-            left_out.count(unused, 'images that the split held_out has',
-                           source.examples[int(chosen.argmax())]['name'], int(chosen.sum()))
-        for name in sorted(set(there) - {part}):
-            left_out.count(unused, 'splits that this run does not read', name)
+        count_unused_share(names, chosen, options, unused)
+    count_absent(unused, source.class_names, labels[chosen == held_out])
+    view = _View([(source, np.flatnonzero(chosen == held_out))])
     words = f'{source.fingerprint} {held_out} {options["held_out"]}'
     return source._replace(examples=view, labels=view.labels, left_out=unused,
                            fingerprint=hashlib.sha256(words.encode()).hexdigest()[:16])
+
+
+def _with_labels(split: str, there: list[str], options: dict, open_one: Callable[[str], Source],
+                 has_labels: Callable[[str], bool]) -> list[str]:
+    """Returns the splits without those that have no labels and would be taken for `held_out`.
+
+    Raises:
+      ConfigError, DataError: `split` names one that is for evaluation and has no labels.
+    """
+    for name in (split, *split_names.bare(options.get('eval_split', 'held_out'))):
+        found = split_names.find(name, there)
+        if not split_names.is_held_out(name):
+            continue
+        if found and split_names.kind(name) != 'held_out':
+            if name == split and not has_labels(found):
+                raise _unlabelled(found, options, open_one)
+            continue
+        while (first := split_names.find('held_out', there)) and not has_labels(first):
+            there = [other for other in there if other != first]
+    return there
+
+
+def _unlabelled(split: str, options: dict, open_one: Callable[[str], Source]) -> Exception:
+    """Returns the error of a split without labels: that of its source, where it has one."""
+    fix = 'evaluate on a share of train with config.data.eval_split=held_out'
+    try:
+        open_one(split)
+    except (ConfigError, DataError) as error:
+        return type(error)(f'{error}; or, as {split} has no labels, {fix}')
+    return DataError(f'{options["path"] or options["name"]}: the images of the split {split!r} '
+                     f'have no labels; {fix}')
+
+
+def unread(split: str, there: Iterable[str], labelled: Iterable[str], options: dict) -> list[str]:
+    """Returns the splits that a run does not read, for the split that `says_unread`; else none.
+
+    Args:
+      split: which one is opened.
+      there: all splits of the set.
+      labelled: those of them that can be read.
+      options: plain config['data'].
+    """
+    if not says_unread(split, options):
+        return []
+    named = [name for spec in (options.get('train_split', 'train'), options['eval_split'])
+             for name in split_names.bare(spec)]
+    read = {split_names.find(name, labelled) for name in named}
+    return sorted(set(there) - read)
+
+
+def says_unread(split: str, options: dict) -> bool:
+    """Returns whether it is this split that says what a run does not read, so that it is said once.
+
+    It is the first one that is trained on; without an `eval_split` there is no run.
+    """
+    first = split_names.bare(options.get('train_split', 'train'))[0]
+    return split_names.find(first, [split]) == split and 'eval_split' in options
+
+
+def count_absent(unused: dict[str, tuple[int, str]], class_names: Sequence[str],
+                 labels: np.ndarray) -> None:
+    """Counts in `unused` the classes that no example of a split has; of an empty split none."""
+    absent = np.flatnonzero(~present(labels, len(class_names)))
+    if len(absent) and len(labels):
+        left_out.count(unused, _ABSENT, class_names[absent[0]], len(absent))
 
 
 def _holds_out(options: dict) -> bool:
@@ -202,6 +275,12 @@ def _holds_out(options: dict) -> bool:
 
 def _labels_are_cheap(source: Source) -> bool:
     return getattr(source.examples, 'labels_are_cheap', True) and len(source.examples) < 10**8
+
+
+def _labels_are_quick(source: Source) -> bool:
+    """Returns whether all labels can be read at each start: a second, and a GiB, at most."""
+    count = len(source.examples) * (len(source.class_names) if source.multi_label else 1)
+    return getattr(source.examples, 'labels_are_quick', True) and count < 2**28
 
 
 def sliced(spec: str, open_one: Callable[[str], Source]) -> Source:
@@ -236,13 +315,15 @@ def sliced(spec: str, open_one: Callable[[str], Source]) -> Source:
         start, stop, _ = slice(one.from_, one.to).indices(len(source.examples))
         parts.append((source, _rows(source, start, stop)))
     view = _View(parts)
-    _warn_of_absent(spec, view, list(sources.values()))
     marks = [source.fingerprint for source in sources.values()]
     fingerprint = hashlib.sha256(' '.join([spec, *marks]).encode()).hexdigest()[:16]
     files = None if any(source.files is None for source in sources.values()) else np.concatenate(
         [source.files[rows] for source, rows in parts])
-    return Source(view, first.class_names, fingerprint, view.labels, first.multi_label,
-                  left_out.added_up(source.left_out for source in sources.values()), files)
+    unused = left_out.added_up(source.left_out for source in sources.values())
+    unused.pop(_ABSENT, None)  # a class that one lacks may be in another
+    _say_absent(spec, view, list(sources.values()), unused)
+    return Source(view, first.class_names, fingerprint, view.labels, first.multi_label, unused,
+                  files)
 
 
 def _rows(source: Source, start: int, stop: int) -> np.ndarray:
@@ -256,25 +337,24 @@ def _rows(source: Source, start: int, stop: int) -> np.ndarray:
     return np.flatnonzero((first >= start) & (first < stop))
 
 
-def _warn_of_absent(spec: str, view: _View, sources: Sequence[Source]) -> None:
-    """Says which classes the sources have and slices of them lack."""
+def _say_absent(spec: str, view: _View, sources: Sequence[Source], unused: dict) -> None:
+    """Says which classes the sources have and slices of them lack; counts those of neither."""
     if not len(view) or not all(map(_labels_are_cheap, sources)):
         return
-    names, absent = sources[0].class_names, _absent(view, sources)
+    names = sources[0].class_names
+    there = np.any([present(source.labels(), len(names)) for source in sources], axis=0)
+    absent = np.flatnonzero(there & ~present(view.labels(), len(names)))
     if len(absent):
         first = ', '.join(names[i] for i in absent[:3])
         log.warning('%s: has no images of %d of the %d classes, such as %s%s; is its split in the '
                     'order of its classes? config.data.eval_split=held_out takes a share of each',
                     spec, len(absent), len(names), first, ' ...' if len(absent) > 3 else '')
+    if not there.all():
+        left_out.count(unused, _ABSENT, names[there.argmin()], int((~there).sum()))
 
 
-def _absent(view: _View, sources: Sequence[Source]) -> np.ndarray:
-    """Returns the numbers of the classes that the sources have and a view of them lacks."""
-    count = len(sources[0].class_names)
-    there = np.any([_present(source.labels(), count) for source in sources], axis=0)
-    return np.flatnonzero(there & ~_present(view.labels(), count))
-
-
-def _present(labels: np.ndarray, classes: int) -> np.ndarray:
-    """Returns bool (K,): which classes there are examples of."""
-    return labels.any(axis=0) if labels.ndim == 2 else np.bincount(labels, minlength=classes) > 0
+def present(labels: np.ndarray, classes: int) -> np.ndarray:
+    """Returns bool (K,): which classes there are examples of; others, as -1, are none."""
+    if labels.ndim == 2:
+        return labels.any(axis=0)
+    return np.bincount(labels[labels >= 0], minlength=classes)[:classes] > 0

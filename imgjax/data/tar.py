@@ -1,10 +1,10 @@
 """Tar files in WebDataset's layout, in random access: `KEY.jpg` and `KEY.cls`, or `KEY.json`.
 
 Files are `PATH/<split>-*.tar`, `PATH/<split>/*.tar` or `PATH/<split>.tar`. Their headers are read
-once and kept as an index; images are then read where they lie. `KEY.cls` holds the class number;
-`KEY.json` holds it under "label", or a list of them, which makes the set multi-label. Where both
-hold one they must agree; a `KEY.json` of other facts is not read. Class names are the lines of
-`PATH/classnames.txt`, else the numbers.
+once and kept as an index; images are then read where they lie. `KEY.cls` holds the class number, or
+in all files the class name; `KEY.json` holds the number under "label", or a list of them, which
+makes the set multi-label. Where both hold one they must agree; a `KEY.json` of other facts is not
+read. Class names are the lines of `PATH/classnames.txt`, else the names or numbers there are.
 
 As in WebDataset a key ends at the first dot of the file's name, so that `KEY.depth.png` is another
 field of KEY and no example; but it is one where `KEY.depth.cls` (or .json) gives it a label, or
@@ -17,6 +17,7 @@ import json
 import logging
 import os
 import tarfile
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -29,7 +30,7 @@ from imgjax.errors import DataError
 log = logging.getLogger('imgjax')
 
 MAX_LABEL_BYTES = {'.cls': 100, '.json': 2**20}
-_INDEX = '3'  # changes when an index that is kept would be made otherwise
+_INDEX = '4'  # changes when an index that is kept would be made otherwise
 
 
 def open_split(split: str, options: dict) -> Source:
@@ -49,17 +50,15 @@ def open_split(split: str, options: dict) -> Source:
     def open_one(split: str) -> Source:
         shards.check(split, every[split])
         index = _kept_index(path, split, every[split], cache)
-        names = _class_names(path)
+        if not _has_labels(index):
+            raise DataError(records.unpacked(index['without_label'])[0])
         train = split_names.find('train', every)
-        if not names and train not in (None, split):  # the classes are those of both
-            numbers = _kept_index(path, train, every[train], cache)['numbers']
-            top = max(int(numbers.max(initial=0)), int(index['numbers'].max(initial=0)))
-            names = labels_lib.numbered([top], (), path)[0]
-        names, index['labels'] = labels_lib.numbered(index['numbers'], names, path)
+        first = index if train in (None, split) else _kept_index(path, train, every[train], cache)
+        names, index['labels'] = _labels(path, split, index, first)
         multi_label = bool(index['multi_label'])
         if multi_label:
             index['labels'] = labels_lib.from_lists(
-                np.split(index['numbers'], np.cumsum(index['counts'])[:-1]), len(names))
+                np.split(index['labels'], np.cumsum(index['counts'])[:-1]), len(names))
         examples = records.Ranges(every[split], index, options)
         left_out = {kind: tuple(value)
                     for kind, value in json.loads(index['left_out'].tobytes()).items()}
@@ -67,7 +66,40 @@ def open_split(split: str, options: dict) -> Source:
                       left_out)
 
     return splits.open_part(split, every, f'config.data: {path} has no {split}-*.tar for that '
-                            'split', options, open_one)
+                            'split', options, open_one, lambda split: _has_labels(
+                                _kept_index(path, split, every[split], cache)))
+
+
+def _has_labels(index: dict[str, np.ndarray]) -> bool:
+    return not index['without_label'].size
+
+
+def _labels(path: str, split: str, index: dict[str, np.ndarray], first: dict[str, np.ndarray]):
+    """Returns (class names, int32 class number of each label of the split).
+
+    Without classnames.txt the classes are those of the split and of the `first` one.
+
+    Raises:
+      DataError: one holds names and the other numbers, or classnames.txt lacks one.
+    """
+    names = _class_names(path)
+    mine, others = (records.unpacked(one['class_names']) for one in (index, first))
+    if not names and _has_labels(first) and bool(mine) != bool(others):
+        kinds = ('names', 'numbers')[::1 if mine else -1]
+        raise DataError(f'{path}: the labels of {split} are class {kinds[0]}, those of train '
+                        f'{kinds[1]}; write names or numbers in all')
+    if not mine:
+        if not names:
+            top = max(int(one['numbers'].max(initial=0)) for one in (index, first))
+            names = labels_lib.numbered([top], (), path)[0]
+        return labels_lib.numbered(index['numbers'], names, path)
+    unknown = [name for name in mine if name not in names] if names else []
+    if unknown:
+        raise DataError(f'{path}: {split} has the class {unknown[0]!r}, which classnames.txt lacks '
+                        f'({", ".join(names[:5])}{" ..." if len(names) > 5 else ""}); add it there')
+    names = names or tuple(labels_lib.in_order({*mine, *others}))
+    numbers = np.array([names.index(name) for name in mine], np.int32)
+    return names, numbers[index['numbers']]
 
 
 def _kept_index(path: str, split: str, paths: list[str], cache: str) -> dict[str, np.ndarray]:
@@ -104,7 +136,13 @@ def _index(paths: list[str]) -> dict[str, np.ndarray]:
     if not rows:
         raise DataError(f'{paths[0]}: no images in the tar files of this split'
                         f'{"; " if left_out else ""}{left_out_lib.sentence(left_out)}')
-    labels = [label if isinstance(label, list) else [label] for _, _, _, label in rows]
+    without = [label for *_, label in rows if isinstance(label, _NoLabel)]
+    if without and len(without) < len(rows):
+        raise DataError(f'{without[0]} ({len(without):,} of the {len(rows):,} images have none)')
+    names = [] if without else _names_of(paths, found)
+    number = {name: i for i, name in enumerate(names)}
+    labels = [[-1] if without else label if isinstance(label, list) else [number.get(label, label)]
+              for *_, label in rows]
     numbers = [number for one in labels for number in one]
     if all(isinstance(row[3], list) for row in rows):
         labels_lib.check_class_numbers(labels, paths[0])
@@ -115,9 +153,32 @@ def _index(paths: list[str]) -> dict[str, np.ndarray]:
         'names': records.pack_names([name for name, _, _, _ in rows]),
         'numbers': np.array(numbers, np.int64),
         'counts': np.array([len(one) for one in labels], np.int64),
+        'class_names': records.pack_names(names),
+        'without_label': records.pack_names([str(one) for one in without[:1]]),
         'multi_label': np.array(any(isinstance(row[3], list) for row in rows)),
         'left_out': np.frombuffer(json.dumps(left_out).encode(), np.uint8),
     }
+
+
+def _names_of(paths: Sequence[str], found: Sequence[list[tuple]]) -> list[str]:
+    """Returns the class names that the labels of all images are, in their order; [] of numbers.
+
+    Raises:
+      DataError: some are names and some numbers.
+    """
+    rows = [(f'{path}:{name}', label) for path, one in zip(paths, found, strict=True)
+            for name, _, _, label in one]
+    names = {label for _, label in rows if isinstance(label, str)}
+    other = next((row for row in rows if not isinstance(row[1], str)), None)
+    if names and other:
+        place, name = next(row for row in rows if isinstance(row[1], str))
+        raise DataError(f'{place}: its label is the name {name!r}, and that of {other[0]} is '
+                        f'{other[1]}; write names or numbers in all')
+    return labels_lib.in_order(names)
+
+
+class _NoLabel(DataError):
+    """Says that an image has no label, or the one that stands for none; it may be so for all."""
 
 
 def _scan(path: str) -> tuple[list[tuple], left_out_lib.LeftOut]:
@@ -154,7 +215,7 @@ def _scan(path: str) -> tuple[list[tuple], left_out_lib.LeftOut]:
     except (tarfile.TarError, OSError, ValueError, EOFError) as error:
         raise DataError(f'{path}: not a whole tar file ({" ".join(str(error).split())}); make or '
                         'copy it again') from None
-    fields = collections.Counter(map(_webdataset_key, images))
+    fields, labelled = collections.Counter(map(_webdataset_key, images)), bool(labels)
     rows = []
     for key, image in images.items():
         field_of = _webdataset_key(key)
@@ -162,11 +223,12 @@ def _scan(path: str) -> tuple[list[tuple], left_out_lib.LeftOut]:
             key = field_of
         if key in labels:
             rows.append((*image, _label_of(f'{path}:{key}', labels.pop(key))))
-        elif key != field_of:
+        elif key != field_of and labelled:
             left_out_lib.count(left_out, 'with a dot in their key and no label of their own',
                                image[0])
         else:
-            raise DataError(f'{path}:{image[0]}: has no label; expected {key}.cls or {key}.json')
+            rows.append((*image, _NoLabel(
+                f'{path}:{image[0]}: has no label; expected {key}.cls or {key}.json')))
     for files in labels.values():
         known = any(not isinstance(label, DataError) for _, label in files)
         left_out_lib.count(left_out, 'labels without an image' if known else 'with other endings',
@@ -179,21 +241,24 @@ def _webdataset_key(name: str) -> str:
     return os.path.join(folder, base.split('.')[0])
 
 
-def _label_of(key: str, found: list[tuple[str, int | list[int] | DataError]]) -> int | list[int]:
+def _label_of(key: str, found: list[tuple[str, int | str | list[int] | DataError]]):
     """Returns the label of a key, of (file name, label or what is wrong with it) of its files.
 
+    It is a number, a name, a list of numbers, or _NoLabel.
+
     Raises:
-      DataError: none of them has a label, or they have different ones.
+      DataError: none of them holds one that can be read, or they have different ones.
     """
     wrong = [label for name, label in found if isinstance(label, DataError)
-             and (name.lower().endswith('.cls') or len(found) == 1)]
+             and not isinstance(label, _NoLabel)
+             and (name.lower().rstrip().endswith('.cls') or len(found) == 1)]
     if wrong:
         raise wrong[0]
     labels = [label for _, label in found if not isinstance(label, DataError)]
     if not labels:
-        raise found[0][1]
+        return next((label for _, label in found if isinstance(label, _NoLabel)), found[0][1])
     several = [label if isinstance(label, list) else [label] for label in labels]
-    if any(sorted(one) != sorted(several[0]) for one in several):
+    if any(sorted(one, key=str) != sorted(several[0], key=str) for one in several):
         said = ', '.join(f'{os.path.basename(name)} says {label}' for name, label in found
                          if not isinstance(label, DataError))
         raise DataError(f'{key}: {said}; make them agree or remove one')
@@ -207,19 +272,42 @@ def _check_end(descriptor: int, offset: int, path: str) -> None:
                         'copy it again')
 
 
-def _label(content: bytes, extension: str, place: str) -> int | list[int] | DataError:
+def _label(content: bytes, extension: str, place: str) -> int | str | list[int] | DataError:
     """Returns the label that a file holds, or the error that says why it holds none."""
     most = MAX_LABEL_BYTES[extension]
     if len(content) > most:
         return DataError(f'{place}: a label has at most {most:,} bytes')
+    wanted = ('a class number or name' if extension == '.cls'
+              else '{"label": a class number or a list}')
+    words = f'{place}: holds {content[:60]!r}; expected {wanted}'
     try:
-        if extension == '.cls' and not content.strip().isdigit():
-            raise ValueError  # int reads 1_0 too
-        value = int(content) if extension == '.cls' else json.loads(content)['label']
+        value = _class_of(content) if extension == '.cls' else json.loads(content)['label']
+        if value is None or value == -1:
+            return _NoLabel(words)
+        if isinstance(value, str) and extension == '.cls':
+            return value
         numbers = value if isinstance(value, list) else [value]
         if all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 2**31 for n in numbers):
             return value
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except KeyError:
+        return _NoLabel(words)
+    except (ValueError, TypeError, RecursionError):
         pass
-    wanted = 'a class number' if extension == '.cls' else '{"label": a class number or a list}'
-    return DataError(f'{place}: holds {content[:60]!r}; expected {wanted}')
+    return DataError(words)
+
+
+def _class_of(content: bytes) -> int | str:
+    """Returns the class number or name that a .cls file holds.
+
+    Raises:
+      ValueError: it is empty, no text of one line, or a number that is not of a class.
+    """
+    text = content.decode().strip()
+    if text.isascii() and text.isdigit() or text == '-1':
+        return int(text)
+    try:
+        float(text)
+    except ValueError:
+        if text.isprintable() and text:
+            return text
+    raise ValueError(text)

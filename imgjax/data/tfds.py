@@ -18,6 +18,8 @@ WORTH_THREADS = 200_000
 # Labels lie among the images: to know them all, a split is read whole. Of larger ones they are only
 # asked for where there is no other way.
 CHEAP_BYTES = 8 * 2**30
+# Of smaller ones they are read at each start, to say which classes have no image.
+QUICK_BYTES, QUICK_EXAMPLES = 2**30, 100_000
 
 
 class _Examples:
@@ -29,6 +31,8 @@ class _Examples:
         self._prefix = prefix
         self._files = max(1, split.num_shards)
         self.labels_are_cheap = split.num_bytes < CHEAP_BYTES
+        self.labels_are_quick = (split.num_bytes < QUICK_BYTES
+                                 and split.num_examples < QUICK_EXAMPLES)
         self._classes = classes
         self._multi_label = multi_label
 
@@ -69,6 +73,12 @@ class _Examples:
         if spared * len(self) / self._files < WORTH_THREADS:
             return (self._data_source[index] for index in indices)
         return self._data_source.__getitems__(indices)
+
+    def has_labels(self) -> bool:
+        """Returns whether any of 100 examples, spread over the split, has one other than -1."""
+        spread = np.unique(np.linspace(0, len(self) - 1, min(len(self), 100)).astype(int))
+        return any(number >= 0 for index in spread.tolist()
+                   for number in self._numbers(self._fields(self._data_source[index])))
 
     def labels(self) -> np.ndarray:
         lists = [list(self._numbers(self._fields(record)))
@@ -131,7 +141,8 @@ def open_split(split: str, options: dict) -> Source:
 def open_builder(builder, split: str, options: dict) -> Source:
     """Opens a split of a prepared TFDS builder; errors as in `open_split`."""
     return splits.open_part(split, builder.info.splits, f'config.data: {builder.name!r} has no '
-                            f'split {split!r}', options, lambda split: open_whole(builder, split))
+                            f'split {split!r}', options, lambda split: open_whole(builder, split),
+                            lambda split: open_whole(builder, split).examples.has_labels())
 
 
 def open_whole(builder, split: str) -> Source:

@@ -456,7 +456,9 @@ BAD = [
     (write_tar, lambda p: _add_member(p, 'x.png', encoded(0)), DataError,
      r'x.png: has no label; expected x.cls or x.json'),
     (write_tar, lambda p: _add_member(p, '005.cls', b'many'), DataError,
-     "005.cls: holds b'many'; expected a class number"),
+     '005.cls says 1, 005.cls says many; make them agree'),
+    (write_tar, lambda p: [_add_member(p, 'x.png', encoded(0)), _add_member(p, 'x.cls', b'many')],
+     DataError, "x.png: its label is the name 'many', and that of .*000.png is 0; write names"),
     (write_tar, lambda p: _add_member(p, '005.cls', b'1' * 101), DataError, 'at most 100'),
     (write_tar, lambda p: _add_member(p, '005.cls', b'1_0'), DataError, "holds b'1_0'; expected"),
     (write_tar, lambda p: [_add_member(p, 'x.png', encoded(0)), _add_member(p, 'x.cls', b'3')],
@@ -548,6 +550,118 @@ def test_of_a_huge_image_only_what_decoding_refuses_is_read(writer, tmp_path):
     options = writer(tmp_path / 'set', {'train': rows, 'test': rows[:1]}, CLASSES)
     source = data.open_split('train', options | {'max_bytes': 2000})
     assert [len(e['image']) for e in data.read(source, range(3))] == [len(rows[0][1]), 2001, 0]
+
+
+@pytest.mark.parametrize('writer', WRITERS[3:], ids=lambda w: w.__name__)  # others: test_splits
+def test_a_split_says_which_classes_it_lacks_and_train_what_is_not_read(writer, tmp_path):
+    splits = {'train': images(12), 'test': images(9, 100)[:6], 'extra': images(3, 200)}
+    options = writer(tmp_path / 'set', splits, CLASSES) | {'eval_split': 'test'}
+    absent, unread = 'classes without images', 'splits that this run does not read'
+    assert data.open_split('train', options).left_out == {unread: (1, 'extra')}
+    assert data.open_split('test', options).left_out == {absent: (1, 'cat')}
+    # What one part of a sum lacks the other has, and what is not read is said once.
+    assert data.open_split('test+train', options).left_out == {unread: (1, 'extra')}
+    both = options | {'train_split': 'train+test', 'eval_split': 'train'}
+    assert data.open_split('train+test', both).left_out == {unread: (1, 'extra')}
+    del options['eval_split']  # as of a copy
+    assert data.open_split('train', options).left_out == {}
+
+
+@pytest.mark.parametrize('writer', [write_parquet, write_huggingface], ids=lambda w: w.__name__)
+def test_other_columns_of_images_and_classes_are_said_unless_one_is_named(writer, tmp_path):
+    hub = pytest.importorskip('datasets')
+    writer(tmp_path / 'set', SPLITS, CLASSES)
+    label = hub.ClassLabel(names=['no', 'yes'])
+    sets = {split: hub.Dataset.from_dict(
+        {**{name: [{'bytes': row[1], 'path': row[0]} for row in rows]
+            for name in ('image', 'mask')},
+         'label': [row[2] for row in rows], 'sick': [0] * len(rows), 'age': [50] * len(rows)},
+        features=hub.Features({'image': hub.Image(), 'mask': hub.Image(), 'sick': label,
+                               'label': hub.ClassLabel(names=list(CLASSES)),
+                               'age': hub.Value('int32')})) for split, rows in SPLITS.items()}
+    path = tmp_path / 'other'
+    if writer is write_huggingface:
+        hub.DatasetDict(sets).save_to_disk(str(path))
+    else:
+        for split, one in sets.items():
+            os.makedirs(path, exist_ok=True)
+            one.to_parquet(str(path / f'{split}-00000-of-00001.parquet'))
+    options = options_of(writer.__name__.removeprefix('write_'), path)
+    assert data.open_split('train', options).left_out == {
+        'columns of images that are not read': (1, 'mask'),
+        'columns of classes that are not read': (1, 'sick')}
+    assert data.open_split('test', options).left_out == {}, 'said once'
+    options['options'] = {'image': 'mask', 'label': 'label'}
+    assert data.open_split('train', options).left_out == {}
+
+
+def _without_cls(path):
+    with tarfile.open(path / 'test-0000.tar', 'w') as tar:
+        for name, content, _ in images(5, 100):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+
+
+def _parquet_without_label(path):
+    import pyarrow.parquet as pq
+    for file in (path / 'data').glob('test-*'):
+        pq.write_table(pq.read_table(file).drop_columns(['label']), file)
+
+
+def _huggingface_without_label(path):
+    hub = pytest.importorskip('datasets')
+    test = hub.load_from_disk(str(path / 'test')).remove_columns('label')
+    test.save_to_disk(str(path / 'new'))
+    shutil.rmtree(path / 'test')
+    os.rename(path / 'new', path / 'test')
+
+
+# How test sets come without labels: (writer, label of each image, harm, what names it).
+UNLABELLED = [
+    (write_tar, -1, None, "000.cls: holds b'-1'; expected .*; or, as test has no labels, evaluate"),
+    (write_tar, 0, _without_cls, '000.png: has no label; expected .*; or, as test has no labels'),
+    (write_parquet, -1, None, 'is -1; labels are 0 to 2; or, as test has no labels, evaluate on a'),
+    (write_parquet, None, None, 'holds None; .*; or, as test has no labels'),
+    (write_parquet, 0, _parquet_without_label, "no column 'label'.*; or, as test has no labels"),
+    (write_huggingface, -1, None, 'is -1; labels are 0 to 2; or, as test has no labels'),
+    (write_huggingface, 0, _huggingface_without_label, "no column 'label'.*; or, as test has no"),
+    (write_npz, 0, _npz(test_labels=np.full(5, -1)), 'is -1; labels .*; or, as test has no labels'),
+    (write_npz, 0, _npz(test_labels=np.full(5, np.nan)), 'such as nan; or, as test has no labels'),
+    (write_npz, 0, _npz(test_labels=None), "has no array 'test_labels'.*; or, as test has no lab"),
+    (write_tfds, -1, None, "the images of the split 'test' have no labels; evaluate on a share"),
+]
+
+
+@pytest.mark.parametrize('writer, label, harm, words', UNLABELLED)
+def test_of_a_test_split_without_labels_nothing_is_evaluated(writer, label, harm, words, tmp_path):
+    rows = {'train': images(30), 'test': [(*row[:2], label) for row in images(5, 100)]}
+    options = writer(tmp_path / 'set', rows, CLASSES) | {'eval_split': 'held_out'}
+    if harm:
+        harm(tmp_path / 'set')
+    train, held_out = (data.open_split(split, options) for split in ('train', 'held_out'))
+    assert (len(train.examples), len(held_out.examples)) == (27, 3)
+    assert train.class_names == CLASSES
+    assert train.left_out == {'splits that this run does not read': (1, 'test')}
+    whole = options | {'eval_split': 'train[90%:]'}
+    assert len(data.open_split('train', whole).examples) == 30
+    for other in (options, options | {'eval_split': 'test'}):
+        with pytest.raises((ConfigError, DataError), match=words) as caught:
+            data.open_split('test', other)
+        assert '\n' not in str(caught.value)
+
+
+def test_held_out_is_the_first_split_with_labels(tmp_path):
+    rows = {'train': images(12), 'test': images(6, 50),
+            'val': [(*row[:2], -1) for row in images(6, 100)]}
+    options = write_tar(tmp_path / 'set', rows, CLASSES) | {'eval_split': 'held_out'}
+    assert_same(data.open_split('train', options), rows['train'])
+    assert_same(data.open_split('held_out', options), rows['test'])
+    options['eval_split'] = 'test'  # reads no file of val
+    shutil.rmtree(tmp_path / 'set' / '.imgjax')
+    for split in ('train', 'test'):
+        assert_same(data.open_split(split, options), rows[split])
+    assert not list((tmp_path / 'set' / '.imgjax').glob('val*'))
 
 
 def test_an_index_follows_its_files(tmp_path):
@@ -671,6 +785,65 @@ def test_archives_as_keras_and_others_have_them(images_name, labels_name, train,
         assert source.multi_label is isinstance(numbers[0], list)
         if labels:
             np.testing.assert_array_equal(source.labels(), labels)
+
+
+TWICE = [
+    ({'x_train': 0, 'train_images': 0, 'y_train': 1},
+     "'train_images' and 'x_train' are both the images of the split 'train'; keep one"),
+    ({'x_train': 0, 'X_train': 0, 'y_train': 1}, "'x_train' and 'X_train' are both the images"),
+    ({'x_train': 0, 'y_train': 1, 'train_labels': 1},
+     "'train_labels' and 'y_train' are both the labels of the split 'train'; keep one"),
+    ({'images': 0, 'labels': 1, 'x': 0, 'y': 1}, "'images' and 'x' are both the images"),
+]
+
+
+@pytest.mark.parametrize('names, words', TWICE, ids=[row[1] for row in TWICE])
+def test_an_array_under_two_names_is_refused(names, words, tmp_path):
+    arrays_ = np.zeros((4, 5, 5), np.uint8), np.array([0, 1, 0, 1])
+    np.savez(tmp_path / 'set.npz', **{name: arrays_[kind] for name, kind in names.items()})
+    with pytest.raises(ConfigError, match=words):
+        data.open_split('train', options_of('arrays', tmp_path / 'set.npz'))
+
+
+def test_arrays_of_two_conventions_are_one_split(tmp_path):
+    np.savez(tmp_path / 'set.npz', x_train=np.zeros((4, 5, 5), np.uint8), train_labels=[0, 1] * 2,
+             ids=np.arange(4))
+    options = options_of('arrays', tmp_path / 'set.npz') | {'eval_split': 'train'}
+    source = data.open_split('train', options)
+    assert source.left_out == {'arrays of no split': (1, 'ids')}, 'said'
+    assert source.labels().tolist() == [0, 1, 0, 1]
+
+
+ONE_HOT = np.eye(3, dtype=int)[[0, 1, 2, 0]]
+ALIKE = [  # labels of train, of test; what they are read as, or what the error says
+    (ONE_HOT, np.array([2, 1]), [0, 1, 2, 0], [2, 1]),
+    (np.array([0, 1, 2, 0]), ONE_HOT[:2], [0, 1, 2, 0], [0, 1]),
+    (ONE_HOT, np.full(2, -1), [0, 1, 2, 0], None),
+    (np.eye(3)[[0, 1, 1, 0]], np.array([0, 1]), [0, 1, 1, 0], [0, 1]),  # no image of class 2
+    (ONE_HOT, np.array([3, 1]), "'test_labels' holds the class number 3, and 'train_labels' is "
+     'one-hot with 3 classes, 0 to 2; store both', None),
+    (ONE_HOT, np.eye(2), "'test_labels' has 2 columns, one per class, and 'train_labels' has 3",
+     None),
+    (np.array([[1, 1, 0]] * 4), np.array([2, 1]), "'train_labels' holds 0 and 1 of each class, "
+     "with any number of classes per image, and 'test_labels' one class per image", None),
+    (ONE_HOT, np.array(['a', 'b']), 'are names and some are numbers', None)]
+
+
+@pytest.mark.parametrize('train, test, wanted, tested', ALIKE)
+def test_one_hot_and_numbered_labels_are_read_as_the_same_classes(train, test, wanted, tested,
+                                                                  tmp_path):
+    np.savez(tmp_path / 'set.npz', train_images=np.zeros((4, 5, 5), np.uint8), train_labels=train,
+             test_images=np.zeros((2, 5, 5), np.uint8), test_labels=test)
+    options = options_of('arrays', tmp_path / 'set.npz')
+    if isinstance(wanted, str):
+        with pytest.raises(DataError, match=wanted):
+            data.open_split('train', options)
+        return
+    for split, labels in (('train', wanted), ('test', tested)):
+        if labels:
+            source = data.open_split(split, options)
+            assert source.class_names == ('0', '1', '2') and not source.multi_label
+            assert source.labels().tolist() == labels
 
 
 @pytest.mark.parametrize('names', [('images', 'labels'), ('x', 'y'), ('X', 'y')])

@@ -17,7 +17,7 @@ def test_an_opened_split_says_once_what_it_holds_and_leaves_out(monkeypatch, cap
             left_out.count(found, 'with other endings', name)
         left_out.count(found, 'dead links', f'{split}/c.png', 1200)
         return Source([{'image': np.zeros((1, 1, 1), np.uint8)}] * 3000, ('cat', 'dog'), split,
-                      lambda: np.zeros(3000, np.int32), False, found)
+                      lambda: np.arange(3000) % 2, False, found)
 
     monkeypatch.setattr(synthetic, 'open_split', open_split)
     options = base.get_config().data.to_dict() | dict(name='synthetic', path='PATH')
