@@ -77,6 +77,23 @@ def test_flags_lie_on_top_of_the_recipe(recipe, given, field, value, said, caplo
     (['--config.data.crop_min_area=0.5'], "config.data.train_crop is 'center'"),
     (['--config.data.path=DIR'], "config.data.name is 'digits'"),
     (['--config.init.head=new'], "config.init.from_ is ''"),
+    (['--config.init.preprocessing=config'], "config.init.from_ is ''"),
+    (['--config.profile.start=5'], 'config.profile.steps is 0; set that to a num'),
+    (['--config.hparams.weight_decay=0', '--config.optimizer.decay_mask=all'],
+     'config.hparams.weight_decay is 0'),
+    (['--config.data.train_resize=linear'], "config.data.train_crop is 'center'"),
+    (['--config.data.eval_transform=tf', '--config.data.eval_crop_fraction=0.5'],
+     "config.data.eval_transform is 'tf' and config.init.from_ is ''"),
+    (['--config.eval_every=0', '--config.checkpoint.every=0', '--config.checkpoint.keep_newest=5'],
+     'config.checkpoint.every is 0 and config.eval_every is 0; set config.checkpoint.every to a '),
+    (['--config.eval_every=0', '--config.checkpoint.every=0', '--config.checkpoint.keep_every=5'],
+     'config.checkpoint.keep_every: nothing reads it'),
+    (['--config.data.held_out=0.2'], "config.data.name is 'digits'"),
+    (['--config.data.name=folder', '--config.data.data_dir=DIR'],
+     "config.data.name is 'folder'; set that to a set of TFDS"),
+    (['--config.data.name=cifar10', '--config.data.path=DIR'], "config.data.name is 'cifar10'"),
+    (['--config.data.image_size=16', '--config.data.usual_size=32'],
+     'config.data.image_size is 16; set that to 0'),
 ])
 def test_what_has_no_effect_is_refused(given, message):
     with pytest.raises(ConfigError) as error:
@@ -124,11 +141,11 @@ def test_every_recipe_reads_what_it_sets(recipe):
 
 
 def test_the_table_has_the_defaults():
-    flat = config_lib.flatten(base.get_config().to_dict())
+    flat = config_lib.flatten(config_lib.to_plain(base.get_config().to_dict() | {'steps': 1}))
     for name, reader in effect.READERS.items():
         value = flat[name]
         assert (list(value) if isinstance(value, tuple) else value) == reader.default, name
-        assert reader.field in flat
+        assert set(reader.when) <= set(flat)
 
 
 def test_an_arm_that_nothing_reads_is_refused():
@@ -158,6 +175,17 @@ def test_a_schedule_is_as_long_as_the_run(schedule, steps, refused, warned, capl
     else:
         effect.check_length(config)
     assert warned in caplog.text and len(caplog.messages) == bool(warned)
+
+
+def test_what_comes_after_the_last_step_is_said(caplog):
+    caplog.set_level(logging.INFO, 'imgjax')
+    config = digits.get_config()
+    config.schedule.warmup_steps = 0
+    config = config_lib.to_plain(config) | {
+        'steps': 20, 'log_every': 21, 'eval_every': 20}
+    effect.check_length(config | {'checkpoint': config['checkpoint'] | {'every': 30}})
+    assert caplog.messages == ['config.log_every 21, config.checkpoint.every 30: more than the 20 '
+                               'steps, so that happens at the end only']
 
 
 def test_all_that_nothing_reads_is_named_once(caplog):
