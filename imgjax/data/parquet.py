@@ -8,9 +8,11 @@ Parquet has no random access: to get one image a whole group of rows is read and
 the encoded images are copied once, one after another, into one file that is then read in place.
 """
 
+import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -63,20 +65,22 @@ def open_split(split: str, options: dict) -> Source:
 def _open(path: str, every: dict[str, list[str]], split: str, settings: dict,
           options: dict) -> Source:
     class_names, labels, multi_label = _labels(every, split, settings)
-    mark = records.stamp(every[split], settings['image'])
+    column = settings['image']
+    mark = records.stamp(every[split], column)
+    of_column = '' if column == 'image' else f'.{hashlib.sha256(column.encode()).hexdigest()[:8]}'
+    name = f'{split}{of_column}'  # runs that read other columns keep theirs
 
     def fits(place: str, index: dict) -> bool:
-        copy = _copy_path(place, split, mark)
+        copy = _copy_path(place, name, mark)
         return (len(index['size']) == len(labels) and os.path.exists(copy)
                 and os.path.getsize(copy) == int(index['size'].sum()))
 
     place, index = records.kept(
-        path, f'{split}.parquet', mark,
-        lambda place: _copy(every[split], settings['image'], place,
-                            _copy_path(place, split, mark)), fits, settings['cache'])
+        path, f'{name}.parquet', mark,
+        lambda place: _copy(every[split], column, place, name, mark), fits, settings['cache'])
     index |= {'labels': labels, 'shard': np.zeros(len(labels), np.uint8),
               'offset': np.cumsum(index['size']) - index['size']}
-    examples = records.Ranges([_copy_path(place, split, mark)], index, options)
+    examples = records.Ranges([_copy_path(place, name, mark)], index, options)
     left_out = {}
     if splits.says_unread(split, options):
         import pyarrow.parquet
@@ -88,8 +92,8 @@ def _open(path: str, every: dict[str, list[str]], split: str, settings: dict,
                   multi_label, left_out)
 
 
-def _copy_path(place: str, split: str, mark: str) -> str:
-    return os.path.join(place, f'{split}-{mark}.images')
+def _copy_path(place: str, name: str, mark: str) -> str:
+    return os.path.join(place, f'{name}-{mark}.images')
 
 
 def check_columns(there: Sequence[str], images: Sequence[str], place: str, settings: dict) -> None:
@@ -205,8 +209,10 @@ def _images(path: str, column: str) -> Iterator[bytes]:
             yield from (value.as_py() or b'' for value in values)
 
 
-def _copy(paths: list[str], column: str, place: str, copy: str) -> dict[str, np.ndarray]:
-    """Writes the encoded images of `paths` one after another into the file `copy`."""
+def _copy(paths: list[str], column: str, place: str, name: str,
+          mark: str) -> dict[str, np.ndarray]:
+    """Writes the encoded images of `paths` one after another into a file; removes older copies."""
+    copy = _copy_path(place, name, mark)
     need = sum(os.path.getsize(path) for path in paths)
     free = shutil.disk_usage(place).free
     if need > 0.98 * free:
@@ -214,8 +220,7 @@ def _copy(paths: list[str], column: str, place: str, copy: str) -> dict[str, np.
                         f'{free / 2**30:.1f}; set config.data.options.cache to another folder')
     log.info('%s: copying %.1f GiB of images for random access, once', place, need / 2**30)
     old = [entry.path for entry in os.scandir(place)
-           if entry.name.endswith('.images')
-           and entry.name.rpartition('-')[0] == os.path.basename(copy).rpartition('-')[0]]
+           if re.fullmatch(rf'{re.escape(name)}-[0-9a-f]{{16}}\.images(\.tmp)?', entry.name)]
     sizes, names = [], []
     try:
         with open(f'{copy}.tmp', 'wb') as file:
@@ -233,6 +238,6 @@ def _copy(paths: list[str], column: str, place: str, copy: str) -> dict[str, np.
         os.remove(f'{copy}.tmp')
         raise
     os.replace(f'{copy}.tmp', copy)
-    for path in set(old) - {copy}:
-        os.remove(path)  # of files that have changed
+    for path in set(old) - {copy, f'{copy}.tmp'}:
+        os.remove(path)  # of files that have changed, or of a run that was killed
     return {'size': np.array(sizes, np.int64), 'names': records.pack_names(names)}

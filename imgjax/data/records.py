@@ -154,11 +154,14 @@ def stamp(paths: Sequence[str], *more: str) -> str:
 
 
 def _places(folder: str, given: str) -> list[str]:
-    """Returns where indexes of `folder` may lie: beside the data, else in the user's cache."""
-    if given:
-        return [os.path.expanduser(given)]
-    home = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
+    """Returns where indexes of `folder` may lie: beside the data, else in the user's cache.
+
+    In a folder that several sets may share each has one of its own.
+    """
     mark = hashlib.sha256(os.path.abspath(folder).encode()).hexdigest()[:16]
+    if given:
+        return [os.path.join(os.path.expanduser(given), mark)]
+    home = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
     return [os.path.join(folder, '.imgjax'), os.path.join(home, 'imgjax', mark)]
 
 
@@ -193,7 +196,7 @@ def kept(folder: str, name: str, mark: str, make: Callable[[str], dict[str, np.n
       mark: `stamp` of what it is an index of.
       make: place -> arrays; may write other files there.
       fits: (place, arrays) -> whether they hold together.
-      cache: a place to use instead.
+      cache: a folder to use instead, in which the data's get a folder of their own.
     """
     places = _places(folder, cache)
 

@@ -689,7 +689,7 @@ def test_what_cannot_be_kept_beside_the_data_is_kept_elsewhere(writer, tmp_path,
     assert list((tmp_path / 'cache').rglob('train.*.npz'))
     given = options | {'options': {'cache': str(tmp_path / 'given')}}
     assert_same(data.open_split('train', given), SPLITS['train'])
-    assert list((tmp_path / 'given').glob('train.*.npz'))
+    assert list((tmp_path / 'given').rglob('train.*.npz'))
 
 
 def test_a_split_without_labels_beside_is_no_matter(tmp_path):
@@ -717,6 +717,40 @@ def test_parquet_copies_are_replaced_not_collected(tmp_path):
     assert len(list(copy.parent.glob('train-extra-*.images'))) == 1
     _cut(copy, -1)
     assert data.open_split('train', options).examples[11]['image'] == encoded(11)
+
+
+@pytest.mark.parametrize('writer', [write_tar, write_parquet])
+def test_sets_that_share_a_cache_leave_each_others_files(writer, tmp_path):
+    shared = {'options': {'cache': str(tmp_path / 'cache')}}
+    (tmp_path / 'cache').mkdir()
+    (tmp_path / 'cache' / 'train-cats.images').write_text('of the user')
+    sets = [writer(tmp_path / name, SPLITS | {'train': images(12, first)}, CLASSES) | shared
+            for name, first in (('a', 0), ('b', 500))]
+    first = data.open_split('train', sets[0])
+    kept = {file: file.stat().st_mtime_ns for file in (tmp_path / 'cache').rglob('*.*')}
+    assert len(kept) >= 3
+    for options in sets[1], sets[0]:
+        data.open_split('train', options)
+    assert {file: file.stat().st_mtime_ns for file in kept} == kept, 'left as they are'
+    assert first.examples[3]['image'] == encoded(3)
+
+
+def test_runs_that_read_other_columns_keep_their_copies(tmp_path):
+    options = write_parquet(tmp_path / 'set', SPLITS, CLASSES)
+    import pyarrow.parquet as pq
+    for file in (tmp_path / 'set' / 'data').glob('train-*'):
+        table = pq.read_table(file)
+        pq.write_table(table.append_column('left', table['image']), file)
+    given = options | {'options': {'image': 'left'}}
+    place = tmp_path / 'set' / '.imgjax'
+    place.mkdir()
+    (place / 'train-0123456789abcdef.images.tmp').write_text('of a run that was killed')
+    (place / 'train-new.images').write_text('of the user')
+    for _ in range(2):
+        sources = [data.open_split('train', each) for each in (options, given)]
+    assert sources[0].examples[3]['image'] == sources[1].examples[3]['image'] == encoded(3)
+    assert len(list(place.glob('train*.images'))) == 3, 'one per column, and that of the user'
+    assert not list(place.glob('*.tmp'))
 
 
 def test_tfds_records_read_by_threads_are_the_same(written, monkeypatch):
