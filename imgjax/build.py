@@ -110,14 +110,16 @@ def _check_apart(train: Source, held_out: Source, options: dict) -> None:
             'one, as the evaluation is to be of images that are not trained on')
 
 
-def describe(config: dict, train: Source, held_out: Source) -> tuple[dict, Facts]:
+def describe(config: dict, train: Source, held_out: Source,
+             begun: bool = False) -> tuple[dict, Facts]:
     """Returns the config with what it leaves to the dataset filled in, and the facts of that.
 
     What is filled in: an image_size of 0 where the images have no one size, ('balanced',) class
-    weights, and steps from epochs.
+    weights, and steps from epochs. `begun` is as of `check`.
 
     Raises:
-      ConfigError: a schedule that does not go with that many steps.
+      ConfigError: a schedule that does not go with that many steps, or an augmentation that does
+        not go with that size.
     """
     options = config['data']
     native = 0 if options['image_size'] else pipeline.native_size(train, options)
@@ -128,6 +130,8 @@ def describe(config: dict, train: Source, held_out: Source) -> tuple[dict, Facts
                   len(held_out.examples), train.fingerprint, held_out.fingerprint,
                   train.multi_label)
     config = config | {'data': options}
+    if not begun:
+        _check_pixels(config, size)
     if config['hparams']['class_weights'] == ['balanced']:
         weights = {'class_weights': _balanced(train)}
         config = config | {'hparams': config['hparams'] | weights}
@@ -163,7 +167,8 @@ def check(config: dict, begun: bool = False) -> None:
 
     Args:
       config: plain.
-      begun: whether it is of a run that is there: its strengths, whose ranges came later, stay.
+      begun: whether it is of a run that is there: its strengths, and what its operations count in
+        pixels, stay, as their ranges came later.
 
     Raises:
       ConfigError: names the field.
@@ -171,6 +176,7 @@ def check(config: dict, begun: bool = False) -> None:
     _check_names(config)
     if not begun:
         check_strengths(config)
+        _check_pixels(config, config['data']['image_size'])
     _model(config, num_classes=2)
     mesh = sharding.make_mesh(config['mesh'])
     sharding.check_batch_size(config['batch_size'], config['accumulation_steps'], mesh)
@@ -294,6 +300,17 @@ def check_strengths(config: dict) -> None:
         augment.check_strengths(config['augment'], strengths)
     except ValueError as error:
         raise ConfigError(f'config.hparams.augment.{error}') from None
+
+
+def _check_pixels(config: dict, side: int) -> None:
+    """Checks that no operation of config.augment paints or moves more than an image's side.
+
+    A side of 0 is not known yet.
+    """
+    try:
+        augment.check(config['augment'], side)
+    except ValueError as error:
+        raise ConfigError(f'config.augment: {error}') from None
 
 
 def write_facts(workdir: str, facts: Facts) -> None:

@@ -81,10 +81,11 @@ def run_one(config, workdir: str, sources: tuple[Source, Source] | None = None,
     trust.check_run(workdir)
     config = _config_of(config, workdir)
     config, weights = _with_weights(config, workdir)
-    build.check(config, begun=claim.has_begun(workdir))  # before a large dataset is listed
+    begun = claim.has_begun(workdir)
+    build.check(config, begun)  # before a large dataset is listed
     with claim.held(workdir):
         train_source, eval_source = sources or build.open_dataset(config)
-        described, facts = build.describe(config, train_source, eval_source)
+        described, facts = build.describe(config, train_source, eval_source, begun)
         same_data.check_processes(config, facts)
         job = build.job(described, facts, shared=shared)
         fitted = [] if weights is None else [_fitted(job, weights)]

@@ -85,13 +85,15 @@ def apply(ops, key, images_NHWC, targets_NK, strengths, view=None):
     return images_NHWC, targets_NK
 
 
-def check(ops):
+def check(ops, side=None):
     """Raises ValueError where ``ops`` is not what ``apply`` takes; runs nothing.
 
     >>> check([['random_flip', {}], ['pad_crop', {'padding': 4}], ['mixup', {}]])
 
     Args:
       ops: sequence of ``(name, static options)``, plain data.
+      side: of the images in pixels, None where it is not known yet; what is counted in pixels may
+        be no larger.
 
     Raises:
       ValueError: one line that names the operation or option and what it takes.
@@ -111,7 +113,7 @@ def check(ops):
             if given is not wanted and not (wanted is float and given is int):
                 raise ValueError(f'option {option!r} of augmentation {name!r} is of type '
                                  f'{wanted.__name__}, not {options[option]!r}')
-        complete = defaults | options
+        complete = defaults | options | ({ranges.SIDE: side} if side else {})
         for option in static:
             if wrong := ranges.complaint(option.annotation, complete[option.name], complete):
                 raise ValueError(f'option {option.name!r} of augmentation {name!r} {wrong}')

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from imgjax.augment.keys import between, example_keys, pick, uniforms
-from imgjax.augment.ranges import TINY, Byte, Probability, Range, Share
+from imgjax.augment.ranges import TINY, Byte, Probability, Range, Share, WholePixels
 
 _TRIES = 10
 
 
-_Ratio = Annotated[float, Range(1)]
+_Ratio = Annotated[float, Range(1, 100, 'the longer side to the shorter')]
 
 
 def random_resized_crop(key, images_NHWC, strength: Share, *,
@@ -47,7 +47,7 @@ def random_resized_crop(key, images_NHWC, strength: Share, *,
     return enlarge(images_NHWC, jnp.where(fits_N[:, None], box_N4, whole_4[None]), method=method)
 
 
-def cutout(key, images_NHWC, strength: Share, *, size: Annotated[int, Range(0)] = 16,
+def cutout(key, images_NHWC, strength: Share, *, size: WholePixels = 16,
            fill: Byte = 0.0):
     """Paints a square in each image, centred anywhere and cut off at the border.
 

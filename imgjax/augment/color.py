@@ -9,13 +9,13 @@ from typing import Annotated
 import jax.numpy as jnp
 
 from imgjax.augment.keys import between, pick, uniforms
-from imgjax.augment.ranges import AtLeast0, Probability, Range
+from imgjax.augment.ranges import Change, Probability, Range
 
 
 def color_jitter(key, images_NHWC,
                  strength: Annotated[float, Range(0, 10, 'a factor of all four ranges')], *,
-                 brightness: AtLeast0 = 0.4, contrast: AtLeast0 = 0.4,
-                 saturation: AtLeast0 = 0.4, hue: Annotated[float, Range(0, 0.5)] = 0.1):
+                 brightness: Change = 0.4, contrast: Change = 0.4,
+                 saturation: Change = 0.4, hue: Annotated[float, Range(0, 0.5)] = 0.1):
     """Changes brightness, contrast, saturation and hue of each image, in a random order.
 
     Howard, `Some Improvements on Deep Convolutional Neural Network Based Image Classification

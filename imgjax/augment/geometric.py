@@ -9,13 +9,14 @@ from jax.scipy import ndimage
 
 from imgjax.augment.keys import between, example_keys, uniforms
 from imgjax.augment.ranges import (
-    AtLeast0,
     Byte,
     Degrees,
     Interpolation,
+    Pixels,
     Probability,
     Range,
     Share,
+    WholePixels,
 )
 
 
@@ -35,7 +36,7 @@ def random_flip(key, images_NHWC, strength: Probability):
     return jnp.where(flip_N[:, None, None, None], images_NHWC[:, :, ::-1], images_NHWC)
 
 
-def pad_crop(key, images_NHWC, strength: Share, *, padding: Annotated[int, Range(0)] = 4,
+def pad_crop(key, images_NHWC, strength: Share, *, padding: WholePixels = 4,
              mode: Literal['constant', 'reflect', 'edge'] = 'constant'):
     """Pads each image and cuts a window of the old size at a random place.
 
@@ -68,7 +69,7 @@ def pad_crop(key, images_NHWC, strength: Share, *, padding: Annotated[int, Range
     return jax.vmap(window)(example_keys(key, size), jnp.pad(images_NHWC, border, mode=mode))
 
 
-def shift_rotate(key, images_NHWC, strength: Share, *, max_pixels: AtLeast0 = 1.0,
+def shift_rotate(key, images_NHWC, strength: Share, *, max_pixels: Pixels = 1.0,
                  max_degrees: Degrees = 15.0, max_scale: Annotated[float, Range(0, 10)] = 0.0):
     """Shifts, turns and scales each image at random about its centre; the rest is filled with 0.
 

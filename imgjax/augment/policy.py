@@ -18,8 +18,8 @@ from imgjax.augment.keys import between, example_keys, pick, uniforms
 from imgjax.augment.mix import beta
 from imgjax.augment.ranges import (
     TINY,
-    AtLeast0,
     Byte,
+    Few,
     Interpolation,
     Probability,
     Range,
@@ -31,10 +31,11 @@ _Magnitude = Annotated[
 
 
 def rand_augment(key, images_NHWC, strength: _Magnitude, *,
-                 num_ops: Annotated[int, Range(1)] = 2,
+                 num_ops: Few = 2,
                  ops: Literal['paper', 'timm', 'timm_increasing'] = 'paper',
-                 magnitude_std: AtLeast0 = 0.0, probability: Probability = 1.0,
-                 interpolation: Interpolation = 'nearest', fill: Byte = 0.0):
+                 magnitude_std: Annotated[float, Range(0, 10)] = 0.0,
+                 probability: Probability = 1.0, interpolation: Interpolation = 'nearest',
+                 fill: Byte = 0.0):
     """Applies operations drawn with equal chances, all at one magnitude.
 
     Cubuk et al., `RandAugment: Practical Automated Data Augmentation with a Reduced Search Space
@@ -139,8 +140,8 @@ def trivial_augment_wide(key, images_NHWC, strength: Probability, *,
 
 
 def augmix(key, images_NHWC, strength: Annotated[float, Range(0, 10, 'the severity')], *,
-           width: Annotated[int, Range(1)] = 3, depth: Annotated[int, Range(0)] = 0,
-           alpha: Annotated[float, Range(TINY)] = 1.0, all_ops: bool = False,
+           width: Few = 3, depth: Annotated[int, Range(0, 100)] = 0,
+           alpha: Annotated[float, Range(TINY, 100)] = 1.0, all_ops: bool = False,
            interpolation: Interpolation = 'bilinear', fill: Byte = 0.0):
     """Mixes each image with a mixture of chains of operations on it.
 

@@ -15,7 +15,9 @@ import scipy.special
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from sklearn.datasets import load_digits
 
+from configs import digits
 from imgjax import augment, build
+from imgjax import config as config_lib
 from imgjax.augment import color, geometric, mix, policy, tables
 from imgjax.errors import ConfigError
 
@@ -233,17 +235,17 @@ def test_missing_strength_is_named(batch):
 # Operation -> the range of its strength.
 RANGES = {name: (0, 1) for name in OPERATIONS} | {
     'augmix': (0, 10), 'rand_augment': (0, 10), 'color_jitter': (0, 10),
-    'mixup': (0, math.inf), 'cutmix': (0, math.inf)}
+    'mixup': (0, 100), 'cutmix': (0, 100)}
 
 
 @every_operation
 def test_strengths_out_of_range_are_refused(name):
     low, high = RANGES[name]
     ops = [[name, OPERATIONS[name][0]]]
-    ends = f'{name}: takes {f"{low} to {high}" if math.isfinite(high) else f"at least {low}"}'
-    for strength in (low, min(high, 1e3), OPERATIONS[name][1]):
+    ends = f'{name}: takes {low} to {high}'
+    for strength in (low, high, OPERATIONS[name][1]):
         augment.check_strengths(ops, {name: strength})
-    for strength in filter(math.isfinite, (low - 0.01, -1, high + 0.01, 1000 * high)):
+    for strength in (low - 0.01, -1, high + 0.01, 1000 * high):
         with pytest.raises(ValueError, match=re.escape(ends)):
             augment.check_strengths(ops, {name: strength})
     for strength in (math.nan, math.inf, -math.inf):
@@ -278,6 +280,8 @@ def test_every_number_among_the_options_has_a_range():
                 limits = getattr(parameter.annotation, '__metadata__', ())
                 words = getattr(parameter.annotation, '__args__', ())
                 assert limits or words, f'{name}: {parameter} has no range'
+                assert all(isinstance(end, str) or math.isfinite(end)
+                           for limit in limits for end in limit[:2]), f'{name}: {parameter}'
     words = inspect.signature(policy.rand_augment).parameters['ops'].annotation.__args__
     assert set(words) == set(tables.SPACES)
     words = inspect.signature(policy.auto_augment).parameters['policy'].annotation.__args__
@@ -286,7 +290,7 @@ def test_every_number_among_the_options_has_a_range():
 
 @pytest.mark.parametrize(('name', 'options', 'part'), [
     ('rand_augment', {'ops': 'tim'}, "'ops' .*'tim'; did you mean 'timm'"),
-    ('rand_augment', {'num_ops': 0}, "'num_ops' .*at least 1, got 0"),
+    ('rand_augment', {'num_ops': 0}, "'num_ops' .*1 to 100 .how many., got 0"),
     ('rand_augment', {'probability': 1.5}, "'probability' .*0 to 1 .*got 1.5"),
     ('auto_augment', {'policy': 'svnh'}, "imagenet, cifar10, got 'svnh'"),
     ('rotate', {'interpolation': 'cubic'}, "nearest, bilinear, got 'cubic'"),
@@ -300,14 +304,37 @@ def test_every_number_among_the_options_has_a_range():
     ('random_erasing', {'max_area': 2.0}, "'max_area' .*1e-06 to 1, got 2.0"),
     ('shear', {'max_shear': 15.0}, r"'max_shear' .*0 to 1 .a slope, not degrees., got 15.0"),
     ('pad_crop', {'mode': 'wrap'}, "constant, reflect, edge, got 'wrap'"),
-    ('pad_crop', {'padding': -1}, "'padding' .*at least 0, got -1"),
+    ('pad_crop', {'padding': -1}, "'padding' .*0 to the image's side .4096. .pixels., got -1"),
     ('color_jitter', {'hue': math.nan}, "'hue' .*0 to 0.5, got nan"),
+    ('mixup_or_cutmix', {'cutmix_alpha': 101.0}, "'cutmix_alpha' .*0 to 100 .alpha of a Beta"),
     ('posterize', {'bits': 9}, "'bits' .*1 to 8, got 9"),
 ])
 def test_options_out_of_range_are_refused(name, options, part):
     with pytest.raises(ValueError, match=part) as error:
         augment.check([[name, options]])
     assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(('name', 'options', 'field'), [
+    ('cutout', {}, 'size'), ('pad_crop', {'padding': 9}, 'padding'),
+    ('shift_rotate', {'max_pixels': 8.5}, 'max_pixels')])
+def test_no_more_pixels_than_the_image_has(name, options, field, data_dir):
+    config = digits.get_config()
+    config.augment, config.hparams.augment = ((name, options),), {name: 1.0}
+    words = f"config.augment: option '{field}' .* takes 0 to the image's side .8. .pixels., got "
+    plain = config_lib.to_plain(config)
+    build.check(plain)  # 8 pixels is what the data says
+    splits = build.open_dataset(plain)
+    with pytest.raises(ConfigError, match=words):
+        build.describe(plain, *splits)
+    build.describe(plain, *splits, begun=True)
+    config.data.image_size = 8
+    plain = config_lib.to_plain(config)
+    with pytest.raises(ConfigError, match=words):
+        build.check(plain)
+    build.check(plain, begun=True)
+    config.augment = ((name, {field: 8}),)
+    build.check(config_lib.to_plain(config))
 
 
 # What each operation does.
