@@ -196,6 +196,19 @@ def test_a_copy_of_train_alone_says_what_is_held_out(tmp_path, caplog):
                    for line in caplog.messages) is said
 
 
+@pytest.mark.parametrize('specs, said', [
+    (['train', 'val', 'test'], False), (['train', 'val'], True), (['train'], False)])
+def test_splits_that_are_copied_too_are_not_said_to_be_left_out(specs, said, tmp_path, caplog):
+    np.savez(tmp_path / 'set.npz', **{
+        f'{split}_{kind}': value for split in ('train', 'val', 'test') for kind, value in (
+            ('images', np.zeros((4, 4, 4), np.uint8)), ('labels', [0, 1] * 2))})
+    options = options_of(tmp_path / 'set.npz', 'arrays')
+    del options['eval_split']
+    small_copy.write(options, str(tmp_path / 'out'), specs, **SETTINGS)
+    assert any('1 splits that this run does not read (test)' in line
+               for line in caplog.messages) is said
+
+
 def test_another_copy_in_its_place_is_refused(photos, tmp_path, monkeypatch):
     out = str(tmp_path / 'out')
     small_copy.write(options_of(photos), out, ['train'], **SETTINGS)

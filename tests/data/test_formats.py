@@ -567,6 +567,22 @@ def test_a_split_says_which_classes_it_lacks_and_train_what_is_not_read(writer, 
     assert data.open_split('train', options).left_out == {}
 
 
+def test_labels_that_lie_among_many_images_are_not_read_to_say_what_lacks(tmp_path, monkeypatch):
+    splits = {'train': images(12), 'test': images(9, 100)[:6]}
+    options = write_tfds(tmp_path / 'set', splits, CLASSES) | {'eval_split': 'test'}
+    monkeypatch.setattr('imgjax.data.tfds.QUICK_BYTES', 0)
+    monkeypatch.setattr('imgjax.data.tfds._Examples.labels', lambda self: 1 / 0)
+    assert data.open_split('test', options).left_out == {}
+
+
+def test_objects_of_a_split_that_is_not_read_are_no_matter(tmp_path):
+    options = write_npz(tmp_path / 'set', SPLITS, CLASSES) | {'eval_split': 'train[90%:]'}
+    _npz(test_labels=np.array([None] * 7))(tmp_path / 'set')
+    assert_same(data.open_split('train', options), SPLITS['train'])
+    with pytest.raises(DataError, match="'test_labels' says object .*; store arrays of numbers"):
+        data.open_split('held_out', options | {'eval_split': 'held_out'})
+
+
 @pytest.mark.parametrize('writer', [write_parquet, write_huggingface], ids=lambda w: w.__name__)
 def test_other_columns_of_images_and_classes_are_said_unless_one_is_named(writer, tmp_path):
     hub = pytest.importorskip('datasets')

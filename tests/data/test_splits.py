@@ -87,6 +87,18 @@ def test_a_folder_of_images_that_no_split_reads_is_refused_or_named(tmp_path, ca
     assert source.left_out == {'folders that no split of this run reads': (1, 'sketches')}
 
 
+def test_without_a_split_to_evaluate_nothing_is_said_of_others(tmp_path):
+    fill(tmp_path / 'train')
+    options = options_of(tmp_path)
+    del options['eval_split']  # as of a copy
+    left_out = data.open_split('train', options).left_out
+    assert {kind: count for kind, (count, _) in left_out.items()} == {
+        'images that the split held_out has': 6}
+    fill(tmp_path / 'val', {'ant': 1, 'bee': 1})
+    fill(tmp_path / 'sketches', {'ant': 2, 'bee': 2})
+    assert data.open_split('train', options).left_out == {}
+
+
 @pytest.mark.parametrize('names', [('Training', 'Testing'), ('fold1', 'fold2'), ('a', 'b c')])
 def test_any_folders_can_be_named_as_splits(names, tmp_path):
     for count, name in enumerate(names, 2):
