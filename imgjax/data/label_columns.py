@@ -142,7 +142,7 @@ def _numbers(column: LabelColumn, class_names: tuple[str, ...], first: LabelColu
         raise DataError(f'{place}: holds {odd[0]!r}; expected class numbers, or names, in every '
                         'row')
     if text:
-        return _by_name(values, class_names, place, first)
+        return by_name(values, class_names, place, first)
     if first.names and not column.names and values:
         raise _unnamed(column, first)
     if column.names in ((), class_names):
@@ -150,13 +150,23 @@ def _numbers(column: LabelColumn, class_names: tuple[str, ...], first: LabelColu
     _, numbers = labels_lib.numbered(values, column.names, place)
     used = np.unique(numbers)  # of the others nothing need be known
     translated = np.zeros(len(column.names), np.int64)
-    translated[used] = _by_name([column.names[i] for i in used], class_names, place, first)
+    translated[used] = by_name([column.names[i] for i in used], class_names, place, first)
     return translated[numbers]
 
 
-def _by_name(names: Sequence[str], class_names: tuple[str, ...], place: str,
-             first: LabelColumn) -> np.ndarray:
-    """Returns the number in `class_names` of each name, however Unicode spells it."""
+def by_name(names: Sequence[str], class_names: tuple[str, ...], place: str,
+            first: LabelColumn) -> np.ndarray:
+    """Returns the number in `class_names` of each name, however Unicode spells it.
+
+    Args:
+      names: one per label.
+      class_names: all classes, in order.
+      place: what an error calls where the names come from.
+      first: the column that `class_names` comes from.
+
+    Raises:
+      DataError: `class_names` lacks one, or has two of one name.
+    """
     spelled = [unicodedata.normalize('NFC', name) for name in class_names]
     number = {name: i for i, name in enumerate(spelled)}
     if len(number) < len(class_names):

@@ -67,6 +67,9 @@ def _csv_rows(file, path: str, left_out: dict) -> Iterator[Row]:
     twice = [name for name in at if columns.count(name) > 1]
     if twice:
         raise ConfigError(f'{path}: the first line has the column {twice[0]!r} twice; {_COLUMNS}')
+    for name in columns:
+        if name not in at:
+            left_out_lib.count(left_out, 'columns that are not read', repr(name))
     reader, begins = csv.reader(itertools.chain(file, [_END]), delimiter=delimiter), 2
     for cells in reader:
         place, begins = f'line {begins}', reader.line_num + 2
@@ -96,6 +99,10 @@ def _json_rows(file, path: str, left_out: dict) -> Iterator[Row]:
     items = json.load(file, object_pairs_hook=_fields)
     if not isinstance(items, list):
         raise DataError(f'{path}: takes a list of {{"file", "label"}}, got {type(items).__name__}')
+    others = {name: None for item in items if isinstance(item, dict) for name in item
+              if name not in ('file', 'label', 'split')}
+    for name in others:
+        left_out_lib.count(left_out, 'fields that are not read', repr(name))
     for number, item in enumerate(items):
         place = f'item {number}'
         fields = item if isinstance(item, dict) else {}

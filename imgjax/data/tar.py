@@ -21,10 +21,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from imgjax.data import Source, records, shards, source_options, split_names, splits
+from imgjax.data import Source, label_columns, records, shards, source_options, split_names, splits
 from imgjax.data import labels as labels_lib
 from imgjax.data import left_out as left_out_lib
 from imgjax.data.decode import EXTENSIONS
+from imgjax.data.label_columns import LabelColumn
 from imgjax.errors import DataError
 
 log = logging.getLogger('imgjax')
@@ -93,12 +94,9 @@ def _labels(path: str, split: str, index: dict[str, np.ndarray], first: dict[str
             top = max(int(one['numbers'].max(initial=0)) for one in (index, first))
             names = labels_lib.numbered([top], (), path)[0]
         return labels_lib.numbered(index['numbers'], names, path)
-    unknown = [name for name in mine if name not in names] if names else []
-    if unknown:
-        raise DataError(f'{path}: {split} has the class {unknown[0]!r}, which classnames.txt lacks '
-                        f'({", ".join(names[:5])}{" ..." if len(names) > 5 else ""}); add it there')
     names = names or tuple(labels_lib.in_order({*mine, *others}))
-    numbers = np.array([names.index(name) for name in mine], np.int32)
+    listed = LabelColumn(os.path.join(path, 'classnames.txt'), names, [])
+    numbers = label_columns.by_name(mine, names, f'{path}: {split}', listed).astype(np.int32)
     return names, numbers[index['numbers']]
 
 

@@ -55,6 +55,17 @@ def test_columns_are_found_whatever_separates_them(header, change, write):
     assert source.class_names == ('a', 'b') and source.labels().tolist() == [0, 1] * 3
 
 
+def test_columns_and_fields_that_are_not_read_are_counted(write, tmp_path):
+    lines = [f'{i}.png,{"ab"[i % 2]},train,7' for i in range(6)]
+    source = data.open_split('train', write(lines, 'file,label,Set,width', held_out=0))
+    assert source.left_out == {'columns that are not read': (2, "'set'")}
+    (tmp_path / 'list.json').write_text(json.dumps(
+        [{'File': f'{i}.png', 'label': 'ab'[i % 2], 'subset': 'x'} for i in range(6)]))
+    options = options_of(tmp_path / 'list.json', 'listing', held_out=0)
+    assert data.open_split('train', options).left_out == {
+        'fields that are not read': (1, "'subset'")}
+
+
 @pytest.mark.parametrize('header, words', [
     ('filename,label', "no column 'file', it has 'filename', 'label'; it takes file,label or"),
     ('file,class', "no column 'label', it has 'file', 'class'"),

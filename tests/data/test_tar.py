@@ -69,6 +69,7 @@ CATS = [('0.png', IMAGE), ('0.cls', b'dog\n'), ('1.png', IMAGE), ('1.cls', ' caf
     (CATS, CATS, '', ('caf\u00e9', 'dog'), [[1, 0], [1, 0]]),
     (CATS, CATS[:2], '', ('caf\u00e9', 'dog'), [[1, 0], [1]]),
     (CATS, CATS, 'owl\ndog\ncaf\u00e9\n', ('owl', 'dog', 'caf\u00e9'), [[1, 2], [1, 2]]),
+    (CATS, CATS, 'dog\ncafe\u0301\n', ('dog', 'cafe\u0301'), [[0, 1], [0, 1]]),
     (CATS, PLAIN, 'dog\ncaf\u00e9\n', ('dog', 'caf\u00e9'), [[0, 1], [0, 1]]),
 ])
 def test_labels_may_be_names(train, val, listed, classes, labels, tmp_path):
@@ -101,7 +102,7 @@ def test_names_and_numbers_are_not_mixed(tmp_path):
     with pytest.raises(DataError, match='of val are class names, those of train numbers'):
         data.open_split('val', options)
     (tmp_path / 'classnames.txt').write_text('dog\nowl\n')
-    with pytest.raises(DataError, match="val has the class 'caf.*which classnames.txt lacks .dog"):
+    with pytest.raises(DataError, match="val: has the class 'caf.* .*classnames.txt has not .dog"):
         data.open_split('val', options)
 
 
