@@ -11,7 +11,7 @@ import warnings
 from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from imgjax.data import crop, jpeg, modes
 from imgjax.errors import DataError
@@ -30,8 +30,8 @@ EXTENSIONS = tuple(ending for endings in FORMATS.values() for ending in endings)
 EXTENSION_OF = {name: endings[0] for name, endings in FORMATS.items()} | {'MPO': '.jpg'}
 # Of images that are sound: a field of the config makes them right.
 KINDS_OF_FIELDS = ('without config.data.pixel_range', 'without config.data.background')
-KINDS = ('empty', 'not an image', 'truncated', 'damaged', 'too many bytes', 'too many pixels',
-         'too many scans', 'too narrow', *KINDS_OF_FIELDS)
+KINDS = ('empty', 'not an image', 'of unread numbers', 'truncated', 'damaged', 'too many bytes',
+         'too many pixels', 'too many scans', 'too narrow', *KINDS_OF_FIELDS)
 MAX_ASPECT = 100
 # A progressive JPEG has about ten; a forged one decodes for an hour with a hundred thousand.
 MAX_SCANS = 200
@@ -246,14 +246,37 @@ def _refusal(name: str, encoded, error: Exception) -> Unreadable:
     if isinstance(error, Image.DecompressionBombError):
         kind = 'too many pixels'
     elif isinstance(error, UnidentifiedImageError):  # its text names an object in memory
-        known = encoded.startswith(_MAGIC)
-        kind, text = (('damaged', 'in its header, or of a kind that Pillow does not read')
-                      if known else ('not an image', 'no known format'))
+        numbers = _numbers(encoded)
+        if numbers:
+            kind, text = 'of unread numbers', (f'{numbers}, which Pillow does not read; save it '
+                                               'with whole numbers of 8 or 16 bits')
+        elif encoded.startswith(_MAGIC):
+            kind, text = 'damaged', 'in its header, or of a kind that Pillow does not read'
+        else:
+            kind, text = 'not an image', 'no known format'
     elif isinstance(error, EOFError) or 'truncated' in text.lower():
         kind = 'truncated'
     else:
         kind = 'damaged'
     return _unreadable(name, kind, text or type(error).__name__)
+
+
+def _numbers(encoded: bytes) -> str:
+    """Returns what numbers a TIFF or PFM consists of, in words; '' for other files."""
+    if encoded[:2] == b'PF' and encoded[2:3].isspace():
+        return 'a PFM of 3 channels of 32-bit float'
+    try:
+        header = TiffImagePlugin.ImageFileDirectory_v2(encoded[:8])
+        file = io.BytesIO(encoded)
+        file.seek(header.next)
+        header.load(file)
+        channels, bits = header.get(277, 1), header.get(258, (1,))
+        kind = {1: 'whole', 2: 'signed', 3: 'float'}[header.get(339, (1,))[0]]
+        if kind == 'whole' and max(bits) <= 16:
+            return ''
+        return f'a TIFF of {channels} channels of {bits[0]}-bit {kind} numbers'
+    except Exception:  # another format, or damaged
+        return ''
 
 
 def _unknown(name: str, error: modes.Unknown) -> Unreadable:

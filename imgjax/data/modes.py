@@ -27,7 +27,8 @@ class Unknown(ValueError):
 
 def check(image: Image.Image, options: dict) -> None:
     """Raises Unknown for what these options can never convert; reads no pixels."""
-    if image.mode[0] in 'IF' and not options['pixel_range'] and not _known_white(image):
+    if (image.mode[0] in 'IF' or _is_signed(image)) and not options['pixel_range'] and (
+            not _known_white(image)):
         kind = 'float' if image.mode == 'F' else '32-bit or signed'
         raise Unknown('pixel_range', f'{kind} values, of which nobody knows black and white',
                       '(black, white), such as (0, 1)')
@@ -48,8 +49,9 @@ def convert(image: Image.Image, encoded, options: dict) -> Image.Image:
     """
     check(image, options)
     more_than_bytes, brought = has_more_than_bytes(image), _is_brought(image, encoded)
+    signed = _is_signed(image)
     image.load()  # which forgets both
-    if image.mode[0] in 'IF':
+    if image.mode[0] in 'IF' or signed:
         image = _gray(image, options, brought)
     elif more_than_bytes:
         image = _colours_of_16_bits(image, encoded, options)
@@ -61,10 +63,12 @@ def convert(image: Image.Image, encoded, options: dict) -> Image.Image:
 
 
 def has_more_than_bytes(image: Image.Image) -> bool:
-    """Returns whether a file whose pixels are not loaded yet stores more than 8 bits a channel."""
-    if image.mode[0] in 'IF':
+    """Returns whether a file whose pixels are not loaded yet stores other numbers than bytes."""
+    if image.mode[0] in 'IF' or _is_signed(image):
         return True
     tiles = getattr(image, 'tile', [])
+    if image.format == 'PPM':  # by a lower white its file says, Pillow scales
+        return any('65535' in str(tile.args) for tile in tiles)
     return image.format in ('PNG', 'SGI', 'TIFF') and any(
         tile.codec_name == 'SGI16' or ';16' in str(tile.args) for tile in tiles)
 
@@ -82,6 +86,11 @@ def to_bytes(values: np.ndarray, black: float, white: float) -> np.ndarray:
     if not np.isfinite(levels).all():
         raise ValueError('values that are not finite')
     return np.clip(np.floor(levels + 0.5), 0, 255).astype(np.uint8)
+
+
+def _is_signed(image: Image.Image) -> bool:
+    """Returns whether a TIFF has signed bytes, which Pillow gives as if they had no sign."""
+    return image.mode == 'L' and getattr(image, 'tag_v2', {}).get(_SAMPLE_FORMAT, (1,))[0] == 2
 
 
 def _known_white(image: Image.Image) -> int:
@@ -102,13 +111,15 @@ def _is_brought(image: Image.Image, encoded) -> bool:
 
 
 def _gray(image: Image.Image, options: dict, brought: bool) -> Image.Image:
-    """Returns an image of one channel and more than 8 bits in mode L, or LA where it has a hole.
+    """Returns an image of one channel whose values are no bytes in mode L, with a hole in mode LA.
 
     `brought` says that Pillow scaled its values, so that 65535 is white.
     """
     values, tags = np.asarray(image), getattr(image, 'tag_v2', {})
     if values.dtype == np.int32 and tags.get(_SAMPLE_FORMAT, (2,))[0] == 1:
         values = values.view(np.uint32)
+    if _is_signed(image):
+        values = values.view(np.int8)
     white = _known_white(image)
     if options['pixel_range'] and not brought:
         levels = to_bytes(values, *options['pixel_range'])
@@ -147,12 +158,15 @@ def _colours_of_16_bits(image: Image.Image, encoded: bytes, options: dict) -> Im
     upper = np.asarray(image.convert(mode))
     if not options['pixel_range'] and upper[..., :3].max() >= _LEAST_WHITE >> 8:
         return image
+    if image.format == 'PPM':
+        encoded += b'\n'  # OpenCV needs an end after the last number in words
     values = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED)
     if values is not None and values.ndim == 3:
         order = cv2.COLOR_BGRA2RGBA if values.shape[2] == 4 else cv2.COLOR_BGR2RGB
         values = cv2.cvtColor(values, order)[..., :3]
-    if values is None or values.dtype != np.uint16 or not np.array_equal(
-            values >> 8, upper[..., :3]):
+    as_pillow = values is not None and values.dtype == np.uint16 and (
+        np.rint(values / 257) if image.format == 'PPM' else values >> 8)
+    if not np.array_equal(as_pillow, upper[..., :3]):
         raise ValueError('16 bits of colour that OpenCV reads otherwise than Pillow')
     if not options['pixel_range']:
         _check_used(int(values.max()))

@@ -64,6 +64,36 @@ def tiff_of_12_bits() -> bytes:
             + entries + bytes(4))
 
 
+def tiff_of(values: np.ndarray, sample_format: int) -> bytes:
+    """Returns a TIFF of (H, W, C) of any numbers; Pillow writes few of them.
+
+    Args:
+      values: little-endian.
+      sample_format: 1 for whole numbers, 2 for signed ones, 3 for floats.
+    """
+    height, width, channels = values.shape
+    begin = 8 + 2 + 12 * 10 + 4  # of the pixels; two lists of a number a channel come before them
+    lists = [values.dtype.itemsize * 8] * channels + [sample_format] * channels
+    size, pixels = struct.pack(f'<{len(lists)}H', *lists), values.tobytes()
+    places = [lists[0], sample_format] if channels == 1 else [begin, begin + 2 * channels]
+    tags = [(256, 3, 1, width), (257, 3, 1, height), (258, 3, channels, places[0]), (259, 3, 1, 1),
+            (262, 3, 1, 1 if channels == 1 else 2), (273, 4, 1, begin + len(size)),
+            (277, 3, 1, channels), (278, 3, 1, height), (279, 4, 1, len(pixels)),
+            (339, 3, channels, places[1])]
+    return (b'II*\0' + struct.pack('<I', 8) + struct.pack('<H', len(tags))
+            + b''.join(struct.pack('<HHII', *tag) for tag in tags) + bytes(4) + size + pixels)
+
+
+def ppm(values: np.ndarray, white: int, plain: bool = False) -> bytes:
+    """Returns a PPM of (H, W, 3), of bytes, or of words where `plain`."""
+    height, width, _ = values.shape
+    words = ' '.join(map(str, values.ravel().tolist())).encode()
+    return (f'P{3 if plain else 6}\n# of 65535\n{width} {height}\n{white}\n'.encode()
+            + (words if plain else values.astype('>u2').tobytes()))
+
+
+WIDE_COLOURS = COLOURS.astype(np.uint16) * 257
+COLOURS_OF_12 = (COLOURS * np.float64(4095 / 255)).round().astype(np.uint16)
 # Name -> (file, options, what it is), as RGB or gray.
 RIGHT = {
     '1': (encoded(GRAY.convert('1'), 'PNG'), {}, np.asarray(GRAY.convert('1').convert('L'))),
@@ -132,6 +162,15 @@ RIGHT = {
         png_of_16_bits(COLOURS.astype(np.uint16) * 257,
                        (COLOURS[0, 0].astype(np.uint16) * 257).astype('>u2').tobytes()), WHITE,
         np.where((COLOURS == COLOURS[0, 0]).all(-1, keepdims=True), 255, COLOURS)),
+    'RGB of 16 bits in a TIFF': (tiff_of(WIDE_COLOURS, 1), {}, COLOURS),
+    'RGB of 16 bits in a PPM': (ppm(WIDE_COLOURS, 65535), {}, COLOURS),
+    'RGB of 12 bits in a PPM': (ppm(COLOURS_OF_12, 4095), {'pixel_range': [0, 9]}, COLOURS),
+    '12 bits of colour in a PPM of 16': (ppm(COLOURS_OF_12, 65535), {'pixel_range': [0, 4095]},
+                                         COLOURS),
+    '12 bits of colour in a plain PPM of 16': (
+        ppm(COLOURS_OF_12, 65535, plain=True), {'pixel_range': [0, 4095]}, COLOURS),
+    'signed bytes': (tiff_of((LEVELS.astype(int) - 128).astype(np.int8)[..., None], 2),
+                     {'pixel_range': [-128, 127]}, LEVELS),
     'I': (tiff(LEVELS.astype(np.int32) * 1000 - 5), {'pixel_range': [-5, 254995]}, LEVELS),
     'F, 0 to 1': (tiff(LEVELS / np.float32(255)), {'pixel_range': [0, 1]}, LEVELS),
     'F, 0 to 4000': (tiff(LEVELS * np.float32(4000 / 255)), {'pixel_range': [0, 4000]}, LEVELS),
@@ -186,6 +225,9 @@ REFUSED = {
     '8 bits in 16': (encoded(Image.fromarray(WIDE // 257), 'PNG'), r'to \(0, 255\), or to '),
     '12 bits of colour': (png_of_16_bits(COLOURS.astype(np.uint16) * 16), r'to \(0, 4095\)'),
     '8 bits of colour': (png_of_16_bits(COLOURS.astype(np.uint16)), r'to \(0, 255\)'),
+    '12 bits of colour in a TIFF': (tiff_of(COLOURS_OF_12, 1), r'to \(0, 4095\)'),
+    '12 bits of colour in a PPM of 16': (ppm(COLOURS_OF_12, 65535), r'to \(0, 4095\)'),
+    'signed bytes': (tiff_of(LEVELS.view(np.int8)[..., None], 2), '32-bit or signed values'),
     'black art': (encoded(ART, 'PNG'), r'transparency alone; set config.data.background to \(255'),
 }
 
@@ -196,6 +238,21 @@ def test_what_nobody_can_know_is_refused_with_the_fix(name):
     with pytest.raises(decode.Unreadable, match=f'^a/7: .*{words}') as caught:
         decoded(image)
     assert caught.value.kind in decode.KINDS_OF_FIELDS and '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('image, words', [
+    (tiff_of(COLOURS / np.float32(255), 3), 'a TIFF of 3 channels of 32-bit float numbers'),
+    (tiff_of(COLOURS / 255, 3), 'a TIFF of 3 channels of 64-bit float numbers'),
+    (tiff_of((LEVELS / 255)[..., None], 3), 'a TIFF of 1 channels of 64-bit float numbers'),
+    (tiff_of(COLOURS.astype(np.int16), 2), 'a TIFF of 3 channels of 16-bit signed numbers'),
+    (tiff_of(COLOURS.astype(np.uint32), 1), 'a TIFF of 3 channels of 32-bit whole numbers'),
+    (b'PF 20 12 -1.0 ' + (COLOURS / np.float32(255)).tobytes(), 'a PFM of 3 channels of 32-bit'),
+])
+def test_numbers_that_are_not_read_are_named(image, words):
+    with pytest.raises(decode.Unreadable, match=f'of unread numbers: {words}') as caught:
+        decoded(image, pixel_range=[0, 1])
+    assert 'save it with whole numbers of 8 or 16 bits' in str(caught.value)
+    assert caught.value.kind == 'of unread numbers' and '\n' not in str(caught.value)
 
 
 def test_values_that_are_not_finite_are_refused():
