@@ -10,6 +10,7 @@ from configs import base
 from imgjax import build, finetune, models, state, train
 from imgjax import config as config_lib
 from imgjax.errors import ConfigError
+from imgjax.study import population
 
 FACTS = build.Facts(['a', 'b', 'c'], [8, 8, 3], 30, 10, '', '')
 
@@ -74,6 +75,28 @@ def test_a_frozen_network_is_the_same_in_training_and_in_evaluation():
     evaluated = jax.jit(job.eval_step)(start, batch() | {'mask': np.ones(8, bool)})
     np.testing.assert_allclose(measured['loss'], evaluated['loss'].mean(), rtol=1e-5)
     assert measured['loss'] > 1.2 and measured['accuracy'] == evaluated['hit'].mean()
+
+
+def test_frozen_norms_stay_in_each_member_of_a_population():
+    """As study/population.py maps the step: members of other rates end as each does alone."""
+    config = config_of('tiny_cnn', freeze=('conv2', 'norm2'))
+    job = build.job(config, FACTS, jax.devices()[:1])
+    members = [state.hparams_of(config | {'hparams': config['hparams'] | {'learning_rate': rate}})
+               for rate in (0.1, 0.3)]
+    start = train.initial_state(job, members[0])
+    options = {'xla_backend_optimization_level': 0}
+    together, _ = jax.jit(jax.vmap(job.train_step, in_axes=(0, None, 0)), compiler_options=options)(
+        population.stack([jax.device_get(start)] * 2), batch(), population.stack(members))
+    alone = jax.jit(job.train_step, compiler_options=options)
+    for place, hparams in enumerate(members):
+        mine, _ = alone(start, batch(), hparams)
+        one = jax.tree.map(lambda leaf, place=place: leaf[place], together)
+        jax.tree.map(np.testing.assert_array_equal, one.batch_stats['norm2'],
+                     start.batch_stats['norm2'])
+        assert not np.array_equal(one.batch_stats['norm1']['mean'],
+                                  start.batch_stats['norm1']['mean'])
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+                     (one.params, one.batch_stats), (mine.params, mine.batch_stats))
 
 
 def test_no_gradient_is_computed_for_what_is_frozen():

@@ -165,6 +165,28 @@ def test_a_network_without_rules_is_cut_where_it_is_kept(sizes):
         losses((1, 1, 1), 'tiny_resnet', **options), rel=1e-5)
 
 
+def test_frozen_norms_stay_where_the_state_is_cut():
+    """Of layers whose kernels are cut; the losses are those of one device."""
+    def run(sizes):
+        job = job_of(sizes, 'tiny_cnn', dict(widths=(8, 64, 64)),
+                     optimizer=dict(freeze=('conv3', 'norm2', 'norm3')))
+        batch, hparams = inputs(job)
+        now, found = train.initial_state(job, hparams), []
+        before = jax.device_get((now.params, now.batch_stats))
+        assert is_cut(now.params['conv3']['kernel']) == (sizes[1] > 1)
+        dispatch, _ = feed.compile_step(job, 1, now, {}, batch, hparams)
+        for _ in range(2):
+            now, measured = dispatch(now, {}, batch, hparams)
+            found.append(float(measured['loss']))
+        after = jax.device_get((now.params, now.batch_stats))
+        for (path, old), new in zip(jax.tree_util.tree_leaves_with_path(before),
+                                    jax.tree.leaves(after), strict=True):
+            assert np.array_equal(old, new) == (path[1].key in ('conv3', 'norm2', 'norm3')), path
+        return found
+
+    assert run((1, 2, 1)) == pytest.approx(run((1, 1, 1)), rel=1e-5)
+
+
 @pytest.mark.parametrize('model', [
     name for name in models.variants() if name.startswith('tiny_') and models.tensor_rules(name)])
 def test_a_split_family_is_the_whole_one(model):
