@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 import sklearn.metrics
 
 from imgjax.report import answers as answers_lib
@@ -12,6 +13,14 @@ def test_the_interval_of_all_right_has_a_width_and_that_of_nothing_is_none():
     low, high = answers_lib.wilson(5, 5)
     assert 0.5 < low < 0.6 and high == 1.0
     assert all(math.isnan(end) for end in answers_lib.wilson(0, 0))
+
+
+def test_the_interval_is_that_of_scipy():
+    for examples in (1, 3, 355, 10**6):
+        for correct in {0, 1, examples // 3, examples - 1, examples}:
+            theirs = scipy.stats.binomtest(correct, examples).proportion_ci(0.95, method='wilson')
+            np.testing.assert_allclose(
+                answers_lib.wilson(correct, examples), theirs, rtol=1e-12, atol=1e-15)
 
 
 def test_per_class_agrees_with_sklearn():
