@@ -153,27 +153,29 @@ def other_split(options: dict, own: str, split: str) -> tuple[Source, str]:
       ConfigError: no such split.
       DataError: it cannot be read.
     """
-    source = data.open_split(split, options)
-    if source.fingerprint == own:
-        return source, split
-    if not _has_images_of_its_own(split, options):
+    if _opened_quietly(split, options).fingerprint != own and not _has_images(split, options):
         log.info('the model has seen no image of it, so none is held out: all are taken')
         split = f'train+{split}'
-        return data.open_split(split, options), split
-    return source, split
+    return data.open_split(split, options), split
 
 
-def _has_images_of_its_own(split: str, options: dict) -> bool:
-    """Is anything in a split where nothing is held out for it?"""
-    level = log.level
-    log.setLevel(logging.ERROR)  # it is about a split that nobody asked for
+def _has_images(split: str, options: dict) -> bool:
+    """Returns whether a split has images of its own, where nothing is held out for it."""
     try:
-        data.open_split(split, options | {'held_out': 0.0})
+        _opened_quietly(split, options | {'held_out': 0.0})
     except ConfigError:
         return False
+    return True
+
+
+def _opened_quietly(split: str, options: dict) -> Source:
+    """Opens a split that may not be the one that is taken: nothing is said about it."""
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        return data.open_split(split, options)
     finally:
         log.setLevel(level)
-    return True
 
 
 def own_split(workdir: str, options: dict, facts: Facts, split: str) -> Source:
