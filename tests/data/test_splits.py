@@ -62,6 +62,35 @@ def test_the_share_is_an_option(tmp_path):
         data.open_split('train', options_of(tmp_path, held_out=1))
 
 
+@pytest.mark.parametrize('share, counts', [(0.01, [1, 1, 0]), (0.5, [2, 1, 0]), (0.99, [3, 1, 0])])
+def test_a_class_gives_at_least_one_image_and_keeps_at_least_one(share, counts):
+    labels = np.repeat([0, 1, 2], [4, 2, 1])
+    chosen = splits.held_out_share([str(i) for i in range(7)], labels, share)
+    np.testing.assert_array_equal(np.bincount(labels[chosen], minlength=3), counts)
+    matrix = np.eye(3, dtype=bool)[labels]  # several labels an image: the first counts
+    np.testing.assert_array_equal(
+        splits.held_out_share([str(i) for i in range(7)], matrix, share), chosen)
+
+
+def test_which_classes_there_are_of_one_label_or_several():
+    np.testing.assert_array_equal(splits.present(np.array([0, 2, 2]), 4), [1, 0, 1, 0])
+    np.testing.assert_array_equal(
+        splits.present(np.array([[0, 1, 0], [0, 1, 1]], bool), 3), [0, 1, 1])
+
+
+def test_a_batch_over_several_parts_keeps_its_order(tmp_path):
+    """The parts are of sources that read many examples at once."""
+    rng = np.random.default_rng(0)
+    images = {split: rng.integers(0, 255, (6, 4, 4, 3), np.uint8) for split in ('train', 'test')}
+    np.savez(tmp_path / 'set.npz', **{f'{split}_images': one for split, one in images.items()},
+             **{f'{split}_labels': np.arange(6) % 2 for split in images})
+    source = data.open_split('train[2:]+test[:3]', options_of(tmp_path / 'set.npz', 'arrays'))
+    expected = np.concatenate([images['train'][2:], images['test'][:3]])
+    order = [6, 0, 4, 3, 5, 1]
+    for index, example in zip(order, data.read(source, order), strict=True):
+        np.testing.assert_array_equal(example['image'], expected[index])
+
+
 @pytest.mark.parametrize('folders, chosen', [
     (('train', 'test'), 'test'), (('train', 'test', 'val'), 'val'), (('train', 'dev'), 'dev'),
     (('train', 'validation', 'test'), 'validation'), (('train', 'held_out', 'val'), 'held_out')])
