@@ -55,13 +55,17 @@ def test_pointwise_conv_is_a_dot():
 
 def _like_lax(form, x, kernel, strides, padding, dilation, groups):
     """The form's result and both gradients are lax.conv's."""
-    results = []
-    for name in (form, 'lax'):
-        y, transpose = jax.vjp(
-            lambda x, kernel, name=name: forms.FORMS[name](
-                x, kernel, strides, padding, dilation, groups), x, kernel)
-        results.append([y, *transpose(normal(*y.shape))])
-    for ours, theirs in zip(*results, strict=True):
+    @jax.jit
+    def both(x, kernel):
+        results = []
+        for name in (form, 'lax'):
+            y, transpose = jax.vjp(
+                lambda x, kernel, name=name: forms.FORMS[name](
+                    x, kernel, strides, padding, dilation, groups), x, kernel)
+            results.append([y, *transpose(normal(*y.shape))])
+        return results
+
+    for ours, theirs in zip(*both(x, kernel), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
 
 
@@ -96,8 +100,9 @@ def test_shifted_is_convolution(batch, side, kernel, strides, dilation):
 def _moved(form, x, kernel, rest):
     """How the form's result moves with the image alone, and with the kernel alone."""
     run = forms.FORMS[form]
-    return (jax.jvp(lambda x: run(x, kernel, *rest), (x,), (x[::-1],))[1],
-            jax.jvp(lambda kernel: run(x, kernel, *rest), (kernel,), (kernel[::-1],))[1])
+    return jax.jit(lambda x, kernel: (
+        jax.jvp(lambda x: run(x, kernel, *rest), (x,), (x[::-1],))[1],
+        jax.jvp(lambda kernel: run(x, kernel, *rest), (kernel,), (kernel[::-1],))[1]))(x, kernel)
 
 
 @pytest.mark.parametrize('ceil', [False, True])
@@ -106,15 +111,24 @@ def _moved(form, x, kernel, rest):
 def test_max_pool_is_flax_max_pool_with_its_ties(window, strides, padding, ceil):
     x = np.round(normal(2, 7, 9, 3))  # rounded: ties in nearly every window
     pads = pooling._pool_pads(x.shape[1:3], window, strides, padding, ceil)
-    y, transpose = jax.vjp(
-        lambda x: pooling.max_pool(x, window, strides, padding, ceil), x)
-    expected, of_flax = jax.vjp(
-        lambda x: nn.max_pool(x, (window, window), (strides, strides), pads), x)
+    dx = normal(*x.shape)
+
+    @jax.jit
+    def both(x):
+        def ours(x):
+            return pooling.max_pool(x, window, strides, padding, ceil)
+
+        y, transpose = jax.vjp(ours, x)
+        expected, of_flax = jax.vjp(
+            lambda x: nn.max_pool(x, (window, window), (strides, strides), pads), x)
+        dy = normal(*y.shape)
+        moved = jax.jvp(ours, (x,), (dx,))[1]
+        return y, expected, transpose(dy)[0], of_flax(dy)[0], moved, dy
+
+    y, expected, back, of_flax, moved, dy = both(x)
     np.testing.assert_array_equal(y, expected)
-    dy, dx = normal(*y.shape), normal(*x.shape)
-    np.testing.assert_allclose(transpose(dy)[0], of_flax(dy)[0], atol=1e-5)
-    moved = jax.jvp(lambda x: pooling.max_pool(x, window, strides, padding, ceil), (x,), (dx,))[1]
-    assert np.vdot(moved, dy) == pytest.approx(np.vdot(dx, transpose(dy)[0]), rel=1e-4)
+    np.testing.assert_allclose(back, of_flax, atol=1e-5)
+    assert np.vdot(moved, dy) == pytest.approx(np.vdot(dx, back), rel=1e-4)
 
 
 def test_max_pool_lets_nan_through():
@@ -131,10 +145,16 @@ def test_attention_has_the_derivatives_of_its_definition():
 
     args = tuple(normal(2, length, 3, 4) for length in (3, 5, 5))
     moves = tuple(arg[::-1] for arg in args)
-    ours, theirs = (
-        (jax.jvp(f, args, moves), jax.vjp(f, *args)[1](args[0]),
-         jax.jvp(jax.grad(lambda *args, f=f: jnp.square(f(*args)).sum(), (0, 1, 2)), args, moves))
-        for f in (lambda *args: attention.attend(*args)[0], defined))
+
+    @jax.jit
+    def both(args, moves):
+        return [
+            (jax.jvp(f, args, moves), jax.vjp(f, *args)[1](args[0]),
+             jax.jvp(jax.grad(lambda *args, f=f: jnp.square(f(*args)).sum(), (0, 1, 2)), args,
+                     moves))
+            for f in (lambda *args: attention.attend(*args)[0], defined)]
+
+    ours, theirs = both(args, moves)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours, theirs)
 
 
@@ -226,7 +246,7 @@ def test_gradients_of_attention(bias):
         def loss(arrays):
             y_NLHK, attn_NHLL = function(*arrays)
             return jnp.square(y_NLHK).sum() + (attn_NHLL * weight_NHLL).sum()
-        return jax.grad(loss)(qkvb)
+        return jax.jit(jax.grad(loss))(qkvb)
 
     for ours, theirs in zip(gradients(attention.attend), gradients(plain), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=2e-5)
