@@ -130,6 +130,8 @@ def _fields(pairs: list[tuple[str, object]]) -> dict[str, object]:
 def _labels(words: list[str], place: str, left_out: dict) -> tuple[str, ...]:
     """Returns labels without the blanks about them, without empty ones, each once."""
     labels = [word.strip() for word in words]
+    if blank := sum(word != label for word, label in zip(words, labels, strict=True)):
+        left_out_lib.count(left_out, 'blanks around labels', place, blank)
     if '' in labels and len(labels) > 1:
         left_out_lib.count(left_out, 'empty labels beside others', place, labels.count(''))
     labels = [label for label in labels if label]

@@ -34,7 +34,7 @@ def opened(options) -> list[data.Source]:
 
 
 @pytest.mark.parametrize('cells, classes, left_out', [
-    (('cat', 'dog', ' cat', 'dog '), ('cat', 'dog'), {}),
+    (('cat', 'dog', ' cat', 'dog '), ('cat', 'dog'), {'blanks around labels': (2, 'line 4')}),
     (('cat|', 'dog'), ('cat', 'dog'), {'empty labels beside others': (2, 'line 2')}),
     (('cat|cat', 'dog'), ('cat', 'dog'), {'labels that stand twice in a row': (2, 'line 2')}),
     (('1', '01'), ('01', '1'), {})])
@@ -220,4 +220,5 @@ def test_a_json_listing_follows_the_same_rules(write, tmp_path):
     train, val = opened(options)
     assert train.class_names == ('a', 'b') and train.multi_label
     np.testing.assert_array_equal(val.labels(), [[1, 1], [0, 1], [1, 1]])
-    assert train.left_out == {'empty labels beside others': (12, 'item 0')}
+    assert train.left_out == {'blanks around labels': (18, 'item 0'),
+                              'empty labels beside others': (12, 'item 0')}
