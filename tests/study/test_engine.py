@@ -1,6 +1,10 @@
-"""A study, through real processes: its cells are what runs alone are, whatever their company."""
+"""A study: its cells are what runs alone are, whatever their company.
+
+Through real processes, but for what no process and no device makes a difference to.
+"""
 
 import json
+import logging
 import os
 import pathlib
 import shutil
@@ -11,6 +15,8 @@ import numpy as np
 import pytest
 
 from imgjax import checkpoint, metrics, result, runtime
+from imgjax.errors import ConfigError
+from imgjax.study import engine
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 FILE = 'tests/study/small.py'
@@ -25,12 +31,27 @@ def place(tmp_path_factory):
 @pytest.fixture(scope='module')
 def study(launch, place):
     """Returns study(name, *flags, devices) -> (its last line, what it said); cells lie in NAME."""
-    def run(name: str, *flags: str, devices: int = 1, code: int = 0, file: str = FILE):
+    def run(name: str, *flags: str, devices: int = 1, file: str = FILE):
         process = launch('study', f'--study={file}', f'--workdir={place}/{name}.study',
                          f'--cells={place}/{name}', *flags, devices=devices)
         out, said = process.communicate(timeout=300)
-        assert process.returncode == code, said[-3000:]
-        return json.loads(out.splitlines()[-1]) if code == 0 else None, said
+        assert process.returncode == 0, said[-3000:]
+        return json.loads(out.splitlines()[-1]), said
+
+    return run
+
+
+@pytest.fixture
+def here(place, caplog, capsys, monkeypatch):
+    """Returns here(name, **options) -> what study() returns, in this process."""
+    monkeypatch.chdir(ROOT)
+    caplog.set_level(logging.INFO, 'imgjax')
+
+    def run(name: str, *, file: str = FILE, what=engine.run, **options):
+        caplog.clear()
+        line = what(file, f'{place}/{name}.study', f'{place}/{name}', **options)
+        line = json.loads(json.dumps(line), parse_constant=lambda _: None)  # as it is printed
+        return line, caplog.text + capsys.readouterr().err
 
     return run
 
@@ -101,22 +122,27 @@ def test_a_mesh_of_devices_is_runs_alone(alone, study, launch, place, tmp_path):
             np.testing.assert_allclose(ours['loss'], other['loss'], rtol=1e-4)
 
 
-@pytest.mark.parametrize('devices', [1, 2])
-def test_one_program_rounds_differently_and_nothing_else(alone, study, place, devices):
-    """On two devices as well, each with its part of the population."""
-    name = f'vmap{devices}'
-    line, _ = study(name, '--strategy=vmap', devices=devices)
-    assert line['cells_done'] == 6 and line['cells_diverged'] == 2
+def check_rounding(folder, alone):
+    """Checks cells of one program against runs alone, from which they differ by rounding."""
     for cell, path in alone.items():
-        mine, theirs = rows(place / name / cell), rows(path)
+        mine, theirs = rows(folder / cell), rows(path)
         if not (path / 'predictions.safetensors').exists():
-            assert not (place / name / cell / 'predictions.safetensors').exists()
+            assert not (folder / cell / 'predictions.safetensors').exists()
             continue
         assert [(row['step'], row['split']) for row in mine] == [
             (row['step'], row['split']) for row in theirs]
         for ours, other in zip(mine, theirs, strict=True):
             if ours['step'] <= 50:
                 np.testing.assert_allclose(ours['loss'], other['loss'], rtol=1e-4)
+
+
+@pytest.mark.parametrize('devices', [1, 2])
+def test_one_program_rounds_differently_and_nothing_else(alone, study, place, devices):
+    """On two devices as well, each with its part of the population."""
+    name = f'vmap{devices}'
+    line, _ = study(name, '--strategy=vmap', devices=devices)
+    assert line['cells_done'] == 6 and line['cells_diverged'] == 2
+    check_rounding(place / name, alone)
 
 
 def test_an_arm_that_diverges_is_said_and_touches_nobody(looped, place):
@@ -127,21 +153,22 @@ def test_an_arm_that_diverges_is_said_and_touches_nobody(looped, place):
     assert all(one['difference'] is not None for one in line['comparisons'])
 
 
-def test_what_is_done_is_not_done_again(study, looped, place):
+def test_what_is_done_is_not_done_again(here, looped, place):
     written = {path: path.stat().st_mtime_ns for path in (place / 'loop').rglob('*.json')}
-    again, said = study('loop')
+    again, said = here('loop')
     assert again['comparisons'] == looped[0]['comparisons'] and again['cells_done'] == 6
     assert written == {path: path.stat().st_mtime_ns for path in (place / 'loop').rglob('*.json')}
     assert 'at step' not in said
 
 
-def test_studies_share_cells(study, looped, place, tmp_path):
+def test_studies_share_cells(here, looped, place, tmp_path):
     """Another question about some of the same arms."""
     text = (ROOT / FILE).read_text()
     other = tmp_path / 'other.py'
     other.write_text(text.replace("'far too fast': {'hparams.learning_rate': 1e30}",
                                   "'double': {'hparams.learning_rate': 0.1}"))
-    line, said = study('loop', f'--workdir={tmp_path}/other', file=str(other))
+    line, said = here('loop', file=str(other), what=lambda file, _, cells: engine.run(
+        file, f'{tmp_path}/other', cells, 'loop'))
     assert line['cells_done'] == 8 and line['missing'] == []
     assert said.count('at step 60') == SEEDS and 'double · seed 1: ' in said
     assert '; 2 run here' in pathlib.Path(line['page']).read_text(), 'what cost it is the cost of'
@@ -163,13 +190,20 @@ def test_a_study_that_grows_goes_on(study, place, tmp_path):
     study('grows', '--only=base', '--strategy=loop', file=str(file))
     [group] = json.loads((place / 'grows.study' / 'plan.json').read_text())['groups'].values()
     assert (group['strategy'], group['cells']) == ('vmap', 16)
-    _, said = study('grows', '--strategy=mesh', file=str(file), code=2)
-    assert "--strategy=mesh: not for the 20 cells of 'base'" in said.splitlines()[-1]
 
 
-def test_a_cell_that_another_study_runs_is_waited_for(study, launch, place):
-    """The others are run meanwhile, and the page can be written."""
-    first = pathlib.Path(study('held', '--list')[1].split('base · seed 0')[1].split()[0])
+def test_one_device_has_no_mesh(here, monkeypatch):
+    monkeypatch.setattr('jax.local_device_count', lambda: 1)
+    with pytest.raises(ConfigError) as error:
+        here('no mesh', wish='mesh')
+    assert "--strategy=mesh: not for the 8 cells of 'base'" in str(error.value)
+    assert 'there is one device' in str(error.value)
+
+
+def test_a_cell_that_another_study_runs_is_waited_for(study, here, launch, place):
+    """The others are run meanwhile, and the page can be written; later the cells are listed."""
+    listed = here('held', what=engine.listing)[1]
+    first = pathlib.Path(listed.split('base · seed 0')[1].split()[0])
     first.mkdir(parents=True)
     with runtime.run_lock(str(first)):
         process = launch('study', f'--study={FILE}', f'--workdir={place}/held.study',
@@ -183,11 +217,22 @@ def test_a_cell_that_another_study_runs_is_waited_for(study, launch, place):
         line, _ = study('held', '--report')
         assert line['cells_done'] == 1
     out, _ = process.communicate(timeout=120)
-    assert process.returncode == 0 and json.loads(out.splitlines()[-1])['cells_done'] == 2
+    line = json.loads(out.splitlines()[-1])
+    assert process.returncode == 0 and (line['cells'], line['cells_done']) == (8, 2)
+    assert 'half: 2 of 2 cells not run to the end' in line['missing']
+
+    line, said = here('held', what=engine.listing)
+    assert (line['done'], line['missing']) == (2, 6)
+    assert 'done' in said and 'base · seed 1' in said
+    pathlib.Path(place / 'held.study' / 'study.html').unlink()
+    line, _ = here('held', report=True)
+    assert pathlib.Path(line['page']).exists() and line['cells_done'] == 2
+    with pytest.raises(ConfigError, match="--only: no arm 'haff'; did you mean 'half'?"):
+        here('held', only='haff')
 
 
 def test_halving_stops_the_worse_arms_also_when_it_is_killed(
-        study, launch, looped, place, tmp_path):
+        study, here, launch, looped, place, tmp_path):
     text = (ROOT / FILE).read_text()
     file = tmp_path / 'halving.py'
     file.write_text(text.replace('seeds=2,', "seeds=2, halving={'steps': [20, 40], 'keep': 0.5},"))
@@ -199,8 +244,8 @@ def test_halving_stops_the_worse_arms_also_when_it_is_killed(
     assert line['cells_done'] == 2 and 'stopped early' in pathlib.Path(line['page']).read_text()
     again, said = study('halved', file=str(file))
     assert again['comparisons'] == line['comparisons'] and 'at step' not in said
-    _, said = study('halved', '--only=base', file=str(file), code=2)
-    assert '--only: a study with halving compares its arms as they go' in said
+    with pytest.raises(ConfigError, match='--only: a study with halving compares its arms as they'):
+        here('halved', file=str(file), only='base')
 
     # Asked for without halving, it goes on with all arms; what stood at step 20 or 40 with them.
     shutil.copytree(place / 'halved', place / 'whole')
@@ -222,49 +267,35 @@ def test_halving_stops_the_worse_arms_also_when_it_is_killed(
         assert rows(place / 'cut' / path.name) == rows(path)
 
 
-def test_list_only_and_report(study, place):
-    line, _ = study('parts', '--only=half')
-    assert (line['cells'], line['cells_done']) == (8, 2)
-    assert 'base: 2 of 2 cells not run to the end' in line['missing']
-    line, said = study('parts', '--list')
-    assert (line['done'], line['missing']) == (2, 6)
-    assert 'done' in said and 'half · seed 1' in said
-    pathlib.Path(place / 'parts.study' / 'study.html').unlink()
-    line, _ = study('parts', '--report')
-    assert pathlib.Path(line['page']).exists() and line['cells_done'] == 2
-    _, said = study('parts', '--only=haff', code=2)
-    assert "--only: no arm 'haff'; did you mean 'half'?" in said
-
-
-def test_a_cell_of_other_code_does_not_count(study, looped, place):
+def test_a_cell_of_other_code_does_not_count(here, looped, place):
     """It is told of, and run again where the study is."""
     shutil.copytree(place / 'loop', place / 'old')
     for path in (place / 'old').iterdir():
         path.rename(path.with_name(f'{path.name.split("-")[0]}-01234567'))
-    line, _ = study('old', '--report')
+    line, _ = here('old', report=True)
     assert line['cells_done'] == 0
     assert 'base: 2 of 2 cells run by another version of the code' in line['missing']
 
 
-def test_an_arm_that_cannot_be_built_leaves_the_others(study, tmp_path):
+def test_what_cannot_be_run_leaves_the_others(here, tmp_path):
+    """An arm that cannot be built, and a cell whose directory is in the way: a line of the page."""
     file = tmp_path / 'bad_arm.py'
-    file.write_text((ROOT / FILE).read_text().replace(
+    text = (ROOT / FILE).read_text().replace(
         "{'hparams.learning_rate': 0.025}",
-        "{'model.name': 'tiny_vit', 'model.options': {'patch_size': 3}}"))
-    line, _ = study('bad arm', file=str(file))
-    assert (line['cells_done'], line['cells_failed'], line['cells_diverged']) == (4, 2, 2)
-    assert 'half: 2 of 2 cells ended by an error' in line['missing']
-
-
-def test_a_cell_that_fails_leaves_the_others(study, place, tmp_path):
-    """Its directory is in the way; the error is one line of the page, and the study goes on."""
-    (place / 'bad').mkdir()
-    line, _ = study('bad', '--list')
-    listed = [text for text in _.splitlines() if 'base · seed 0' in text]
-    directory = pathlib.Path(listed[0].split()[-1])
-    directory.mkdir()
+        "{'model.name': 'tiny_vit', 'model.options': {'patch_size': 3}}")
+    for rest in ("            'no decay': {'hparams.weight_decay': 0.0},\n",
+                 "            'far too fast': {'hparams.learning_rate': 1e30},\n",
+                 ", ('base', 'no decay')"):
+        assert rest in text
+        text = text.replace(rest, '')
+    file.write_text(text)
+    _, said = here('bad', file=str(file), what=engine.listing)
+    [words] = [words for words in said.splitlines() if 'base · seed 0' in words]
+    directory = pathlib.Path(words.split()[-1])
+    directory.mkdir(parents=True)
     (directory / 'something').touch()
-    line, said = study('bad', '--strategy=loop', '--only=base')
-    assert (line['cells_done'], line['cells_failed']) == (1, 1)
+    line, _ = here('bad', file=str(file), wish='loop')
+    assert (line['cells_done'], line['cells_failed']) == (1, 3)
+    assert 'half: 2 of 2 cells ended by an error' in line['missing']
     assert "holds 'something' but no run" in json.loads(
         (directory / 'result.json').read_text())['result']['error']
