@@ -352,7 +352,7 @@ def test_a_run_goes_on_without_the_file(saved, tmp_path, data_dir):
     ('tim:resnet18', "takes LAYOUT:WHERE.*did you mean 'timm'"),
     ('resnet18', 'takes LAYOUT:WHERE'), ('timm:', 'takes LAYOUT:WHERE'),
     ('timm:/', '/ is a folder; give the file of weights in it'),
-    ('timm:../x', 'no such file'), ('timm:a b', 'timm takes a file'),
+    ('timm:../no_such_folder/x', 'no such file'), ('timm:a b', 'timm takes a file'),
     ('torchvision:resnet18', 'torchvision takes a file'),
     ('timm:resnet18.a1_in1k', "weights of 'resnet18' are not for"),
 ])
