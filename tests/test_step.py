@@ -185,5 +185,10 @@ def test_three_views_shall_agree():
     logits = [apply(view) for view in views]
     assert loss - alone == pytest.approx(
         1e5 * losses.agreement(jnp.stack(logits, 1)).mean().item(), rel=1e-3) and loss > alone
+    targets = jax.nn.one_hot(batch_of()['label'], CLASSES, dtype=jnp.float32)
+    of_view = [losses.per_example('softmax', one, targets, label_smoothing=0.1).mean().item()
+               for one in logits]
+    assert alone == pytest.approx(of_view[0], rel=1e-6), 'the labels are those of the first view'
+    assert of_view[1] != pytest.approx(of_view[0], rel=1e-6)
     with pytest.raises(ConfigError, match='config.consistency: jsd takes the softmax loss and an'):
         after(config_of(consistency='jsd'), batch_of())
