@@ -17,8 +17,10 @@ import numpy as np
 from absl import app, flags, logging
 
 from configs import digits
-from imgjax import backend, build, checkpoint, digests, feed, sharding, state, train
+from imgjax import build, feed, sharding, state, train
 from imgjax import config as config_lib
+from imgjax.process import backend
+from imgjax.rundir import checkpoint, digests
 
 _MEGABYTES = flags.DEFINE_integer('megabytes', 100, 'Of the state that is saved.')
 _RESTORE = flags.DEFINE_integer('restore_megabytes', 1000, 'Of the state that is restored.')
@@ -29,7 +31,7 @@ _BLOCK = 20  # steps: a save of 100 MB ends within 3 of them
 _HASH = 'benchmark'
 
 
-def job_of(megabytes: int) -> tuple[build.Job, tuple]:
+def job_of(megabytes: int) -> tuple[build.Setup, tuple]:
     """Returns an mlp whose parameters and two moments are of that size, and its dataset."""
     parameters = megabytes * 1e6 / 12
     config = digits.get_config('mlp')
@@ -38,7 +40,7 @@ def job_of(megabytes: int) -> tuple[build.Job, tuple]:
                   steps_per_dispatch=1, checkpoint=dict(every=10**6, keep_newest=1))
     config = config_lib.to_plain(config)
     splits = build.open_dataset(config)
-    return build.job(*build.describe(config, *splits)), splits
+    return build.setup(*build.describe(config, *splits)), splits
 
 
 def block(opened, now, writer=None):
@@ -54,12 +56,12 @@ def block(opened, now, writer=None):
 
 
 def save_cost() -> None:
-    job, (source, _) = job_of(_MEGABYTES.value)
-    hparams = sharding.place(state.hparams_of(job.config), sharding.replicated(job.mesh))
-    now = train.initial_state(job, hparams)
-    opened = feed.open_feed(job, source, now, 0, hparams)
+    setup, (source, _) = job_of(_MEGABYTES.value)
+    hparams = sharding.place(state.hparams_of(setup.config), sharding.replicated(setup.mesh))
+    now = train.initial_state(setup, hparams)
+    opened = feed.open_feed(setup, source, now, 0, hparams)
     with tempfile.TemporaryDirectory() as workdir:
-        writer = checkpoint.Writer(workdir, job.config['checkpoint'])
+        writer = checkpoint.Writer(workdir, setup.config['checkpoint'])
         now, *_ = block(opened, now, writer)  # warm
         costs, steps, saves = [], [], []
         for _ in range(_ROUNDS.value):
@@ -80,9 +82,9 @@ def save_cost() -> None:
 
 
 def restore_cost() -> None:
-    job, _ = job_of(_RESTORE.value)
-    hparams = sharding.place(state.hparams_of(job.config), sharding.replicated(job.mesh))
-    now = train.initial_state(job, hparams)
+    setup, _ = job_of(_RESTORE.value)
+    hparams = sharding.place(state.hparams_of(setup.config), sharding.replicated(setup.mesh))
+    now = train.initial_state(setup, hparams)
     leaf_digests = digests.leaf_digests
     whole, verify = [], []
 
@@ -93,14 +95,14 @@ def restore_cost() -> None:
         return found
 
     with tempfile.TemporaryDirectory() as workdir:
-        writer = checkpoint.Writer(workdir, job.config['checkpoint'])
+        writer = checkpoint.Writer(workdir, setup.config['checkpoint'])
         writer.save(now, _HASH)
         writer.close()
         del now
         digests.leaf_digests = timed  # where restoring calls it
         for _ in range(max(1, _ROUNDS.value // 3)):
             began = time.monotonic()
-            restored, _ = checkpoint.restore(workdir, 0, job.target, _HASH)
+            restored, _ = checkpoint.restore(workdir, 0, setup.target, _HASH)
             whole.append(time.monotonic() - began)
             del restored
         digests.leaf_digests = leaf_digests

@@ -23,7 +23,8 @@ import numpy as np
 from absl import app, flags
 
 from configs import base
-from imgjax import data, small_copy
+from imgjax import data
+from imgjax.commands import reduce
 from imgjax.data import decode, jpeg, pipeline
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -162,7 +163,7 @@ def loaders(images: list[bytes], small: list[bytes], folders: tuple) -> tuple[di
 
 def main(_) -> None:
     images = read_images()
-    small = [small_copy.reduce({'image': image, 'name': ''}, OPTIONS, 320, 90)[0]
+    small = [reduce.reduce({'image': image, 'name': ''}, OPTIONS, 320, 90)[0]
              for image in images]
     with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
         folders = (write_folder(images, first), write_folder(small, second))

@@ -5,7 +5,7 @@
 
 A number is the time in ms of the layer and of both its gradients, in float32, the median over
 rounds in which the forms take turns; the one that a model runs is in bold. `--plain` leaves out
-what imgjax/backend.py says to XLA and the allocator.
+what imgjax/process/backend.py says to XLA and the allocator.
 """
 
 import statistics
@@ -15,11 +15,11 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from imgjax import backend
-from imgjax.models import forms
+from imgjax.models.parts import forms
+from imgjax.process import backend
 
 _ROUNDS = flags.DEFINE_integer('rounds', 5, 'How often each form has its turn.')
-_PLAIN = flags.DEFINE_bool('plain', False, "Without imgjax/backend.py's options.")
+_PLAIN = flags.DEFINE_bool('plain', False, "Without imgjax/process/backend.py's options.")
 
 # what it is, (N, H, W, C), (h, w, C / groups, F), stride, groups, the forms that can run it
 LAYERS = [

@@ -1,6 +1,6 @@
 """A training step of ours as a process that benchmarks/train_step.py drives.
 
-Its one argument is JSON: name, size, batch, dtype, and whether to do without imgjax/backend.py
+Its one argument is JSON: name, size, batch, dtype, and whether to do without process/backend.py
 (plain). It prints a line when it is ready, and for every number of steps read from standard input a
 line with the seconds they took.
 """
@@ -15,7 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import base
-from imgjax import backend, build, feed, sharding, state, train
+from imgjax import build, feed, sharding, state, train
+from imgjax.process import backend
+from imgjax.rundir import dataset_info
 
 # Side of the square matrices whose product is the ceiling of the utilisation.
 CEILING_SIDE = {'cpu': 2048, 'gpu': 8192, 'tpu': 8192}
@@ -48,17 +50,18 @@ def prepare(name: str, size: int, batch: int, dtype: str):
     config['model'] |= {'name': name, 'dtype': dtype}
     config['optimizer'] |= {'name': 'sgd'}
     config |= {'batch_size': batch, 'steps': 1000}
-    facts = build.Facts([str(i) for i in range(1000)], [size, size, 3], batch, batch, '', '')
-    job = build.job(config, facts, jax.devices()[:1])
-    hparams = jax.device_put(state.hparams_of(config), sharding.replicated(job.mesh))
-    current = train.initial_state(job, hparams)
+    classes = [str(i) for i in range(1000)]
+    dataset = dataset_info.DatasetInfo(classes, [size, size, 3], batch, batch, '', '')
+    setup = build.setup(config, dataset, jax.devices()[:1])
+    hparams = jax.device_put(state.hparams_of(config), sharding.replicated(setup.mesh))
+    current = train.initial_state(setup, hparams)
     rng = np.random.default_rng(0)
     item = jax.device_put({
         'image': rng.integers(0, 256, (batch, size, size, 3), np.uint8),
         'label': rng.integers(0, 1000, batch).astype(np.int32),
-        'weight': np.ones(batch, np.float32)}, sharding.batch_sharding(job.mesh))
+        'weight': np.ones(batch, np.float32)}, sharding.batch_sharding(setup.mesh))
     began = time.perf_counter()
-    dispatch, flops = feed.compile_step(job, 1, current, {}, item, hparams)
+    dispatch, flops = feed.compile_step(setup, 1, current, {}, item, hparams)
     compiling = time.perf_counter() - began
 
     def run(steps: int) -> float:

@@ -23,7 +23,7 @@ _MODELS = flags.DEFINE_list(
                'mobilenetv2_100:224:32', 'resnet18:32:128'], 'variant:size:batch, each.')
 _PEERS = flags.DEFINE_multi_enum(
     'peers', [], ['torch', 'plain'], 'Whom to compare with: plain is ours without what '
-    'imgjax/backend.py says to XLA and the allocator.')
+    'imgjax/process/backend.py says to XLA and the allocator.')
 _PEER_PYTHON = flags.DEFINE_string(
     'peer_python', sys.executable, 'Interpreter that has torch and timm.')
 _COMPILE = flags.DEFINE_list(
@@ -39,7 +39,7 @@ class Way:
     def __init__(self, *command: str):
         self._process = subprocess.Popen(
             command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self.facts = self._read()
+        self.dataset = self._read()
         first = self._ask(1)['seconds']
         self.steps = max(1, round(_SECONDS.value / first))
 
@@ -94,14 +94,14 @@ def main(_) -> None:
         for _ in range(_ROUNDS.value):
             for way, process in found.items():
                 times[way].append(process.measure())
-        ours = found['ours'].facts
+        ours = found['ours'].dataset
         for way, process in found.items():
             step = statistics.median(times[way])
             ratios = [a / b for a, b in zip(times[way], times['ours'], strict=True)]
             used = ours['flops'] / step / ours['ceiling'] if ours['flops'] else float('nan')
             print(f'| {name}, {size} px, {batch} | {way} | {step * 1000:.0f} | {batch / step:.1f} '
                   f'| {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) '
-                  f'| {used:.0%} | {process.memory:.0f} | {process.facts["compile"]:.0f} |',
+                  f'| {used:.0%} | {process.memory:.0f} | {process.dataset["compile"]:.0f} |',
                   flush=True)
             process.close()
     print(f'\n{ours["device"]}, {_DTYPE.value}, ceiling {ours["ceiling"] / 1e9:.0f} GFLOP/s, '

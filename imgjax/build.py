@@ -3,10 +3,7 @@
 Nothing here writes, and nothing is computed: a wrong config ends here.
 """
 
-import hashlib
-import json
 import logging
-import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,60 +12,47 @@ import numpy as np
 
 from imgjax import (
     augment,
+    cache,
     data,
     effect,
     finetune,
-    kept,
     losses,
     models,
     optim,
     sharding,
     state,
     step,
-    trust,
 )
-from imgjax.config import write_json
 from imgjax.data import Source, classes, image_files, pipeline, split_names
 from imgjax.errors import ConfigError, DataError, nearest
+from imgjax.rundir.dataset_info import DatasetInfo
 
 log = logging.getLogger('imgjax')
 
 
-class Facts(NamedTuple):
-    """What a run knows of its dataset, also where the dataset is not at hand."""
-
-    class_names: list[str]
-    image_shape: list[int]  # H, W, C of the pixels that the model sees
-    train_examples: int
-    eval_examples: int
-    train_fingerprint: str
-    eval_fingerprint: str
-    multi_label: bool = False  # an image may have several labels, or none
-
-
-class Job(NamedTuple):
+class Setup(NamedTuple):
     """A config, built.
 
     Attributes:
       config: plain, with `steps` filled in.
-      facts: of its dataset.
+      dataset: what is known of its dataset.
       model: Flax module.
       mesh: the devices.
       target: TrainState of ShapeDtypeStructs with their shardings.
       train_step: (state, batch, hparams) -> (state, metrics), pure.
       eval_step: (state, batch) -> per-example results, pure.
-      kept: what this run may take from runs before it in this process, see kept.py.
+      cache: decoded data and compiled programs of earlier runs of this process, see cache.py.
       key: equal for runs that have the same programs.
     """
 
     config: dict
-    facts: Facts
+    dataset: DatasetInfo
     model: Any
     mesh: jax.sharding.Mesh
     target: state.TrainState
     train_step: Callable
     eval_step: Callable
-    kept: dict
+    cache: dict
     key: tuple
 
     @property
@@ -111,8 +95,8 @@ def _check_apart(train: Source, held_out: Source, options: dict) -> None:
 
 
 def describe(config: dict, train: Source, held_out: Source,
-             begun: bool = False) -> tuple[dict, Facts]:
-    """Returns the config with what it leaves to the dataset filled in, and the facts of that.
+             begun: bool = False) -> tuple[dict, DatasetInfo]:
+    """Returns the config with what it leaves to the dataset filled in, and what is known of that.
 
     What is filled in: an image_size of 0 where the images have no one size, ('balanced',) class
     weights, and steps from epochs. `begun` is as of `check`.
@@ -126,9 +110,9 @@ def describe(config: dict, train: Source, held_out: Source,
     if not native and not options['image_size']:
         options = options | {'image_size': options['usual_size']}
     size = native or options['image_size']
-    facts = Facts(list(train.class_names), [size, size, options['channels']], len(train.examples),
-                  len(held_out.examples), train.fingerprint, held_out.fingerprint,
-                  train.multi_label)
+    dataset = DatasetInfo(
+        list(train.class_names), [size, size, options['channels']], len(train.examples),
+        len(held_out.examples), train.fingerprint, held_out.fingerprint, train.multi_label)
     config = config | {'data': options}
     if not begun:
         _check_pixels(config, size)
@@ -136,10 +120,10 @@ def describe(config: dict, train: Source, held_out: Source,
         weights = {'class_weights': _balanced(train)}
         config = config | {'hparams': config['hparams'] | weights}
     if config['epochs']:
-        steps = max(1, round(config['epochs'] * facts.train_examples / config['batch_size']))
+        steps = max(1, round(config['epochs'] * dataset.train_examples / config['batch_size']))
         config = config | {'steps': steps, 'epochs': 0.0}
     effect.check_length(config)
-    return config, facts
+    return config, dataset
 
 
 def _balanced(train: Source) -> list[float]:
@@ -155,10 +139,10 @@ def _balanced(train: Source) -> list[float]:
     return [round(float(count_K.sum() / (present * n)), 6) if n else 0.0 for n in count_K]
 
 
-def label_struct(facts: Facts, batch_size: int) -> jax.ShapeDtypeStruct:
+def label_struct(dataset: DatasetInfo, batch_size: int) -> jax.ShapeDtypeStruct:
     """Returns the shape and dtype of a batch's labels."""
-    if facts.multi_label:
-        return jax.ShapeDtypeStruct((batch_size, len(facts.class_names)), np.float32)
+    if dataset.multi_label:
+        return jax.ShapeDtypeStruct((batch_size, len(dataset.class_names)), np.float32)
     return jax.ShapeDtypeStruct((batch_size,), np.int32)
 
 
@@ -182,35 +166,35 @@ def check(config: dict, begun: bool = False) -> None:
     sharding.check_batch_size(config['batch_size'], config['accumulation_steps'], mesh)
 
 
-def job(config: dict, facts: Facts, devices=None, shared: dict | None = None) -> Job:
+def setup(config: dict, dataset: DatasetInfo, devices=None, shared: dict | None = None) -> Setup:
     """Builds a config, as `describe` returns it, on all devices or those given.
 
     Args:
       config: plain.
-      facts: of its dataset.
+      dataset: what is known of its dataset.
       devices: of jax.devices(); None takes all.
-      shared: `Job.kept` of runs before it in this process.
+      shared: `Setup.cache` of an earlier run of this process.
 
     Raises:
       ConfigError: names the field.
     """
     _check_names(config)
-    _check_labels(config, facts)
+    _check_labels(config, dataset)
     shared = {} if shared is None else shared
     mesh = sharding.make_mesh(config['mesh'], devices)
-    key = (kept.structure(config), kept.data(config, facts, mesh))
-    built = kept.once(shared, 'job', key, lambda: _build(config, facts, mesh))
-    return built._replace(config=config, facts=facts, kept=shared, key=key)
+    key = (cache.structure(config), cache.data(config, dataset, mesh))
+    built = cache.once(shared, 'job', key, lambda: _build(config, dataset, mesh))
+    return built._replace(config=config, dataset=dataset, cache=shared, key=key)
 
 
-def _build(config: dict, facts: Facts, mesh) -> Job:
-    model = _model(config, len(facts.class_names))
+def _build(config: dict, dataset: DatasetInfo, mesh) -> Setup:
+    model = _model(config, len(dataset.class_names))
     try:
-        abstract = state.abstract(model, config, tuple(facts.image_shape))
+        abstract = state.abstract(model, config, tuple(dataset.image_shape))
     except (ValueError, TypeError, ZeroDivisionError) as error:
         raise ConfigError(
             f'config.model: {config["model"]["name"]} does not take images of '
-            f'{"x".join(map(str, facts.image_shape))} ({str(error).splitlines()[0][:200]})'
+            f'{"x".join(map(str, dataset.image_shape))} ({str(error).splitlines()[0][:200]})'
         ) from None
     rules = models.tensor_rules(config['model']['name'])
     target = jax.tree.map(
@@ -225,8 +209,8 @@ def _build(config: dict, facts: Facts, mesh) -> Job:
         raise ConfigError(f'config.optimizer.freeze: {error}') from None
     depths = None
     if config['optimizer']['layerwise']:
-        depths = finetune.depths(model, tuple(facts.image_shape))
-    return Job(config, facts, model, mesh, target,
+        depths = finetune.depths(model, tuple(dataset.image_shape))
+    return Setup(config, dataset, model, mesh, target,
                step.make_train_step(model, config, depths, layout),
                step.make_eval_step(model, config, layout), {}, ())
 
@@ -239,12 +223,12 @@ def _check_heads(model, parts: int) -> None:
                           'heads of the model')
 
 
-def _check_labels(config: dict, facts: Facts) -> None:
+def _check_labels(config: dict, dataset: DatasetInfo) -> None:
     """Checks what the dataset's classes say about the config."""
-    if facts.multi_label and config['loss'] == 'softmax':
+    if dataset.multi_label and config['loss'] == 'softmax':
         raise ConfigError('config.loss: softmax takes one label an image, and this dataset has '
                           'images with several; set it to sigmoid or focal')
-    weights, classes = config['hparams']['class_weights'], len(facts.class_names)
+    weights, classes = config['hparams']['class_weights'], len(dataset.class_names)
     if weights and len(weights) != classes:
         raise ConfigError(f'config.hparams.class_weights: takes a number for each of {classes} '
                           f'classes, got {len(weights)}')
@@ -311,67 +295,3 @@ def _check_pixels(config: dict, side: int) -> None:
         augment.check(config['augment'], side)
     except ValueError as error:
         raise ConfigError(f'config.augment: {error}') from None
-
-
-def write_facts(workdir: str, facts: Facts) -> None:
-    """Writes dataset.json, from which a run directory can be used without its dataset."""
-    write_json(os.path.join(workdir, 'dataset.json'),
-               {'hash': _facts_hash(facts), 'dataset': facts._asdict()})
-
-
-def _facts_hash(facts: Facts) -> str:
-    # Facts that came later are left out where they say what went without saying before.
-    said = [value for name, value in facts._asdict().items()
-            if value != Facts._field_defaults.get(name)]
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def read_facts(workdir: str) -> Facts:
-    """Reads dataset.json of a run directory.
-
-    Raises:
-      DataError: it is missing or not as it was written.
-    """
-    path = os.path.join(workdir, 'dataset.json')
-    try:
-        stored = trust.read_json(path)
-        facts = Facts(**stored['dataset'])
-        _check_facts(facts)
-        if _facts_hash(facts) != stored['hash']:
-            raise ValueError('it is not as it was written')
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise DataError(f'{path}: cannot be used ({error}); restore it, or take a new '
-                        '--workdir') from None
-    return facts
-
-
-def _check_facts(facts: Facts) -> None:
-    """Checks that facts that were read are of the kinds that everything else relies on."""
-    names, shape = facts.class_names, facts.image_shape
-    if not (isinstance(names, list) and names and all(type(name) is str for name in names)):
-        raise ValueError('class_names takes a list of names')
-    if not (isinstance(shape, list) and len(shape) == 3 and all(type(n) is int for n in shape)
-            and all(0 < n < 2**16 for n in shape[:2]) and shape[2] in (1, 3)):
-        raise ValueError('image_shape takes [height, width, channels] of at most 65,535 pixels')
-    if not all(type(n) is int and n >= 0 for n in (facts.train_examples, facts.eval_examples)):
-        raise ValueError('train_examples and eval_examples take a number of at least 0')
-
-
-def check_same_data(workdir: str, stored: Facts, found: Facts) -> None:
-    """Checks that a dataset is still the one a run began with.
-
-    Raises:
-      ConfigError: it has other classes than the checkpoint's model.
-      DataError: other examples.
-    """
-    if stored.class_names != found.class_names:
-        odd = sorted(set(stored.class_names) ^ set(found.class_names))
-        raise ConfigError(
-            f'{workdir}: its model has {len(stored.class_names)} classes, the dataset has '
-            f'{len(found.class_names)}{f" (first {odd[0]!r})" if odd else " in another order"}; '
-            'use the dataset it was trained on, or a new --workdir')
-    if stored != found:
-        raise DataError(f'{workdir}: the dataset is not the one this run began with '
-                        f'({found.train_examples} + {found.eval_examples} examples, was '
-                        f'{stored.train_examples} + {stored.eval_examples}); bring that one back, '
-                        'or take a new --workdir')

@@ -12,8 +12,8 @@ import math
 import os
 from typing import Any, NamedTuple
 
-from imgjax import redact, trust
 from imgjax.errors import ConfigError, nearest
+from imgjax.rundir import files, redact
 
 
 class Field(NamedTuple):
@@ -331,7 +331,7 @@ def read(workdir: str) -> dict | None:
     if not os.path.lexists(path):
         return None
     try:
-        stored = trust.read_json(path, 4 * 2**20)
+        stored = files.read_json(path, 4 * 2**20)
         config = to_plain(stored['config'])
         intact = digest(config) == stored['hash']
     except (ValueError, KeyError, TypeError, OSError, ConfigError) as error:
@@ -350,5 +350,5 @@ def write(workdir: str, config: dict) -> None:
 
 def write_json(path: str, data) -> None:
     """Writes `data` under `path` in one rename, so that no reader sees a part of it."""
-    with trust.replacing(path) as file:
+    with files.replacing(path) as file:
         json.dump(data, file, indent=1)

@@ -6,9 +6,10 @@ import flax
 import jax
 import numpy as np
 
-from imgjax import backend, metrics, runtime, sharding
+from imgjax import sharding
 from imgjax.data import Source, pipeline
 from imgjax.errors import ConfigError
+from imgjax.process import backend, stop, terminal, watchdog
 
 
 class Results(NamedTuple):
@@ -91,13 +92,13 @@ def run(eval_step, state, batches, count: int, mesh, *, title: str,
       title: what the progress bar calls it.
       beat: called once a batch.
 
-    Returns None when the job was asked to stop meanwhile.
+    Returns None when the run was asked to stop meanwhile.
     """
     parts, ahead = [], None
-    with metrics.progress(count, 0, 'batch') as bar:
+    with terminal.progress(count, 0, 'batch') as bar:
         bar.set_description(title)
         for batch in batches:
-            if runtime.preempted():
+            if stop.preempted():
                 return None
             outputs = eval_step(state, sharding.to_device(
                 {name: batch[name] for name in ('image', 'label', 'mask')},
@@ -111,36 +112,36 @@ def run(eval_step, state, batches, count: int, mesh, *, title: str,
     return Results(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def split(job, state, source: Source, title: str) -> Results | None:
-    """Evaluates a state on a split, read as config.data of the job says.
+def split(setup, state, source: Source, title: str) -> Results | None:
+    """Evaluates a state on a split, read as config.data of the run says.
 
     Args:
-      job: build.Job.
+      setup: build.Setup.
       state: TrainState on its mesh.
-      source: whose classes are those of the job.
+      source: whose classes are those of the run.
       title: what the progress bar calls it.
 
     Raises:
       ConfigError: the model does not take images of the size that the config says.
       OutOfMemoryError: the batches are too large.
     """
-    options, size = job.config['data'], job.facts.image_shape[0]
+    options, size = setup.config['data'], setup.dataset.image_shape[0]
     if not options['image_size'] and pipeline.native_size(source, options) != size:
         options = whole_images(options, size)
     batches = pipeline.eval_batches(
         source, options, size,
-        batch_size=global_batch_size(job.config['eval_batch_size'], job.mesh),
-        process=sharding.rows_here(job.mesh))
-    with (runtime.watchdog(job.config['watchdog_seconds']) as beat,
-          backend.memory_for(*less_memory(job.config))):
+        batch_size=global_batch_size(setup.config['eval_batch_size'], setup.mesh),
+        process=sharding.rows_here(setup.mesh))
+    with (watchdog.watchdog(setup.config['watchdog_seconds']) as beat,
+          backend.memory_for(*less_memory(setup.config))):
         try:
-            return run(jit_eval_step(job.eval_step, job.shardings, job.mesh), state,
-                       pipeline.iterate(batches, options['workers']), len(batches), job.mesh,
+            return run(jit_eval_step(setup.eval_step, setup.shardings, setup.mesh), state,
+                       pipeline.iterate(batches, options['workers']), len(batches), setup.mesh,
                        title=title, beat=beat)
         except (flax.errors.ScopeParamShapeError, TypeError) as error:
             raise ConfigError(
-                f'config.data.image_size: {job.config["model"]["name"]} as it was trained does not '
-                f'take images of {size}x{size} ({str(error).splitlines()[0][:150]})') from None
+                f'config.data.image_size: {setup.config["model"]["name"]} as it was trained does '
+                f'not take images of {size}x{size} ({str(error).splitlines()[0][:150]})') from None
 
 
 def whole_images(options: dict, size: int) -> dict:

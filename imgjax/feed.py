@@ -14,11 +14,12 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from imgjax import backend, kept, metrics, runtime, sharding
-from imgjax.build import Job, label_struct
+from imgjax import cache, sharding
+from imgjax.build import Setup, label_struct
 from imgjax.data import Source, pipeline
 from imgjax.data.sampler import sampler
 from imgjax.errors import ConfigError, OutOfMemoryError, PreemptedError
+from imgjax.process import backend, stop, terminal
 
 log = logging.getLogger('imgjax')
 
@@ -46,30 +47,30 @@ class Feed(NamedTuple):
     flops: float | None
 
 
-def fits(job: Job, source: Source) -> bool:
+def fits(setup: Setup, source: Source) -> bool:
     """Decides whether a decoded split is small enough to be kept."""
-    return len(source.examples) * math.prod(job.facts.image_shape) <= RESIDENT_BYTES
+    return len(source.examples) * math.prod(setup.dataset.image_shape) <= RESIDENT_BYTES
 
 
-def is_resident(job: Job, source: Source) -> bool:
-    """Decides whether the training set lives on the device; `job` has a config and facts."""
-    wish, cropped = job.config['data']['resident'], job.config['data']['train_crop'] != 'center'
+def is_resident(setup: Setup, source: Source) -> bool:
+    """Decides whether the training set lives on the device; `setup` has a config and a dataset."""
+    wish, cropped = setup.config['data']['resident'], setup.config['data']['train_crop'] != 'center'
     if wish == 'yes' and cropped:
         raise ConfigError('config.data.resident: a set that is cropped at random on the host '
                           '(data.train_crop) cannot stay on the device; set it to auto or no')
-    return wish == 'yes' or (wish == 'auto' and not cropped and fits(job, source))
+    return wish == 'yes' or (wish == 'auto' and not cropped and fits(setup, source))
 
 
-def less_memory(job: Job) -> str:
+def less_memory(setup: Setup) -> str:
     """Returns how a run can need less memory, in words."""
-    config = job.config
+    config = setup.config
     ways = [f'lower config.batch_size ({config["batch_size"]})',
             f'raise config.accumulation_steps ({config["accumulation_steps"]}), the parts that a '
             'batch is computed in']
-    if not getattr(job.model, 'remat', True):
+    if not getattr(setup.model, 'remat', True):
         ways.append('set config.model.options.remat=True, which computes activations twice')
-    if max(job.facts.image_shape[:2]) > 64:
-        ways.insert(0, f'lower config.data.image_size ({job.facts.image_shape[0]})')
+    if max(setup.dataset.image_shape[:2]) > 64:
+        ways.insert(0, f'lower config.data.image_size ({setup.dataset.image_shape[0]})')
     return f'{", ".join(ways[:-1])} or {ways[-1]}'
 
 
@@ -82,7 +83,7 @@ def loops_slowly(traced_step: str) -> bool:
     return backend.platform() == 'cpu' and convolves
 
 
-def steps_per_dispatch(job: Job, traced_step: str, first: int) -> int:
+def steps_per_dispatch(setup: Setup, traced_step: str, first: int) -> int:
     """Chooses how many steps of a resident set run in one dispatch (lax.scan).
 
     On GPU and TPU a scan hides the dispatch of small models. On a CPU it is 1.9 times faster for an
@@ -91,11 +92,11 @@ def steps_per_dispatch(job: Job, traced_step: str, first: int) -> int:
     borders.
 
     Args:
-      job: the run.
+      setup: the run.
       traced_step: the step's jaxpr as text.
       first: the step the run goes on from.
     """
-    config = job.config
+    config = setup.config
     borders = math.gcd(config['steps'], config['log_every'], config['eval_every'],
                        config['checkpoint']['every'])
     wish = config['steps_per_dispatch']
@@ -109,12 +110,12 @@ def steps_per_dispatch(job: Job, traced_step: str, first: int) -> int:
     return math.gcd(chosen, first)  # a stop under another choice may have left a step in between
 
 
-def open_feed(job: Job, source: Source, state, first: int, hparams: dict,
+def open_feed(setup: Setup, source: Source, state, first: int, hparams: dict,
               beat=lambda: None, note=lambda indices, faults: None) -> Feed:
     """Places the data, compiles the step and returns the feed from step `first` on.
 
     Args:
-      job: the run.
+      setup: the run.
       source: the training split.
       state: TrainState on the mesh, after `first` steps.
       first: the step to go on from.
@@ -125,41 +126,41 @@ def open_feed(job: Job, source: Source, state, first: int, hparams: dict,
     Raises:
       PreemptedError: asked to stop while decoding.
     """
-    if is_resident(job, source):
-        stride = steps_per_dispatch(job, step_as_text(job, hparams), first)
-        held = hold(job, source, note, beat)
-        items = _index_items(job, source, first, stride)
+    if is_resident(setup, source):
+        stride = steps_per_dispatch(setup, step_as_text(setup, hparams), first)
+        held = hold(setup, source, note, beat)
+        items = _index_items(setup, source, first, stride)
     else:
-        if job.config['steps_per_dispatch'] > 1:
+        if setup.config['steps_per_dispatch'] > 1:
             raise ConfigError('config.steps_per_dispatch: the set is streamed, which takes a '
                               'dispatch a step; set it to 0, or config.data.resident to yes')
         stride, held = 1, {}
-        items = _pixel_items(job, source, note, first)
+        items = _pixel_items(setup, source, note, first)
     item = next(items, None)
     if item is None:  # nothing is left to do
         return Feed(iter(()), lambda state, item: None, stride, 0.0, None)
-    dispatch, flops, seconds = compiled_step(job, stride, state, held, item, hparams)
+    dispatch, flops, seconds = compiled_step(setup, stride, state, held, item, hparams)
     return Feed(itertools.chain([item], items),
                 lambda state, item: dispatch(state, held, item, hparams), stride, seconds, flops)
 
 
-def compile_step(job: Job, stride: int, state, held: dict, item: dict, hparams: dict):
+def compile_step(setup: Setup, stride: int, state, held: dict, item: dict, hparams: dict):
     """Returns dispatch(state, held, item, hparams), compiled, and the FLOPs of a step or None.
 
     Args:
-      job: the run.
+      setup: the run.
       stride: steps of a dispatch.
       state: TrainState on the mesh; what dispatch receives in its place is donated.
       held: the resident set, or {} where the item has the pixels.
       item: as `Feed.items` yields them.
       hparams: arrays on the mesh.
     """
-    traced = trace(job, stride, state, held, item, hparams)
+    traced = trace(setup, stride, state, held, item, hparams)
     lowered = traced.lower()
     return lowered.compile(), _flops_of_a_step(traced, lowered, stride)
 
 
-def compiled_step(job: Job, stride: int, state, held: dict, item: dict, hparams: dict):
+def compiled_step(setup: Setup, stride: int, state, held: dict, item: dict, hparams: dict):
     """Returns what `compile_step` does, or did for a run before, and the seconds it took.
 
     Raises:
@@ -168,25 +169,25 @@ def compiled_step(job: Job, stride: int, state, held: dict, item: dict, hparams:
     def timed():
         began = time.monotonic()
         log.info('compiling the training step for batches of %d images of %d x %d',
-                 job.config['batch_size'], *job.facts.image_shape[:2])
-        compiled, flops = compile_step(job, stride, state, held, item, hparams)
+                 setup.config['batch_size'], *setup.dataset.image_shape[:2])
+        compiled, flops = compile_step(setup, stride, state, held, item, hparams)
         seconds = time.monotonic() - began
-        _check_memory(job, compiled, seconds)
+        _check_memory(setup, compiled, seconds)
         return compiled, flops, seconds
 
-    return kept.once(job.kept, 'dispatch', (job.key, stride), timed)
+    return cache.once(setup.cache, 'dispatch', (setup.key, stride), timed)
 
 
-def _check_memory(job: Job, compiled, seconds: float) -> None:
+def _check_memory(setup: Setup, compiled, seconds: float) -> None:
     """Says what memory the step needs beside state and data; raises where that is not free."""
-    need, free = memory_of(compiled, job.mesh), backend.free_memory(job.mesh)
+    need, free = memory_of(compiled, setup.mesh), backend.free_memory(setup.mesh)
     if need is None:
         return
     log.info('compiled in %.0f s; the step needs %s beside the state and the data%s', seconds,
              _amount(need), '' if free is None else f', {_amount(free)} are free')
     if free is not None and need > free:
         raise OutOfMemoryError(f'a training step needs {_amount(need)} of memory and '
-                               f'{_amount(free)} are free; {less_memory(job)}')
+                               f'{_amount(free)} are free; {less_memory(setup)}')
 
 
 def memory_of(compiled, mesh) -> int | None:
@@ -205,17 +206,17 @@ def _amount(count: int) -> str:
     return f'{count / 2**30:.1f} GiB' if count >= 2**30 else f'{count / 2**20:.0f} MiB'
 
 
-def step_as_text(job: Job, hparams: dict) -> str:
+def step_as_text(setup: Setup, hparams: dict) -> str:
     """Returns the jaxpr of a step of a resident set, for `steps_per_dispatch`."""
-    return kept.once(job.kept, 'jaxpr', job.key, lambda: _step_as_text(job, hparams))
+    return cache.once(setup.cache, 'jaxpr', setup.key, lambda: _step_as_text(setup, hparams))
 
 
-def _step_as_text(job: Job, hparams: dict) -> str:
-    batch_size, shape = job.config['batch_size'], job.facts.image_shape
+def _step_as_text(setup: Setup, hparams: dict) -> str:
+    batch_size, shape = setup.config['batch_size'], setup.dataset.image_shape
     batch = {'image': jax.ShapeDtypeStruct((batch_size, *shape), np.uint8),
-             'label': label_struct(job.facts, batch_size),
+             'label': label_struct(setup.dataset, batch_size),
              'weight': jax.ShapeDtypeStruct((batch_size,), np.float32)}
-    return str(jax.make_jaxpr(job.train_step)(job.target, batch, hparams))
+    return str(jax.make_jaxpr(setup.train_step)(setup.target, batch, hparams))
 
 
 def _flops_of_a_step(traced, lowered, stride: int) -> float | None:
@@ -242,47 +243,48 @@ def decoding(items: Iterable, total: int, unit: str, beat=lambda: None) -> Itera
     Raises:
       PreemptedError: asked to stop.
     """
-    with metrics.progress(total, 0, unit) as bar:
+    with terminal.progress(total, 0, unit) as bar:
         bar.set_description('decoding')
         for item in items:
             yield item
             bar.update()
             beat()
-            if runtime.preempted():
+            if stop.preempted():
                 raise PreemptedError('asked to stop while decoding; nothing had to be saved')
 
 
-def hold(job: Job, source: Source, note, beat, mesh=None) -> dict:
-    """Decodes a whole split and puts it on every device of the job's mesh, or of another one."""
-    arrays = kept.once(
-        job.kept, 'decoded', kept.data(job.config, job.facts), lambda: pipeline.load_all(
-            source, job.config['data'], job.facts.image_shape[0],
+def hold(setup: Setup, source: Source, note, beat, mesh=None) -> dict:
+    """Decodes a whole split and puts it on every device of the run's mesh, or of another one."""
+    arrays = cache.once(
+        setup.cache, 'decoded', cache.data(setup.config, setup.dataset), lambda: pipeline.load_all(
+            source, setup.config['data'], setup.dataset.image_shape[0],
             lambda items: decoding(items, len(source.examples), 'image', beat)))
     note(np.arange(len(source.examples)), arrays['fault'])
-    mesh = mesh or job.mesh
-    return kept.once(
-        job.kept, 'train set', kept.data(job.config, job.facts, mesh), lambda: sharding.place(
+    mesh = mesh or setup.mesh
+    return cache.once(
+        setup.cache, 'train set', cache.data(setup.config, setup.dataset, mesh),
+        lambda: sharding.place(
             {name: array for name, array in arrays.items() if name != 'fault'},
             sharding.replicated(mesh)))
 
 
-def _index_items(job: Job, source: Source, first: int, stride: int) -> Iterator[dict]:
-    batch_size = job.config['batch_size']
-    draw = sampler(source, job.config['data'], batch_size=batch_size,
-                   seed=job.config['hparams']['seed'])
-    placement = sharding.batch_sharding(job.mesh, leading=1)
-    for step in range(first, job.config['steps'], stride):
+def _index_items(setup: Setup, source: Source, first: int, stride: int) -> Iterator[dict]:
+    batch_size = setup.config['batch_size']
+    draw = sampler(source, setup.config['data'], batch_size=batch_size,
+                   seed=setup.config['hparams']['seed'])
+    placement = sharding.batch_sharding(setup.mesh, leading=1)
+    for step in range(first, setup.config['steps'], stride):
         positions = step * batch_size + np.arange(stride * batch_size, dtype=np.int64)
         indices = draw(positions).astype(np.int32)
         yield {'index': sharding.place(indices.reshape(stride, batch_size), placement)}
 
 
-def _pixel_items(job: Job, source: Source, note, first: int) -> Iterator[dict]:
-    config = job.config
+def _pixel_items(setup: Setup, source: Source, note, first: int) -> Iterator[dict]:
+    config = setup.config
     batches = pipeline.train_batches(
-        source, config['data'], job.facts.image_shape[0], batch_size=config['batch_size'],
-        seed=config['hparams']['seed'], process=sharding.rows_here(job.mesh))
-    placement = sharding.batch_sharding(job.mesh)
+        source, config['data'], setup.dataset.image_shape[0], batch_size=config['batch_size'],
+        seed=config['hparams']['seed'], process=sharding.rows_here(setup.mesh))
+    placement = sharding.batch_sharding(setup.mesh)
     stream = pipeline.iterate(batches, config['data']['workers'], first)
     for batch in itertools.islice(stream, config['steps'] - first):
         note(batch['index'], batch['fault'])
@@ -290,7 +292,7 @@ def _pixel_items(job: Job, source: Source, note, first: int) -> Iterator[dict]:
             {name: batch[name] for name in ('image', 'label', 'weight')}, placement)
 
 
-def dispatcher(job: Job, stride: int, together=lambda batch: batch):
+def dispatcher(setup: Setup, stride: int, together=lambda batch: batch):
     """Returns dispatch(state, held, item, hparams), pure; the arguments are as of `compile_step`.
 
     `together` is given each batch that was taken from the resident set.
@@ -299,7 +301,7 @@ def dispatcher(job: Job, stride: int, together=lambda batch: batch):
         batch = item
         if held:
             batch = together({name: values[item['index']] for name, values in held.items()})
-        return job.train_step(state, batch, hparams)
+        return setup.train_step(state, batch, hparams)
 
     def dispatch(state, held, item, hparams):
         if not held:
@@ -313,17 +315,17 @@ def dispatcher(job: Job, stride: int, together=lambda batch: batch):
     return dispatch
 
 
-def trace(job: Job, stride: int, state, held: dict, item: dict, hparams: dict):
+def trace(setup: Setup, stride: int, state, held: dict, item: dict, hparams: dict):
     """Traces dispatch(state, held, item, hparams): `stride` steps, the state donated.
 
     The arguments are as `compile_step` takes them, or their shapes with their shardings.
     """
-    together = sharding.batch_sharding(job.mesh)
+    together = sharding.batch_sharding(setup.mesh)
     dispatch = dispatcher(
-        job, stride, lambda batch: jax.lax.with_sharding_constraint(batch, together))
+        setup, stride, lambda batch: jax.lax.with_sharding_constraint(batch, together))
     placed = jax.tree.map(lambda array: array.sharding, (state, held, item, hparams))
     return jax.jit(
         dispatch, in_shardings=placed, donate_argnums=0,
-        out_shardings=(placed[0], sharding.replicated(job.mesh)),
+        out_shardings=(placed[0], sharding.replicated(setup.mesh)),
         compiler_options=backend.compiler_options(),
     ).trace(state, held, item, hparams)

@@ -12,13 +12,16 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from imgjax import checkpoint, metrics, processes, result, runtime
 from imgjax import config as config_lib
-from imgjax.build import Job
+from imgjax.build import Setup
 from imgjax.data import Source
 from imgjax.data.sampler import sampler
 from imgjax.errors import DivergedError, PreemptedError, WorkerError
 from imgjax.feed import Feed
+from imgjax.perf import throughput
+from imgjax.process import processes, terminal
+from imgjax.process import stop as stop_lib
+from imgjax.rundir import checkpoint, metrics_log, result
 from imgjax.state import SKIP_CAUSES
 
 log = logging.getLogger('imgjax')
@@ -30,13 +33,13 @@ class Member(NamedTuple):
     """A run as the loop sees it; those of a population are trained as one program.
 
     Attributes:
-      job: the run, with its own config.
+      setup: the run, with its own config.
       rows: its log.
       writer: of its checkpoints.
     """
 
-    job: Job
-    rows: metrics.Log
+    setup: Setup
+    rows: metrics_log.Log
     writer: checkpoint.Writer
 
 
@@ -69,7 +72,7 @@ def run(members: Sequence[Member | None], state, first: int, feed: Feed, evaluat
       PreemptedError: asked to stop; the state is saved.
     """
     lead = next(member for member in members if member)
-    config, step = lead.job.config, first
+    config, step = lead.setup.config, first
     total, split = config['steps'], config['data']['eval_split']
     last = total if until is None else min(until, total)
     going = _Going({place: one for place, one in enumerate(members) if one}, [None] * len(members))
@@ -78,10 +81,10 @@ def run(members: Sequence[Member | None], state, first: int, feed: Feed, evaluat
     ahead, measured = None, None  # (step, metrics) of the newest dispatch; of one to be logged
     profile = _profiler(config['profile'], feed.steps,
                         os.path.join(lead.rows.workdir, 'profile'))
-    with (metrics.progress(total, step, 'image', config['batch_size'] * len(members)) as bar,
+    with (terminal.progress(total, step, 'image', config['batch_size'] * len(members)) as bar,
           contextlib.closing(profile)):
         while going.members:
-            stop = runtime.preempted()
+            stop = stop_lib.preempted()
             evaluates = step == last or _due(step, config['eval_every'])
             saves = stop or step == last or _due(step, config['checkpoint']['every'])
             # On a CPU the dispatch itself takes the time: what it measured is there by now.
@@ -106,7 +109,7 @@ def run(members: Sequence[Member | None], state, first: int, feed: Feed, evaluat
             try:
                 item = next(feed.items)
             except WorkerError:  # Ctrl-C and Slurm ask all processes of a group, also these
-                if not runtime.asked_alone():
+                if not stop_lib.asked_alone():
                     raise
                 continue
             clock['stalled'] += time.monotonic() - waiting
@@ -153,7 +156,7 @@ def _evaluate(going: _Going, states: list, step: int, last: int, evaluator, spli
             return False
         if not known:
             member.rows.write({'step': step, 'split': split} | results.summary())
-            _say(member.rows.rows[-1], member.job.config['steps'], bar)
+            _say(member.rows.rows[-1], member.setup.config['steps'], bar)
     return True
 
 
@@ -162,7 +165,7 @@ def _is_best(going: _Going, step: int) -> bool:
 
     All members are saved then, as they go on from a step that all of them have.
     """
-    return any([member.job.config['checkpoint']['keep_best'] and member.writer.improves(step)
+    return any([member.setup.config['checkpoint']['keep_best'] and member.writer.improves(step)
                 for member in going.members.values()])
 
 
@@ -178,7 +181,7 @@ def _save(going: _Going, states: list, step: int, surely: bool, newest, apart) -
         if not sound[place]:
             return
         member.rows.sync()
-        member.writer.save(states[place], config_lib.digest(member.job.config))
+        member.writer.save(states[place], config_lib.digest(member.setup.config))
         if len(states) > 1:  # one after the other: each in the background takes a thread
             member.writer.wait()
 
@@ -208,9 +211,9 @@ def _log_step(going: _Going, step: int, measured: dict, apart, clock: dict, feed
     values = [jax.tree.map(lambda value: value.item(), jax.device_get(of))
               for of in apart(measured)]
     now = time.monotonic()
-    config = next(iter(going.members.values())).job.config
+    config = next(iter(going.members.values())).setup.config
     # The members of a population share its time: a member's is that of as many alone.
-    perf = metrics.performance(
+    perf = throughput.performance(
         steps=max(step - clock['step'], 1), seconds=(now - clock['since']) / len(values),
         stalled=clock['stalled'] / len(values), batch_size=config['batch_size'], flops=feed.flops,
         compile_seconds=feed.compile_seconds)
@@ -230,58 +233,60 @@ def _log_member(member: Member, step: int, values: dict, fresh: int, perf: dict,
     if causes:
         values |= {f'skipped_{cause}': number for cause, number in causes.items()}
         values['skipped_at'] = streak['last']
-    job, rows = member.job, member.rows
+    setup, rows = member.setup, member.rows
     rows.write({'step': step, 'split': 'train'} | values | {'perf': perf})
-    _say(rows.rows[-1], job.config['steps'], bar)
+    _say(rows.rows[-1], setup.config['steps'], bar)
     if fresh and processes.first():
         log.warning('%d of the last updates skipped (in all by what was not finite: %s), the '
                     'newest at step %d with the images %s', fresh,
                     ', '.join(f'{cause} {number}' for cause, number in causes.items()),
-                    streak['last'], ', '.join(_names(job, source, streak['last'])))
-    if streak['in_a_row'] >= job.config['max_skipped_updates']:
-        _diverged(job, step, streak, causes, rows.workdir, source)
+                    streak['last'], ', '.join(_names(setup, source, streak['last'])))
+    if streak['in_a_row'] >= setup.config['max_skipped_updates']:
+        _diverged(setup, step, streak, causes, rows.workdir, source)
 
 
-def _indices(job: Job, source: Source, step: int) -> np.ndarray:
-    size = job.config['batch_size']
-    draw = sampler(source, job.config['data'], batch_size=size, seed=job.config['hparams']['seed'])
+def _indices(setup: Setup, source: Source, step: int) -> np.ndarray:
+    config = setup.config
+    size = config['batch_size']
+    draw = sampler(source, config['data'], batch_size=size, seed=config['hparams']['seed'])
     return draw(step * size + np.arange(size, dtype=np.int64))
 
 
-def _names(job: Job, source: Source, step: int) -> list[str]:
+def _names(setup: Setup, source: Source, step: int) -> list[str]:
     """Returns the names of the first images of a step's batch."""
-    indices = _indices(job, source, step)
+    indices = _indices(setup, source, step)
     names = [str(source.examples[int(index)]['name']) for index in indices[:_NAMED]]
     return names + ['...'] * (len(indices) > _NAMED)
 
 
-def _diverged(job: Job, step: int, streak: dict, causes: dict, workdir: str, source: Source):
+def _diverged(setup: Setup, step: int, streak: dict, causes: dict, workdir: str, source: Source):
     """Writes diverged.json and raises the error that ends the run."""
     first, saved = streak['last'] - streak['in_a_row'] + 1, checkpoint.steps(workdir)
     message = (
         f'{streak["in_a_row"]} updates in a row were not finite by step {step} '
         f'(config.max_skipped_updates), from step {first} on, with the images '
-        f'{", ".join(_names(job, source, first))} (all are in {workdir}/diverged.json); lower '
+        f'{", ".join(_names(setup, source, first))} (all are in {workdir}/diverged.json); lower '
         'config.hparams.learning_rate or set clip_norm, in '
         + (f'a new --workdir: the checkpoints of this one, up to step {saved[-1]}, stay'
            if saved else 'this --workdir or another: no checkpoint was saved here'))
     if processes.first():
         config_lib.write_json(os.path.join(workdir, 'diverged.json'), {
             'message': message, 'step': step, 'first_skipped': first,
-            'last_skipped': streak['last'], 'skipped': causes, 'files': _names(job, source, first),
-            'batches': [{'step': at, 'index': _indices(job, source, at).tolist()}
+            'last_skipped': streak['last'], 'skipped': causes,
+            'files': _names(setup, source, first),
+            'batches': [{'step': at, 'index': _indices(setup, source, at).tolist()}
                         for at in range(first, min(first + 20, streak['last'] + 1))]})
     raise DivergedError(message)
 
 
 def _say(row: dict, total: int, bar) -> None:
     if bar.disable:
-        log.info(metrics.line(row, total))
+        log.info(metrics_log.line(row, total))
     elif row['split'] == 'train':
         bar.set_postfix_str(f'loss {row["loss"] or math.nan:.3f}, '
                             f'accuracy {row["accuracy"] or 0:.3f}', refresh=False)
     else:
-        bar.write(metrics.line(row, total), file=sys.stderr)
+        bar.write(metrics_log.line(row, total), file=sys.stderr)
 
 
 def _profiler(options: dict, stride: int, directory: str):

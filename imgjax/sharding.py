@@ -18,9 +18,9 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from imgjax import backend
 from imgjax.errors import ConfigError
-from imgjax.models import parallel
+from imgjax.models.parts import parallel
+from imgjax.process import backend
 
 AXES = ('data', 'fsdp', 'tensor')
 # Smaller leaves (biases, norm scales) cost more to gather than they save.

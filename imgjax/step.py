@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from imgjax import augment, backend, finetune, losses, optim, sharding
-from imgjax.models import frozen
+from imgjax import augment, finetune, losses, optim, sharding
+from imgjax.models.parts import frozen
+from imgjax.process import backend
 from imgjax.state import MEASURES, SKIP_CAUSES, TrainState
 
 

@@ -9,32 +9,17 @@ import time
 import jax
 import jax.numpy as jnp
 
-from imgjax import (
-    backend,
-    build,
-    checkpoint,
-    claim,
-    effect,
-    evaluate,
-    kept,
-    loop,
-    metrics,
-    outputs,
-    processes,
-    result,
-    runtime,
-    same_data,
-    sharding,
-    trust,
-)
+from imgjax import build, cache, effect, evaluate, loop, sharding
 from imgjax import config as config_lib
 from imgjax import state as state_lib
-from imgjax.build import Job
+from imgjax.build import Setup
 from imgjax.data import Source, faults, pipeline
 from imgjax.errors import ConfigError, DivergedError
 from imgjax.feed import decoding, fits, less_memory, open_feed
 from imgjax.interop import load, preprocessing
+from imgjax.process import backend, processes, stop, watchdog
 from imgjax.report import run as run_page
+from imgjax.rundir import checkpoint, claim, dataset_info, files, metrics_log, outputs, result
 
 log = logging.getLogger('imgjax')
 
@@ -58,7 +43,7 @@ def run(config, workdir: str, sources: tuple[Source, Source] | None = None) -> d
         effect.say_unread(config_lib.to_plain(config))
     found = run_one(config, workdir, sources)
     if processes.first():
-        print(run_page.table(found, metrics.read_rows(workdir)), file=sys.stderr)
+        print(run_page.table(found, metrics_log.read_rows(workdir)), file=sys.stderr)
     return found
 
 
@@ -70,7 +55,7 @@ def run_one(config, workdir: str, sources: tuple[Source, Source] | None = None,
       config: as of `run`.
       workdir: as of `run`.
       sources: as of `run`.
-      shared: what runs before it in this process left for it, see kept.py.
+      shared: what runs before it in this process left for it, see cache.py.
       until: the step to pause at, None for the last one. A run that pauses is evaluated and saved
         there; it has no page yet, and its result says no more than the evaluation. One that is
         further already stays there.
@@ -78,69 +63,70 @@ def run_one(config, workdir: str, sources: tuple[Source, Source] | None = None,
     started = time.monotonic()
     backend.keep_memory()
     workdir = outputs.path('workdir', workdir)
-    trust.check_run(workdir)
+    files.check_run(workdir)
     config = _config_of(config, workdir)
     config, weights = _with_weights(config, workdir)
     begun = claim.has_begun(workdir)
     build.check(config, begun)  # before a large dataset is listed
     with claim.held(workdir):
         train_source, eval_source = sources or build.open_dataset(config)
-        described, facts = build.describe(config, train_source, eval_source, begun)
-        same_data.check_processes(config, facts)
-        job = build.job(described, facts, shared=shared)
-        fitted = [] if weights is None else [_fitted(job, weights)]
-        with (runtime.hear_stop(), runtime.watchdog(config['watchdog_seconds']) as beat,
-              jax.transfer_guard('disallow'), backend.memory_for('training', less_memory(job))):
-            processes.from_first(lambda: claim.check(workdir, job))
+        described, dataset = build.describe(config, train_source, eval_source, begun)
+        dataset_info.check_processes(config, dataset)
+        setup = build.setup(described, dataset, shared=shared)
+        fitted = [] if weights is None else [_fitted(setup, weights)]
+        with (stop.hear_stop(), watchdog.watchdog(config['watchdog_seconds']) as beat,
+              jax.transfer_guard('disallow'), backend.memory_for('training', less_memory(setup))):
+            processes.from_first(lambda: claim.check(workdir, setup))
             hparams = sharding.place(
-                state_lib.hparams_of(job.config), sharding.replicated(job.mesh))
+                state_lib.hparams_of(setup.config), sharding.replicated(setup.mesh))
             state, results, rows = _train_or_go_back(
-                job, workdir, (train_source, eval_source), hparams, fitted, until, beat)
+                setup, workdir, (train_source, eval_source), hparams, fitted, until, beat)
             beat()
             step = state_lib.step_of(state)
-            if step < job.config['steps']:
+            if step < setup.config['steps']:
                 return {'step': step} | (results.summary() if results else {})
-            return result.finish(job, workdir, state, results, rows.rows, eval_source,
+            return result.finish(setup, workdir, state, results, rows.rows, eval_source,
                                  time.monotonic() - started)
 
 
-def _train_or_go_back(job: Job, workdir: str, sources, hparams: dict, fitted: list, until, beat):
+def _train_or_go_back(setup: Setup, workdir: str, sources, hparams: dict, fitted: list, until,
+                      beat):
     """Trains to the end; a run that diverges goes back to its newest checkpoint, once.
 
     Everything is read, compiled and computed again from there: a fault of the hardware does not
     come again, one of the config does.
     """
     try:
-        return _train(job, workdir, sources, hparams, fitted, until, beat)
+        return _train(setup, workdir, sources, hparams, fitted, until, beat)
     except DivergedError as error:
         if not processes.from_first(lambda: 'yes' if checkpoint.steps(workdir) else ''):
             raise
         log.warning('%s. Once more from the newest checkpoint', error)
-    job.kept.clear()  # the memory that held them may be at fault
-    return _train(job, workdir, sources, hparams, fitted, until, beat)
+    setup.cache.clear()  # the memory that held them may be at fault
+    return _train(setup, workdir, sources, hparams, fitted, until, beat)
 
 
-def _train(job: Job, workdir: str, sources, hparams: dict, fitted: list, until, beat):
+def _train(setup: Setup, workdir: str, sources, hparams: dict, fitted: list, until, beat):
     """Runs the steps that are left; returns the last state, its evaluation and the rows.
 
     Of a run that is past `until` it returns (its state, None, None).
     """
     train_source, eval_source = sources
-    state = _resume(job, workdir, hparams, fitted)
+    state = _resume(setup, workdir, hparams, fitted)
     first = state_lib.step_of(state)
-    processes.from_first(lambda: claim.take(workdir, job, first))
+    processes.from_first(lambda: claim.take(workdir, setup, first))
     if until is not None and first > until:
         return state, None, None
-    with member(job, workdir, first) as mine:
-        feed = open_feed(job, train_source, state, first, hparams, beat,
-                         noting(job, workdir, train_source))
+    with member(setup, workdir, first) as mine:
+        feed = open_feed(setup, train_source, state, first, hparams, beat,
+                         noting(setup, workdir, train_source))
         beat()
         log.info('%d steps of %d images on %d x %s%s, %d a dispatch, compiled in %.1f s',
-                 job.config['steps'], job.config['batch_size'], job.mesh.size,
+                 setup.config['steps'], setup.config['batch_size'], setup.mesh.size,
                  jax.devices()[0].device_kind,
                  f' of {processes.count()} processes' if processes.count() > 1 else '',
                  feed.steps, feed.compile_seconds)
-        state, [outcome] = loop.run([mine], state, first, feed, evaluator(job, eval_source, beat),
+        state, [outcome] = loop.run([mine], state, first, feed, evaluator(setup, eval_source, beat),
                                     train_source, beat, until=until)
     if isinstance(outcome, DivergedError):
         raise outcome
@@ -148,22 +134,22 @@ def _train(job: Job, workdir: str, sources, hparams: dict, fitted: list, until, 
 
 
 @contextlib.contextmanager
-def member(job: Job, workdir: str, first: int):
+def member(setup: Setup, workdir: str, first: int):
     """Opens the rows and the checkpoints of a run from step `first` on; yields a loop.Member."""
-    rows = metrics.Log(workdir, first, write=processes.first())
+    rows = metrics_log.Log(workdir, first, write=processes.first())
     writer = checkpoint.Writer(
-        workdir, job.config['checkpoint'],
-        lambda step: rows.score(step, job.config['data']['eval_split']))
+        workdir, setup.config['checkpoint'],
+        lambda step: rows.score(step, setup.config['data']['eval_split']))
     try:
-        yield loop.Member(job, rows, writer)
+        yield loop.Member(setup, rows, writer)
     finally:
         rows.close()
         writer.close()
 
 
-def noting(job: Job, workdir: str, source: Source):
+def noting(setup: Setup, workdir: str, source: Source):
     """Returns what writes down the unreadable images of each batch, see data/faults.py."""
-    return faults.watch(workdir, source, job.config['data']['max_unreadable_share'],
+    return faults.watch(workdir, source, setup.config['data']['max_unreadable_share'],
                         processes.index())
 
 
@@ -195,47 +181,47 @@ def _with_weights(config: dict, workdir: str) -> tuple[dict, load.Weights | None
     return load.with_preprocessing(config, weights), weights
 
 
-def _fitted(job: Job, weights: load.Weights):
+def _fitted(setup: Setup, weights: load.Weights):
     """Returns what a run begins with; weights that do not fit end it before anything is compiled.
 
     Raises:
       DataError: as load.load.
     """
-    return load.load(job.config, weights, {
-        'params': job.target.params, 'batch_stats': job.target.batch_stats},
-        tuple(job.facts.class_names))
+    return load.load(setup.config, weights, {
+        'params': setup.target.params, 'batch_stats': setup.target.batch_stats},
+        tuple(setup.dataset.class_names))
 
 
-def _resume(job: Job, workdir: str, hparams: dict, fitted: list) -> state_lib.TrainState:
+def _resume(setup: Setup, workdir: str, hparams: dict, fitted: list) -> state_lib.TrainState:
     """Returns the newest state on disk that verifies, or the initial one of a new run.
 
     The first process finds which step that is, the others read that one. `fitted` is emptied: its
     arrays are needed no longer.
     """
-    # What is there is of the config that is there, which may have fewer steps (history.py).
-    config_hash, found = config_lib.digest(config_lib.read(workdir) or job.config), []
+    # What is there is of the config that is there, which may have fewer steps (rundir/history.py).
+    config_hash, found = config_lib.digest(config_lib.read(workdir) or setup.config), []
 
     def newest() -> str:
-        restored = checkpoint.restore_newest(workdir, job.target, config_hash, put_aside=True)
+        restored = checkpoint.restore_newest(workdir, setup.target, config_hash, put_aside=True)
         found.append(restored and restored[0])
         return str(restored[1]['step']) if restored else ''
 
     step = processes.from_first(newest)
     if not step:
-        return initial_state(job, hparams, fitted.pop() if fitted else None)
-    log.info('going on from step %s of %d', step, job.config['steps'])
+        return initial_state(setup, hparams, fitted.pop() if fitted else None)
+    log.info('going on from step %s of %d', step, setup.config['steps'])
     if processes.first():
         return found[0]
-    return checkpoint.restore(workdir, int(step), job.target, config_hash)[0]
+    return checkpoint.restore(workdir, int(step), setup.target, config_hash)[0]
 
 
-def initial_state(job: Job, hparams: dict, fitted=None) -> state_lib.TrainState:
+def initial_state(setup: Setup, hparams: dict, fitted=None) -> state_lib.TrainState:
     """Returns the state before the first step, on the mesh; `fitted` is of load.load."""
-    shape = tuple(job.facts.image_shape)
-    init = jax.jit(lambda hparams: state_lib.init(job.model, job.config, shape, hparams),
-                   out_shardings=job.shardings)
+    shape = tuple(setup.dataset.image_shape)
+    init = jax.jit(lambda hparams: state_lib.init(setup.model, setup.config, shape, hparams),
+                   out_shardings=setup.shardings)
     # It runs once a run: compiling it with fewer passes takes a fifth of the time on a CPU.
-    state = kept.once(job.kept, 'init', job.key, lambda: init.lower(hparams).compile(
+    state = cache.once(setup.cache, 'init', setup.key, lambda: init.lower(hparams).compile(
         {'xla_backend_optimization_level': 1}))(hparams)
     if fitted is None:
         return state
@@ -243,32 +229,32 @@ def initial_state(job: Job, hparams: dict, fitted=None) -> state_lib.TrainState:
     fitted = jax.tree.map(
         lambda found, mine: mine if isinstance(found, jax.ShapeDtypeStruct) else found, fitted, own)
     loaded = sharding.place(fitted, {
-        'params': job.shardings.params, 'batch_stats': job.shardings.batch_stats}, own=True)
-    ema = jax.tree.map(jnp.copy, loaded['params']) if job.config['ema'] else {}
+        'params': setup.shardings.params, 'batch_stats': setup.shardings.batch_stats}, own=True)
+    ema = jax.tree.map(jnp.copy, loaded['params']) if setup.config['ema'] else {}
     return state.replace(**loaded, ema=ema)
 
 
-def evaluator(job: Job, source: Source, beat):
+def evaluator(setup: Setup, source: Source, beat):
     """Returns evaluate(state, step) -> Results, or None when asked to stop."""
-    options, size = job.config['data'], job.facts.image_shape[0]
+    options, size = setup.config['data'], setup.dataset.image_shape[0]
     batches = pipeline.eval_batches(
         source, options, size,
-        batch_size=evaluate.global_batch_size(job.config['eval_batch_size'], job.mesh),
-        process=sharding.rows_here(job.mesh))
+        batch_size=evaluate.global_batch_size(setup.config['eval_batch_size'], setup.mesh),
+        process=sharding.rows_here(setup.mesh))
     count = len(batches)
-    if fits(job, source):
+    if fits(setup, source):
         stream = batches
-        batches = kept.once(
-            job.kept, 'eval set', kept.data(job.config, job.facts, job.mesh),
+        batches = cache.once(
+            setup.cache, 'eval set', cache.data(setup.config, setup.dataset, setup.mesh),
             lambda: list(decoding(pipeline.iterate(stream, 0), count, 'batch', beat)))
-    eval_step = kept.once(job.kept, 'eval step', job.key, lambda: evaluate.jit_eval_step(
-        job.eval_step, job.shardings, job.mesh))
+    eval_step = cache.once(setup.cache, 'eval step', setup.key, lambda: evaluate.jit_eval_step(
+        setup.eval_step, setup.shardings, setup.mesh))
 
     def run_evaluation(state, step: int):
         items = batches if isinstance(batches, list) else pipeline.iterate(
             batches, options['workers'])
-        with backend.memory_for(*evaluate.less_memory(job.config)):
-            return evaluate.run(eval_step, state, items, count, job.mesh,
+        with backend.memory_for(*evaluate.less_memory(setup.config)):
+            return evaluate.run(eval_step, state, items, count, setup.mesh,
                                 title=f'{options["eval_split"]} at step {step}', beat=beat)
 
     return run_evaluation

@@ -9,7 +9,7 @@ TPUs take the extra `imgjax[tpu]`, no TPU. Exit code 1 says that the step does n
 from absl import flags
 from ml_collections import config_flags
 
-from imgjax import runtime
+from imgjax import entry
 
 _CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'A file of configs/, as PATH or PATH:ARGUMENT.',
@@ -26,12 +26,12 @@ flags.mark_flag_as_required('config')
 
 
 def main() -> dict:
-    from imgjax import topology
+    from imgjax.perf import topology
     topology.prepare(_TOPOLOGY.value)
-    from imgjax import dryrun
+    from imgjax.perf import dryrun
     return dryrun.run(_CONFIG.value, _TOPOLOGY.value, _CLASSES.value, _SIDE.value,
                       _EXAMPLES.value)
 
 
 if __name__ == '__main__':
-    runtime.main(main)
+    entry.main(main)

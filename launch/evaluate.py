@@ -10,7 +10,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs import base
-from imgjax import runtime
+from imgjax import entry
 from imgjax.errors import ConfigError
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -27,17 +27,17 @@ _CLASSES = flags.DEFINE_enum(
 
 
 def main() -> dict:
-    from imgjax import evaluate_weights, use
+    from imgjax.commands import evaluate, evaluate_weights
     config = flags.FLAGS['config']
     if not _WORKDIR.value:
         return evaluate_weights.run(_CONFIG.value, _SPLIT.value, _CLASSES.value)
     if config_flags.get_config_filename(config) != base.__file__:
         raise ConfigError('--config: a run has its own; leave it out, or leave out --workdir to '
                           'evaluate the weights of config.init.from_')
-    return use.evaluate_split(
+    return evaluate.evaluate_split(
         _WORKDIR.value, _STEP.value, _SPLIT.value, config_flags.get_override_values(config),
         _CLASSES.value)
 
 
 if __name__ == '__main__':
-    runtime.main(main, distributed=True)
+    entry.main(main, distributed=True)

@@ -5,7 +5,7 @@
 
 from absl import flags
 
-from imgjax import runtime
+from imgjax import entry
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'The run directory.', required=True)
 _FORMAT = flags.DEFINE_string(
@@ -21,4 +21,4 @@ def main() -> dict:
 
 
 if __name__ == '__main__':
-    runtime.main(main)
+    entry.main(main)

@@ -5,15 +5,15 @@
 
 from absl import flags
 
-from imgjax import runtime
+from imgjax import entry
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'The run directory.', required=True)
 
 
 def main() -> dict:
-    from imgjax import use
-    return use.inspect_run(_WORKDIR.value)
+    from imgjax.commands import inspect
+    return inspect.inspect_run(_WORKDIR.value)
 
 
 if __name__ == '__main__':
-    runtime.main(main)
+    entry.main(main)

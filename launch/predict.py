@@ -5,7 +5,7 @@
 
 from absl import flags
 
-from imgjax import runtime
+from imgjax import entry
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'The run directory.', required=True)
 _STEP = flags.DEFINE_string('step', '', 'Which checkpoint: a number, or best, that of the best '
@@ -16,10 +16,10 @@ _OUTPUT = flags.DEFINE_string('output', 'predictions.csv', 'Where to write: .csv
 
 
 def main() -> dict:
-    from imgjax import use
-    return use.predict_images(
+    from imgjax.commands import predict
+    return predict.predict_images(
         _WORKDIR.value, _IMAGES.value, _TOP_K.value, _OUTPUT.value, _STEP.value)
 
 
 if __name__ == '__main__':
-    runtime.main(main)
+    entry.main(main)

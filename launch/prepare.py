@@ -6,7 +6,7 @@
 
 from absl import flags
 
-from imgjax import runtime
+from imgjax import entry
 
 _FLAGS = (
     flags.DEFINE_string('dataset', '', 'A TFDS set to prepare, NAME or NAME/CONFIG.'),
@@ -28,9 +28,9 @@ _FLAGS = (
 
 
 def main() -> dict:
-    from imgjax import prepare
+    from imgjax.commands import prepare
     return prepare.run(**{flag.name: flag.value for flag in _FLAGS})
 
 
 if __name__ == '__main__':
-    runtime.main(main)
+    entry.main(main)

@@ -6,7 +6,7 @@
 from absl import flags
 from ml_collections import config_flags
 
-from imgjax import runtime
+from imgjax import entry
 
 _CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'A file of configs/, as PATH or PATH:ARGUMENT.',
@@ -18,9 +18,9 @@ flags.mark_flag_as_required('config')
 
 
 def main() -> dict:
-    from imgjax import preview
+    from imgjax.commands import preview
     return preview.draw(_CONFIG.value, _OUTPUT.value, _IMAGES.value, _STEPS.value)
 
 
 if __name__ == '__main__':
-    runtime.main(main)
+    entry.main(main)

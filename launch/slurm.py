@@ -9,7 +9,7 @@ import pathlib
 from absl import flags
 from ml_collections import config_flags
 
-from imgjax import jobs, runtime
+from imgjax import entry, jobs
 
 config_flags.DEFINE_config_file('config', None, 'A file of configs/.', accept_new_attributes=True,
                                 lock_config=False)
@@ -39,4 +39,4 @@ def main() -> dict:
 
 
 if __name__ == '__main__':
-    runtime.main(main)
+    entry.main(main)

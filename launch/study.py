@@ -7,7 +7,7 @@
 
 from absl import flags
 
-from imgjax import runtime
+from imgjax import entry
 
 _STUDY = flags.DEFINE_string('study', None, 'A file of configs/studies/, as PATH or '
                              'PATH:ARGUMENT.', required=True)
@@ -31,4 +31,4 @@ def main() -> dict:
 
 
 if __name__ == '__main__':
-    runtime.main(main, distributed=True)
+    entry.main(main, distributed=True)

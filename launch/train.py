@@ -10,7 +10,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs import base
-from imgjax import runtime
+from imgjax import entry
 
 _CONFIG = config_flags.DEFINE_config_file(
     'config', base.__file__, 'A file of configs/, as PATH or PATH:ARGUMENT; the run directory\'s '
@@ -19,7 +19,8 @@ _WORKDIR = flags.DEFINE_string('workdir', None, 'The run directory.', required=T
 
 
 def main() -> dict:
-    from imgjax import overrides, train
+    from imgjax import train
+    from imgjax.process import overrides
     config, flag = _CONFIG.value, flags.FLAGS['config']
     if config_flags.get_config_filename(flag) == base.__file__:
         config = overrides.of_run(flag, _WORKDIR.value)
@@ -27,4 +28,4 @@ def main() -> dict:
 
 
 if __name__ == '__main__':
-    runtime.main(main, distributed=True)
+    entry.main(main, distributed=True)

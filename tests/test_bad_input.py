@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 
 from configs import base
-from imgjax import checkpoint, train
 from imgjax import config as config_lib
+from imgjax import train
 from imgjax.errors import ConfigError, DataError
+from imgjax.rundir import checkpoint
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import pytest
 
 from configs import base, digits
 from imgjax import config as config_lib
-from imgjax import overrides
 from imgjax.errors import ConfigError
+from imgjax.process import overrides
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 
 from imgjax import build, state
 from imgjax import config as config_lib
+from imgjax.rundir import dataset_info
 from imgjax.study import plan
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -54,8 +55,9 @@ def test_every_study_is_a_question_whose_arms_can_be_run(path):
         build.check(arm.config)
 
 
-def facts(shape, classes) -> build.Facts:
-    return build.Facts([f'class {i}' for i in range(classes)], list(shape), 1000, 100, 'a', 'b')
+def dataset(shape, classes) -> dataset_info.DatasetInfo:
+    names = [f'class {i}' for i in range(classes)]
+    return dataset_info.DatasetInfo(names, list(shape), 1000, 100, 'a', 'b')
 
 
 def test_every_recipe_is_in_the_table():
@@ -75,16 +77,16 @@ def test_recipe_says_what_it_is(recipe):
 @pytest.mark.parametrize('recipe', RECIPES)
 def test_recipe_is_counted_and_its_step_traces_at_full_size(recipe):
     shape, classes, parameters = RECIPES[recipe]
-    job = build.job(load(recipe) | {'steps': 1000, 'epochs': 0.0}, facts(shape, classes))
-    found = state.parameter_count(job.target)
+    setup = build.setup(load(recipe) | {'steps': 1000, 'epochs': 0.0}, dataset(shape, classes))
+    found = state.parameter_count(setup.target)
     assert parameters is None or found == parameters
     batch = {'image': jax.ShapeDtypeStruct((16, *shape), jnp.uint8),
              'label': jax.ShapeDtypeStruct((16,), jnp.int32),
              'weight': jax.ShapeDtypeStruct((16,), jnp.float32)}
-    hparams = jax.eval_shape(lambda: state.hparams_of(job.config))
-    after, metrics = jax.eval_shape(job.train_step, job.target, batch, hparams)
+    hparams = jax.eval_shape(lambda: state.hparams_of(setup.config))
+    after, metrics = jax.eval_shape(setup.train_step, setup.target, batch, hparams)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
-        lambda x: (x.shape, x.dtype), job.target)
+        lambda x: (x.shape, x.dtype), setup.target)
     assert {'loss', 'accuracy', 'grad_norm', 'learning_rate'} <= set(metrics)
 
 
@@ -96,14 +98,14 @@ def test_recipe_steps_once(recipe):
     if config['model']['name'] in TINY:
         config['model'] = config['model'] | {'name': TINY[config['model']['name']]}
         shape, classes = (min(shape[0], 16), min(shape[1], 16), shape[2]), 10
-    job = build.job(config, facts(shape, classes), jax.devices()[:1])
-    hparams = state.hparams_of(job.config)
+    setup = build.setup(config, dataset(shape, classes), jax.devices()[:1])
+    hparams = state.hparams_of(setup.config)
     rng = np.random.default_rng(0)
     batch = {'image': rng.integers(0, 255, (8, *shape), np.uint8),
              'label': rng.integers(0, classes, 8).astype(np.int32),
              'weight': np.ones(8, np.float32)}
-    after, metrics = jax.jit(lambda batch, hparams: job.train_step(
-        state.init(job.model, job.config, shape, hparams), batch, hparams))(batch, hparams)
+    after, metrics = jax.jit(lambda batch, hparams: setup.train_step(
+        state.init(setup.model, setup.config, shape, hparams), batch, hparams))(batch, hparams)
     assert int(after.step) == 1
     assert not any(after.skipped.values())
     assert np.isfinite(metrics['loss']) and metrics['grad_norm'] > 0

@@ -10,9 +10,10 @@ from configs import base
 from imgjax import build, finetune, models, state, train
 from imgjax import config as config_lib
 from imgjax.errors import ConfigError
+from imgjax.rundir import dataset_info
 from imgjax.study import population
 
-FACTS = build.Facts(['a', 'b', 'c'], [8, 8, 3], 30, 10, '', '')
+FACTS = dataset_info.DatasetInfo(['a', 'b', 'c'], [8, 8, 3], 30, 10, '', '')
 
 
 def config_of(name='tiny_vit', freeze=(), layerwise=False, head_steps=0, **hparams) -> dict:
@@ -34,10 +35,10 @@ def batch():
 
 def changes(config, steps=1) -> dict[str, np.ndarray]:
     """How far each parameter and statistic is from its start, by name."""
-    job = build.job(config, FACTS, jax.devices()[:1])
+    setup = build.setup(config, FACTS, jax.devices()[:1])
     hparams = state.hparams_of(config)
-    start = now = train.initial_state(job, hparams)
-    step = jax.jit(job.train_step, compiler_options={'xla_backend_optimization_level': 0})
+    start = now = train.initial_state(setup, hparams)
+    step = jax.jit(setup.train_step, compiler_options={'xla_backend_optimization_level': 0})
     for _ in range(steps):
         now, _ = step(now, batch(), hparams)
     both = ({'params': s.params, 'batch_stats': s.batch_stats} for s in (now, start))
@@ -64,15 +65,15 @@ def test_a_norm_with_a_parameter_that_trains_is_not_frozen():
 
 def test_a_frozen_network_is_the_same_in_training_and_in_evaluation():
     config = config_of('tiny_resnet', freeze=('conv1', 'bn1', 'layer[12].*'))
-    job = build.job(config | {'accumulation_steps': 2}, FACTS, jax.devices()[:1])
+    setup = build.setup(config | {'accumulation_steps': 2}, FACTS, jax.devices()[:1])
     hparams = state.hparams_of(config)
-    start = train.initial_state(job, hparams)
+    start = train.initial_state(setup, hparams)
     stored = jax.tree.map(lambda leaf: 0.5 * leaf, start.batch_stats)
     loud = jax.tree.map(lambda leaf: 100 * leaf, start.params['head'])
     start = start.replace(batch_stats=stored, params=start.params | {'head': loud})
-    after, measured = jax.jit(job.train_step)(start, batch(), hparams)
+    after, measured = jax.jit(setup.train_step)(start, batch(), hparams)
     jax.tree.map(np.testing.assert_array_equal, after.batch_stats, stored)
-    evaluated = jax.jit(job.eval_step)(start, batch() | {'mask': np.ones(8, bool)})
+    evaluated = jax.jit(setup.eval_step)(start, batch() | {'mask': np.ones(8, bool)})
     np.testing.assert_allclose(measured['loss'], evaluated['loss'].mean(), rtol=1e-5)
     assert measured['loss'] > 1.2 and measured['accuracy'] == evaluated['hit'].mean()
 
@@ -80,14 +81,15 @@ def test_a_frozen_network_is_the_same_in_training_and_in_evaluation():
 def test_frozen_norms_stay_in_each_member_of_a_population():
     """As study/population.py maps the step: members of other rates end as each does alone."""
     config = config_of('tiny_cnn', freeze=('conv2', 'norm2'))
-    job = build.job(config, FACTS, jax.devices()[:1])
+    setup = build.setup(config, FACTS, jax.devices()[:1])
     members = [state.hparams_of(config | {'hparams': config['hparams'] | {'learning_rate': rate}})
                for rate in (0.1, 0.3)]
-    start = train.initial_state(job, members[0])
+    start = train.initial_state(setup, members[0])
     options = {'xla_backend_optimization_level': 0}
-    together, _ = jax.jit(jax.vmap(job.train_step, in_axes=(0, None, 0)), compiler_options=options)(
+    stacked_step = jax.vmap(setup.train_step, in_axes=(0, None, 0))
+    together, _ = jax.jit(stacked_step, compiler_options=options)(
         population.stack([jax.device_get(start)] * 2), batch(), population.stack(members))
-    alone = jax.jit(job.train_step, compiler_options=options)
+    alone = jax.jit(setup.train_step, compiler_options=options)
     for place, hparams in enumerate(members):
         mine, _ = alone(start, batch(), hparams)
         one = jax.tree.map(lambda leaf, place=place: leaf[place], together)
@@ -102,8 +104,8 @@ def test_frozen_norms_stay_in_each_member_of_a_population():
 def test_no_gradient_is_computed_for_what_is_frozen():
     def size(freeze):
         config = config_of('tiny_resnet', freeze=freeze)
-        job = build.job(config, FACTS, jax.devices()[:1])
-        compiled = jax.jit(job.train_step).lower(job.target, batch(), state.hparams_of(config))
+        setup = build.setup(config, FACTS, jax.devices()[:1])
+        compiled = jax.jit(setup.train_step).lower(setup.target, batch(), state.hparams_of(config))
         return compiled.compile().cost_analysis()['flops']
 
     assert size(('conv1', 'bn1', 'layer1.0', 'layer2.0')) < 0.6 * size(())
@@ -157,7 +159,7 @@ def test_depths_follow_the_network(variant, layers, options):
     (('*',), 'config.optimizer.freeze: freezes every parameter')])
 def test_patterns_that_make_no_sense(freeze, words):
     with pytest.raises(ConfigError, match=words):
-        build.job(config_of(freeze=freeze), FACTS, jax.devices()[:1])
+        build.setup(config_of(freeze=freeze), FACTS, jax.devices()[:1])
 
 
 def test_without_any_of_it_updates_are_the_optimizers():

@@ -13,12 +13,14 @@ import jax
 import numpy as np
 import pytest
 import tensorstore
-
-from imgjax import build, checkpoint, digests, train, trust, use
-from imgjax import config as config_lib
-from imgjax.errors import DataError, RunError
-from tests.drills.config import get_config
 from tests.test_checkpoint import OPTIONS, make_state, target_of
+
+from imgjax import config as config_lib
+from imgjax import train
+from imgjax.commands import inspect
+from imgjax.errors import DataError, RunError
+from imgjax.rundir import checkpoint, dataset_info, digests, files
+from tests.drills.config import get_config
 
 VICTIM = 'years of work\n'
 KERNEL = 'params.dense.kernel'
@@ -247,7 +249,7 @@ def test_checkpoint(case, saved, tmp_path, outside):
 
 
 def test_too_many_files(saved, monkeypatch):
-    monkeypatch.setattr(trust, '_ENTRIES', 5)
+    monkeypatch.setattr(files, '_ENTRIES', 5)
     with pytest.raises(DataError, match='holds more than 5 files'):
         checkpoint.restore(str(saved), 2, target_of(make_state(0)), 'hash')
 
@@ -284,7 +286,7 @@ def dataset(**changes):
         stored = json.loads((run / 'dataset.json').read_text())
         stored['dataset'] |= changes
         with contextlib.suppress(Exception):
-            stored['hash'] = build._facts_hash(build.Facts(**stored['dataset']))
+            stored['hash'] = dataset_info._hash(dataset_info.DatasetInfo(**stored['dataset']))
         (run / 'dataset.json').write_text(json.dumps(stored))
     return harm
 
@@ -402,10 +404,10 @@ def test_run_directory(case, run, outside):
     harm(run, outside)
     with memory(256):
         if words is None:
-            assert use.inspect_run(str(run))['step'] == 2
+            assert inspect.inspect_run(str(run))['step'] == 2
             return
         with pytest.raises(RunError, match=words) as error:
-            use.inspect_run(str(run))
+            inspect.inspect_run(str(run))
         assert error.value.exit_code in (2, 3, 5) and '\n' not in str(error.value)
         with pytest.raises(RunError, match=words):
             train.run(None, str(run))
@@ -425,10 +427,10 @@ ROWS = {
 
 @pytest.mark.parametrize('case', ROWS)
 def test_rows_that_are_none_are_left_out(case, tmp_path):
-    from imgjax import metrics
+    from imgjax.rundir import metrics_log
     ROWS[case](tmp_path / 'metrics.jsonl')
     with memory(64):
-        assert metrics.read_rows(str(tmp_path)) == [json.loads(ROW)]
+        assert metrics_log.read_rows(str(tmp_path)) == [json.loads(ROW)]
 
 
 def test_links_at_temporary_names_are_not_written_through(run, outside):
@@ -444,7 +446,7 @@ def test_links_at_temporary_names_are_not_written_through(run, outside):
     (run / 'unreadable.jsonl').write_text('{"index": 1e999}\n{"index": null}\n7\n')
     shutil.rmtree(run / 'checkpoints' / '2')  # so that there is a step to be done
     config_lib.write(str(run), config_lib.read(str(run)))
-    build.write_facts(str(run), build.read_facts(str(run)))
+    dataset_info.write(str(run), dataset_info.read(str(run)))
     result = train.run(None, str(run))
     assert result['step'] == 2 and (run / 'report.html').stat().st_size > 10_000
     assert not any(os.path.islink(run / f'{name}.tmp') for name in names)

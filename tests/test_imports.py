@@ -10,19 +10,19 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 
 # What a file (or each file of a folder) must never import.
+ABOVE = tuple(f'imgjax.{name}' for name in ('train', 'loop', 'commands', 'study', 'entry'))
 FORBIDDEN = {
     'configs': ('imgjax', 'jax', 'launch'),
-    'imgjax/models': ('imgjax.data', 'imgjax.checkpoint', 'imgjax.config', 'absl'),
-    'imgjax/augment': ('imgjax.data', 'imgjax.checkpoint', 'imgjax.config', 'absl'),
-    'imgjax/losses.py': ('imgjax.data', 'imgjax.checkpoint', 'imgjax.config', 'absl'),
+    'imgjax/models': ('imgjax.data', 'imgjax.rundir', 'imgjax.commands', 'imgjax.config', 'absl'),
+    'imgjax/augment': ('imgjax.data', 'imgjax.rundir', 'imgjax.commands', 'imgjax.config', 'absl'),
+    'imgjax/losses.py': ('imgjax.data', 'imgjax.rundir', 'imgjax.config', 'absl'),
     'imgjax/data': ('jax', 'flax', 'imgjax.models', 'imgjax.step', 'imgjax.state'),
-    'imgjax/optim.py': ('imgjax.data', 'imgjax.checkpoint'),
-    'imgjax/sharding.py': ('imgjax.data', 'imgjax.checkpoint'),
-    'imgjax/step.py': ('imgjax.data', 'imgjax.checkpoint', 'os', 'pathlib', 'io'),
-    'imgjax/checkpoint.py': ('imgjax.models', 'imgjax.data', 'imgjax.step'),
-    'imgjax/digests.py': ('imgjax.models', 'imgjax.data', 'imgjax.step'),
-    'imgjax/metrics.py': ('imgjax.models', 'imgjax.data', 'imgjax.step'),
-    'imgjax/runtime.py': ('imgjax.models', 'imgjax.data', 'imgjax.step'),
+    'imgjax/optim.py': ('imgjax.data', 'imgjax.rundir'),
+    'imgjax/sharding.py': ('imgjax.data', 'imgjax.rundir'),
+    'imgjax/step.py': ('imgjax.data', 'imgjax.rundir', 'os', 'pathlib', 'io'),
+    'imgjax/rundir': ('imgjax.models', 'imgjax.step', *ABOVE),
+    'imgjax/process': ('imgjax.models', 'imgjax.step', *ABOVE),
+    'imgjax/perf': ('imgjax.step', *ABOVE),
     **{f'imgjax/report/{name}.py': ('jax', 'imgjax.data', 'imgjax.step')
        for name in ('answers', 'findings', 'page', 'plots', 'statistics', 'study_page',
                     'study_tables', 'study_text', 'text')},
@@ -86,6 +86,7 @@ def test_configs_load_without_jax():
 
 
 def test_training_imports_neither_tensorflow_nor_torch_and_touches_no_device():
-    run_python('import sys; from imgjax import train, use; import imgjax.data.digits; '
+    run_python('import sys; from imgjax import commands, train; '
+               'from imgjax.commands import evaluate, predict; import imgjax.data.sources.digits; '
                'assert not {"tensorflow", "torch"} & set(sys.modules); '
                'from jax._src import xla_bridge as b; assert not b.backends_are_initialized()')

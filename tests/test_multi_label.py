@@ -9,9 +9,11 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import average_precision_score
 
 from configs import base
-from imgjax import checkpoint, evaluate, train, use
 from imgjax import config as config_lib
-from imgjax.data import arrays
+from imgjax import evaluate, train
+from imgjax.commands import predict
+from imgjax.data.sources import arrays
+from imgjax.rundir import checkpoint
 
 # What can be said of a digit, several at once, or nothing (of 9).
 KINDS = {'even': (0, 2, 4, 6, 8), 'below five': (0, 1, 2, 3, 4), 'prime': (2, 3, 5, 7)}
@@ -68,7 +70,7 @@ def test_the_page_shows_the_precision_of_each_class(run, sources):
 
 def test_the_run_directory_classifies_by_itself(run, tmp_path):
     output = str(tmp_path / 'out.json')
-    use.predict_images(run[0], 'docs/digits', 3, output)
+    predict.predict_images(run[0], 'docs/digits', 3, output)
     with open(output) as file:
         rows = json.load(file)
     assert any(sum(row['probabilities']) > 1.5 for row in rows), 'sigmoids, not a distribution'

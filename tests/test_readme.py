@@ -9,7 +9,8 @@ import subprocess
 import numpy as np
 from PIL import Image
 
-from imgjax import metrics, models
+from imgjax import models
+from imgjax.rundir import metrics_log
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / 'README.md').read_text()
@@ -38,7 +39,7 @@ def test_commands_run_as_written(checkout, compiled):
                               capture_output=True)
         assert done.returncode == 0, f'{text}\n{done.stderr[-3000:]}'
     assert (checkout / 'runs' / 'digits' / 'report.html').exists()
-    rows = metrics.read_rows(str(checkout / 'runs' / 'digits'))
+    rows = metrics_log.read_rows(str(checkout / 'runs' / 'digits'))
     assert rows[-1]['accuracy'] >= 0.985, 'what the first command promises'
     assert (checkout / 'predictions.csv').exists()
 

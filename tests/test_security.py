@@ -11,9 +11,12 @@ import sys
 import jax
 import pytest
 
-from imgjax import compiled, config, redact, trust
+from imgjax import config
 from imgjax.errors import ConfigError
+from imgjax.process import compile_cache
 from imgjax.report import run as run_page
+from imgjax.rundir import files as files_lib
+from imgjax.rundir import redact
 from tests.test_imports import ROOT, files, imported
 
 MODULES = ('pickle', 'cPickle', 'dill', 'cloudpickle', 'joblib', 'marshal', 'shelve', 'jsonpickle')
@@ -234,19 +237,19 @@ def cache(tmp_path, monkeypatch):
 
 
 def test_the_cache_is_bounded_and_of_this_version_and_cpu(cache, monkeypatch):
-    compiled.enable()
+    compile_cache.enable()
     place = pathlib.Path(jax.config.jax_compilation_cache_dir)
     assert place.parent == cache / 'imgjax' / 'xla' and place.is_dir()
     assert jax.config.jax_compilation_cache_max_size == 4 * 2**30
-    assert place.name == pathlib.Path(compiled.directory()).name
-    monkeypatch.setattr(compiled.platform, 'machine', lambda: 'another')
-    assert place.name != pathlib.Path(compiled.directory()).name
+    assert place.name == pathlib.Path(compile_cache.directory()).name
+    monkeypatch.setattr(compile_cache.platform, 'machine', lambda: 'another')
+    assert place.name != pathlib.Path(compile_cache.directory()).name
 
 
 def _leaf(cache) -> pathlib.Path:
-    compiled.enable()
+    compile_cache.enable()
     jax.config.update('jax_compilation_cache_dir', None)
-    return pathlib.Path(compiled.directory())
+    return pathlib.Path(compile_cache.directory())
 
 
 def _linked(path):
@@ -256,7 +259,7 @@ def _linked(path):
 
 def test_a_run_directory_has_a_name_in_utf_8():
     with pytest.raises(ConfigError, match=r'--workdir=/.*/w\?: the name is no UTF-8'):
-        trust.check_run('w\udcff')
+        files_lib.check_run('w\udcff')
 
 
 HARMS = {
@@ -279,7 +282,7 @@ def test_no_cache_where_others_could_put_programs(harm, cache, caplog):
     if 'chown' in make.__code__.co_names and os.geteuid():
         pytest.skip('giving a folder away needs root')
     make(place)
-    compiled.enable()
+    compile_cache.enable()
     assert jax.config.jax_compilation_cache_dir is None
     line, = caplog.messages
     assert words in line and line.startswith('compiled programs are not kept')
@@ -287,16 +290,16 @@ def test_no_cache_where_others_could_put_programs(harm, cache, caplog):
 
 def test_no_cache_without_a_home(cache, monkeypatch, caplog):
     monkeypatch.setenv('XDG_CACHE_HOME', 'relative')
-    monkeypatch.setattr(compiled.os.path, 'expanduser', lambda path: path)
-    compiled.enable()
+    monkeypatch.setattr(compile_cache.os.path, 'expanduser', lambda path: path)
+    compile_cache.enable()
     assert jax.config.jax_compilation_cache_dir is None and 'no home' in caplog.text
 
 
 def test_the_users_own_choice_is_kept(cache, monkeypatch):
     jax.config.update('jax_compilation_cache_dir', '/mine')
-    compiled.enable()
+    compile_cache.enable()
     assert jax.config.jax_compilation_cache_dir == '/mine' and not cache.exists()
     jax.config.update('jax_compilation_cache_dir', None)
     jax.config.update('jax_enable_compilation_cache', False)
-    compiled.enable()
+    compile_cache.enable()
     assert jax.config.jax_compilation_cache_dir is None and not cache.exists()

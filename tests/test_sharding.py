@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from configs import base
-from imgjax import build, collectives, feed, hlo, models, sharding, state, train
+from imgjax import build, feed, models, sharding, state, train
 from imgjax import config as config_lib
 from imgjax.errors import ConfigError
+from imgjax.perf import collectives, hlo
+from imgjax.rundir import dataset_info
 
 BATCH, SIDE, WIDTH, HEADS, DEPTH, TOKENS = 32, 16, 64, 4, 2, 17
 VIT = dict(width=WIDTH, heads=HEADS, patch_size=4)
@@ -26,24 +28,25 @@ def job_of(sizes, model='tiny_vit', options=VIT, **changes):
     config.update(batch_size=BATCH, steps=10, log_every=10,
                   mesh=dict(zip(sharding.AXES, sizes, strict=True)))
     config.update(changes)
-    facts = build.Facts([str(k) for k in range(10)], [SIDE, SIDE, 3], 100, 10, 'a', 'b')
-    return build.job(config_lib.to_plain(config), facts, jax.devices()[:math.prod(sizes)])
+    names = [str(k) for k in range(10)]
+    dataset = dataset_info.DatasetInfo(names, [SIDE, SIDE, 3], 100, 10, 'a', 'b')
+    return build.setup(config_lib.to_plain(config), dataset, jax.devices()[:math.prod(sizes)])
 
 
-def inputs(job) -> tuple[dict, dict]:
+def inputs(setup) -> tuple[dict, dict]:
     rng = np.random.default_rng(0)
     batch = {'image': rng.integers(0, 255, (BATCH, SIDE, SIDE, 3), np.uint8),
              'label': rng.integers(0, 10, BATCH).astype(np.int32),
              'weight': np.ones(BATCH, np.float32)}
-    return (sharding.place(batch, sharding.batch_sharding(job.mesh)),
-            sharding.place(state.hparams_of(job.config), sharding.replicated(job.mesh)))
+    return (sharding.place(batch, sharding.batch_sharding(setup.mesh)),
+            sharding.place(state.hparams_of(setup.config), sharding.replicated(setup.mesh)))
 
 
 @functools.cache
 def compiled(mesh: str, scan_layers=False):
-    job = job_of(MESHES[mesh], options=VIT | {'scan_layers': scan_layers})
-    dispatch = dispatch_of(job)
-    return job, dispatch, collectives.find(
+    setup = job_of(MESHES[mesh], options=VIT | {'scan_layers': scan_layers})
+    dispatch = dispatch_of(setup)
+    return setup, dispatch, collectives.find(
         hlo.parse(dispatch.as_text()), math.prod(MESHES[mesh]))
 
 
@@ -67,44 +70,44 @@ def is_cut(leaf) -> bool:
 
 @pytest.mark.parametrize('mesh', MESHES)
 def test_each_device_holds_its_part_of_the_state(mesh):
-    job, dispatch, _ = compiled(mesh)
+    setup, dispatch, _ = compiled(mesh)
     parts = math.prod(MESHES[mesh][1:])
-    for tree in (job.target.params, job.target.opt_state):
+    for tree in (setup.target.params, setup.target.opt_state):
         cut = [leaf for leaf in jax.tree.leaves(tree) if is_cut(leaf)]
         whole = [leaf for leaf in jax.tree.leaves(tree) if not is_cut(leaf)]
         if parts > 1:
             assert bytes_here(cut) <= 1.05 * bytes_of(cut) / parts
             assert max(leaf.size for leaf in whole) < sharding.MIN_FSDP_ELEMENTS
             assert bytes_of(whole) < 0.05 * bytes_of(tree)
-    placed = jax.tree.map(lambda leaf: leaf.sharding, job.target)
+    placed = jax.tree.map(lambda leaf: leaf.sharding, setup.target)
     made = dispatch.output_shardings[0]
     assert jax.tree.all(jax.tree.map(
         lambda ours, leaf, theirs: ours.is_equivalent_to(theirs, leaf.ndim),
-        placed, job.target, made)), 'the step gives the state back as it is kept'
+        placed, setup.target, made)), 'the step gives the state back as it is kept'
 
 
 @pytest.mark.parametrize('scan_layers', [False, True])
 def test_data_parallel_sums_the_gradients_once(scan_layers):
-    job, _, found = compiled('dp', scan_layers)
+    setup, _, found = compiled('dp', scan_layers)
     assert {one.kind for one in found} == {'all-reduce'}
-    assert sent(found, 'all-reduce') == pytest.approx(bytes_of(job.target.params), rel=0.01)
+    assert sent(found, 'all-reduce') == pytest.approx(bytes_of(setup.target.params), rel=0.01)
 
 
 @pytest.mark.parametrize('scan_layers', [False, True])
 def test_fsdp_gathers_each_parameter_once_and_sums_its_gradient_once(scan_layers):
-    job, _, found = compiled('fsdp', scan_layers)
-    cut = bytes_of([leaf for leaf in jax.tree.leaves(job.target.params) if is_cut(leaf)])
+    setup, _, found = compiled('fsdp', scan_layers)
+    cut = bytes_of([leaf for leaf in jax.tree.leaves(setup.target.params) if is_cut(leaf)])
     # A CPU's compiler has no reduce-scatter: it sums, and each device takes its part.
     assert {one.kind for one in found} == {'all-gather', 'all-reduce'}
     assert sent(found, 'all-gather') == cut
-    assert sent(found, 'all-reduce') == pytest.approx(bytes_of(job.target.params), rel=0.01)
+    assert sent(found, 'all-reduce') == pytest.approx(bytes_of(setup.target.params), rel=0.01)
 
 
 @pytest.mark.parametrize('mesh, scan_layers', [
     ('tp', False), ('dp-tp', False), ('fsdp-tp', False), ('fsdp-tp', True)])
 def test_tensor_parallel_sums_four_activations_a_block(mesh, scan_layers):
     """After attention and MLP, forward and backward, as in Megatron-LM (section 3)."""
-    job, _, found = compiled(mesh, scan_layers)
+    setup, _, found = compiled(mesh, scan_layers)
     data, fsdp, tensor = MESHES[mesh]
     activation = BATCH // (data * fsdp) * TOKENS * WIDTH * 4
     sums = [one for one in found if one.kind == 'all-reduce' and one.bytes == activation]
@@ -117,7 +120,7 @@ def test_tensor_parallel_sums_four_activations_a_block(mesh, scan_layers):
     # What is gathered: qkv and its gradient, as its order is not that of the heads, and leaves
     # without a rule; with fsdp each device's part of all others too.
     named = [(jax.tree_util.keystr(path), leaf) for path, leaf in
-             jax.tree_util.tree_leaves_with_path(job.target.params) if is_cut(leaf)]
+             jax.tree_util.tree_leaves_with_path(setup.target.params) if is_cut(leaf)]
     qkv = bytes_of([leaf for name, leaf in named if 'qkv' in name])
     ruled = bytes_of([leaf for name, leaf in named
                       if any(part in name for part in ('proj', 'fc1', 'fc2'))
@@ -129,25 +132,25 @@ def test_tensor_parallel_sums_four_activations_a_block(mesh, scan_layers):
 
 @pytest.mark.parametrize('mesh', sorted(set(MESHES) - {'dp'}))
 def test_three_steps_are_those_of_one_device(mesh):
-    job, dispatch, _ = compiled(mesh)
-    assert three(job, dispatch, at_start(job)) == pytest.approx(alone(), rel=1e-5)
+    setup, dispatch, _ = compiled(mesh)
+    assert three(setup, dispatch, at_start(setup)) == pytest.approx(alone(), rel=1e-5)
 
 
 def test_three_steps_in_two_parts_are_those_of_one_device():
     """From a state that is also made where it is kept."""
-    job = job_of(MESHES['fsdp-tp'], accumulation_steps=2)
-    now = train.initial_state(job, inputs(job)[1])
-    assert three(job, dispatch_of(job), now) == pytest.approx(alone(), rel=1e-5)
+    setup = job_of(MESHES['fsdp-tp'], accumulation_steps=2)
+    now = train.initial_state(setup, inputs(setup)[1])
+    assert three(setup, dispatch_of(setup), now) == pytest.approx(alone(), rel=1e-5)
 
 
-def dispatch_of(job):
-    batch, hparams = inputs(job)
-    return feed.compile_step(job, 1, job.target, {}, batch, hparams)[0]
+def dispatch_of(setup):
+    batch, hparams = inputs(setup)
+    return feed.compile_step(setup, 1, setup.target, {}, batch, hparams)[0]
 
 
-def three(job, dispatch, now) -> list[float]:
+def three(setup, dispatch, now) -> list[float]:
     """Returns the losses of three steps."""
-    batch, hparams = inputs(job)
+    batch, hparams = inputs(setup)
     found = []
     for _ in range(3):
         now, measured = dispatch(now, {}, batch, hparams)
@@ -155,52 +158,52 @@ def three(job, dispatch, now) -> list[float]:
     return found
 
 
-def at_start(job, model='tiny_vit', **options):
-    """Returns the state before the first step as one device makes it, placed as the job has it."""
-    return sharding.place(made(model, **options or VIT), job.shardings, own=True)
+def at_start(setup, model='tiny_vit', **options):
+    """Returns the state before the first step as one device makes it, placed as the run has it."""
+    return sharding.place(made(model, **options or VIT), setup.shardings, own=True)
 
 
 @functools.cache
 def made(model, **options):
-    job = job_of((1, 1, 1), model, options)
-    return jax.device_get(train.initial_state(job, inputs(job)[1]))
+    setup = job_of((1, 1, 1), model, options)
+    return jax.device_get(train.initial_state(setup, inputs(setup)[1]))
 
 
 @functools.cache
 def alone(model='tiny_vit', **options) -> list[float]:
     """Returns the losses of three steps on one device."""
-    job = job_of((1, 1, 1), model, options or VIT)
-    return three(job, dispatch_of(job), at_start(job, model, **options))
+    setup = job_of((1, 1, 1), model, options or VIT)
+    return three(setup, dispatch_of(setup), at_start(setup, model, **options))
 
 
 @pytest.mark.parametrize('sizes', [(1, 8, 1), (2, 2, 2)])
 def test_a_network_without_rules_is_cut_where_it_is_kept(sizes):
     """A convolutional one: the same losses, and no collective but those of its parameters."""
     options = dict(widths=(32, 64))
-    job = job_of(sizes, 'tiny_resnet', options)
-    for leaf in jax.tree.leaves(job.target.params):
+    setup = job_of(sizes, 'tiny_resnet', options)
+    for leaf in jax.tree.leaves(setup.target.params):
         if is_cut(leaf):
             assert math.prod(leaf.sharding.shard_shape(leaf.shape)) == leaf.size // 8 * (
                 sizes[0] if sizes[0] > 1 else 1)
-    dispatch = dispatch_of(job)
+    dispatch = dispatch_of(setup)
     found = collectives.find(hlo.parse(dispatch.as_text()), 8)
     assert {one.kind for one in found} == {'all-gather', 'all-reduce'}
-    cut = bytes_of([leaf for leaf in jax.tree.leaves(job.target.params) if is_cut(leaf)])
+    cut = bytes_of([leaf for leaf in jax.tree.leaves(setup.target.params) if is_cut(leaf)])
     assert sent(found, 'all-gather') == pytest.approx(cut, rel=0.01)
-    assert three(job, dispatch, at_start(job, 'tiny_resnet', **options)) == pytest.approx(
+    assert three(setup, dispatch, at_start(setup, 'tiny_resnet', **options)) == pytest.approx(
         alone('tiny_resnet', **options), rel=1e-5)
 
 
 def test_frozen_norms_stay_where_the_state_is_cut():
     """Of layers whose kernels are cut; the losses of a batch in parts are those of one device."""
     def run(sizes):
-        job = job_of(sizes, 'tiny_cnn', dict(widths=(8, 64, 64)), accumulation_steps=2,
+        setup = job_of(sizes, 'tiny_cnn', dict(widths=(8, 64, 64)), accumulation_steps=2,
                      optimizer=dict(freeze=('conv3', 'norm2', 'norm3')))
-        batch, hparams = inputs(job)
-        now, found = train.initial_state(job, hparams), []
+        batch, hparams = inputs(setup)
+        now, found = train.initial_state(setup, hparams), []
         before = jax.device_get((now.params, now.batch_stats))
         assert is_cut(now.params['conv3']['kernel']) == (sizes[1] > 1)
-        dispatch, _ = feed.compile_step(job, 1, now, {}, batch, hparams)
+        dispatch, _ = feed.compile_step(setup, 1, now, {}, batch, hparams)
         for _ in range(2):
             now, measured = dispatch(now, {}, batch, hparams)
             found.append(float(measured['loss']))
@@ -218,15 +221,15 @@ def test_frozen_norms_stay_where_the_state_is_cut():
     if name.startswith('tiny_') and models.tensor_rules(name) and name != 'tiny_vit'])  # as above
 def test_a_split_family_is_the_whole_one(model):
     options = {'heads': (2, 4)} if 'swin' in model else {'heads': 2}
-    job = job_of((1, 1, 2), model, options)
-    assert three(job, dispatch_of(job), at_start(job, model, **options)) == pytest.approx(
+    setup = job_of((1, 1, 2), model, options)
+    assert three(setup, dispatch_of(setup), at_start(setup, model, **options)) == pytest.approx(
         alone(model, **options), rel=1e-5)
 
 
 def test_a_rule_that_matches_nothing_is_an_error():
-    job = job_of(MESHES['tp'])
+    setup = job_of(MESHES['tp'])
     with pytest.raises(ConfigError, match="the rule 'attn/qvk' matches no parameter"):
-        sharding.layout(job.target.params, job.mesh, (('attn/qvk', 'heads'),))
+        sharding.layout(setup.target.params, setup.mesh, (('attn/qvk', 'heads'),))
 
 
 @pytest.mark.parametrize('sizes, model, words', [
@@ -236,9 +239,9 @@ def test_a_mesh_that_does_not_fit_is_named(sizes, model, words):
     config = base.get_config()
     config.model.name, config.model.options = model, VIT if model == 'tiny_vit' else {}
     config.update(batch_size=BATCH, steps=10, mesh=dict(zip(sharding.AXES, sizes, strict=True)))
-    facts = build.Facts(['a', 'b'], [SIDE, SIDE, 3], 100, 10, 'a', 'b')
+    dataset = dataset_info.DatasetInfo(['a', 'b'], [SIDE, SIDE, 3], 100, 10, 'a', 'b')
     with pytest.raises(ConfigError, match=words):
-        build.job(config_lib.to_plain(config), facts)
+        build.setup(config_lib.to_plain(config), dataset)
 
 
 class Device:

@@ -11,6 +11,7 @@ from configs import base
 from imgjax import build, losses, state, step
 from imgjax import config as config_lib
 from imgjax.errors import ConfigError
+from imgjax.rundir import dataset_info
 
 SIZE, CLASSES = 16, 5
 rng = np.random.default_rng(0)
@@ -29,16 +30,17 @@ def config_of(**changes) -> dict:
     return config_lib.to_plain(plain | changes)
 
 
-def facts_of(multi_label=False) -> build.Facts:
-    return build.Facts([str(k) for k in range(CLASSES)], [8, 8, 1], 100, 10, 'a', 'b', multi_label)
+def dataset_of(multi_label=False) -> dataset_info.DatasetInfo:
+    names = [str(k) for k in range(CLASSES)]
+    return dataset_info.DatasetInfo(names, [8, 8, 1], 100, 10, 'a', 'b', multi_label)
 
 
 def after(config: dict, batch: dict, multi_label=False):
     """Returns (loss, parameters) after one step; without augmentation, no key plays a part."""
-    job = build.job(config, facts_of(multi_label), jax.devices()[:1])
+    setup = build.setup(config, dataset_of(multi_label), jax.devices()[:1])
     hparams = state.hparams_of(config)
-    now, measured = jax.jit(lambda batch, hparams: job.train_step(
-        state.init(job.model, config, (8, 8, 1), hparams), batch, hparams))(batch, hparams)
+    now, measured = jax.jit(lambda batch, hparams: setup.train_step(
+        state.init(setup.model, config, (8, 8, 1), hparams), batch, hparams))(batch, hparams)
     assert not any(now.skipped.values())
     return float(measured['loss']), jax.device_get(now.params)
 
@@ -88,7 +90,7 @@ def test_of_an_image_mixed_with_an_unreadable_one_its_own_share_counts():
 def test_a_batch_of_unreadable_images_changes_nothing_and_is_finite():
     loss, params = after(config_of(), batch_of(weight=np.zeros(SIZE)))
     assert loss == 0
-    begin = begin_of(build.job(config_of(), facts_of()).model, config_of())
+    begin = begin_of(build.setup(config_of(), dataset_of()).model, config_of())
     assert_close(params, jax.device_get(begin.params))
 
 
@@ -121,11 +123,11 @@ def test_each_part_of_a_batch_updates_the_batch_statistics():
     """Part p holds the images p, p + 2, ...; the second begins with the statistics of the first."""
     config = config_of(model={'name': 'tiny_resnet', 'dtype': 'float32', 'options': {}},
                        accumulation_steps=2)
-    job = build.job(config, facts_of(), jax.devices()[:1])
-    begin = begin_of(job.model, config)
-    now, _ = jax.jit(job.train_step)(begin, batch_of(), state.hparams_of(config))
+    setup = build.setup(config, dataset_of(), jax.devices()[:1])
+    begin = begin_of(setup.model, config)
+    now, _ = jax.jit(setup.train_step)(begin, batch_of(), state.hparams_of(config))
     expected = begin.batch_stats
-    apply = jax.jit(lambda stats, images: job.model.apply(
+    apply = jax.jit(lambda stats, images: setup.model.apply(
         {'params': begin.params, 'batch_stats': stats}, images, train=True,
         mutable=['batch_stats']))
     for part in (IMAGES[0::2], IMAGES[1::2]):
@@ -179,7 +181,7 @@ def test_three_views_shall_agree():
     loss, alone = (after(config_of(augment=ops, consistency='jsd', hparams={
         'label_smoothing': 0.1, 'consistency_weight': weight}), batch_of())[0]
         for weight in (1e5, 0.0))  # the views of a new model hardly differ
-    model = build.job(config, facts_of()).model
+    model = build.setup(config, dataset_of()).model
     begin = begin_of(model, config)
     apply = jax.jit(lambda view: model.apply({'params': begin.params}, view, train=False)[0])
     logits = [apply(view) for view in views]

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from configs import digits
-from imgjax import backend, build, checkpoint, feed, loop, metrics, sharding, state, train
+from imgjax import build, feed, loop, sharding, state, train
 from imgjax import config as config_lib
 from imgjax.errors import ConfigError, DataError, DivergedError, OutOfMemoryError
-from imgjax.models import forms
+from imgjax.models.parts import forms
+from imgjax.process import backend
+from imgjax.rundir import checkpoint, dataset_info, metrics_log
 
 
 def config_of(family='mlp', **changes) -> dict:
@@ -42,11 +44,11 @@ def solo(dataset):
 
 def losses_of(config: dict, dataset, devices=None, steps=20):
     """Returns (losses, last state) of the first steps on the given devices."""
-    source, _, facts = dataset
-    job = build.job(config, facts, devices)
-    hparams = jax.device_put(state.hparams_of(config), sharding.replicated(job.mesh))
-    start = train.initial_state(job, hparams)
-    opened = feed.open_feed(job, source, start, 0, hparams)
+    source, _, dataset = dataset
+    setup = build.setup(config, dataset, devices)
+    hparams = jax.device_put(state.hparams_of(config), sharding.replicated(setup.mesh))
+    start = train.initial_state(setup, hparams)
+    opened = feed.open_feed(setup, source, start, 0, hparams)
     now, found = start, []
     for item in itertools.islice(opened.items, steps // opened.steps):
         now, measured = opened.dispatch(now, item)
@@ -65,9 +67,9 @@ def test_devices_change_the_losses_by_rounding_only(family, mesh, dataset, solo)
 
 
 def test_fsdp_cuts_parameters_and_moments(dataset):
-    _, _, facts = dataset
-    job = build.job(config_of(mesh={'data': 1, 'fsdp': 8, 'tensor': 1}), facts)
-    cut = [leaf for leaf in jax.tree.leaves(job.target) if leaf.size >= 1024]
+    _, _, dataset = dataset
+    setup = build.setup(config_of(mesh={'data': 1, 'fsdp': 8, 'tensor': 1}), dataset)
+    cut = [leaf for leaf in jax.tree.leaves(setup.target) if leaf.size >= 1024]
     assert cut
     for leaf in cut:
         assert np.prod(leaf.sharding.shard_shape(leaf.shape)) == leaf.size // 8
@@ -90,41 +92,41 @@ def test_many_steps_a_dispatch_equal_one(dataset, solo):
 
 
 def test_steps_per_dispatch_follows_backend_and_model(dataset):
-    _, _, facts = dataset
-    job = build.job(config_of(log_every=10, steps=100), facts)
-    assert feed.steps_per_dispatch(job, 'dot_general', 0) == 10
-    assert feed.steps_per_dispatch(job, 'conv_general_dilated', 0) == 1
-    assert feed.steps_per_dispatch(job, 'dot_general', 14) == 2
+    _, _, dataset = dataset
+    setup = build.setup(config_of(log_every=10, steps=100), dataset)
+    assert feed.steps_per_dispatch(setup, 'dot_general', 0) == 10
+    assert feed.steps_per_dispatch(setup, 'conv_general_dilated', 0) == 1
+    assert feed.steps_per_dispatch(setup, 'dot_general', 14) == 2
     depthwise = jax.grad(lambda kernel: forms.convolve(
         jnp.ones((2, 8, 8, 8)), kernel, strides=(1, 1), padding='SAME', dilation=(1, 1),
         groups=8).sum())
     traced = str(jax.make_jaxpr(depthwise)(jnp.ones((3, 3, 1, 8))))
-    assert feed.steps_per_dispatch(job, traced, 0) == 1
-    job = build.job(config_of(log_every=10, steps=100, steps_per_dispatch=3), facts)
+    assert feed.steps_per_dispatch(setup, traced, 0) == 1
+    setup = build.setup(config_of(log_every=10, steps=100, steps_per_dispatch=3), dataset)
     with pytest.raises(ConfigError, match='config.steps_per_dispatch: 3 does not divide'):
-        feed.steps_per_dispatch(job, 'dot_general', 0)
+        feed.steps_per_dispatch(setup, 'dot_general', 0)
 
 
 @pytest.fixture(scope='module')
 def one_step(dataset):
-    """(job, initial state, a batch) of a small MLP with every optional part on."""
-    _, _, facts = dataset
+    """(setup, initial state, a batch) of a small MLP with every optional part on."""
+    _, _, dataset = dataset
     config = config_of(ema=True, accumulation_steps=2, log_every=4)
-    job = build.job(config, facts, jax.devices()[:1])
+    setup = build.setup(config, dataset, jax.devices()[:1])
     rng = np.random.default_rng(0)
     batch = {'image': rng.integers(0, 255, (32, 8, 8, 1), np.uint8),
              'label': rng.integers(0, 10, 32).astype(np.int32), 'weight': np.ones(32, np.float32)}
     hparams = state.hparams_of(config)
-    return job, state.init(job.model, config, (8, 8, 1), hparams), batch, hparams
+    return setup, state.init(setup.model, config, (8, 8, 1), hparams), batch, hparams
 
 
 def test_changing_an_hparam_does_not_recompile_and_vmap_equals_solo(one_step):
-    job, start, batch, hparams = one_step
+    setup, start, batch, hparams = one_step
     traces = []
 
     def step(start, hparams):
         traces.append(1)
-        return job.train_step(start, batch, hparams)
+        return setup.train_step(start, batch, hparams)
 
     arms = [hparams | {'learning_rate': jnp.float32(lr), 'seed': jnp.int32(seed),
                        'label_smoothing': jnp.float32(s)}
@@ -140,8 +142,8 @@ def test_changing_an_hparam_does_not_recompile_and_vmap_equals_solo(one_step):
 
 
 def test_a_non_finite_update_is_skipped_and_counted(one_step):
-    job, start, batch, hparams = one_step
-    step = jax.jit(job.train_step)
+    setup, start, batch, hparams = one_step
+    step = jax.jit(setup.train_step)
     after, _ = step(start, batch, hparams)
     bad, measured = step(after, batch, hparams | {'label_smoothing': jnp.float32(np.nan)})
     for name in ('params', 'opt_state', 'ema', 'batch_stats'):
@@ -155,8 +157,8 @@ def test_a_non_finite_update_is_skipped_and_counted(one_step):
 
 
 def test_the_window_is_the_mean_since_the_last_logged_step(one_step):
-    job, start, batch, hparams = one_step
-    step, now, single = jax.jit(job.train_step), start, []
+    setup, start, batch, hparams = one_step
+    step, now, single = jax.jit(setup.train_step), start, []
     for _ in range(4):
         before = now.window['loss']
         now, measured = step(now, batch, hparams)
@@ -169,9 +171,9 @@ def test_the_window_is_the_mean_since_the_last_logged_step(one_step):
 @pytest.mark.parametrize('step, decay, expected', [
     (0, 0.9, 0.1), (90, 0.9999, 0.91), (8990, 0.999, 0.999), (10**6, 0.9, 0.9)])
 def test_ema_follows_the_parameters_and_warms_up(step, decay, expected, one_step):
-    job, start, batch, hparams = one_step
+    setup, start, batch, hparams = one_step
     at = start.replace(step=jnp.int32(step))
-    after, _ = jax.jit(job.train_step)(at, batch, hparams | {'ema_decay': jnp.float32(decay)})
+    after, _ = jax.jit(setup.train_step)(at, batch, hparams | {'ema_decay': jnp.float32(decay)})
     jax.tree.map(lambda mean, old, new: np.testing.assert_allclose(
         mean, expected * old + (1 - expected) * new, rtol=1e-5, atol=1e-7),
         after.ema, start.params, after.params)
@@ -204,9 +206,9 @@ def test_divergence_goes_back_once_then_ends_with_the_last_checkpoint_and_the_im
         train.run(config, str(tmp_path))
     assert sum('Once more from the newest checkpoint' in line for line in caplog.messages) == 1
     steps = checkpoint.steps(str(tmp_path))
-    job = build.job(config, build.read_facts(str(tmp_path)))
+    setup = build.setup(config, dataset_info.read(str(tmp_path)))
     kept, _ = checkpoint.restore_newest(
-        str(tmp_path), job.target, config_lib.digest(config), put_aside=False)
+        str(tmp_path), setup.target, config_lib.digest(config), put_aside=False)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(kept)))
     told = json.loads((tmp_path / 'diverged.json').read_text())
     assert told['first_skipped'] >= steps[-1], 'no step was saved while updates were skipped'
@@ -232,9 +234,9 @@ def test_the_directory_of_a_run_that_diverged_before_it_saved_is_free(tmp_path, 
 @pytest.mark.parametrize('part', ['params', 'opt_state', 'ema', 'batch_stats'])
 def test_a_state_that_is_not_finite_is_never_saved(part, tmp_path, dataset):
     config = config_of('cnn', ema=True)
-    job = build.job(config, dataset[2])
-    hparams = jax.device_put(state.hparams_of(config), sharding.replicated(job.mesh))
-    good = train.initial_state(job, hparams)
+    setup = build.setup(config, dataset[2])
+    hparams = jax.device_put(state.hparams_of(config), sharding.replicated(setup.mesh))
+    good = train.initial_state(setup, hparams)
     writer = checkpoint.Writer(str(tmp_path), config['checkpoint'])
     writer.save(good, 'hash')
     leaves, tree = jax.tree.flatten(getattr(good, part))
@@ -250,7 +252,7 @@ def test_a_state_that_is_not_finite_is_never_saved(part, tmp_path, dataset):
 def test_the_checkpoint_of_the_best_evaluation_is_kept(tmp_path, monkeypatch):
     """Also where none was due, and where the run is stopped and goes on after it."""
     accuracies = {2: 0.5, 4: 0.9, 6: 0.8, 8: 0.9, 10: 0.7}
-    monkeypatch.setattr(metrics.Log, 'score', lambda self, step, split: accuracies[step] if any(
+    monkeypatch.setattr(metrics_log.Log, 'score', lambda self, step, split: accuracies[step] if any(
         row['step'] == step and row['split'] == split for row in self.rows) else None)
     config = config_of(steps=10, eval_every=2, checkpoint={
         'every': 0, 'keep_newest': 1, 'keep_every': 0, 'keep_best': True})
@@ -269,7 +271,7 @@ def test_the_checkpoint_of_the_best_evaluation_is_kept(tmp_path, monkeypatch):
     ([(True, False), (True, False)], False), ([(False, True)], False)])
 def test_all_members_are_saved_where_one_is_at_its_best(members, saves):
     made = [types.SimpleNamespace(
-        job=types.SimpleNamespace(config={'checkpoint': {'keep_best': keeps}}),
+        setup=types.SimpleNamespace(config={'checkpoint': {'keep_best': keeps}}),
         writer=types.SimpleNamespace(improves={10: best}.get)) for keeps, best in members]
     going = loop._Going(dict(enumerate(made)), [None] * len(made))
     assert loop._is_best(going, 10) is saves
@@ -294,7 +296,7 @@ def test_a_finished_run_says_the_same_again(tmp_path):
     again = train.run(None, str(tmp_path))
     assert {k: v for k, v in first.items() if k != 'seconds'} == {
         k: v for k, v in again.items() if k != 'seconds'}
-    assert len(metrics.read_rows(str(tmp_path))) == 3
+    assert len(metrics_log.read_rows(str(tmp_path))) == 3
     assert json.loads((tmp_path / 'environment.json').read_text())['jax'] == jax.__version__
     assert (tmp_path / 'report.html').stat().st_size > 10_000
 
@@ -309,10 +311,10 @@ def test_too_little_memory_names_the_fields_that_need_less(tmp_path, monkeypatch
             r'raise config.accumulation_steps \(1\)')) as error:
         train.run(config_of(), str(tmp_path / 'mlp'))
     assert '\n' not in str(error.value) and error.value.exit_code == 2
-    job = types.SimpleNamespace(config=config_of(), model=types.SimpleNamespace(remat=False),
-                                facts=types.SimpleNamespace(image_shape=[224, 224, 3]))
-    assert feed.less_memory(job).startswith('lower config.data.image_size (224), lower')
-    assert 'or set config.model.options.remat=True' in feed.less_memory(job)
+    setup = types.SimpleNamespace(config=config_of(), model=types.SimpleNamespace(remat=False),
+                                dataset=types.SimpleNamespace(image_shape=[224, 224, 3]))
+    assert feed.less_memory(setup).startswith('lower config.data.image_size (224), lower')
+    assert 'or set config.model.options.remat=True' in feed.less_memory(setup)
 
 
 def test_a_step_that_needs_more_than_is_free_is_refused_before_it_runs(tmp_path, monkeypatch):
@@ -340,7 +342,7 @@ def test_every_row_has_the_time_of_its_own_steps(tmp_path, monkeypatch):
 
     monkeypatch.setattr(train, 'open_feed', open_feed)
     train.run(config_of(steps=60, log_every=10, eval_every=20), str(tmp_path))
-    rows = [row['perf'] for row in metrics.read_rows(str(tmp_path)) if row['split'] == 'train']
+    rows = [row['perf'] for row in metrics_log.read_rows(str(tmp_path)) if row['split'] == 'train']
     assert [perf['step_time'] for perf in rows] == [1.0] * 6
     assert [perf['images_per_second'] for perf in rows] == [32.0] * 6
 

@@ -1,6 +1,6 @@
 """Does the activation function matter to a network that reads handwritten digits?
 
-Every activation of imgjax/models/layers.py in an MLP, a small CNN and a small ViT of
+Every activation of imgjax/models/parts/layers.py in an MLP, a small CNN and a small ViT of
 configs/digits.py, three seeds each, at 300 steps without augmentation; each is compared with ReLU
 in the same network.
 

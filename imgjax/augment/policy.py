@@ -16,15 +16,7 @@ import jax.numpy as jnp
 from imgjax.augment import color, filter, geometric, tables, tone
 from imgjax.augment.keys import between, example_keys, pick, uniforms
 from imgjax.augment.mix import beta
-from imgjax.augment.ranges import (
-    TINY,
-    Byte,
-    Few,
-    Interpolation,
-    Probability,
-    Range,
-    Sigma,
-)
+from imgjax.augment.ranges import TINY, Byte, Few, Interpolation, Probability, Range, Sigma
 
 _Magnitude = Annotated[
     float, Range(0, 10, "a magnitude; torchvision's of 0 to 30 is three times as much")]

@@ -1,7 +1,7 @@
 """Datasets: where examples come from, how they are decoded, which batch is step k's.
 
-A source is one file of this folder with `open_split(split, options) -> Source`; every other name
-is taken for a TFDS dataset. Nothing here imports JAX.
+A source is one file of `sources/` with `open_split(split, options) -> Source`; every other name is
+taken for a TFDS dataset. Nothing here imports JAX.
 """
 
 import importlib
@@ -17,11 +17,6 @@ from imgjax.data import left_out as left_out_lib
 from imgjax.errors import ConfigError, nearest
 
 log = logging.getLogger('imgjax')
-
-_NOT_SOURCES = (
-    'classes', 'crop', 'decode', 'faults', 'ignored', 'image_files', 'jpeg', 'label_columns',
-    'labels', 'left_out', 'listing_file', 'modes', 'pipeline', 'records', 'sampler', 'shards',
-    'split_names', 'splits', 'tfds')
 
 
 class Source(NamedTuple):
@@ -57,8 +52,9 @@ def read(source: Source, indices: Sequence[int]) -> list[dict]:
 
 
 def names() -> list[str]:
-    """Returns the sources that are files of this folder."""
-    return [m.name for m in pkgutil.iter_modules(__path__) if m.name not in _NOT_SOURCES]
+    """Returns the sources that have a file of their own; that of all others is sources/tfds.py."""
+    from imgjax.data import sources
+    return [m.name for m in pkgutil.iter_modules(sources.__path__) if m.name != 'tfds']
 
 
 def open_split(split: str, options: dict) -> Source:
@@ -77,8 +73,12 @@ def open_split(split: str, options: dict) -> Source:
     name = options['name']
     if not re.fullmatch(r'[a-z0-9_]+', name):
         raise ConfigError(f'config.data.name: takes letters a-z, digits and _, got {name!r}')
-    from imgjax.data import classes, ignored, splits  # they need Source
-    module = importlib.import_module(f'imgjax.data.{name if name in names() else "tfds"}')
+    from imgjax.data import (
+        classes,
+        ignored,
+        splits,  # they need Source
+    )
+    module = importlib.import_module(f'imgjax.data.sources.{name if name in names() else "tfds"}')
     if '[' in split or '+' in split:
         source = splits.sliced(split, lambda bare: module.open_split(bare, options))
     else:

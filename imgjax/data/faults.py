@@ -10,11 +10,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from imgjax import trust
 from imgjax.data import Source
 from imgjax.data.decode import KINDS_OF_FIELDS
 from imgjax.data.pipeline import FAULTS
 from imgjax.errors import DataError
+from imgjax.rundir import files
 
 log = logging.getLogger('imgjax')
 
@@ -52,7 +52,7 @@ def watch(workdir: str, source: Source, share: float,
                                 rows[-1]['file'], rows[-1]['kind'])
         if rows:
             found.update((row['index'], row) for row in read(workdir))  # of the other processes
-            with open(path, 'a', encoding='utf-8', opener=trust.opener) as file:
+            with open(path, 'a', encoding='utf-8', opener=files.opener) as file:
                 file.writelines(json.dumps(row) + '\n' for row in rows)
         if len(found) > share * total:
             raise DataError(_complaint(list(found.values()), total, share, path))
@@ -79,7 +79,7 @@ def read(workdir: str) -> list[dict]:
     """Returns the lines of all processes, one an example; one that a kill cut off is left out."""
     rows = {}
     for path in sorted(glob.glob(os.path.join(glob.escape(workdir), 'unreadable*.jsonl'))):
-        for row in trust.read_rows(path):
+        for row in files.read_rows(path):
             with contextlib.suppress(ValueError, KeyError, TypeError, OverflowError):
                 rows.setdefault(int(row['index']), {
                     'index': int(row['index']), 'file': str(row['file']),

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from imgjax import models
-from imgjax.build import Job
+from imgjax.build import Setup
 from imgjax.interop import torch_layout
 
 # What timm's constructors call these options, and those that change nothing in inference.
@@ -20,26 +20,26 @@ _TIMM_ACTIVATIONS = {'hardswish': 'hard_swish'}
 _TRAINING_ONLY = ('dtype', 'remat', 'dropout', 'drop_path', 'init_std', 'scan_layers', 'zero_init')
 
 
-def describe(job: Job) -> dict:
+def describe(setup: Setup) -> dict:
     """Returns the content of config.json.
 
     `model_args` are the options that differ from the variant's own, by timm's name where it is
     known here; any other keeps its name, which timm takes or refuses, but never leaves out.
     """
-    model, names = job.config['model'], job.facts.class_names
+    model, names = setup.config['model'], setup.dataset.class_names
     options = changed_options(model)
     # Where the variant has a table of activations, timm's act_layer leaves the table as it is.
     known = _TIMM_ARGUMENTS if getattr(models.create(model['name'], 1), 'act', None) else {}
     return {
         'architecture': model['name'],
         'num_classes': len(names),
-        'num_features': _features(job),
+        'num_features': _features(setup),
         'label_names': names,
         'model_args': {known.get(key, key): _TIMM_ACTIVATIONS.get(value, value)
                        if key == 'act' else value for key, value in options.items()},
-        'pretrained_cfg': _pretrained_cfg(job),
-        'imgjax': {'model_options': options, 'multi_label': job.facts.multi_label},
-        'preprocessing': preprocessing(job),
+        'pretrained_cfg': _pretrained_cfg(setup),
+        'imgjax': {'model_options': options, 'multi_label': setup.dataset.multi_label},
+        'preprocessing': preprocessing(setup),
     }
 
 
@@ -51,9 +51,9 @@ def changed_options(model: dict) -> dict:
             if key not in _TRAINING_ONLY and getattr(built, key) != getattr(plain, key)}
 
 
-def preprocessing(job: Job) -> dict:
+def preprocessing(setup: Setup) -> dict:
     """Returns how an image becomes the model's input, in numbers and in a sentence."""
-    data, (height, width, channels) = job.config['data'], job.facts.image_shape
+    data, (height, width, channels) = setup.config['data'], setup.dataset.image_shape
     found = {'image_size': [height, width], 'channels': channels,
              'interpolation': data['eval_resize'], 'mean': data['mean'], 'std': data['std']}
     colour = 'RGB' if channels == 3 else 'grey'
@@ -76,14 +76,14 @@ def preprocessing(job: Job) -> dict:
         f'aspect; cut the middle {height} x {width}; {scaled}')}
 
 
-def _pretrained_cfg(job: Job) -> dict:
-    data, (height, width, channels) = job.config['data'], job.facts.image_shape
-    _, renames = _family(job)
+def _pretrained_cfg(setup: Setup) -> dict:
+    data, (height, width, channels) = setup.config['data'], setup.dataset.image_shape
+    _, renames = _family(setup)
     heads = sorted({torch_layout.name_of(('params', name, 'kernel'), renames).rpartition('.')[0]
-                    for name in job.target.params if name == 'head' or name.startswith('head_')})
+                    for name in setup.target.params if name == 'head' or name.startswith('head_')})
     return {
         'input_size': [channels, height, width],
-        'fixed_input_size': _fixed_size(job),
+        'fixed_input_size': _fixed_size(setup),
         'mean': data['mean'], 'std': data['std'],
         'crop_pct': data['eval_crop_fraction'] if data['image_size'] else 1.0,
         'crop_mode': 'squash' if 'squash' in data['eval_transform'] else 'center',
@@ -92,32 +92,32 @@ def _pretrained_cfg(job: Job) -> dict:
     }
 
 
-def _family(job: Job):
+def _family(setup: Setup):
     """Returns (the family's module, its prefixes of ours -> timm's)."""
-    name = job.config['model']['name']
+    name = setup.config['model']['name']
     module = importlib.import_module(f'imgjax.models.{models.variants().get(name, name)}')
     return module, getattr(module, 'RENAMES', {})
 
 
-def _shapes(job: Job, image_shape):
+def _shapes(setup: Setup, image_shape):
     """Returns the shapes of ((logits, out), variables) for one image."""
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     return jax.eval_shape(
-        lambda x: job.model.init_with_output(jax.random.key(0), x, train=False), image)
+        lambda x: setup.model.init_with_output(jax.random.key(0), x, train=False), image)
 
 
-def _features(job: Job) -> int | None:
+def _features(setup: Setup) -> int | None:
     """Returns the width of what the classifier reads."""
-    (_, out), _ = _shapes(job, job.facts.image_shape)
+    (_, out), _ = _shapes(setup, setup.dataset.image_shape)
     return int(out['pre_logits'].shape[-1]) if 'pre_logits' in out else None
 
 
-def _fixed_size(job: Job) -> bool:
+def _fixed_size(setup: Setup) -> bool:
     """Returns whether parameters (positions, windows) are of this image size alone."""
-    height, width, channels = job.facts.image_shape
-    _, here = _shapes(job, (height, width, channels))
+    height, width, channels = setup.dataset.image_shape
+    _, here = _shapes(setup, (height, width, channels))
     try:
-        _, there = _shapes(job, (2 * height, 2 * width, channels))
+        _, there = _shapes(setup, (2 * height, 2 * width, channels))
     except (ValueError, TypeError):  # the family refuses that size
         return True
     return jax.tree.map(jnp.shape, here) != jax.tree.map(jnp.shape, there)

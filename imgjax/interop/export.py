@@ -15,11 +15,15 @@ import jax
 import numpy as np
 import safetensors.numpy
 
-from imgjax import augment, backend, models, outputs, step, trust, use
-from imgjax.build import Job
+from imgjax import augment, models, step
+from imgjax.build import Setup
+from imgjax.commands import run_directory
 from imgjax.config import write_json
 from imgjax.errors import ConfigError, DataError
 from imgjax.interop import description, files, torch_layout
+from imgjax.process import backend
+from imgjax.rundir import files as files_lib
+from imgjax.rundir import outputs
 
 log = logging.getLogger('imgjax')
 
@@ -41,7 +45,7 @@ def export(workdir: str, format: str, output: str = '', at: int | str | None = N
       format: one of FORMATS.
       output: a folder that is new, empty, or holds exports of this model: one in another format
         stays, one in this format is replaced. '' is WORKDIR/export/FORMAT.
-      at: which step, as of `use.which_step`; None takes the newest that verifies.
+      at: which step, as of `run_directory.which_step`; None takes the newest that verifies.
 
     Returns output, format, bytes, max_difference (of the logits, in parts of their standard
     deviation) and what else `evaluate` says of a checkpoint.
@@ -55,22 +59,23 @@ def export(workdir: str, format: str, output: str = '', at: int | str | None = N
     workdir = outputs.path('workdir', workdir)
     output = outputs.path('output', output or os.path.join(workdir, 'export', format))
     own = outputs.check_folder('output', output, 'launch.export', ('config.json', FORMATS[format]))
-    job = _in_float32(use.open_run(workdir))
-    _check_same_model(output, own, format, job)
-    state, meta = use.restore(job, workdir, use.which_step(job, workdir, at))
-    params = state.ema if job.config['ema'] else state.params
+    setup = _in_float32(run_directory.open_run(workdir))
+    _check_same_model(output, own, format, setup)
+    chosen = run_directory.which_step(setup, workdir, at)
+    state, meta = run_directory.restore(setup, workdir, chosen)
+    params = state.ema if setup.config['ema'] else state.params
     variables = jax.device_get({'params': params, 'batch_stats': state.batch_stats})
     state = state.replace(params=variables['params'], batch_stats=variables['batch_stats'],
-                          ema=variables['params'] if job.config['ema'] else {})
+                          ema=variables['params'] if setup.config['ema'] else {})
 
     def predict(images_NHWC):
-        return step.predict(job.model, job.config, state, images_NHWC)
+        return step.predict(setup.model, setup.config, state, images_NHWC)
 
     try:
         with outputs.filling(output, 'launch.export', own) as folder:
-            write_json(os.path.join(folder, 'config.json'), description.describe(job))
-            run = _WRITERS[format](job, variables, folder)
-            difference = _compare(job, jax.jit(predict), run)
+            write_json(os.path.join(folder, 'config.json'), description.describe(setup))
+            run = _WRITERS[format](setup, variables, folder)
+            difference = _compare(setup, jax.jit(predict), run)
             if not difference <= TOLERANCE:
                 raise DataError(
                     f'{output}: the exported model differs from the live one by {difference:.1e} '
@@ -88,15 +93,15 @@ def export(workdir: str, format: str, output: str = '', at: int | str | None = N
             'workdir': os.path.abspath(workdir), 'state_digest': meta['state_digest']}
 
 
-def _check_same_model(output: str, own: list[str], format: str, job: Job) -> None:
+def _check_same_model(output: str, own: list[str], format: str, setup: Setup) -> None:
     """Checks that config.json would go on describing the other formats that are there."""
     others = [file for file in FORMATS.values() if file != FORMATS[format]
               and any(name.partition('/')[0] == file for name in own)]
     if not others:
         return
     try:
-        same = trust.read_json(os.path.join(output, 'config.json')) == json.loads(
-            json.dumps(description.describe(job)))
+        same = files_lib.read_json(os.path.join(output, 'config.json')) == json.loads(
+            json.dumps(description.describe(setup)))
     except (OSError, ValueError):
         same = False
     if not same:
@@ -111,12 +116,12 @@ def _size(path: str) -> int:
                for folder, _, names in os.walk(path) for name in names)
 
 
-def _compare(job: Job, live, run) -> float:
+def _compare(setup: Setup, live, run) -> float:
     """Returns the largest difference of logits at two batch sizes, in standard deviations."""
     rng = np.random.default_rng(0)
     worst = 0.0
     for count in (2, 3):
-        images_NHWC = rng.integers(0, 256, (count, *job.facts.image_shape), np.uint8)
+        images_NHWC = rng.integers(0, 256, (count, *setup.dataset.image_shape), np.uint8)
         expected = np.asarray(live(images_NHWC))
         found = np.asarray(run(images_NHWC))
         if found.shape != expected.shape:
@@ -127,40 +132,40 @@ def _compare(job: Job, live, run) -> float:
     return worst
 
 
-def _in_float32(job: Job) -> Job:
+def _in_float32(setup: Setup) -> Setup:
     """Returns the run with a model that computes in float32, as other programs run its weights."""
-    if job.config['model']['dtype'] == 'float32':
-        return job
+    if setup.config['model']['dtype'] == 'float32':
+        return setup
     log.info('trained in %s; the exported model computes in float32, and is compared with the '
-             'run in float32', job.config['model']['dtype'])
-    return job._replace(model=job.model.clone(dtype='float32'))
+             'run in float32', setup.config['model']['dtype'])
+    return setup._replace(model=setup.model.clone(dtype='float32'))
 
 
-def _apply(job: Job):
+def _apply(setup: Setup):
     """Returns (variables, uint8 images_NHWC) -> logits_NK."""
     def run(variables, images_NHWC):
         images_NHWC = augment.color.normalize(
-            images_NHWC, job.config['data']['mean'], job.config['data']['std'])
-        return job.model.apply(variables, images_NHWC, train=False)[0]
+            images_NHWC, setup.config['data']['mean'], setup.config['data']['std'])
+        return setup.model.apply(variables, images_NHWC, train=False)[0]
 
     return run
 
 
-def _write_safetensors(job: Job, variables, folder: str):
-    family = models.variants().get(job.config['model']['name'], job.config['model']['name'])
+def _write_safetensors(setup: Setup, variables, folder: str):
+    family = models.variants().get(setup.config['model']['name'], setup.config['model']['name'])
     module = importlib.import_module(f'imgjax.models.{family}')
     renames = getattr(module, 'RENAMES', {})
     path = os.path.join(folder, 'model.safetensors')
     # transformers reads no file that does not say which library's layout it has.
     safetensors.numpy.save_file(torch_layout.write(variables, renames), path, {'format': 'pt'})
     again = torch_layout.read(files.read(path), variables, renames)
-    return jax.jit(functools.partial(_apply(job), again))
+    return jax.jit(functools.partial(_apply(setup), again))
 
 
-def _write_stablehlo(job: Job, variables, folder: str):
+def _write_stablehlo(setup: Setup, variables, folder: str):
     batch, = jax.export.symbolic_shape('batch')
-    images = jax.ShapeDtypeStruct((batch, *job.facts.image_shape), np.uint8)
-    run = jax.jit(functools.partial(_apply(job), variables))
+    images = jax.ShapeDtypeStruct((batch, *setup.dataset.image_shape), np.uint8)
+    run = jax.jit(functools.partial(_apply(setup), variables))
     exported = jax.export.export(run, platforms=('cpu', 'cuda', 'tpu'))(images)
     path = os.path.join(folder, 'model.stablehlo')
     with open(path, 'wb') as file:
@@ -169,25 +174,25 @@ def _write_stablehlo(job: Job, variables, folder: str):
         return jax.jit(jax.export.deserialize(bytearray(file.read())).call)
 
 
-def _write_onnx(job: Job, variables, folder: str):
+def _write_onnx(setup: Setup, variables, folder: str):
     import jax2onnx
     import onnx
     import onnxruntime
 
     logging.getLogger('onnx_ir').setLevel(logging.ERROR)  # it says which types it left out
     path = os.path.join(folder, 'model.onnx')
-    images = types.SimpleNamespace(shape=('batch', *job.facts.image_shape), dtype=np.uint8)
+    images = types.SimpleNamespace(shape=('batch', *setup.dataset.image_shape), dtype=np.uint8)
     try:
         with backend.made_for('onnx'):
             model = jax2onnx.to_onnx(
-                functools.partial(_apply(job), variables), [images], model_name='imgjax',
+                functools.partial(_apply(setup), variables), [images], model_name='imgjax',
                 input_names=['images'], output_names=['logits'])
     except Exception as error:  # of whatever jax2onnx has no operation for
         raise DataError(
-            f'--format=onnx: jax2onnx cannot convert {job.config["model"]["name"]!r} '
+            f'--format=onnx: jax2onnx cannot convert {setup.config["model"]["name"]!r} '
             f'({type(error).__name__}: {" ".join(str(error).split())[:200]}); take another '
             'format') from None
-    described = description.describe(job)
+    described = description.describe(setup)
     onnx.helper.set_model_props(model, {
         key: json.dumps(described[key])
         for key in ('architecture', 'label_names', 'preprocessing', 'imgjax')})
@@ -198,12 +203,12 @@ def _write_onnx(job: Job, variables, folder: str):
     return lambda images_NHWC: session.run(None, {name: images_NHWC})[0]
 
 
-def _write_savedmodel(job: Job, variables, folder: str):
+def _write_savedmodel(setup: Setup, variables, folder: str):
     tf = importlib.import_module('tensorflow')  # the one place: nothing else here needs it
     from jax.experimental import jax2tf
 
-    shape = [None, *job.facts.image_shape]
-    converted = jax2tf.convert(_apply(job), polymorphic_shapes=[
+    shape = [None, *setup.dataset.image_shape]
+    converted = jax2tf.convert(_apply(setup), polymorphic_shapes=[
         None, f'(batch, {", ".join(map(str, shape[1:]))})'])
     module = tf.Module()
     # Constants would lie in the graph of each function that is saved; variables are saved once.

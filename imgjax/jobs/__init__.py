@@ -10,8 +10,8 @@ import jinja2
 from absl import flags
 from ml_collections import config_flags
 
-from imgjax import outputs
 from imgjax.errors import ConfigError
+from imgjax.rundir import outputs
 
 # Starting again cannot help: flags or config, data, divergence, a directory that another run holds.
 FINAL_CODES = (2, 3, 4, 5)

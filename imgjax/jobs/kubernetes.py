@@ -2,8 +2,9 @@
 
 import posixpath
 
-from imgjax import jobs, outputs
+from imgjax import jobs
 from imgjax.errors import ConfigError
+from imgjax.rundir import outputs
 
 _MARK = '# A run on Kubernetes with the JobSet controller'  # of launch/jobset.yaml
 PORT = 8476  # of the first process, JAX's own on Kubernetes

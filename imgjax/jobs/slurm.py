@@ -6,8 +6,9 @@ import shlex
 import shutil
 import subprocess
 
-from imgjax import jobs, outputs
+from imgjax import jobs
 from imgjax.errors import ConfigError
+from imgjax.rundir import outputs
 
 _MARK = '# Slurm starts the job again after the failure of a node'  # of launch/slurm.sh
 MAX_FAILURES = 3  # starts in a row that end by a fault and save nothing

@@ -2,8 +2,9 @@
 
 import shlex
 
-from imgjax import jobs, outputs
+from imgjax import jobs
 from imgjax.errors import ConfigError
+from imgjax.rundir import outputs
 
 _MARK = '# A run on a Cloud TPU: makes the slice'  # of launch/tpu_vm.sh
 

@@ -1,5 +1,7 @@
 """Model families, one file each, found by file name; importing this package touches no device.
 
+What families share is in ``parts``.
+
 >>> from imgjax import models
 >>> model = models.create('resnet18', num_classes=10, act='silu')
 >>> model.depths
@@ -24,9 +26,6 @@ from flax import linen as nn
 
 from imgjax.errors import nearest, unknown
 
-# What families are made of.
-_PARTS = ('attention', 'coat', 'convolve', 'forms', 'frozen', 'layers', 'mbconv', 'parallel',
-          'pooling', 'windows')
 _WORDS = {bool: 'True or False', int: 'a whole number', float: 'a number', str: 'a word'}
 _RATES = ('dropout', 'drop_path')  # shares of what is dropped in training
 
@@ -36,7 +35,7 @@ def families() -> list[str]:
     return sorted(
         module.name
         for module in pkgutil.iter_modules(__path__)
-        if module.name not in _PARTS and re.fullmatch('[a-z0-9_]+', module.name)
+        if not module.ispkg and re.fullmatch('[a-z0-9_]+', module.name)
     )
 
 

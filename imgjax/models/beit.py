@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from imgjax.models import convolve, layers, parallel
-from imgjax.models.attention import ATTENTIONS, BY_HEADS, Heads
+from imgjax.models.parts import convolve, layers, parallel
+from imgjax.models.parts.attention import ATTENTIONS, BY_HEADS, Heads
 
 _BASE = {'width': 768, 'depth': 12, 'heads': 12, 'patch_size': 16}
 _LARGE = {'width': 1024, 'depth': 24, 'heads': 16, 'patch_size': 16}

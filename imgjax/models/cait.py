@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgjax.models import convolve, layers
-from imgjax.models.attention import ATTENTIONS
+from imgjax.models.parts import convolve, layers
+from imgjax.models.parts.attention import ATTENTIONS
 
 _XXS = {'width': 192, 'heads': 4}
 _S = {'width': 384, 'heads': 8}

@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgjax.models import convolve, layers
+from imgjax.models.parts import convolve, layers
 
 VARIANTS = {
     'cnn': {},

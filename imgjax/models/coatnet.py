@@ -7,9 +7,9 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgjax.models import convolve, layers, windows
-from imgjax.models.attention import ATTENTIONS
-from imgjax.models.coat import MBConv, halve, hidden, stem
+from imgjax.models.parts import convolve, layers, windows
+from imgjax.models.parts.attention import ATTENTIONS
+from imgjax.models.parts.coat import MBConv, halve, hidden, stem
 
 _96 = {'widths': (96, 192, 384, 768), 'stem': (64, 64)}
 _128 = {'widths': (128, 256, 512, 1024), 'stem': (128, 128)}

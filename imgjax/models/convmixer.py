@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgjax.models import convolve, layers
+from imgjax.models.parts import convolve, layers
 
 VARIANTS = {
     'convmixer_768_32': {

@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgjax.models import convolve, layers
+from imgjax.models.parts import convolve, layers
 
 
 def _sizes(width: int, *depths: int) -> dict[str, tuple[int, ...]]:

@@ -1,6 +1,6 @@
 """EfficientNets, those of timm and those with TensorFlow's padding, and the Lite ones."""
 
-from imgjax.models import mbconv
+from imgjax.models.parts import mbconv
 
 # Blocks, kernel, stride, expansion and channels of every stage (table 1 of the paper).
 STAGES = tuple(

@@ -1,6 +1,6 @@
 """EfficientNetV2, its base form for small images, and timm's first readings of the paper."""
 
-from imgjax.models import mbconv
+from imgjax.models.parts import mbconv
 
 
 def _table(*rows):

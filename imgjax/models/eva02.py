@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from imgjax.models import convolve, layers
-from imgjax.models.attention import ATTENTIONS
+from imgjax.models.parts import convolve, layers
+from imgjax.models.parts.attention import ATTENTIONS
 
 _SMALL = {'width': 384, 'depth': 12, 'heads': 6}
 _BASE = {'width': 768, 'depth': 12, 'heads': 12}

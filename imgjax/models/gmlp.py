@@ -7,8 +7,8 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgjax.models import layers
 from imgjax.models.mlp_mixer import run
+from imgjax.models.parts import layers
 
 VARIANTS = {
     'gmlp_ti16_224': {'width': 128},

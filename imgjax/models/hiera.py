@@ -8,8 +8,8 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgjax.models import convolve, layers
-from imgjax.models.attention import ATTENTIONS
+from imgjax.models.parts import convolve, layers
+from imgjax.models.parts.attention import ATTENTIONS
 
 VARIANTS = {
     'hiera_tiny_224': {'width': 96, 'depths': (1, 2, 7, 2), 'heads': 1},

@@ -7,9 +7,9 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgjax.models import convolve, layers, windows
-from imgjax.models.attention import ATTENTIONS
-from imgjax.models.coat import MBConv, hidden, stem
+from imgjax.models.parts import convolve, layers, windows
+from imgjax.models.parts.attention import ATTENTIONS
+from imgjax.models.parts.coat import MBConv, hidden, stem
 
 _SIZES = {
     'tiny': {'widths': (64, 128, 256, 512), 'depths': (2, 2, 5, 2), 'stem': 64},

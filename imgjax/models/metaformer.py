@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgjax.models import convolve, layers
-from imgjax.models.attention import ATTENTIONS
+from imgjax.models.parts import convolve, layers
+from imgjax.models.parts.attention import ATTENTIONS
 
 _S, _M = (64, 128, 320, 512), (96, 192, 384, 768)
 _POOL = {

@@ -5,7 +5,7 @@ from typing import Any
 
 from flax import linen as nn
 
-from imgjax.models import layers
+from imgjax.models.parts import layers
 
 VARIANTS = {
     'mlp': {},

@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgjax.models import convolve, layers
+from imgjax.models.parts import convolve, layers
 
 _SMALL = {'width': 512, 'depth': 8}
 _BASE = {'width': 768, 'depth': 12}

@@ -1,6 +1,6 @@
 """MnasNets, found by search: B1, A1 (with squeeze-and-excitation) and the small one."""
 
-from imgjax.models import mbconv
+from imgjax.models.parts import mbconv
 
 
 def _table(*rows):

@@ -1,6 +1,6 @@
 """MobileNet of depthwise separable convolutions, without shortcuts."""
 
-from imgjax.models import mbconv
+from imgjax.models.parts import mbconv
 
 
 def _table(*rows):

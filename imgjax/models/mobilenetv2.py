@@ -1,6 +1,6 @@
 """MobileNetV2 of inverted residuals."""
 
-from imgjax.models import mbconv
+from imgjax.models.parts import mbconv
 
 
 def _table(*rows):

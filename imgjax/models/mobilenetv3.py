@@ -1,6 +1,6 @@
 """MobileNetV3, large and small, found by search: its hidden layer follows the pooling."""
 
-from imgjax.models import mbconv
+from imgjax.models.parts import mbconv
 
 
 def _table(*stages):

@@ -6,8 +6,8 @@ from functools import partial
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgjax.models import layers, mbconv
-from imgjax.models.attention import ATTENTIONS, attend
+from imgjax.models.parts import layers, mbconv
+from imgjax.models.parts.attention import ATTENTIONS, attend
 
 
 def _conv(depth, kernel, strides, features):

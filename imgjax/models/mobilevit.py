@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from imgjax.models import convolve, layers
-from imgjax.models.attention import Attention, attend
+from imgjax.models.parts import convolve, layers
+from imgjax.models.parts.attention import Attention, attend
 from imgjax.models.vit import Block as Transformer
 
 VARIANTS = {

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgjax.models import convolve, layers
 from imgjax.models.mobilevit import ConvNormAct, fold, resize, stages, unfold
+from imgjax.models.parts import convolve, layers
 
 VARIANTS = {
     f'mobilevitv2_{percent:03}': {

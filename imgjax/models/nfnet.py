@@ -7,8 +7,8 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgjax.models import convolve, layers, pooling
-from imgjax.models.attention import ECA, SqueezeExcite
+from imgjax.models.parts import convolve, layers, pooling
+from imgjax.models.parts.attention import ECA, SqueezeExcite
 
 _DEPTHS = {f'f{i}': tuple((i + 1) * depth for depth in (1, 2, 6, 3)) for i in range(8)}
 _DM = {'gamma_in_act': True, 'padding': 'SAME', 'skip_init': True}

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from imgjax.models import convolve, layers
-from imgjax.models.attention import SqueezeExcite
+from imgjax.models.parts import convolve, layers
+from imgjax.models.parts.attention import SqueezeExcite
 
 
 def _regnet(depth, w0, wa, wm, group_width, se_ratio=0.0):

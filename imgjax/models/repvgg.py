@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from imgjax.models import convolve, layers
+from imgjax.models.parts import convolve, layers
 
 _A, _B = {'depths': (2, 4, 14, 1)}, {'depths': (4, 6, 16, 1)}
 VARIANTS = {

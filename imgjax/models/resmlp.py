@@ -7,8 +7,8 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgjax.models import layers
 from imgjax.models.mlp_mixer import run
+from imgjax.models.parts import layers
 
 VARIANTS = {
     'resmlp_12_224': {'depth': 12, 'layer_scale': 1e-4},

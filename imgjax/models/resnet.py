@@ -7,8 +7,8 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgjax.models import convolve, layers, pooling
-from imgjax.models.attention import ECA, SqueezeExcite
+from imgjax.models.parts import convolve, layers, pooling
+from imgjax.models.parts.attention import ECA, SqueezeExcite
 
 _50, _101, _152 = (
     {'depths': depths, 'block': 'bottleneck'}

@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgjax.models import convolve, layers, pooling
+from imgjax.models.parts import convolve, layers, pooling
 
 
 def _bit(depths, times: int):

@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgjax.models import layers
+from imgjax.models.parts import layers
 
 VARIANTS = {
     'rnn': {},

@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgjax.models import convolve, layers, pooling
+from imgjax.models.parts import convolve, layers, pooling
 
 VARIANTS = {
     'shufflenet_v2_x0_5': {'widths': (48, 96, 192)},

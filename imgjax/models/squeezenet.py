@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgjax.models import convolve, layers, pooling
+from imgjax.models.parts import convolve, layers, pooling
 
 VARIANTS = {
     'squeezenet1_0': {'stem': (96, 7, 2), 'squeezes': ((16, 16, 32), (32, 48, 48, 64), (64,))},

@@ -7,8 +7,9 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgjax.models import convolve, layers, parallel, windows
-from imgjax.models.attention import ATTENTIONS, BY_HEADS, Heads
+from imgjax.models.parts import convolve, layers, parallel
+from imgjax.models.parts import windows as windows_lib
+from imgjax.models.parts.attention import ATTENTIONS, BY_HEADS, Heads
 
 _TINY = {'width': 96, 'depths': (2, 2, 6, 2), 'heads': (3, 6, 12, 24)}
 _SMALL = {'width': 96, 'depths': (2, 2, 18, 2), 'heads': (3, 6, 12, 24)}
@@ -53,8 +54,8 @@ class WindowAttention(nn.Module):
         qkv_NGL3HK = Heads(self.heads, True, _normal, self.dtype, name='qkv')(x_NGLC)
         table_RH = self.param('relative_position_bias_table', _normal,
                               ((2 * h - 1) * (2 * w - 1), self.heads), jnp.float32)
-        bias_HLL = table_RH[windows.relative_index(h, w)].transpose(2, 0, 1)
-        y_NGLHK, attn_NGHLL = windows.attend_inside(
+        bias_HLL = table_RH[windows_lib.relative_index(h, w)].transpose(2, 0, 1)
+        y_NGLHK, attn_NGHLL = windows_lib.attend_inside(
             self.attend, *(qkv_NGL3HK[:, :, :, i] for i in range(3)), bias_HLL, mask_GLL)
         y_NGLC = dense(C, name='proj')(y_NGLHK.reshape(*NGL, C))
         return parallel.whole(y_NGLC), attn_NGHLL
@@ -72,7 +73,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x_NHWC, rate):
-        y_NHWC, attn_NGHLL = windows.shifted(
+        y_NHWC, attn_NGHLL = windows_lib.shifted(
             self.attention(name='attn'), self.norm(name='norm1')(x_NHWC), self.window, self.shift)
         x_NHWC = self.residual()(x_NHWC, y_NHWC, rate)
         y_NHWC = self.mlp(name='mlp')(self.norm(name='norm2')(x_NHWC))
@@ -178,7 +179,7 @@ class Model(nn.Module):
             return partial(WindowAttention, self.heads[i], attend, dtype)
 
         def merge(x_NHWC, features, name):
-            x_NHWC = norm(name=f'{name}.norm')(windows.quads(x_NHWC))
+            x_NHWC = norm(name=f'{name}.norm')(windows_lib.quads(x_NHWC))
             return layers.Dense(features, use_bias=False, dtype=dtype, kernel_init=_normal,
                                 name=f'{name}.reduction')(x_NHWC)
 

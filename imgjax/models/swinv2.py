@@ -11,8 +11,9 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
-from imgjax.models import layers, parallel, windows
-from imgjax.models.attention import ATTENTIONS, BY_HEADS, Heads
+from imgjax.models.parts import layers, parallel
+from imgjax.models.parts import windows as windows_lib
+from imgjax.models.parts.attention import ATTENTIONS, BY_HEADS, Heads
 from imgjax.models.swin import run
 
 _TINY = {'width': 96, 'depths': (2, 2, 6, 2), 'heads': (3, 6, 12, 24)}
@@ -93,7 +94,7 @@ class WindowAttention(nn.Module):
         scale_H11 = jnp.exp(jnp.minimum(scale_H11, math.log(100)))
         undone = q_NGLHK.shape[-1] ** 0.5  # attend divides by it
         q_NGLHK = _unit(q_NGLHK) * (scale_H11 * undone).reshape(1, 1, 1, self.heads, 1)
-        y_NGLHK, attn_NGHLL = windows.attend_inside(
+        y_NGLHK, attn_NGHLL = windows_lib.attend_inside(
             self.attend, q_NGLHK.astype(self.dtype), _unit(k_NGLHK).astype(self.dtype), v_NGLHK,
             self._bias(*sides), mask_GLL)
         y_NGLC = dense(C, name='proj')(y_NGLHK.reshape(*NGL, C))
@@ -104,7 +105,7 @@ class WindowAttention(nn.Module):
         offset_R2 = log_offsets(h, w, self.trained or h, self.trained or w)
         hidden_RF = jax.nn.relu(dense(512, name='cpb_mlp.0')(offset_R2))
         table_RH = dense(self.heads, use_bias=False, name='cpb_mlp.2')(hidden_RF)
-        bias_HLL = table_RH[windows.relative_index(h, w)].transpose(2, 0, 1)
+        bias_HLL = table_RH[windows_lib.relative_index(h, w)].transpose(2, 0, 1)
         return 16 * jax.nn.sigmoid(bias_HLL)
 
 
@@ -122,7 +123,7 @@ class Block(nn.Module):
     def __call__(self, x_NHWC, rate):
         # The norms start at 0, so that a block starts as its shortcut.
         norm = partial(self.norm, scale_init=layers.zeros)
-        y_NHWC, attn_NGHLL = windows.shifted(
+        y_NHWC, attn_NGHLL = windows_lib.shifted(
             self.attention(name='attn'), x_NHWC, self.window, self.shift)
         x_NHWC = self.residual()(x_NHWC, norm(name='norm1')(y_NHWC), rate)
         y_NHWC = norm(name='norm2')(self.mlp(name='mlp')(x_NHWC))
@@ -188,6 +189,6 @@ class Model(nn.Module):
         def merge(x_NHWC, features, name):
             reduction = layers.Dense(features, use_bias=False, dtype=dtype, kernel_init=_normal,
                                      name=f'{name}.reduction')
-            return norm(name=f'{name}.norm')(reduction(windows.quads(x_NHWC)))
+            return norm(name=f'{name}.norm')(reduction(windows_lib.quads(x_NHWC)))
 
         return run(self, image_NHWC, Block, attention, merge, norm, train=train)

@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgjax.models import convolve, layers, pooling
+from imgjax.models.parts import convolve, layers, pooling
 
 _DEPTHS = {'vgg11': (1, 1, 2, 2, 2), 'vgg13': (2, 2, 2, 2, 2), 'vgg16': (2, 2, 3, 3, 3),
            'vgg19': (2, 2, 4, 4, 4)}

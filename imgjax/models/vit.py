@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from imgjax.models import convolve, layers
-from imgjax.models.attention import ATTENTIONS, BY_HEADS, Attention, attend
+from imgjax.models.parts import convolve, layers
+from imgjax.models.parts.attention import ATTENTIONS, BY_HEADS, Attention, attend
 
 _TINY = {'width': 192, 'depth': 12, 'heads': 3}
 _SMALL = {'width': 384, 'depth': 12, 'heads': 6}

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from imgjax.models import convolve, layers
-from imgjax.models.attention import ATTENTIONS
 from imgjax.models.cait import ClassAttention
+from imgjax.models.parts import convolve, layers
+from imgjax.models.parts.attention import ATTENTIONS
 
 _SIZES = {
     'nano_12': {'width': 128, 'depth': 12, 'heads': 4, 'norm_patches': False},

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 import jinja2
 import numpy as np
 
-from imgjax import trust
 from imgjax.report import answers, plots
 from imgjax.report.answers import Evaluation
 from imgjax.report.text import MISSING, duration, number, percent, short
+from imgjax.rundir import files
 
 MATRIX_CLASSES = 30  # a larger confusion matrix is wallpaper: list its worst pairs instead
 PAIRS_SHOWN = 25
@@ -42,7 +42,7 @@ def write_page(
     path = pathlib.Path(path)
     text = render_page(config=config, config_hash=config_hash, rows=rows, evaluation=evaluation,
                        environment=environment, result=result, history=history)
-    with trust.replacing(path) as file:
+    with files.replacing(path) as file:
         file.write(text)
 
 

@@ -13,23 +13,23 @@ import numpy as np
 from PIL import Image
 
 from imgjax import config as config_lib
-from imgjax import history, redact
-from imgjax.build import Job
+from imgjax.build import Setup
 from imgjax.data import Source, decode
 from imgjax.evaluate import Results, average_precisions
 from imgjax.report import page
 from imgjax.report.answers import Evaluation
+from imgjax.rundir import history, redact
 
 WORST = 24
 
 
-def write(workdir: str, job: Job, rows: list[dict], results: Results, source: Source,
+def write(workdir: str, setup: Setup, rows: list[dict], results: Results, source: Source,
           result: dict) -> str:
     """Writes report.html and environment.json; returns the path of the page.
 
     Args:
       workdir: the run directory.
-      job: the run.
+      setup: the run.
       rows: of metrics.jsonl.
       results: of the evaluation at the last step.
       source: the split that was evaluated, for the pictures of the worst errors.
@@ -39,13 +39,13 @@ def write(workdir: str, job: Job, rows: list[dict], results: Results, source: So
     config_lib.write_json(os.path.join(workdir, 'environment.json'), surroundings)
     path = os.path.join(workdir, 'report.html')
     page.write_page(
-        path, config=job.config, config_hash=config_lib.digest(job.config), rows=rows,
-        evaluation=_evaluation(job, results, source, result), environment=surroundings,
+        path, config=setup.config, config_hash=config_lib.digest(setup.config), rows=rows,
+        evaluation=_evaluation(setup, results, source, result), environment=surroundings,
         result=result, history=history.lines(workdir))
     return path
 
 
-def _evaluation(job: Job, results: Results, source: Source, result: dict) -> Evaluation:
+def _evaluation(setup: Setup, results: Results, source: Source, result: dict) -> Evaluation:
     """Returns what the page shows of the answers.
 
     Of several labels an image is taken for the one that was predicted, or else for the likeliest
@@ -58,9 +58,9 @@ def _evaluation(job: Job, results: Results, source: Source, result: dict) -> Eva
         labels = np.where(results.labels > 0, results.probabilities, -1.0).argmax(axis=1)
     labels = labels[shown]
     return Evaluation(
-        split=result['split'], class_names=job.facts.class_names, labels=labels,
+        split=result['split'], class_names=setup.dataset.class_names, labels=labels,
         predictions=results.predictions[shown], confidences=results.confidences[shown],
-        worst=_worst(job, results, labels, shown, source), loss=result['loss'],
+        worst=_worst(setup, results, labels, shown, source), loss=result['loss'],
         average_precisions=precisions)
 
 
@@ -106,7 +106,7 @@ def _version(package: str) -> str:
         return 'not installed'
 
 
-def _worst(job: Job, results: Results, labels: np.ndarray, shown: np.ndarray,
+def _worst(setup: Setup, results: Results, labels: np.ndarray, shown: np.ndarray,
            source: Source) -> list[dict]:
     """Returns the most confident errors with their pictures, worst first."""
     wrong = np.flatnonzero(labels != results.predictions[shown])
@@ -115,7 +115,7 @@ def _worst(job: Job, results: Results, labels: np.ndarray, shown: np.ndarray,
     for place in wrong[order][:WORST].tolist():
         index = int(shown[place])
         example = source.examples[index]
-        pixels = decode.pixels(example, job.config['data'], job.facts.image_shape[0])
+        pixels = decode.pixels(example, setup.config['data'], setup.dataset.image_shape[0])
         png = io.BytesIO()
         Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(png, 'PNG')
         pictures.append({

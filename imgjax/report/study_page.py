@@ -10,7 +10,6 @@ import pathlib
 
 import numpy as np
 
-from imgjax import trust
 from imgjax.report import page, plots
 from imgjax.report.findings import STATES, Arm, Findings
 from imgjax.report.statistics import Comparison
@@ -24,6 +23,7 @@ from imgjax.report.study_text import (
     verdict,
 )
 from imgjax.report.text import MISSING, duration, number
+from imgjax.rundir import files
 
 CURVES = 6  # arms in one panel
 CLASSES = 12  # of a comparison
@@ -33,7 +33,7 @@ COMPARED = 6  # comparisons that have their classes and pictures on the page
 def write_page(path, findings: Findings) -> None:
     """Writes the page of a study to `path`; a reader sees the old page or the new one, whole."""
     text = render_page(findings, str(pathlib.Path(path).parent))
-    with trust.replacing(path) as file:
+    with files.replacing(path) as file:
         file.write(text)
 
 

@@ -6,7 +6,6 @@ import json
 import math
 import os
 
-from imgjax import trust
 from imgjax.report.findings import Findings
 from imgjax.report.study_text import (
     difference_text,
@@ -18,6 +17,7 @@ from imgjax.report.study_text import (
     verdict,
 )
 from imgjax.report.text import MISSING, duration, number
+from imgjax.rundir import files
 
 
 def write_tables(directory: str, findings: Findings) -> list[str]:
@@ -31,7 +31,7 @@ def write_tables(directory: str, findings: Findings) -> list[str]:
     paths = []
     for name, text in texts.items():
         paths.append(os.path.join(directory, name))
-        with trust.replacing(paths[-1], newline='') as file:
+        with files.replacing(paths[-1], newline='') as file:
             file.write(text)
     return paths
 

@@ -12,21 +12,20 @@ import pathlib
 from importlib import metadata
 from typing import Any, NamedTuple
 
-from imgjax import build, kept, result
+from imgjax import build, cache
 from imgjax import config as config_lib
 from imgjax.errors import ConfigError, DataError
+from imgjax.rundir import dataset_info, result
 from imgjax.study.plan import Arm, Study
 
 # Folders and files that no number of a run depends on.
 _WITHOUT_NUMBERS = (
-    'report', 'jobs', 'chips.py', 'collectives.py', 'dryrun.py', 'effect.py', 'history.py',
-    'hlo.py', 'kept.py', 'overrides.py', 'redact.py',
+    'report', 'jobs', 'perf', 'commands', 'effect.py', 'cache.py', 'rundir/history.py',
+    'rundir/redact.py', 'process/overrides.py',
     'study/__init__.py', 'study/arms.py', 'study/cells.py', 'study/engine.py', 'study/gather.py',
-    'study/halving.py', 'study/plan.py', 'study/record.py', 'study/strategy.py', 'study/tasks.py',
-    'use.py')
+    'study/halving.py', 'study/plan.py', 'study/record.py', 'study/strategy.py', 'study/tasks.py')
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy',
              'pillow', 'opencv-python-headless', 'simplejpeg')  # the last three decode images
-
 
 ENDED = ('done', 'diverged')  # states of a cell that is not run again
 
@@ -38,7 +37,7 @@ class Cell(NamedTuple):
       arm: its name.
       seed: hparams.seed.
       config: plain, as build.describe returns it.
-      facts: of its dataset.
+      dataset: what is known of its dataset.
       sources: the training and the evaluation split.
       recipe: 16 hex digits of config and data.
       directory: its run directory.
@@ -48,7 +47,7 @@ class Cell(NamedTuple):
     arm: str
     seed: int
     config: dict
-    facts: build.Facts
+    dataset: dataset_info.DatasetInfo
     sources: tuple
     recipe: str
     directory: str
@@ -86,27 +85,28 @@ def cells_of(study: Study, folder: str) -> list[Cell]:
             data = json.dumps(arm.config['data'], sort_keys=True)
             if data not in opened:
                 opened[data] = build.open_dataset(arm.config)
-            config, facts = build.describe(arm.config, *opened[data])
+            config, dataset = build.describe(arm.config, *opened[data])
         except (ConfigError, DataError) as error:
             raise type(error)(f'{study.name}: arm {arm.name!r}: {error}') from None
-        _check_measured(study, arm, config, facts)
-        group = json.dumps([kept.structure(config), kept.data(config, facts)])
+        _check_measured(study, arm, config, dataset)
+        group = json.dumps([cache.structure(config), cache.data(config, dataset)])
         for seed in arm.seeds:
             own = config | {'name': f'{study.name} · {arm.name} · seed {seed}',
                             'hparams': config['hparams'] | {'seed': seed}}
             recipe = hashlib.sha256(json.dumps([
-                config_lib.digest(own), facts.train_fingerprint, facts.eval_fingerprint,
+                config_lib.digest(own), dataset.train_fingerprint, dataset.eval_fingerprint,
             ]).encode()).hexdigest()[:16]
             directory = os.path.join(os.path.abspath(folder), f'{recipe}-{code_version()}')
-            cells.append(Cell(arm.name, seed, own, facts, opened[data], recipe, directory, group))
+            cells.append(Cell(arm.name, seed, own, dataset, opened[data], recipe, directory, group))
     _check_distinct(study, cells)
     _check_comparable(study, cells)
     return cells
 
 
-def _check_measured(study: Study, arm: Arm, config: dict, facts: build.Facts) -> None:
+def _check_measured(study: Study, arm: Arm, config: dict,
+                    dataset: dataset_info.DatasetInfo) -> None:
     """Checks that an arm has the study's metric, and has it at the steps of halving."""
-    if study.metric == 'mean_average_precision' and not facts.multi_label:
+    if study.metric == 'mean_average_precision' and not dataset.multi_label:
         raise ConfigError(f'{study.name}: metric: mean_average_precision is of images with several '
                           f'labels, those of arm {arm.name!r} have one; take accuracy or loss')
     every = config['eval_every']
@@ -118,7 +118,7 @@ def _check_measured(study: Study, arm: Arm, config: dict, facts: build.Facts) ->
 
 
 def _check_comparable(study: Study, cells: list[Cell]) -> None:
-    sets = {cell.arm: cell.facts.eval_fingerprint for cell in cells}
+    sets = {cell.arm: cell.dataset.eval_fingerprint for cell in cells}
     for first, second in study.comparisons:
         if sets[first] != sets[second]:
             raise ConfigError(f'{study.name}: comparisons: {first!r} and {second!r} are evaluated '

@@ -8,9 +8,10 @@ import re
 import sys
 import time
 
-from imgjax import metrics, outputs, processes, runtime
 from imgjax.errors import ConfigError, LockedError, nearest
+from imgjax.process import lock, processes, terminal
 from imgjax.report import study_page, study_tables
+from imgjax.rundir import outputs
 from imgjax.study import cells as cells_lib
 from imgjax.study import gather, halving, plan, strategy, tasks
 from imgjax.study import record as record_lib
@@ -52,8 +53,8 @@ def run(place: str, workdir: str, cells: str = '', wish: str = 'auto', only: str
         os.makedirs(directory, 0o750, exist_ok=True)
     open(os.path.join(workdir, 'lock'), 'a').close()  # by which _check_folders knows it again
     if not report:
-        with contextlib.ExitStack() as held, metrics.progress(len(mine), 0, 'cell') as bar:
-            processes.from_first(lambda: held.enter_context(runtime.run_lock(own)) or '')
+        with contextlib.ExitStack() as held, terminal.progress(len(mine), 0, 'cell') as bar:
+            processes.from_first(lambda: held.enter_context(lock.run_lock(own)) or '')
             bar.set_description(study.name)
             with _quiet():
                 _run_cells(tasks.Run(study, planned, mine, own, record_lib.read(own), wish, {}, bar,
@@ -135,7 +136,7 @@ def _turn(workdir: str):
     with contextlib.ExitStack() as held:
         while True:
             try:
-                held.enter_context(runtime.run_lock(workdir))
+                held.enter_context(lock.run_lock(workdir))
                 break
             except LockedError:
                 time.sleep(0.5)

@@ -8,7 +8,6 @@ import os
 import numpy as np
 from PIL import Image
 
-from imgjax import metrics, result, trust
 from imgjax.data import decode
 from imgjax.errors import DataError
 from imgjax.report import findings as found_lib
@@ -17,6 +16,7 @@ from imgjax.report import statistics
 from imgjax.report.findings import STATES, Axis, Curve, Findings, Picture
 from imgjax.report.study_text import interval_text
 from imgjax.report.text import MISSING, duration, percent
+from imgjax.rundir import files, metrics_log, result
 from imgjax.study import cells as cells_lib
 from imgjax.study.cells import Cell
 from imgjax.study.plan import Study
@@ -45,15 +45,15 @@ def findings(study: Study, planned: list[Cell], record: dict) -> Findings:
     comparisons = statistics.compare(
         [(samples[first], samples[second]) for first, second in study.comparisons],
         higher_is_better=study.metric != 'loss', complete=not missing)
-    facts = planned[0].facts
+    dataset = planned[0].dataset
     return Findings(
         name=study.name, question=study.question, text=study.text, metric=study.metric,
         split=planned[0].config['data']['eval_split'], higher_is_better=study.metric != 'loss',
-        examples=facts.eval_examples, seeds=max(len(arm.seeds) for arm in study.arms), arms=arms,
+        examples=dataset.eval_examples, seeds=max(len(arm.seeds) for arm in study.arms), arms=arms,
         comparisons=comparisons, missing=missing,
         grid=[Axis(field, values) for field, values in study.grid.items()]
         if len(study.grid) < 3 else [],
-        class_names=facts.class_names,
+        class_names=dataset.class_names,
         pictures={(first, second): _pictures(first, second, planned, read)
                   for first, second in study.comparisons},
         cost=_cost(planned, read, record), strategies=_strategies(record),
@@ -79,7 +79,7 @@ def _read(cell: Cell, study: Study, record: dict) -> dict:
         cell.arm, cell.seed, state, cell.directory if os.path.isdir(cell.directory) else '',
         float('nan') if score is None else float(score),
         float(said.get('train_seconds', 'nan')) if state == 'done' else float('nan'), remark)
-    rows = metrics.read_rows(cell.directory) if state == 'done' else []
+    rows = metrics_log.read_rows(cell.directory) if state == 'done' else []
     return {'cell': shown, 'answers': answers, 'result': said, 'rows': rows}
 
 
@@ -91,7 +91,7 @@ def _arm(arm, cells: list[Cell], study: Study, read: dict) -> found_lib.Arm:
         arm.name, arm.fields, [one['cell'] for one in mine],
         _interval(scores, study.metric) if len(done) and np.isfinite(scores).all() else None,
         _curves(done, study, cells[0].config['data']['eval_split']),
-        _class_scores(done, len(cells[0].facts.class_names)),
+        _class_scores(done, len(cells[0].dataset.class_names)),
         sum(one['cell'].seconds for one in done))
 
 
@@ -168,7 +168,7 @@ def _pictures(first: str, second: str, planned: list[Cell], read: dict) -> list[
     gap_N = right[first] - right[second]
     order = np.argsort(-np.abs(gap_N), kind='stable')
     cell = cells[first][0]
-    names, labels = cell.facts.class_names, answers[first][0]['labels']
+    names, labels = cell.dataset.class_names, answers[first][0]['labels']
 
     def commonest(arm: str, index: int) -> str:
         votes = [int(one['predictions'][index]) for one in answers[arm]]
@@ -182,7 +182,7 @@ def _pictures(first: str, second: str, planned: list[Cell], read: dict) -> list[
 
 def _png(cell: Cell, index: int) -> bytes:
     pixels = decode.pixels(
-        cell.sources[1].examples[index], cell.config['data'], cell.facts.image_shape[0])
+        cell.sources[1].examples[index], cell.config['data'], cell.dataset.image_shape[0])
     data = io.BytesIO()
     Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(data, 'PNG')
     return data.getvalue()
@@ -243,7 +243,7 @@ def _notes(study: Study, planned: list[Cell], read: dict, record: dict) -> list[
     for cell in planned:
         if read[cell.directory]['cell'].state == 'done':
             try:
-                said = trust.read_json(os.path.join(cell.directory, 'environment.json'))
+                said = files.read_json(os.path.join(cell.directory, 'environment.json'))
                 kinds[str(said['devices'])] += 1
             except (OSError, ValueError, KeyError, TypeError):
                 kinds['unknown'] += 1

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from imgjax import metrics
+from imgjax.rundir import metrics_log
 from imgjax.study import tasks
 from imgjax.study.cells import Cell
 from imgjax.study.plan import Study
@@ -60,7 +60,7 @@ def _score(study: Study, cells: list[Cell], step: int) -> float:
     """Returns the mean over the seeds at a step; NaN where one diverged."""
     values = []
     for cell in cells:
-        values += [row.get(study.metric) for row in metrics.read_rows(cell.directory)
+        values += [row.get(study.metric) for row in metrics_log.read_rows(cell.directory)
                    if row['step'] == step and row['split'] == cell.config['data']['eval_split']][:1]
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if len(known) == len(cells) else math.nan

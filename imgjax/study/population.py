@@ -17,26 +17,16 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from imgjax import (
-    backend,
-    build,
-    checkpoint,
-    claim,
-    kept,
-    loop,
-    result,
-    runtime,
-    sharding,
-    train,
-    trust,
-)
+from imgjax import build, cache, loop, sharding, train
 from imgjax import config as config_lib
 from imgjax import feed as feed_lib
 from imgjax import state as state_lib
-from imgjax.build import Job
+from imgjax.build import Setup
 from imgjax.data import Source, pipeline
 from imgjax.data.sampler import sampler
 from imgjax.errors import DivergedError, PreemptedError
+from imgjax.process import backend, stop, watchdog
+from imgjax.rundir import checkpoint, claim, files, result
 from imgjax.study.cells import ENDED, Cell, state_of
 
 log = logging.getLogger('imgjax')
@@ -54,7 +44,7 @@ def run(cells: Sequence[Cell], devices: Sequence, shared: dict,
     Args:
       cells: of one group, see cells.py; those of a streamed set have one seed.
       devices: as many as divide the number of cells; each has its part of them.
-      shared: see kept.py.
+      shared: see cache.py.
       until: the step to pause at, as of train.run_one.
 
     Returns the result of each cell as train.run_one does, the error of one that diverged, or None
@@ -68,17 +58,17 @@ def run(cells: Sequence[Cell], devices: Sequence, shared: dict,
     with contextlib.ExitStack() as locks:
         for cell in cells:
             if _is_open(cell):
-                trust.check_run(cell.directory)
+                files.check_run(cell.directory)
                 locks.enter_context(claim.held(cell.directory))
         going = _in_step(cells)  # under the locks: until then others could finish a cell
         if not any(going):
             return [None] * len(cells)
-        jobs = [build.job(cell.config, cell.facts, devices[:1], shared) for cell in cells]
-        with (runtime.hear_stop(), jax.transfer_guard('disallow'),
-              runtime.watchdog(jobs[0].config['watchdog_seconds']) as beat):
-            for cell, job in itertools.compress(zip(cells, jobs, strict=True), going):
-                claim.check(cell.directory, job)
-            return _train(cells, jobs, going, devices, until, started, beat)
+        setups = [build.setup(cell.config, cell.dataset, devices[:1], shared) for cell in cells]
+        with (stop.hear_stop(), jax.transfer_guard('disallow'),
+              watchdog.watchdog(setups[0].config['watchdog_seconds']) as beat):
+            for cell, setup in itertools.compress(zip(cells, setups, strict=True), going):
+                claim.check(cell.directory, setup)
+            return _train(cells, setups, going, devices, until, started, beat)
 
 
 def _is_open(cell: Cell) -> bool:
@@ -99,72 +89,73 @@ def _in_step(cells: Sequence[Cell]) -> list[bool]:
     return [stand is not None and common in (stand or {0}) for stand in stands]
 
 
-def _train(cells, jobs: list[Job], going: list[bool], devices, until, started: float, beat) -> list:
+def _train(cells, setups: list[Setup], going: list[bool], devices, until, started: float,
+           beat) -> list:
     train_source, eval_source = cells[0].sources
     mesh = Mesh(np.asarray(devices), (AXIS,))
-    state, first = _begin(cells, jobs, going, mesh)
-    for cell, job in itertools.compress(zip(cells, jobs, strict=True), going):
-        claim.take(cell.directory, job, first)
+    state, first = _begin(cells, setups, going, mesh)
+    for cell, setup in itertools.compress(zip(cells, setups, strict=True), going):
+        claim.take(cell.directory, setup, first)
     if until is not None and first > until:
         return [{'step': first} if goes else None for goes in going]
     with contextlib.ExitStack() as opened:
         members = [
-            opened.enter_context(train.member(_keeping_two(job), cell.directory, first))
-            if goes else None for cell, job, goes in zip(cells, jobs, going, strict=True)]
+            opened.enter_context(train.member(_keeping_two(setup), cell.directory, first))
+            if goes else None for cell, setup, goes in zip(cells, setups, going, strict=True)]
         noted = cells[going.index(True)].directory
-        feed = open_feed(jobs, train_source, mesh, state, first, beat, noted)
+        feed = open_feed(setups, train_source, mesh, state, first, beat, noted)
         beat()
         log.info('%d runs of %d steps of %d images as one program on %d x %s, %d a dispatch, '
-                 'compiled in %.1f s', len(cells), jobs[0].config['steps'],
-                 jobs[0].config['batch_size'], len(devices), devices[0].device_kind, feed.steps,
+                 'compiled in %.1f s', len(cells), setups[0].config['steps'],
+                 setups[0].config['batch_size'], len(devices), devices[0].device_kind, feed.steps,
                  feed.compile_seconds)
-        alone = train.evaluator(jobs[0], eval_source, beat)
+        alone = train.evaluator(setups[0], eval_source, beat)
         state, outcomes = loop.run(
             members, state, first, feed,
-            lambda one, step: alone(sharding.place(one, jobs[0].shardings), step),
+            lambda one, step: alone(sharding.place(one, setups[0].shardings), step),
             train_source, beat, apart=_apart(len(cells)), until=until)
     states, seconds = _apart(len(cells))(state), (time.monotonic() - started) / len(cells)
     ended = []
     for cell, member, one, outcome in zip(cells, members, states, outcomes, strict=True):
         beat()
-        if runtime.preempted():  # each writes a page
+        if stop.preempted():  # each writes a page
             raise PreemptedError('asked to stop at the end; the same command goes on')
         if member is None or isinstance(outcome, DivergedError):
             ended.append(outcome)
-        elif (step := state_lib.step_of(one)) < member.job.config['steps']:
+        elif (step := state_lib.step_of(one)) < member.setup.config['steps']:
             ended.append({'step': step, **outcome.summary()})
         else:
-            ended.append(result.finish(member.job, cell.directory, one, outcome, member.rows.rows,
+            ended.append(result.finish(member.setup, cell.directory, one, outcome, member.rows.rows,
                                        eval_source, seconds))
     return ended
 
 
-def _keeping_two(job: Job) -> Job:
+def _keeping_two(setup: Setup) -> Setup:
     """A save of all members takes a while: one killed meanwhile leaves the step before in all."""
-    options = job.config['checkpoint']
+    options = setup.config['checkpoint']
     kept_newest = {'keep_newest': max(2, options['keep_newest'])}
-    return job._replace(config=job.config | {'checkpoint': options | kept_newest})
+    return setup._replace(config=setup.config | {'checkpoint': options | kept_newest})
 
 
-def _begin(cells, jobs: list[Job], going: list[bool], mesh: Mesh):
+def _begin(cells, setups: list[Setup], going: list[bool], mesh: Mesh):
     """Returns the stacked state on the mesh, and the step it is of.
 
     In the place of a member that takes no part any more stands the state of one that does.
     """
-    runs = {cell.directory: config_lib.digest(job.config)
-            for cell, job in itertools.compress(zip(cells, jobs, strict=True), going)}
-    restored = checkpoint.restore_common(runs, jobs[0].target, put_aside=True)
+    runs = {cell.directory: config_lib.digest(setup.config)
+            for cell, setup in itertools.compress(zip(cells, setups, strict=True), going)}
+    restored = checkpoint.restore_common(runs, setups[0].target, put_aside=True)
     if restored:
         states = [state for state, _ in restored]
     else:
-        states = [train.initial_state(job, sharding.place(
-            state_lib.hparams_of(job.config), sharding.replicated(job.mesh)))
-            for job in itertools.compress(jobs, going)]
+        states = [train.initial_state(setup, sharding.place(
+            state_lib.hparams_of(setup.config), sharding.replicated(setup.mesh)))
+            for setup in itertools.compress(setups, going)]
     places = np.cumsum(going) - 1  # of a member among those that take part
     states = [sharding.to_host(states[max(place, 0)]) for place in places]
     first = state_lib.step_of(states[0])
     if first:
-        log.info('going on from step %d of %d', first, jobs[0].config['steps'])
+        log.info('going on from step %d of %d', first, setups[0].config['steps'])
     for directory in runs:
         checkpoint.drop_after(directory, first)
     placement = NamedSharding(mesh, PartitionSpec(AXIS))
@@ -185,12 +176,12 @@ def _apart(count: int):
     return apart
 
 
-def open_feed(jobs: list[Job], source: Source, mesh: Mesh, state, first: int, beat=lambda: None,
+def open_feed(setups: list[Setup], source: Source, mesh: Mesh, state, first: int, beat=lambda: None,
               workdir: str = '') -> feed_lib.Feed:
     """Places the data, compiles the program and returns the feed from step `first` on.
 
     Args:
-      jobs: of the members.
+      setups: of the members.
       source: the training split.
       mesh: of the axis `study`.
       state: stacked, on the mesh.
@@ -198,34 +189,34 @@ def open_feed(jobs: list[Job], source: Source, mesh: Mesh, state, first: int, be
       beat: called while the data is decoded.
       workdir: where unreadable images are noted; '' for nowhere.
     """
-    job = jobs[0]
-    hparams = sharding.place(stack([state_lib.hparams_of(one.config) for one in jobs]),
+    setup = setups[0]
+    hparams = sharding.place(stack([state_lib.hparams_of(one.config) for one in setups]),
                              NamedSharding(mesh, PartitionSpec(AXIS)))
-    note = train.noting(job, workdir, source) if workdir else lambda indices, faults: None
-    if feed_lib.is_resident(job, source):
+    note = train.noting(setup, workdir, source) if workdir else lambda indices, faults: None
+    if feed_lib.is_resident(setup, source):
         alone = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape[1:], array.dtype),
                              hparams)
-        stride = feed_lib.steps_per_dispatch(job, feed_lib.step_as_text(job, alone), first)
-        held = feed_lib.hold(job, source, note, beat, mesh)
-        items = _index_items(jobs, source, mesh, first, stride)
+        stride = feed_lib.steps_per_dispatch(setup, feed_lib.step_as_text(setup, alone), first)
+        held = feed_lib.hold(setup, source, note, beat, mesh)
+        items = _index_items(setups, source, mesh, first, stride)
     else:
         stride, held = 1, {}
-        items = _pixel_items(job, source, mesh, note, first)
+        items = _pixel_items(setup, source, mesh, note, first)
     item = next(items, None)
     if item is None:
         return feed_lib.Feed(iter(()), lambda state, item: None, stride, 0.0, None)
-    dispatch, seconds = kept.once(
-        job.kept, 'population', (job.key, stride, len(jobs), mesh),
-        lambda: _compiled(job, len(jobs), stride, mesh, (state, held, item, hparams)))
+    dispatch, seconds = cache.once(
+        setup.cache, 'population', (setup.key, stride, len(setups), mesh),
+        lambda: _compiled(setup, len(setups), stride, mesh, (state, held, item, hparams)))
     return feed_lib.Feed(itertools.chain([item], items),
                          lambda state, item: dispatch(state, held, item, hparams), stride, seconds,
                          None)
 
 
-def _compiled(job: Job, count: int, stride: int, mesh: Mesh, arguments: tuple):
+def _compiled(setup: Setup, count: int, stride: int, mesh: Mesh, arguments: tuple):
     """Returns the compiled program, and the seconds that it took."""
     began, own, same = time.monotonic(), PartitionSpec(AXIS), PartitionSpec()
-    alone, resident = feed_lib.dispatcher(job, stride), bool(arguments[1])
+    alone, resident = feed_lib.dispatcher(setup, stride), bool(arguments[1])
     inner = (0, None, 0 if resident else None, 0)
     if count == mesh.size:  # one on each device: exactly the program of a run alone
         def local(*parts):
@@ -253,11 +244,11 @@ def _check_memory(compiled, mesh: Mesh) -> None:
         raise MemoryError(f'a program of {need:,} bytes, {free:,} are free')
 
 
-def _index_items(jobs: list[Job], source: Source, mesh: Mesh, first: int,
+def _index_items(setups: list[Setup], source: Source, mesh: Mesh, first: int,
                  stride: int) -> Iterator[dict]:
     """Yields int32 (members, steps, images): indices into the resident set."""
-    config, placement = jobs[0].config, NamedSharding(mesh, PartitionSpec(AXIS))
-    batch_size, seeds = config['batch_size'], [job.config['hparams']['seed'] for job in jobs]
+    config, placement = setups[0].config, NamedSharding(mesh, PartitionSpec(AXIS))
+    batch_size, seeds = config['batch_size'], [setup.config['hparams']['seed'] for setup in setups]
     draws = {seed: sampler(source, config['data'], batch_size=batch_size, seed=seed)
              for seed in set(seeds)}
     for step in range(first, config['steps'], stride):
@@ -267,11 +258,11 @@ def _index_items(jobs: list[Job], source: Source, mesh: Mesh, first: int,
         yield {'index': sharding.place(np.stack([drawn[seed] for seed in seeds]), placement)}
 
 
-def _pixel_items(job: Job, source: Source, mesh: Mesh, note, first: int) -> Iterator[dict]:
+def _pixel_items(setup: Setup, source: Source, mesh: Mesh, note, first: int) -> Iterator[dict]:
     """Yields the batches of the one seed that all members have."""
-    config = job.config
+    config = setup.config
     batches = pipeline.train_batches(
-        source, config['data'], job.facts.image_shape[0], batch_size=config['batch_size'],
+        source, config['data'], setup.dataset.image_shape[0], batch_size=config['batch_size'],
         seed=config['hparams']['seed'])
     stream = pipeline.iterate(batches, config['data']['workers'], first)
     for batch in itertools.islice(stream, config['steps'] - first):

@@ -9,7 +9,8 @@ import logging
 import os
 
 from imgjax import config as config_lib
-from imgjax import processes, trust
+from imgjax.process import processes
+from imgjax.rundir import files
 from imgjax.study import strategy
 
 log = logging.getLogger('imgjax.study')
@@ -33,7 +34,7 @@ def read(workdir: str) -> dict:
 def _read(workdir: str) -> dict:
     path = os.path.join(workdir, 'plan.json')
     try:
-        found = trust.read_json(path)
+        found = files.read_json(path)
         if _is_record(found):
             return found
         log.warning('%s: not as it was written; how cells are run is chosen anew', path)

@@ -16,9 +16,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from imgjax import backend, build, feed, processes, sharding, train
+from imgjax import build, feed, sharding, train
 from imgjax import state as state_lib
 from imgjax.errors import ConfigError
+from imgjax.process import backend, processes
 from imgjax.study import population
 from imgjax.study.cells import Cell
 
@@ -70,7 +71,7 @@ def choose(cells: Sequence[Cell], wish: str, shared: dict) -> Choice:
     Args:
       cells: of one group.
       wish: one of NAMES.
-      shared: see kept.py; what is compiled for timing is there for the run.
+      shared: see cache.py; what is compiled for timing is there for the run.
     """
     many = _population(cells, wish)
     against = _against(cells, many, wish, shared)
@@ -145,8 +146,8 @@ def _against(cells: Sequence[Cell], many: Choice, wish: str, shared: dict) -> st
     if config['mesh']['fsdp'] > 1 or config['mesh']['tensor'] > 1 or config['mesh']['data'] > 1:
         return 'config.mesh cuts a run over several devices'
     if many.members > many.devices:
-        job = build.job(config, cells[0].facts, jax.local_devices()[:1], shared)
-        text = feed.step_as_text(job, jax.eval_shape(lambda: state_lib.hparams_of(config)))
+        setup = build.setup(config, cells[0].dataset, jax.local_devices()[:1], shared)
+        text = feed.step_as_text(setup, jax.eval_shape(lambda: state_lib.hparams_of(config)))
         if feed.loops_slowly(text):
             return ("on a CPU XLA runs a convolution that is mapped by vmap 8 to 18 times slower "
                     '(jax-ml/jax#12868)')
@@ -155,24 +156,24 @@ def _against(cells: Sequence[Cell], many: Choice, wish: str, shared: dict) -> st
 
 def _time_loop(cell: Cell, shared: dict) -> tuple[float, float]:
     """Returns the seconds of a step of a run alone, and those of compiling it."""
-    job = build.job(cell.config, cell.facts, shared=shared)
+    setup = build.setup(cell.config, cell.dataset, shared=shared)
     hparams = sharding.place(
-        state_lib.hparams_of(job.config), sharding.replicated(job.mesh))
-    state = train.initial_state(job, hparams)
-    opened = feed.open_feed(job, cell.sources[0], state, 0, hparams)
+        state_lib.hparams_of(setup.config), sharding.replicated(setup.mesh))
+    state = train.initial_state(setup, hparams)
+    opened = feed.open_feed(setup, cell.sources[0], state, 0, hparams)
     return _seconds_a_step(opened, state), opened.compile_seconds
 
 
 def _time_population(cells: Sequence[Cell], count: int, shared: dict) -> tuple[float, float]:
     """Returns the seconds of a step of all cells together, and those of compiling it."""
     devices = jax.local_devices()[:count]
-    jobs = [build.job(cell.config, cell.facts, devices[:1], shared) for cell in cells]
+    setups = [build.setup(cell.config, cell.dataset, devices[:1], shared) for cell in cells]
     mesh = Mesh(np.asarray(devices), (population.AXIS,))
-    states = [sharding.to_host(train.initial_state(job, sharding.place(
-        state_lib.hparams_of(job.config), sharding.replicated(job.mesh)))) for job in jobs]
+    states = [sharding.to_host(train.initial_state(setup, sharding.place(
+        state_lib.hparams_of(setup.config), sharding.replicated(setup.mesh)))) for setup in setups]
     state = sharding.place(population.stack(states),
                            NamedSharding(mesh, PartitionSpec(population.AXIS)), own=True)
-    opened = population.open_feed(jobs, cells[0].sources[0], mesh, state, 0)
+    opened = population.open_feed(setups, cells[0].sources[0], mesh, state, 0)
     return _seconds_a_step(opened, state), opened.compile_seconds
 
 

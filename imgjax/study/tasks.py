@@ -10,14 +10,10 @@ from typing import Any, NamedTuple
 
 import jax
 
-from imgjax import checkpoint, feed, processes, result, runtime, train
-from imgjax.errors import (
-    DivergedError,
-    LockedError,
-    PreemptedError,
-    ReplicaError,
-    WorkerError,
-)
+from imgjax import feed, train
+from imgjax.errors import DivergedError, LockedError, PreemptedError, ReplicaError, WorkerError
+from imgjax.process import processes, stop
+from imgjax.rundir import checkpoint, result
 from imgjax.study import cells as cells_lib
 from imgjax.study import population, strategy
 from imgjax.study import record as record_lib
@@ -39,7 +35,7 @@ class Run(NamedTuple):
       workdir: of the study, or of this part of it.
       record: see record.py; written after every change.
       wish: one of strategy.NAMES.
-      shared: see kept.py.
+      shared: see cache.py.
       bar: the progress, in cells.
       clock: {'noted': the time up to which the record has it}.
       failed: directories of cells that failed in this start.
@@ -200,7 +196,7 @@ def _run_task(task: _Task, until: int | None, run: Run) -> list[_Task]:
     if not left:
         return []
     again = []
-    with runtime.hear_stop():
+    with stop.hear_stop():
         try:
             if task.devices:
                 again = _run_population(task, left, until, run)
@@ -208,7 +204,7 @@ def _run_task(task: _Task, until: int | None, run: Run) -> list[_Task]:
                 _run_alone(left[0], until, run)
         finally:
             note(run, ran=[cell for cell in left if cells_lib.state_of(cell)[0] == 'done'])
-        if runtime.preempted():
+        if stop.preempted():
             raise PreemptedError('asked to stop between two runs; the same command goes on')
     return again
 

@@ -15,7 +15,7 @@ import time
 
 import pytest
 
-from imgjax import metrics
+from imgjax.rundir import metrics_log
 from tests.cluster.conftest import ROOT, commands, environment, wait_for
 
 HEARTBEAT = 10
@@ -51,7 +51,7 @@ class Job:
     def trains(self, step: int) -> None:
         """Waits until a row of that step is written."""
         def there() -> bool:
-            rows = metrics.read_rows(str(self.workdir))
+            rows = metrics_log.read_rows(str(self.workdir))
             return bool(rows) and rows[-1]['step'] >= step
         wait_for(there, WITHIN, f'step {step} in {self.workdir}')
 
@@ -84,7 +84,7 @@ class Job:
 
 
 def rows(workdir) -> list[dict]:
-    return [{k: v for k, v in row.items() if k != 'perf'} for row in metrics.read_rows(workdir)]
+    return [{k: v for k, v in row.items() if k != 'perf'} for row in metrics_log.read_rows(workdir)]
 
 
 def undisturbed(job, submit):
@@ -235,7 +235,7 @@ def test_an_array_is_one_run_an_index_and_a_final_error_stops(submit):
     assert broken.ends('FAILED')['ExitCode'] in ('2:0', '3:0')
     assert 'imgjax: ' in broken.log() and 'starting again would not help' in broken.log()
     wait_for(lambda: array.log().count('slurm.sh: done') == 2, WITHIN, 'the array')
-    losses = [metrics.read_rows(str(array.workdir / index))[-1]['loss'] for index in '12']
+    losses = [metrics_log.read_rows(str(array.workdir / index))[-1]['loss'] for index in '12']
     assert losses[0] != losses[1]
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from configs import base
 from imgjax import build
-from imgjax.data import arrays, classes, labels, read, synthetic
+from imgjax.data import classes, labels, read
+from imgjax.data.sources import arrays, synthetic
 from imgjax.errors import DataError
 
 PIXELS = np.zeros((4, 2, 2, 1), np.uint8)

@@ -18,7 +18,7 @@ from PIL import Image
 
 from configs import base
 from imgjax import data
-from imgjax.data import arrays
+from imgjax.data.sources import arrays
 from imgjax.errors import ConfigError, DataError
 from tests import real
 
@@ -322,7 +322,7 @@ def test_the_only_split_is_divided_whatever_its_name(tmp_path):
 
 def test_labels_that_lie_among_many_images_are_not_read_to_divide(tmp_path, monkeypatch):
     options = write_tfds(tmp_path / 'set', {'train': images(12)}, CLASSES)
-    monkeypatch.setattr('imgjax.data.tfds.CHEAP_BYTES', 0)
+    monkeypatch.setattr('imgjax.data.sources.tfds.CHEAP_BYTES', 0)
     with pytest.raises(ConfigError, match=r'set train_split=train\[:90%\] and eval_spl'):
         data.open_split('train', options)
 
@@ -570,8 +570,8 @@ def test_a_split_says_which_classes_it_lacks_and_train_what_is_not_read(writer, 
 def test_labels_that_lie_among_many_images_are_not_read_to_say_what_lacks(tmp_path, monkeypatch):
     splits = {'train': images(12), 'test': images(9, 100)[:6]}
     options = write_tfds(tmp_path / 'set', splits, CLASSES) | {'eval_split': 'test'}
-    monkeypatch.setattr('imgjax.data.tfds.QUICK_BYTES', 0)
-    monkeypatch.setattr('imgjax.data.tfds._Examples.labels', lambda self: 1 / 0)
+    monkeypatch.setattr('imgjax.data.sources.tfds.QUICK_BYTES', 0)
+    monkeypatch.setattr('imgjax.data.sources.tfds._Examples.labels', lambda self: 1 / 0)
     assert data.open_split('test', options).left_out == {}
 
 
@@ -774,7 +774,7 @@ def test_tfds_records_read_by_threads_are_the_same(written, monkeypatch):
     indices = np.random.default_rng(0).integers(0, 12, 40).tolist()
     one_by_one = [source.examples[i] for i in indices]
     read = []
-    monkeypatch.setattr('imgjax.data.tfds.WORTH_THREADS', 0)
+    monkeypatch.setattr('imgjax.data.sources.tfds.WORTH_THREADS', 0)
     many = type(source.examples._data_source).__getitems__
     monkeypatch.setattr(type(source.examples._data_source), '__getitems__',
                         lambda self, keys: read.append(len(keys)) or many(self, keys))

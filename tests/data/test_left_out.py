@@ -7,7 +7,8 @@ import pytest
 
 from configs import base
 from imgjax import data
-from imgjax.data import Source, left_out, synthetic
+from imgjax.data import Source, left_out
+from imgjax.data.sources import synthetic
 
 
 def test_an_opened_split_says_once_what_it_holds_and_leaves_out(monkeypatch, caplog):

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
 
-from imgjax import small_copy
-from imgjax.data import arrays, decode, faults, ignored, modes
+from imgjax.commands import reduce
+from imgjax.data import decode, faults, ignored, modes
+from imgjax.data.sources import arrays
 from imgjax.errors import DataError
 from tests.data.corrupt import chunk, encoded
 from tests.data.test_decode import OPTIONS
@@ -278,7 +279,7 @@ def test_a_copy_has_the_pixels_of_its_options(side):
     options = OPTIONS | WHITE | {'pixel_range': [0, 1]}
     for image, kept in ((encoded(RGBA, 'PNG'), False), (tiff(LEVELS / np.float32(255)), False),
                         (encoded(RGB, 'PNG'), True)):
-        copy, ending = small_copy.reduce({'image': image, 'name': ''}, options, side, 100)
+        copy, ending = reduce.reduce({'image': image, 'name': ''}, options, side, 100)
         assert (copy == image) == (kept and not side)
         before, after = decoded(image, **options), decoded(copy)  # as it is, without options
         if not side:

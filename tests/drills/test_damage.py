@@ -10,28 +10,29 @@ import numpy as np
 import pytest
 
 from configs import digits
-from imgjax import build, checkpoint, digests, sharding, state, train
+from imgjax import build, sharding, state, train
 from imgjax import config as config_lib
 from imgjax.errors import ReplicaError
+from imgjax.rundir import checkpoint, digests
 
 
 @pytest.fixture(scope='module')
-def job():
+def setup():
     config = digits.get_config('mlp')
     config.model.name, config.model.options = 'tiny_mlp', dict(hidden=(64, 64))
     config.update(steps=2, log_every=1, eval_every=0, batch_size=32, ema=True,
                   steps_per_dispatch=1, checkpoint=dict(every=1))
     config = config_lib.to_plain(config)
-    return build.job(*build.describe(config, *build.open_dataset(config)))
+    return build.setup(*build.describe(config, *build.open_dataset(config)))
 
 
 @pytest.fixture(scope='module')
-def saved(job, tmp_path_factory):
+def saved(setup, tmp_path_factory):
     """(run directory with the steps 1 and 2, which is to be copied; their digests)"""
     path = tmp_path_factory.mktemp('saved') / 'run'
-    train.run(job.config, str(path))
-    hashed = config_lib.digest(job.config)
-    return path, {step: checkpoint.restore(str(path), step, job.target, hashed)[1]['state_digest']
+    train.run(setup.config, str(path))
+    hashed = config_lib.digest(setup.config)
+    return path, {step: checkpoint.restore(str(path), step, setup.target, hashed)[1]['state_digest']
                   for step in (1, 2)}
 
 
@@ -39,16 +40,16 @@ def files_of(workdir, step: int) -> list[pathlib.Path]:
     return sorted(p for p in (workdir / 'checkpoints' / str(step)).rglob('*') if p.is_file())
 
 
-def restored(workdir, job, expected: dict) -> int:
+def restored(workdir, setup, expected: dict) -> int:
     """Returns the step that is restored; its bits are those that were saved, or nothing is."""
     now, meta = checkpoint.restore_newest(
-        str(workdir), job.target, config_lib.digest(job.config), put_aside=True)
+        str(workdir), setup.target, config_lib.digest(setup.config), put_aside=True)
     assert digests.state_digest(now) == expected[meta['step']]
     assert (workdir / 'damaged' / '2').exists() == (meta['step'] == 1)
     return meta['step']
 
 
-def test_fifty_flipped_bits_none_silent(job, saved, tmp_path, seed):
+def test_fifty_flipped_bits_none_silent(setup, saved, tmp_path, seed):
     original, expected = saved
     rng = random.Random(seed)
     found = 0
@@ -61,13 +62,13 @@ def test_fifty_flipped_bits_none_silent(job, saved, tmp_path, seed):
         data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
         path.write_bytes(data)
         # Either harmless (a bit that nothing reads), or found, and the step before it is used.
-        found += restored(workdir, job, expected) == 1
+        found += restored(workdir, setup, expected) == 1
         shutil.rmtree(workdir)
     assert found >= 25, 'hardly a flip reached the payload: the drill does not test anything'
 
 
 @pytest.mark.parametrize('harm', ['truncate', 'zero', 'delete', 'swap'])
-def test_every_file_harmed(harm, job, saved, tmp_path):
+def test_every_file_harmed(harm, setup, saved, tmp_path):
     original, expected = saved
     for number, file in enumerate(files_of(original, 2)):
         workdir = tmp_path / str(number)
@@ -86,7 +87,7 @@ def test_every_file_harmed(harm, job, saved, tmp_path):
             if not twins:
                 continue
             shutil.copy(twins[0], path)
-        restored(workdir, job, expected)
+        restored(workdir, setup, expected)
         shutil.rmtree(workdir)
 
 
@@ -101,10 +102,10 @@ def flipped(leaf, rng):
 
 
 @pytest.mark.parametrize('fsdp', [1, 2])
-def test_flipped_copies_on_four_devices_are_found_and_not_saved(fsdp, job, tmp_path, seed):
+def test_flipped_copies_on_four_devices_are_found_and_not_saved(fsdp, setup, tmp_path, seed):
     rng = random.Random(seed)
-    config = dict(job.config, mesh={'data': -1, 'fsdp': fsdp, 'tensor': 1})
-    own = build.job(config, job.facts, jax.devices()[:4])
+    config = dict(setup.config, mesh={'data': -1, 'fsdp': fsdp, 'tensor': 1})
+    own = build.setup(config, setup.dataset, jax.devices()[:4])
     hparams = sharding.place(state.hparams_of(config), sharding.replicated(own.mesh))
     good = train.initial_state(own, hparams)
     digests.check_replicas(good)

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from imgjax import metrics
+from imgjax.rundir import metrics_log
 
 CONFIG = '--config=tests/drills/config.py'
 WORKERS = ['--config.data.resident=no', '--config.data.workers=1', '--config.steps=200']
@@ -24,11 +24,11 @@ def finish(process) -> dict:
 
 
 def rows_without_perf(workdir) -> list[dict]:
-    return [{k: v for k, v in row.items() if k != 'perf'} for row in metrics.read_rows(workdir)]
+    return [{k: v for k, v in row.items() if k != 'perf'} for row in metrics_log.read_rows(workdir)]
 
 
 def steps_logged(workdir) -> int:
-    rows = metrics.read_rows(str(workdir))
+    rows = metrics_log.read_rows(str(workdir))
     return rows[-1]['step'] if rows else 0
 
 
@@ -93,7 +93,7 @@ def saving(workdir) -> bool:
 
 
 def evaluating(workdir) -> bool:
-    rows = metrics.read_rows(str(workdir))
+    rows = metrics_log.read_rows(str(workdir))
     return bool(rows) and rows[-1]['step'] % 200 == 0 and rows[-1]['split'] == 'train'
 
 
@@ -257,14 +257,14 @@ def test_full_disk(room, launch, small_disk, undisturbed, seed):
     newest = max((workdir / 'checkpoints').glob('[0-9]*0'), key=lambda path: int(path.name))
     size = sum(path.stat().st_blocks * 512 for path in newest.rglob('*'))
     filler = fill(small_disk, int(room * size))
-    seen = len(metrics.read_rows(str(workdir)))
+    seen = len(metrics_log.read_rows(str(workdir)))
     time.sleep(1.0)
     os.remove(filler)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err[-3000:]
     if not room:
         assert 'was not saved' in err and 'training goes on' in err
-    assert seen < len(metrics.read_rows(str(workdir)))
+    assert seen < len(metrics_log.read_rows(str(workdir)))
     assert not list(workdir.glob('checkpoints/*tmp*'))
     assert_same(json.loads(out.splitlines()[-1]), workdir, undisturbed)
 

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from imgjax import metrics
+from imgjax.rundir import metrics_log
 from tests.drills import test_drills
 from tests.drills.test_drills import CONFIG, assert_same, steps_logged, wait_for
 
@@ -38,7 +38,7 @@ def test_training_goes_on_and_saves_again(fault, launch, library, tmp_path, undi
     before = tmp_path / 'before'
     before.write_text(str(getattr(errno, fault)))
     before.replace(switch)  # whole at once
-    seen = len(metrics.read_rows(str(workdir)))
+    seen = len(metrics_log.read_rows(str(workdir)))
     time.sleep(1.0)
     assert process.poll() is None, process.communicate()[1][-3000:]
     switch.unlink()
@@ -46,7 +46,7 @@ def test_training_goes_on_and_saves_again(fault, launch, library, tmp_path, undi
     assert process.returncode == 0, err[-3000:]
     assert 'was not saved' in err and 'training goes on' in err
     result = json.loads(out.splitlines()[-1])
-    assert len(metrics.read_rows(str(workdir))) > seen
+    assert len(metrics_log.read_rows(str(workdir))) > seen
     assert not list(workdir.glob('checkpoints/*tmp*'))
     assert (workdir / 'checkpoints/800').is_dir(), 'saves did not resume'
     assert_same(result, workdir, undisturbed)

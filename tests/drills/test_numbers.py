@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from configs import digits
-from imgjax import build, checkpoint, metrics, step, train
+from imgjax import build, step, train
 from imgjax import config as config_lib
 from imgjax.errors import DivergedError
+from imgjax.rundir import checkpoint, dataset_info, metrics_log
 
 STEPS, EVERY = 60, 10
 CAUSES = {'batch': 'loss', 'gradient': 'gradient', 'parameter': 'loss'}
@@ -70,9 +71,9 @@ def spoil(monkeypatch, what: str, first: int, last: int, tries: int = 99) -> Non
 
 def newest(workdir):
     config = config_of()
-    job = build.job(config, build.read_facts(workdir))
+    setup = build.setup(config, dataset_info.read(workdir))
     return checkpoint.restore_newest(
-        workdir, job.target, config_lib.digest(config), put_aside=False)[0]
+        workdir, setup.target, config_lib.digest(config), put_aside=False)[0]
 
 
 @pytest.mark.parametrize('what', ['batch', 'gradient'])
@@ -83,7 +84,8 @@ def test_one_bad_update_is_skipped_counted_and_named(
     spoil(monkeypatch, what, at, at)
     result = train.run(config_of(), str(tmp_path / 'run'))
     assert result['step'] == STEPS and result['state_digest'] != clean['state_digest']
-    last = [row for row in metrics.read_rows(str(tmp_path / 'run')) if row['split'] == 'train'][-1]
+    rows = metrics_log.read_rows(str(tmp_path / 'run'))
+    last = [row for row in rows if row['split'] == 'train'][-1]
     assert (last['skipped_updates'], last[f'skipped_{CAUSES[what]}'], last['skipped_at']) == (
         1, 1, at)
     [line] = [line for line in caplog.messages if 'skipped' in line]

@@ -10,7 +10,7 @@ import time
 import pytest
 from PIL import Image
 
-from imgjax import metrics
+from imgjax.rundir import metrics_log
 
 DEVICES = 4
 CONFIG = ['--config=tests/drills/config.py', '--config.data.resident=no', '--config.steps=60',
@@ -57,7 +57,7 @@ def ends(processes, *codes: int, seconds=300) -> list[tuple[str, str]]:
 
 
 def rows(workdir) -> list[dict]:
-    return [{k: v for k, v in row.items() if k != 'perf'} for row in metrics.read_rows(workdir)]
+    return [{k: v for k, v in row.items() if k != 'perf'} for row in metrics_log.read_rows(workdir)]
 
 
 def result(said) -> dict:

@@ -9,9 +9,10 @@ import sys
 import pytest
 
 from configs import digits
-from imgjax import build, checkpoint, digests, feed, sharding, state, train
+from imgjax import build, feed, sharding, state, train
 from imgjax import config as config_lib
 from imgjax.errors import DataError
+from imgjax.rundir import checkpoint, digests
 
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS = 60  # of 32 of 1,442 images: an epoch ends inside of step 45
@@ -19,7 +20,7 @@ STEPS = 60  # of 32 of 1,442 images: an epoch ends inside of step 45
 
 @pytest.fixture(scope='module')
 def saved(tmp_path_factory):
-    """(run directory with every step, its job, both splits)"""
+    """(run directory with every step, its setup, both splits)"""
     config = digits.get_config('cnn')
     config.model.name, config.model.options = 'tiny_cnn', dict(norm='batch', dropout=0.1)
     config.update(steps=STEPS, log_every=7, eval_every=0, batch_size=32, ema=True,
@@ -28,21 +29,21 @@ def saved(tmp_path_factory):
     workdir = str(tmp_path_factory.mktemp('saved') / 'run')
     train.run(config, workdir)
     splits = build.open_dataset(config)
-    return workdir, build.job(*build.describe(config, *splits)), splits
+    return workdir, build.setup(*build.describe(config, *splits)), splits
 
 
 def test_every_step_leads_to_the_next_bit_for_bit(saved):
-    workdir, job, (source, _) = saved
-    config_hash = config_lib.digest(job.config)
-    hparams = sharding.place(state.hparams_of(job.config), sharding.replicated(job.mesh))
+    workdir, setup, (source, _) = saved
+    config_hash = config_lib.digest(setup.config)
+    hparams = sharding.place(state.hparams_of(setup.config), sharding.replicated(setup.mesh))
     assert checkpoint.steps(workdir) == list(range(1, STEPS + 1))
-    begin, _ = checkpoint.restore(workdir, 1, job.target, config_hash)
-    opened = feed.open_feed(job, source, begin, 1, hparams)
+    begin, _ = checkpoint.restore(workdir, 1, setup.target, config_hash)
+    opened = feed.open_feed(setup, source, begin, 1, hparams)
     items = list(opened.items)
     for at in range(1, STEPS):
-        now, _ = checkpoint.restore(workdir, at, job.target, config_hash)
+        now, _ = checkpoint.restore(workdir, at, setup.target, config_hash)
         now, _ = opened.dispatch(now, items[at - 1])
-        expected = checkpoint.restore(workdir, at + 1, job.target, config_hash)[1]
+        expected = checkpoint.restore(workdir, at + 1, setup.target, config_hash)[1]
         assert digests.state_digest(now) == expected['state_digest'], at
 
 
@@ -53,16 +54,16 @@ def spoil(workdir: str, step: int) -> None:
 
 
 def test_the_newest_that_verifies_is_used_and_never_step_zero(saved):
-    workdir, job, _ = saved
-    config_hash = config_lib.digest(job.config)
+    workdir, setup, _ = saved
+    config_hash = config_lib.digest(setup.config)
     for bad in (STEPS, STEPS - 1):
         spoil(workdir, bad)
-        _, meta = checkpoint.restore_newest(workdir, job.target, config_hash, put_aside=True)
+        _, meta = checkpoint.restore_newest(workdir, setup.target, config_hash, put_aside=True)
         assert meta['step'] == bad - 1
     for step in checkpoint.steps(workdir):
         spoil(workdir, step)
     with pytest.raises(DataError, match='none is usable'):
-        train.run(job.config, workdir)
+        train.run(setup.config, workdir)
     assert not checkpoint.steps(workdir), 'it started over'
 
 
@@ -70,7 +71,9 @@ MEMORY = '''
 import json, sys
 import jax
 from configs import digits
-from imgjax import backend, build, checkpoint, feed, sharding, state, train
+from imgjax import build, feed, sharding, state, train
+from imgjax.process import backend
+from imgjax.rundir import checkpoint
 from imgjax import config as config_lib
 
 backend.keep_memory()
@@ -79,16 +82,16 @@ config.model.options = dict(hidden=(2048, 2048, 2048))
 config.update(steps=20, batch_size=32, steps_per_dispatch=1, log_every=1, eval_every=1)
 config = config_lib.to_plain(config)
 splits = build.open_dataset(config)
-job = build.job(*build.describe(config, *splits))
-hparams = sharding.place(state.hparams_of(job.config), sharding.replicated(job.mesh))
+setup = build.setup(*build.describe(config, *splits))
+hparams = sharding.place(state.hparams_of(setup.config), sharding.replicated(setup.mesh))
 if sys.argv[2] == 'save':
-    now = train.initial_state(job, hparams)
+    now = train.initial_state(setup, hparams)
     writer = checkpoint.Writer(sys.argv[1], config['checkpoint'])
     writer.save(now, 'hash')
     writer.close()
 else:
-    now, _ = checkpoint.restore(sys.argv[1], 0, job.target, 'hash')
-opened = feed.open_feed(job, splits[0], now, 0, hparams)
+    now, _ = checkpoint.restore(sys.argv[1], 0, setup.target, 'hash')
+opened = feed.open_feed(setup, splits[0], now, 0, hparams)
 
 def held():
     return sum(array.nbytes for array in jax.live_arrays())

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from configs import digits
-from imgjax import outputs, train, use
+from imgjax import train
+from imgjax.commands import run_directory
 from imgjax.errors import ConfigError, DataError
 from imgjax.interop import export, files
+from imgjax.rundir import outputs
 
 
 @pytest.fixture(scope='module')
@@ -49,7 +51,7 @@ def test_safetensors_are_timms(run, tmp_path):
     for name in ('config.json', 'model.safetensors'):
         assert (tmp_path / 'out' / name).stat().st_mode & 0o777 == 0o666 & ~umask()
     # What evaluation uses is the mean of the parameters.
-    state, _ = use.restore(use.open_run(run), run, None)
+    state, _ = run_directory.restore(run_directory.open_run(run), run, None)
     np.testing.assert_array_equal(
         tensors['conv1.weight'].transpose(2, 3, 1, 0), state.ema['conv1']['kernel'])
 
@@ -84,7 +86,7 @@ def test_nothing_else_is_overwritten(run, tmp_path):
 
 
 def test_an_export_that_differs_is_removed(run, tmp_path, monkeypatch):
-    monkeypatch.setitem(export._WRITERS, 'stablehlo', lambda job, variables, folder: (
+    monkeypatch.setitem(export._WRITERS, 'stablehlo', lambda setup, variables, folder: (
         lambda images: np.zeros((len(images), 10), np.float32)))
     with pytest.raises(DataError, match='differs from the live one'):
         export.export(run, 'stablehlo', str(tmp_path / 'out'))

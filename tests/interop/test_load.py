@@ -15,6 +15,7 @@ from imgjax import build, models, state, train
 from imgjax import config as config_lib
 from imgjax.errors import ConfigError, DataError
 from imgjax.interop import labels, load, torch_layout
+from imgjax.rundir import dataset_info
 
 OPTIONS = {'tiny_vit': {}, 'tiny_resnet': {}}
 
@@ -67,9 +68,10 @@ def read(config: dict) -> dict:
 def begun(config: dict) -> dict:
     """The tensors of the state before the first step."""
     config, weights = train._with_weights(config, '/nowhere')
-    facts = build.Facts(list(CLASSES), [8, 8, config['data']['channels']], 10, 10, '', '')
-    job = build.job(config, facts, jax.devices()[:1])
-    start = train.initial_state(job, state.hparams_of(config), train._fitted(job, weights))
+    shape = [8, 8, config['data']['channels']]
+    dataset = dataset_info.DatasetInfo(list(CLASSES), shape, 10, 10, '', '')
+    setup = build.setup(config, dataset, jax.devices()[:1])
+    start = train.initial_state(setup, state.hparams_of(config), train._fitted(setup, weights))
     return torch_layout.write(
         jax.device_get({'params': start.params, 'batch_stats': start.batch_stats}),
         RENAMES[config['model']['name']])

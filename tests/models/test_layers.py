@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 from flax import linen as nn
 
-from imgjax.models import attention, convolve, forms, layers, pooling
+from imgjax.models.parts import attention, convolve, forms, layers, pooling
 
 
 def normal(*shape):

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from configs import digits
-from imgjax import backend, train
+from imgjax import train
 from imgjax.interop import export
-from imgjax.models import pooling
+from imgjax.models.parts import pooling
+from imgjax.process import backend
 
 pytest.importorskip('tensorflow')
 jax2onnx = pytest.importorskip('jax2onnx')

@@ -12,7 +12,10 @@ import pytest  # noqa: E402
 
 from imgjax import models  # noqa: E402
 from imgjax.interop import keras as bridge  # noqa: E402
-from imgjax.interop import load, torch_layout  # noqa: E402
+from imgjax.interop import (
+    load,
+    torch_layout,  # noqa: E402
+)
 
 keras = pytest.importorskip('keras')
 

@@ -11,6 +11,7 @@ from configs import base
 from imgjax import build, state
 from imgjax import config as config_lib
 from imgjax.interop import description, export
+from imgjax.rundir import dataset_info
 
 # variant: side, channels, options. Fixed sizes, one channel, two heads, another activation.
 ROWS = {
@@ -33,13 +34,13 @@ def test_timm_builds_the_same_function(variant, tmp_path):
         channels=channels, mean=(0.4,) * channels, std=(0.2,) * channels, image_size=side))
     config = config_lib.to_plain(config)
     names = [f'class {k}' for k in range(7)]
-    job = build.job(config, build.Facts(names, [side, side, channels], 9, 9, 'a', 'b'),
-                    jax.devices()[:1])
+    dataset = dataset_info.DatasetInfo(names, [side, side, channels], 9, 9, 'a', 'b')
+    setup = build.setup(config, dataset, jax.devices()[:1])
     begin = jax.jit(lambda: state.init(
-        job.model, config, (side, side, channels), state.hparams_of(config)))()
+        setup.model, config, (side, side, channels), state.hparams_of(config)))()
     variables = jax.device_get({'params': begin.params, 'batch_stats': begin.batch_stats})
-    run = export._write_safetensors(job, variables, str(tmp_path))
-    config_lib.write_json(str(tmp_path / 'config.json'), description.describe(job))
+    run = export._write_safetensors(setup, variables, str(tmp_path))
+    config_lib.write_json(str(tmp_path / 'config.json'), description.describe(setup))
 
     model = timm.create_model(f'local-dir:{tmp_path}', pretrained=True).eval()
     cfg = model.pretrained_cfg

@@ -8,8 +8,9 @@ import pytest
 import safetensors.numpy
 
 from configs import digits
-from imgjax import evaluate, result
+from imgjax import evaluate
 from imgjax.errors import ConfigError, DataError
+from imgjax.rundir import result
 from imgjax.study import cells, plan
 
 BASE = digits.get_config('mlp')

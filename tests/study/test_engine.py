@@ -14,8 +14,9 @@ import sys
 import numpy as np
 import pytest
 
-from imgjax import checkpoint, metrics, result, runtime
 from imgjax.errors import ConfigError
+from imgjax.process import lock
+from imgjax.rundir import checkpoint, metrics_log, result
 from imgjax.study import engine
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -77,7 +78,8 @@ def digests(path: pathlib.Path) -> dict:
 
 
 def rows(path: pathlib.Path) -> list[dict]:
-    return [{k: v for k, v in row.items() if k != 'perf'} for row in metrics.read_rows(str(path))]
+    return [{k: v for k, v in row.items() if k != 'perf'}
+            for row in metrics_log.read_rows(str(path))]
 
 
 def test_a_loop_is_runs_alone(alone, looped, place):
@@ -203,7 +205,7 @@ def test_a_cell_that_another_study_runs_is_waited_for(study, here, launch, place
     listed = here('held', what=engine.listing)[1]
     first = pathlib.Path(listed.split('base · seed 0')[1].split()[0])
     first.mkdir(parents=True)
-    with runtime.run_lock(str(first)):
+    with lock.run_lock(str(first)):
         process = launch('study', f'--study={FILE}', f'--workdir={place}/held.study',
                          f'--cells={place}/held', '--only=base')
         said = ''

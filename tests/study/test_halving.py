@@ -5,7 +5,7 @@ import os
 import pytest
 
 from configs import digits
-from imgjax import metrics
+from imgjax.rundir import metrics_log
 from imgjax.study import cells, halving, plan, record, tasks
 
 BASE = digits.get_config('mlp')
@@ -27,7 +27,7 @@ def run(tmp_path):
         for cell in planned:
             score = SCORES[cell.arm][cell.seed]
             os.makedirs(cell.directory, exist_ok=True)
-            log = metrics.Log(cell.directory, 0)
+            log = metrics_log.Log(cell.directory, 0)
             if score is not None:
                 log.write({'step': 20, 'split': 'test', 'accuracy': score, 'loss': score})
             log.close()

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from imgjax import result
+from imgjax.rundir import result
 from imgjax.study import cells, plan, population
 
 

@@ -5,8 +5,9 @@ import types
 import jax
 import pytest
 
-from imgjax import backend, collectives, hlo
 from imgjax.errors import ConfigError
+from imgjax.perf import collectives, hlo
+from imgjax.process import backend
 from imgjax.study import cells, plan, population, strategy
 
 

@@ -16,7 +16,7 @@ from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from imgjax import finetune, models
-from imgjax.models import frozen, layers
+from imgjax.models.parts import frozen, layers
 
 # variant: image side, an option that changes the network, names of `out` besides the last two.
 TINY = {

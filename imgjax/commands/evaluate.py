@@ -1,0 +1,54 @@
+"""Evaluates a run on a split of its own dataset or of another one."""
+
+import os
+
+from imgjax import build, data, evaluate
+from imgjax.commands import evaluation_data, run_directory
+from imgjax.data import Source
+from imgjax.rundir import outputs
+
+
+def evaluate_split(workdir: str, at: int | str | None = None, split: str | None = None,
+                   changes: dict | None = None, by: str = 'name',
+                   source: Source | None = None) -> dict:
+    """Evaluates a checkpoint, on the data of its run or on others.
+
+    Classes are matched by name. What is compared, and what is left out, is said in one line.
+
+    Args:
+      workdir: the run directory.
+      at: which step, as of `which_step`; None takes the newest that verifies.
+      split: of the run's dataset or of the one that `changes` name; None takes config's eval_split.
+      changes: fields of the config that name other data or how they are read: {'data.path': ...}.
+        Without any that names data, the dataset has to be the one that the run was trained on.
+        Of another dataset without a second split all images are taken, unless a split is named.
+      by: 'name', or 'number' for data whose classes are the run's under other names.
+      source: what to evaluate on, as of data.arrays.source, in place of all that.
+
+    Returns split, data, accuracy, loss, step, examples, workdir, state_digest, top5_accuracy,
+    classes, classes_compared and images_left_out.
+    """
+    workdir, changes = outputs.path('workdir', workdir), changes or {}
+    setup = run_directory.open_run(workdir)
+    at = run_directory.which_step(setup, workdir, at)
+    config = evaluation_data.with_changes(setup.config, changes)
+    options = config['data']
+    asked, split = split, split or options['eval_split']
+    place = options['path'] or options['name']
+    if source is not None:
+        place = 'arrays of a script'
+    elif evaluation_data.names_data(changes) and (asked or 'data.eval_split' in changes):
+        source = data.open_split(split, options)
+    elif evaluation_data.names_data(changes):
+        source, split = evaluation_data.other_split(options, setup.dataset.eval_fingerprint, split)
+    else:
+        source = evaluation_data.own_split(workdir, options, setup.dataset, split)
+    source, found = evaluation_data.compare_classes(source, setup.dataset, split, by)
+    state, meta = run_directory.restore(setup, workdir, at)
+    if config != setup.config:
+        side = options['image_size'] or setup.dataset.image_shape[0]
+        setup = build.setup(config, setup.dataset._replace(
+            image_shape=[side, side, setup.dataset.image_shape[2]]))
+    return {'split': split, 'data': place,
+            **evaluate.split(setup, state, source, split).summary(), **found, 'step': meta['step'],
+            'workdir': os.path.abspath(workdir), 'state_digest': meta['state_digest']}

@@ -1,0 +1,97 @@
+"""Evaluates published weights on a dataset, without a run."""
+
+import logging
+
+import jax
+import numpy as np
+
+from imgjax import build, data, evaluate, sharding, state
+from imgjax import config as config_lib
+from imgjax.commands import evaluation_data
+from imgjax.data import Source, classes
+from imgjax.errors import ConfigError, DataError
+from imgjax.interop import load
+from imgjax.process import backend
+from imgjax.rundir import digests
+
+log = logging.getLogger('imgjax')
+
+
+def run(config, split: str | None = None, by: str = 'name') -> dict:
+    """Evaluates the weights that config.init.from_ names on the data that config.data names.
+
+    Classes are matched by the names that travel with the weights (see interop/labels.py); where
+    there are none their outputs are taken for the classes of the dataset in its order.
+
+    Args:
+      config: what a get_config returned, or its plain data.
+      split: None takes config.data.eval_split, or all of a set that has only one.
+      by: 'name', or 'number' whatever the names are.
+
+    Returns split, data, weights, accuracy, loss, examples, state_digest, top5_accuracy, classes,
+    classes_compared and images_left_out.
+
+    Raises:
+      ConfigError: no weights are named, or a field is wrong.
+      DataError: the weights do not fit the model, or no class is of both.
+    """
+    backend.keep_memory()
+    config = _of_an_evaluation(config)
+    weights = load.find(config)
+    if weights is None:
+        raise ConfigError('--workdir: give a run directory, or weights by --config=FILE and '
+                          '--config.init.from_=LAYOUT:WHERE')
+    config = load.with_preprocessing(config, weights)
+    build.check(config)
+    options = config['data']
+    if split:
+        source = data.open_split(split, options)
+    else:
+        source, split = evaluation_data.other_split(options, '', options['eval_split'])
+    config, dataset = build.describe(config, source, source)
+    names = _names(weights, source)
+    if not names:
+        log.warning('the weights name no classes: their outputs are taken for the classes of the '
+                    'dataset in its order, 0 for %r', source.class_names[0])
+    dataset = dataset._replace(class_names=list(names or source.class_names))
+    source, found = evaluation_data.compare_classes(source, dataset, split, by)
+    setup, begun = _begun(build.setup(config, dataset), weights, bool(names))
+    return {'split': split, 'data': options['path'] or options['name'],
+            'weights': config['init']['from_'],
+            **evaluate.split(setup, begun, source, split).summary(), **found,
+            'parameters': state.parameter_count(begun),
+            'state_digest': digests.state_digest(begun)}
+
+
+def _of_an_evaluation(config) -> dict:
+    """Returns the config as plain data, with what only training has left away."""
+    plain = config.to_dict() if hasattr(config, 'to_dict') else dict(config)
+    if not plain.get('steps') and not plain.get('epochs'):
+        plain['steps'] = 1  # it does not matter how long the training is that there is not
+    config = config_lib.to_plain(plain)
+    return config | {
+        'init': config['init'] | {'head': 'keep'},  # a new one has nothing to say
+        'ema': False, 'hparams': config['hparams'] | {'class_weights': []}}
+
+
+def _names(weights: load.Weights, source: Source) -> tuple[str, ...]:
+    """Returns the names of the outputs, of several sets of them that which fits the source best."""
+    return max(weights.label_names, default=(),
+               key=lambda names: (classes.places(source, names) >= 0).sum())
+
+
+def _begun(setup: build.Setup, weights: load.Weights, named: bool):
+    """Returns (the setup without an optimizer's state, the state that the weights give)."""
+    target = setup.target.replace(opt_state=())
+    host = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), target)
+    try:
+        loaded = load.load(setup.config, weights, {
+            'params': host.params, 'batch_stats': host.batch_stats},
+            () if named else tuple(setup.dataset.class_names))
+    except DataError as error:
+        cause, fix, _ = str(error).partition("; set config.init.head='new'")
+        raise DataError(cause + ('; without names of classes (label_names in a config.json beside '
+                                 'the weights) they take a dataset of as many' if fix else '')
+                        ) from None
+    setup = setup._replace(target=target)
+    return setup, sharding.place(host.replace(**loaded), setup.shardings)

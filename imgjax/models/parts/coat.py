@@ -1,0 +1,93 @@
+"""What MaxViT and CoAtNet share: the stem, the MBConv block before its attention, the head."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from imgjax.models.parts import layers
+from imgjax.models.parts.attention import SqueezeExcite
+
+torch_uniform = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')  # torch's own start
+
+
+def halve(x_NHWC):
+    """Averages of 2x2 pixels; at an odd border with zeros."""
+    N, H, W, C = x_NHWC.shape
+    x_NHWC = jnp.pad(x_NHWC, ((0, 0), (0, H % 2), (0, W % 2), (0, 0)))
+    return x_NHWC.reshape(N, (H + 1) // 2, 2, (W + 1) // 2, 2, C).mean(axis=(2, 4))
+
+
+def stem(x_NHWC, widths: tuple[int, int], conv: Callable, norm: Callable, act: Callable):
+    """Returns x_NHWC at half its size: two 3x3 convolutions, layers of the calling module."""
+    x_NHWC = conv(widths[0], 3, 2, name='stem.conv1')(x_NHWC)
+    return conv(widths[1], 3, name='stem.conv2')(act(norm(name='stem.norm1')(x_NHWC)))
+
+
+def hidden(x_NF, norm: Callable, act: Callable):
+    """The features that the classifier sees: norm and a layer as wide, float32."""
+    y_NF = norm(name='hidden.norm', dtype=jnp.float32)(x_NF)
+    return act(layers.Dense(x_NF.shape[-1], kernel_init=torch_uniform, name='hidden.fc')(y_NF))
+
+
+class MBConv(nn.Module):
+    """Inverted bottleneck with squeeze and excitation: (x_NHWC, drop_path rate) -> y_NHWF.
+
+    Batch norms come before the convolutions (Dai et al. 2021, arXiv:2106.04803); the shortcut is
+    the average of 2x2 pixels where strides are 2.
+
+    Attributes:
+      features: F, the output channels.
+      strides: 1 or 2.
+      conv: constructor of the convolutions, bound to dtype and padding.
+      norm: constructor of the batch norms.
+      act: after them.
+      se_act: of squeeze and excitation.
+      residual: constructor of ``layers.Residual``.
+      paper: whether the hidden channels are four times the output's, not the input's, the shortcut
+        and the last convolution have a bias, and the first norm is without activation.
+      se_early: squeeze and excitation before the last norm, not after it.
+      pool_first: strides by pooling before the first convolution, not in the 3x3 one.
+    """
+
+    features: int
+    strides: int
+    conv: Callable
+    norm: Callable
+    act: Callable
+    se_act: Callable
+    residual: Callable
+    paper: bool = True
+    se_early: bool = False
+    pool_first: bool = False
+
+    @nn.compact
+    def __call__(self, x_NHWC, rate):
+        C, F = x_NHWC.shape[-1], self.features
+        width = 4 * (F if self.paper else C)
+        reduced = (F if self.paper else width) // 4
+        se = SqueezeExcite(reduced, self.se_act, dtype=self.conv.keywords['dtype'],
+                           name='se_early' if self.se_early else 'se')
+        strides = self.strides
+        y_NHWC = self.norm(name='pre_norm')(x_NHWC)
+        if not self.paper:
+            y_NHWC = self.act(y_NHWC)
+        if strides == 2:
+            x_NHWC = halve(x_NHWC)
+            if C != F:
+                x_NHWC = self.conv(F, 1, use_bias=self.paper, name='shortcut.expand')(x_NHWC)
+            if self.pool_first:
+                y_NHWC, strides = halve(y_NHWC), 1
+        y_NHWC = self.act(self.norm(name='norm1')(self.conv(width, 1, name='conv1_1x1')(y_NHWC)))
+        y_NHWC = self.conv(width, 3, strides, groups=width, name='conv2_kxk', kernel_init=_depthwise
+                           )(y_NHWC)
+        if self.se_early:
+            y_NHWC = self.act(self.norm(name='norm2')(se(y_NHWC)))
+        else:
+            y_NHWC = se(self.act(self.norm(name='norm2')(y_NHWC)))
+        y_NHWF = self.conv(F, 1, use_bias=self.paper, name='conv3_1x1')(y_NHWC)
+        return self.residual()(x_NHWC, y_NHWF, rate)
+
+
+# A channel's fan-out in a depthwise convolution is its window, which is the fan-in.
+_depthwise = nn.initializers.variance_scaling(2.0, 'fan_in', 'normal')

@@ -1,0 +1,247 @@
+"""The forms that a convolution is run in, equal but for rounding.
+
+`python -m benchmarks.layers` times every form of every kind of layer; a choice made here is a row
+there. Linear maps of pixels and of patches are dots everywhere; for all else other backends than
+the CPU run XLA's convolution, as none was measured.
+"""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.custom_derivatives import SymbolicZero
+
+from imgjax.models.parts import layers
+from imgjax.process import backend
+
+
+def convolve(x_NHWC, kernel_HWIO, *, strides: tuple[int, int], padding, dilation: tuple[int, int],
+             groups: int):
+    """Returns y_NHWF: each group of the input's channels convolved to its share of F.
+
+    Args:
+      x_NHWC: float32 or bfloat16.
+      kernel_HWIO: of the same dtype, I = C / groups.
+      strides: down and across.
+      padding: ((above, below), (left, right)) in pixels, zeros; or 'SAME' (TensorFlow's) or
+        'VALID'.
+      dilation: pixels between two taps of the kernel, 1 for none, down and across.
+      groups: divides both C and F.
+    """
+    form, padding = choose(x_NHWC.shape, kernel_HWIO.shape, strides, padding, dilation, groups)
+    return FORMS[form](x_NHWC, kernel_HWIO, strides, padding, dilation, groups)
+
+
+def choose(shape, kernel_shape, strides, padding, dilation, groups):
+    """Returns which of FORMS to run, by name, and the padding in pixels; arguments as `convolve`.
+
+    Args:
+      shape: of x_NHWC.
+      kernel_shape: of kernel_HWIO.
+    """
+    (N, H, W, channels), (h, w, _, features) = shape, kernel_shape
+    if isinstance(padding, str):
+        window = [(k - 1) * d + 1 for k, d in zip((h, w), dilation, strict=True)]
+        padding = lax.padtype_to_pads((H, W), window, strides, padding)
+    padding = tuple(map(tuple, padding))
+    if groups == 1 and padding == ((0, 0), (0, 0)):
+        if (h, w) == (1, 1):
+            return 'dot', padding
+        if (h, w) == strides and dilation == (1, 1) and H >= h and W >= w:
+            return 'patches', padding
+    # An export, of any batch size and for any backend, holds the plain convolution.
+    if backend.platform() != 'cpu' or not isinstance(N, int):
+        return 'lax', padding
+    if groups == channels == features:
+        return 'shifted', padding
+    if groups > 1:
+        return 'split', padding
+    return 'taps' if max(H, W) < min(h, w) else 'lax', padding
+
+
+def _lax(x_NHWC, kernel_HWIO, strides, padding, dilation, groups):
+    return lax.conv_general_dilated(
+        x_NHWC, kernel_HWIO, strides, padding, rhs_dilation=dilation, feature_group_count=groups,
+        dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+
+
+def _dot(x_NHWC, kernel_HWIO, strides, *_):
+    """A kernel of one pixel: a linear map of every pixel that the strides meet."""
+    return layers.dot(x_NHWC[:, ::strides[0], ::strides[1]], kernel_HWIO[0, 0])
+
+
+def _patches(x_NHWC, kernel_HWIO, *_):
+    """Windows that neither overlap nor leave gaps: a linear map of every patch."""
+    h, w, channels, features = kernel_HWIO.shape
+    N, H, W, _ = x_NHWC.shape
+    H, W = H // h, W // w
+    x_NHhWwC = x_NHWC[:, :H * h, :W * w].reshape(N, H, h, W, w, channels)
+    x_NHWP = x_NHhWwC.swapaxes(2, 3).reshape(N, H, W, h * w * channels)
+    return layers.dot(x_NHWP, kernel_HWIO.reshape(-1, features))
+
+
+def _taps(x_NHWC, kernel_HWIO, strides, padding, dilation, _):
+    """A sum over the kernel's taps of linear maps, without those that meet borders alone.
+
+    XLA's convolution of images that are smaller than the kernel takes thirty times as long.
+    """
+    size, kernel = x_NHWC.shape[1:3], kernel_HWIO.shape[:2]
+    out = [(size[a] + sum(padding[a]) - (kernel[a] - 1) * dilation[a] - 1) // strides[a] + 1
+           for a in (0, 1)]
+    y_NHWF = jnp.zeros((x_NHWC.shape[0], *out, kernel_HWIO.shape[3]), x_NHWC.dtype)
+    for tap in itertools.product(*map(range, kernel)):
+        spans = [_span(tap[a] * dilation[a] - padding[a][0], strides[a], size[a], out[a])
+                 for a in (0, 1)]
+        if any(first > last for first, last in spans):
+            continue
+        met, made = [slice(None)], [slice(None)]
+        for a, (first, last) in enumerate(spans):
+            offset = tap[a] * dilation[a] - padding[a][0]
+            met.append(slice(offset + first * strides[a], offset + last * strides[a] + 1,
+                             strides[a]))
+            made.append(slice(first, last + 1))
+        y_NHWF = y_NHWF.at[tuple(made)].add(layers.dot(x_NHWC[tuple(met)], kernel_HWIO[tap]))
+    return y_NHWF
+
+
+def _span(offset: int, stride: int, side: int, out: int) -> tuple[int, int]:
+    """Returns the first and the last of the outputs whose pixel, offset + stride * o, exists."""
+    return max(0, -(offset // stride)), min(out - 1, (side - 1 - offset) // stride)
+
+
+def _split(x_NHWC, kernel_HWIO, strides, padding, dilation, groups):
+    """Several groups of channels, each convolved by itself.
+
+    XLA's convolution of groups has a gradient 100 times slower. Narrow groups go together, by a
+    kernel that is zero from one to the other: a convolution of 16 channels takes as long as of 4.
+    """
+    h, w, width, features = kernel_HWIO.shape
+    together = next(n for n in range(1, groups + 1)
+                    if groups % n == 0 and (n * width >= 16 or n == groups))
+    parts = groups // together
+    kernel_HWPGIF = kernel_HWIO.reshape(
+        h, w, width, parts, together, features // groups).transpose(0, 1, 3, 4, 2, 5)
+    one_GG = jnp.eye(together, dtype=kernel_HWIO.dtype)
+    kernel_HWPGIGF = (kernel_HWPGIF[:, :, :, :, :, None]
+                      * one_GG.reshape(1, 1, 1, together, 1, together, 1))
+    kernel_HWPIF = kernel_HWPGIGF.reshape(h, w, parts, together * width, features // parts)
+    return jnp.concatenate(
+        [convolve(x, kernel_HWPIF[:, :, i], strides=strides, padding=padding, dilation=dilation,
+                  groups=1)
+         for i, x in enumerate(jnp.split(x_NHWC, parts, axis=-1))], axis=-1)
+
+
+# Depthwise: every channel by a kernel of its own, a sum over the kernel's taps of the shifted image
+# times a number a channel. XLA's CPU convolution runs it at 1 GFLOP/s.
+
+
+def _depthwise(x_NHWC, kernel_HWIO, strides, padding, dilation, _):
+    return _shifted(x_NHWC, kernel_HWIO[:, :, 0], strides, padding, dilation)
+
+
+_SUMMED_IMAGES = 8
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
+def _shifted(x_NHWC, kernel_HWC, strides, padding, dilation):
+    h, w, _ = kernel_HWC.shape
+    x_NHWC = lax.pad(x_NHWC, jnp.zeros((), x_NHWC.dtype), _borders(padding))
+    y_NHWC = None
+    for i in range(h):
+        row_NHWC = sum(
+            _view(x_NHWC, (i, j), (h, w), strides, dilation) * kernel_HWC[i, j][None, None, None]
+            for j in range(w))
+        # Added up by rows XLA makes a loop of each; of all taps at once it makes slower ones.
+        y_NHWC = row_NHWC if y_NHWC is None else y_NHWC + row_NHWC
+    return layers.once(y_NHWC)
+
+
+# Forward-mode derivatives are written as transposes of the gradients that are fast: reverse mode
+# transposes them back, which turns the order of their terms round.
+
+
+@functools.partial(_shifted.defjvp, symbolic_zeros=True)
+def _shifted_jvp(strides, padding, dilation, primals, tangents):
+    (x_NHWC, kernel_HWC), (dx_NHWC, dkernel_HWC) = primals, tangents
+    y_NHWC = _shifted(x_NHWC, kernel_HWC, strides, padding, dilation)
+    terms = []
+    if not isinstance(dx_NHWC, SymbolicZero):
+        terms.append(_by_image(dx_NHWC, kernel_HWC, y_NHWC.shape, strides, padding, dilation))
+    if not isinstance(dkernel_HWC, SymbolicZero):
+        terms.append(_by_kernel(x_NHWC, dkernel_HWC, strides, padding, dilation))
+    return y_NHWC, layers.once(sum(terms)) if terms else jnp.zeros_like(y_NHWC)
+
+
+def _by_image(dx_NHWC, kernel_HWC, y_shape, strides, padding, dilation):
+    """The change of y by that of x.
+
+    Transposed it is the sum of the layer itself, with the kernel turned round, over a dy that has
+    zeros where a stride left pixels out.
+    """
+    h, w, _ = kernel_HWC.shape
+    reach = [(k - 1) * d for k, d in zip((h, w), dilation, strict=True)]
+    dx_NHWC = layers.once(dx_NHWC)
+    zero = jnp.zeros((), dx_NHWC.dtype)
+    sides = [dx_NHWC.shape[1 + axis] + reach[axis] for axis in (0, 1)]
+    total_NHWC = None
+    for i in reversed(range(h)):
+        # An operation of its own, for its cotangent to be the sum of a row.
+        row_NHWC = dx_NHWC * jnp.ones((), dx_NHWC.dtype)
+        for j in reversed(range(w)):
+            term_NHWC = row_NHWC * kernel_HWC[h - 1 - i, w - 1 - j][None, None, None]
+            first = (i * dilation[0], j * dilation[1])
+            config = [(first[axis], reach[axis] - first[axis], 0) for axis in (0, 1)]
+            term_NHWC = lax.pad(term_NHWC, zero, [(0, 0, 0), *config, (0, 0, 0)])
+            total_NHWC = term_NHWC if total_NHWC is None else total_NHWC + term_NHWC
+    config = [(0, 0, 0)]
+    for axis in (0, 1):
+        before, out = padding[axis][0], y_shape[1 + axis]
+        first = reach[axis] - before
+        config.append((-first, first + (out - 1) * strides[axis] + 1 - sides[axis], 0))
+    return lax.pad(total_NHWC, zero, [*config, (0, 0, 0)])[:, ::strides[0], ::strides[1]]
+
+
+def _by_kernel(x_NHWC, dkernel_HWC, strides, padding, dilation):
+    """The change of y by that of the kernel.
+
+    Transposed it is a sum over images and pixels: over some of the images in the loop that
+    multiplies, over the rest by one reduction for all taps, which is what XLA is fast at.
+    """
+    h, w, channels = dkernel_HWC.shape
+    x_NHWC = lax.pad(x_NHWC, jnp.zeros((), x_NHWC.dtype), _borders(padding))
+    N = x_NHWC.shape[0]
+    parts = max(n for n in range(1, _SUMMED_IMAGES + 1) if N % n == 0)
+    views_TNHWC = [_view(x_NHWC, tap, (h, w), strides, dilation).astype(jnp.float32)
+                   for tap in itertools.product(range(h), range(w))]
+    each = (N // parts, *views_TNHWC[0].shape[1:])
+    every_TNHWC = jnp.broadcast_to(
+        dkernel_HWC.astype(jnp.float32).reshape(h * w, 1, 1, 1, channels), (h * w, *each))
+    taps_T1NHWC = lax.split(every_TNHWC, (1,) * (h * w))
+    changes = []
+    for first in reversed(range(0, N, N // parts)):
+        changes.append(sum(
+            lax.squeeze(tap_1NHWC, (0,)) * view_NHWC[first:first + N // parts]
+            for tap_1NHWC, view_NHWC in zip(taps_T1NHWC, views_TNHWC, strict=True)))
+    return jnp.concatenate(changes[::-1]).astype(x_NHWC.dtype)
+
+
+def _borders(padding):
+    return [(0, 0, 0), *((before, after, 0) for before, after in padding), (0, 0, 0)]
+
+
+def _view(x_NHWC, tap, kernel, strides, dilation):
+    """The pixel that the tap meets in every window."""
+    starts, stops = [0], [x_NHWC.shape[0]]
+    for axis in (0, 1):
+        rest = (kernel[axis] - 1 - tap[axis]) * dilation[axis]
+        starts.append(tap[axis] * dilation[axis])
+        stops.append(x_NHWC.shape[1 + axis] - rest)
+    channels = x_NHWC.shape[3]
+    return lax.slice(x_NHWC, (*starts, 0), (*stops, channels), (1, *strides, 1))
+
+
+# name -> (x_NHWC, kernel_HWIO, strides, padding in pixels, dilation, groups) -> y_NHWF
+FORMS = {'lax': _lax, 'dot': _dot, 'patches': _patches, 'taps': _taps, 'split': _split,
+         'shifted': _depthwise}

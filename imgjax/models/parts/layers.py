@@ -1,0 +1,263 @@
+"""What more than one model family is made of: choices by name, convolution, norms, head.
+
+Parameters are float32 everywhere and weight matrices are called ``kernel``; ``dtype`` is the
+compute dtype. Everything runs under jax's strict dtype and rank promotion.
+"""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+from imgjax.errors import unknown
+from imgjax.models.parts import frozen, parallel
+from imgjax.process import backend
+
+kaiming_fan_out = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
+small_normal = nn.initializers.normal(0.01)
+zeros = nn.initializers.zeros_init()
+ones = nn.initializers.ones_init()
+
+
+def gelu(x):
+    """x times the normal distribution's share below x (Hendrycks and Gimpel, arXiv:1606.08415)."""
+    # jax.nn.gelu's erfc is more exact where the result is 0 to seven digits, and slower; an export,
+    # of any batch size, holds it, as TensorFlow does not know the operation that erf becomes.
+    if not isinstance(x.shape[0], int):
+        return jax.nn.gelu(x, approximate=False)
+    half = jnp.asarray(0.5, x.dtype)
+    return half * x * (1 + lax.erf(x * jnp.sqrt(half)))
+
+
+ACTIVATIONS = {
+    'relu': jax.nn.relu,
+    'relu6': jax.nn.relu6,
+    'leaky_relu': jax.nn.leaky_relu,
+    'elu': jax.nn.elu,
+    'selu': jax.nn.selu,
+    'gelu': gelu,
+    'gelu_tanh': functools.partial(jax.nn.gelu, approximate=True),
+    'silu': jax.nn.silu,
+    'mish': jax.nn.mish,
+    'hardswish': jax.nn.hard_swish,
+    'softplus': jax.nn.softplus,
+    'tanh': jnp.tanh,
+    'sigmoid': jax.nn.sigmoid,
+    'identity': lambda x: x,
+}
+
+
+def dot(x, kernel_IO, dimension_numbers=None, **options):
+    """x kernel_IO over the last axis of x, as ``nn.Dense`` calls it.
+
+    The axes before the last are one meanwhile: XLA's CPU backend would lay x and the gradient out
+    anew for a contraction over several, for every kernel's gradient.
+    """
+    del dimension_numbers
+    y = lax.dot_general(
+        x.reshape(-1, x.shape[-1]), kernel_IO, (((1,), (0,)), ((), ())), **options)
+    return y.reshape(*x.shape[:-1], kernel_IO.shape[1])
+
+
+Dense = functools.partial(nn.Dense, dot_general=dot)
+
+
+def pick(kind: str, name: str, options: dict[str, Any]) -> Any:
+    """``options[name]``; ValueError in one line with the nearest and all right names otherwise."""
+    if name in options:
+        return options[name]
+    raise ValueError(unknown(kind, name, options))
+
+
+def activation(name: str):
+    """The elementwise function of that name; ``gelu`` is the exact one. ValueError if unknown."""
+    return pick('act', name, ACTIVATIONS)
+
+
+def compute_dtype(dtype: Any) -> jnp.dtype:
+    """The compute dtype of that name or scalar type; ValueError for any but these two.
+
+    float16 is left out on purpose: it needs loss scaling, which the training step does not do.
+    """
+    allowed = {'float32': jnp.dtype('float32'), 'bfloat16': jnp.dtype('bfloat16')}
+    return pick('dtype', dtype if isinstance(dtype, str) else jnp.dtype(dtype).name, allowed)
+
+
+class BatchNorm(nn.Module):
+    """Batch norm (Ioffe and Szegedy 2015, arXiv:1502.03167) over all but the last axis of x.
+
+    In training x is normalised with the batch's own variance, while the running one takes the
+    unbiased estimate, as torch and fused TensorFlow do. Statistics are float32. Where
+    ``frozen.norms`` holds for this module, training is as inference.
+
+    Attributes:
+      momentum: share of the old statistics that a step keeps (torch's is 1 less this).
+    """
+
+    train: bool
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    scale_init: Any = ones
+    bias_init: Any = zeros
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        C = x.shape[-1]
+        scale_C = self.param('scale', self.scale_init, (C,), jnp.float32)
+        bias_C = self.param('bias', self.bias_init, (C,), jnp.float32)
+        running_mean = self.variable('batch_stats', 'mean', jnp.zeros, (C,), jnp.float32)
+        running_var = self.variable('batch_stats', 'var', jnp.ones, (C,), jnp.float32)
+        mean_C, var_C = running_mean.value, running_var.value
+        x = x.astype(jnp.float32)
+        if self.train and not frozen.holds_for('.'.join(self.path)):
+            axes = tuple(range(x.ndim - 1))
+            mean_C = jnp.mean(x, axes)
+            var_C = jnp.maximum(0.0, jnp.mean(jnp.square(x), axes) - jnp.square(mean_C))
+            if not self.is_initializing():
+                count = x.size // C
+                old, new = self.momentum, 1.0 - self.momentum
+                running_mean.value = old * running_mean.value + new * mean_C
+                running_var.value = (
+                    old * running_var.value + new * count / max(1, count - 1) * var_C)
+        every = (1,) * (x.ndim - 1) + (C,)
+        factor_C = lax.rsqrt(var_C + self.epsilon) * scale_C
+        y = (x - mean_C.reshape(every)) * factor_C.reshape(every) + bias_C.reshape(every)
+        return y.astype(self.dtype)
+
+
+# flax's norms mix float32 statistics with a bfloat16 input, which strict promotion refuses, so
+# these run in float32 and the cast comes last; XLA fuses both casts.
+
+
+def group_norm(*, dtype: Any, **options):
+    """Group norm (Wu and He 2018, arXiv:1803.08494) in as many groups up to 32 as fit the width."""
+    options = {'epsilon': 1e-5, 'use_fast_variance': False, **options}  # as in layer_norm
+    return lambda x: nn.GroupNorm(math.gcd(32, x.shape[-1]), **options)(
+        x.astype(jnp.float32)
+    ).astype(dtype)
+
+
+def layer_norm(*, dtype: Any, **options):
+    """Layer norm (Ba et al. 2016, arXiv:1607.06450) over the last axis of x."""
+    # E[x^2] - E[x]^2 is off by 5e-4 where the mean is 30 standard deviations, the direct one by
+    # 4e-6; it costs a second pass over x, 1 to 2 % of a step of ViT-S on two CPU cores.
+    options = {'use_fast_variance': False, **options}
+    return lambda x: nn.LayerNorm(**options)(x.astype(jnp.float32)).astype(dtype)
+
+
+def norm(name: str, *, train: bool, dtype: Any):
+    """The constructor of the norm 'batch', 'group', 'layer' or 'none', bound to its policy.
+
+    It is called as ``norm(name='bn1', scale_init=...)(x)``. ValueError if unknown.
+    """
+    makers = {
+        'batch': functools.partial(BatchNorm, train=train, dtype=dtype),
+        'group': functools.partial(group_norm, dtype=dtype),
+        'layer': functools.partial(layer_norm, dtype=dtype),
+        'none': lambda **_: lambda x: x,
+    }
+    return pick('norm', name, makers)
+
+
+def once(x):
+    """x, which is computed once however many read it.
+
+    XLA's CPU backend fuses a sum into each of its readers: the gradient of a residual stream would
+    be added up anew, from the network's end, by every block. The border stands where
+    ``backend.compiler_options`` are given. An export, of any batch size, has none.
+    """
+    if backend.platform() != 'cpu' or not isinstance(x.shape[0], int):
+        return x
+    return lax.optimization_barrier(x)
+
+
+class Residual(nn.Module):
+    """x plus the branch y, which stochastic depth (Huang et al. 2016, arXiv:1603.09382) drops.
+
+    It drops y whole for some examples. Unlike ``nn.Dropout`` it takes the rate as a call argument,
+    a float32 scalar that may be traced, so that blocks under ``nn.scan`` can have rates of their
+    own.
+    """
+
+    deterministic: bool
+
+    @nn.compact
+    def __call__(self, x, y, rate):
+        if not self.deterministic:
+            keep = 1.0 - jnp.asarray(rate, jnp.float32)
+            shape = (y.shape[0],) + (1,) * (y.ndim - 1)
+            mask = jax.random.bernoulli(self.make_rng('dropout'), keep, shape)
+            y = y * jnp.where(mask, 1.0 / keep, 0.0).astype(y.dtype)
+        return once(x + y)
+
+
+class Mlp(nn.Module):
+    """Two dense layers over the last axis of x, dropout after both.
+
+    Attributes:
+      hidden: width between them.
+      drop: constructor of the dropout, or None.
+    """
+
+    hidden: int
+    act: Any
+    drop: Any = None
+    dtype: Any = jnp.float32
+    kernel_init: Any = nn.initializers.xavier_uniform()
+    bias_init: Any = zeros
+
+    @nn.compact
+    def __call__(self, x):
+        drop = self.drop or (lambda: lambda x: x)
+        dense = functools.partial(
+            Dense, dtype=self.dtype, kernel_init=self.kernel_init, bias_init=self.bias_init)
+        y = self.act(dense(self.hidden, name='fc1')(parallel.whole(x)))
+        y = drop()(parallel.split(y, -1))
+        return drop()(parallel.whole(dense(x.shape[-1], name='fc2')(y)))
+
+
+class LayerScale(nn.Module):
+    """x times a learned factor ``gamma`` a channel (Touvron et al. 2021, arXiv:2103.17239)."""
+
+    start: float
+
+    @nn.compact
+    def __call__(self, x):
+        init = nn.initializers.constant(self.start)
+        gamma_C = self.param('gamma', init, (x.shape[-1],), jnp.float32)
+        return x * gamma_C.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+def layer_scale(start: float | None):
+    """The constructor of ``LayerScale``, called as ``scale(name='ls1')(x)``; None: no factor."""
+    if start is None:
+        return lambda name: lambda x: x
+    return functools.partial(LayerScale, start)
+
+
+def scaled(module: nn.Module, x, name: str, start: float | None):
+    """x times that parameter of the module, a factor a channel; x as it is where start is None.
+
+    For families whose factors are no modules of their own, unlike ``LayerScale``.
+    """
+    if start is None:
+        return x
+    factor_C = module.param(name, nn.initializers.constant(start), (x.shape[-1],), jnp.float32)
+    return x * factor_C.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+def head(x_NF, num_classes: int, kernel_init=small_normal, name: str = 'head'):
+    """Float32 logits_NK by a dense layer of the calling module; x_NF if no classes.
+
+    The layer is computed in float32 whatever the model's dtype: bfloat16 logits have three digits,
+    too few for calibration and for confidences near 1.
+    """
+    x_NF = x_NF.astype(jnp.float32)
+    return (
+        Dense(num_classes, kernel_init=kernel_init, name=name)(x_NF) if num_classes else x_NF
+    )

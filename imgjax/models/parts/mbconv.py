@@ -1,0 +1,235 @@
+"""What the mobile networks share: inverted residual blocks, and the network of a table of them.
+
+A table is a tuple of stages, a stage a tuple of rows, and a row a dict: ``block`` (a key of
+``BLOCKS``), ``depth`` (how many of it, only the first with the row's ``strides``) and the options
+of that block, ``features`` among them.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from imgjax.models.parts import convolve, layers
+from imgjax.models.parts.attention import SqueezeExcite
+
+
+def divisible(channels: float, share: float = 0.9) -> int:
+    """The multiple of 8 next to ``channels``, or the one above if it has less than that share."""
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded if rounded >= share * channels else rounded + 8
+
+
+def conv(features: int, kernel: int, strides: int = 1, groups: int = 1, **options):
+    """A convolution that starts with a variance of 2 over the outputs that an input reaches."""
+    init = nn.initializers.variance_scaling(2.0 * groups, 'fan_out', 'normal')
+    return convolve.Conv(
+        features, kernel, strides, groups=groups, **{'kernel_init': init, **options})
+
+
+class Block(nn.Module):
+    """What the blocks share: (x_NHWC, drop_path rate) -> y_NHWF.
+
+    Attributes:
+      expand: width inside the block over that of its input.
+      ratio: width of the squeeze-and-excitation, 0 for none; ``squeeze`` knows of which width.
+      shortcut: whether x is added where its shape is that of y.
+    """
+
+    features: int
+    conv: Callable
+    norm: Callable
+    act: Callable
+    squeeze: Callable
+    residual: Callable
+    kernel: int = 3
+    strides: int = 1
+    expand: float = 1
+    ratio: float = 0.0
+    shortcut: bool = True
+
+    def _excite(self, y_NHWC, inputs):
+        if not self.ratio:
+            return y_NHWC
+        return self.squeeze(self.ratio, inputs, y_NHWC.shape[-1], self.act)(y_NHWC)
+
+    def _join(self, x_NHWC, y_NHWF, rate):
+        if not self.shortcut or self.strides > 1 or x_NHWC.shape[-1] != self.features:
+            return y_NHWF
+        return self.residual()(x_NHWC, y_NHWF, rate)
+
+
+class Plain(Block):
+    """Convolution, norm and activation; a shortcut only where the table says so."""
+
+    shortcut: bool = False
+
+    @nn.compact
+    def __call__(self, x_NHWC, rate):
+        y_NHWF = self.conv(self.features, self.kernel, self.strides, name='conv')(x_NHWC)
+        return self._join(x_NHWC, self.act(self.norm(name='bn1')(y_NHWF)), rate)
+
+
+class Separable(Block):
+    """Depthwise convolution, then a 1x1 one (Howard et al. 2017, arXiv:1704.04861).
+
+    Attributes:
+      last_act: whether an activation follows the second one, too.
+    """
+
+    last_act: bool = False
+
+    @nn.compact
+    def __call__(self, x_NHWC, rate):
+        width = x_NHWC.shape[-1]
+        y_NHWC = self.conv(width, self.kernel, self.strides, width, name='conv_dw')(x_NHWC)
+        y_NHWC = self._excite(self.act(self.norm(name='bn1')(y_NHWC)), width)
+        y_NHWF = self.norm(name='bn2')(self.conv(self.features, 1, name='conv_pw')(y_NHWC))
+        return self._join(x_NHWC, self.act(y_NHWF) if self.last_act else y_NHWF, rate)
+
+
+class Inverted(Block):
+    """Inverted residual (Sandler et al. 2018, arXiv:1801.04381): 1x1, depthwise and linear 1x1."""
+
+    @nn.compact
+    def __call__(self, x_NHWC, rate):
+        inputs = x_NHWC.shape[-1]
+        width = divisible(inputs * self.expand)
+        y_NHWC = self.act(self.norm(name='bn1')(self.conv(width, 1, name='conv_pw')(x_NHWC)))
+        y_NHWC = self.conv(width, self.kernel, self.strides, width, name='conv_dw')(y_NHWC)
+        y_NHWC = self._excite(self.act(self.norm(name='bn2')(y_NHWC)), inputs)
+        y_NHWF = self.norm(name='bn3')(self.conv(self.features, 1, name='conv_pwl')(y_NHWC))
+        return self._join(x_NHWC, y_NHWF, rate)
+
+
+class Fused(Block):
+    """Inverted residual with one full convolution for its first two (arXiv:2104.00298)."""
+
+    @nn.compact
+    def __call__(self, x_NHWC, rate):
+        inputs = x_NHWC.shape[-1]
+        width = divisible(inputs * self.expand)
+        y_NHWC = self.conv(width, self.kernel, self.strides, name='conv_exp')(x_NHWC)
+        y_NHWC = self._excite(self.act(self.norm(name='bn1')(y_NHWC)), inputs)
+        y_NHWF = self.norm(name='bn2')(self.conv(self.features, 1, name='conv_pwl')(y_NHWC))
+        return self._join(x_NHWC, y_NHWF, rate)
+
+
+BLOCKS = {'plain': Plain, 'separable': Separable, 'inverted': Inverted, 'fused': Fused}
+
+
+def _excitation(ratio, inputs, width, act, *, of: str, mixed: bool, dtype):
+    if of == 'input':
+        options = {'reduced': round(inputs * ratio), 'act': act}
+    else:
+        gate = jax.nn.hard_sigmoid
+        act = jax.nn.relu if mixed else act
+        options = {'reduced': divisible(width * ratio), 'act': act, 'gate': gate}
+    return SqueezeExcite(**options, names=('conv_reduce', 'conv_expand'), dtype=dtype, name='se')
+
+
+class Net(nn.Module):
+    """A strided 3x3 convolution, the stages of a table, and a hidden layer before the head.
+
+    The families' ``Model`` are this one with their tables; what they take is documented there.
+    """
+
+    num_classes: int
+    stages: tuple = ()
+    stem: int = 32
+    head: int = 1280
+    width: float = 1.0
+    padding: str = 'torch'
+    epsilon: float = 1e-5
+    dropout: float = 0.0
+    remat: bool = False
+    act: str | None = 'relu'
+    dtype: Any = 'float32'
+
+    # These are options, too, of the families that declare them as a field.
+    depth = 1.0
+    fixed_ends = False
+    share = 0.9
+    se = 'none'
+    drop_path = 0.0
+    # The hidden layer: 'map' (before pooling, with a norm), 'pooled' (with a bias) or 'normed'.
+    hidden = 'map'
+
+    @nn.compact
+    def __call__(self, image_NHWC, *, train: bool):
+        """float (N, H, W, C) -> float32 logits (N, K).
+
+        ``out`` has stem, stage1.., conv_head if that is before pooling, pre_logits and logits.
+        """
+        policy = self._policy(train)
+        conv, norm = policy['conv'], policy['norm']
+        act = layers.activation(self.act or 'hardswish')
+
+        x_NHWC = act(norm(name='bn1')(conv(self.stem, 3, 2, name='conv_stem')(image_NHWC)))
+        out = {'stem': x_NHWC}
+        stages = self._stages()
+        total, count = sum(map(len, stages)), 0
+        for i, blocks in enumerate(stages):
+            for j, (block, options) in enumerate(blocks):
+                rate = self.drop_path * count / max(1, total - 1)
+                own = options.pop('act', 'hardswish')
+                options['act'] = layers.activation(self.act or own)
+                block = self._block(block)
+                y = block(**policy, **options, name=f'blocks.{i}.{j}')(x_NHWC, rate)
+                if isinstance(y, tuple):
+                    y, out[f'stage{i + 1}_block{j}_attn'] = y
+                x_NHWC, count = y, count + 1
+            out[f'stage{i + 1}'] = x_NHWC
+
+        if self.head and self.hidden == 'map':
+            x_NHWC = act(norm(name='bn2')(conv(self.head, 1, name='conv_head')(x_NHWC)))
+            out['conv_head'] = x_NHWC
+        x_NF = x_NHWC.mean(axis=(1, 2), dtype=jnp.float32)
+        if self.head and self.hidden != 'map':
+            biased = self.hidden == 'pooled'
+            x_N11F = conv(self.head, 1, use_bias=biased, name='conv_head')(x_NF[:, None, None])
+            x_N11F = act(x_N11F if biased else norm(name='norm_head')(x_N11F))
+            x_NF = x_N11F[:, 0, 0].astype(jnp.float32)
+        out['pre_logits'] = x_NF
+        x_NF = nn.Dropout(self.dropout, deterministic=not train)(x_NF)
+        init = nn.initializers.variance_scaling(1 / 3, 'fan_out', 'uniform')
+        out['logits'] = layers.head(x_NF, self.num_classes, init)
+        return out['logits'], out
+
+    def _policy(self, train):
+        """What all blocks are given."""
+        dtype = layers.compute_dtype(self.dtype)
+        padding = layers.pick('padding', self.padding, {'torch': None, 'same': 'SAME'})
+        squeeze = partial(_excitation, of=self.se, mixed=self.act is None, dtype=dtype)
+        return {
+            'conv': partial(conv, padding=padding, dtype=dtype),
+            'norm': partial(layers.BatchNorm, train=train, epsilon=self.epsilon, dtype=dtype),
+            'squeeze': layers.pick('se', self.se, {
+                'none': lambda *_: lambda x: x, 'input': squeeze, 'expanded': squeeze}),
+            'residual': partial(layers.Residual, not train or self.drop_path == 0),
+        }
+
+    def _block(self, name):
+        return self._lift(layers.pick('block', name, BLOCKS))
+
+    def _lift(self, Block):
+        return nn.remat(Block) if self.remat else Block
+
+    def _stages(self):
+        """The table as lists of (block's name, its options), its width and depth scaled."""
+        stages = []
+        for i, rows in enumerate(self.stages):
+            ends = self.fixed_ends and i in (0, len(self.stages) - 1)
+            stages.append([])
+            for row in rows:
+                row = dict(row)
+                row['features'] = divisible(row['features'] * self.width, self.share)
+                block = row.pop('block')
+                depth = math.ceil(row.pop('depth', 1) * (1 if ends else self.depth))
+                stages[i].append((block, row))
+                stages[i] += [(block, {**row, 'strides': 1}) for _ in range(depth - 1)]
+        return stages

@@ -1,0 +1,1 @@
+"""What a program costs: FLOPs, bytes, collectives, and the chips that they are compared with."""

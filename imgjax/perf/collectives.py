@@ -1,0 +1,97 @@
+"""What the devices of a compiled program send each other: by kind, how often, how many bytes."""
+
+import math
+import re
+from typing import NamedTuple
+
+from imgjax.perf import hlo
+
+KINDS = ('all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all', 'collective-permute')
+
+
+class Collective(NamedTuple):
+    """One instruction of a program.
+
+    Attributes:
+      kind: of KINDS.
+      group: devices that take part with each other.
+      bytes: of the whole: what an all-reduce reduces, an all-gather ends with, a reduce-scatter
+        begins with, and what a device hands over in the other two.
+      count: how often it runs in a step.
+    """
+
+    kind: str
+    group: int
+    bytes: int
+    count: int
+
+
+def find(program: hlo.Program, devices: int) -> list[Collective]:
+    """Returns the collectives of a program of so many devices, those in loops with their trips."""
+    found, chains = [], {}
+    into = ('while', 'call', 'conditional', 'async-start', 'fusion')
+    for computation, instruction, times in hlo.executed(program, into):
+        kind = instruction.opcode.removesuffix('-start')
+        if kind not in KINDS:
+            continue
+        taken = sum(computation[name].bytes for name in instruction.operands)
+        made = instruction.bytes
+        if instruction.opcode == 'all-gather-start':
+            made -= taken  # its result names what it took too
+        elif instruction.opcode == 'collective-permute-start':
+            made = taken
+        # The TPU's compiler makes a reduce-scatter of an all-reduce whose result is sliced.
+        if kind == 'all-reduce' and _is_scattered(computation, instruction):
+            kind = 'reduce-scatter'
+        group = group_size(instruction.attributes, devices)
+        if group == 1:
+            continue
+        one = Collective(kind, group, taken if kind == 'reduce-scatter' else made, times)
+        # The TPU's compiler runs one collective beside several fusions, and names it in each.
+        channel = re.search(r'channel_id=(\d+)', instruction.attributes)
+        if 'chain_id' in instruction.attributes and channel:
+            first = chains.setdefault((kind, channel[1]), one)
+            chains[kind, channel[1]] = min(first, one, key=lambda part: part.count)
+        else:
+            found.append(one)
+    return found + list(chains.values())
+
+
+def _is_scattered(computation: dict, instruction: hlo.Instruction) -> bool:
+    users = [i for i in computation.values() if instruction.name in i.operands]
+    return bool(users) and all(user.is_root and user.opcode == 'dynamic-slice' for user in users)
+
+
+def group_size(attributes: str, devices: int) -> int:
+    """Returns how many devices take part in each group of a collective, however that is written.
+
+    >>> group_size('replica_groups={{0,1},{2,3}}', 4)
+    2
+    >>> group_size('replica_groups=[2,4]<=[8]', 8)
+    4
+    >>> group_size("replica_groups=mesh['a'=4,'b'=2] {'a'}", 8)
+    4
+    >>> group_size('replica_groups={}', 8)
+    8
+    """
+    listed = re.search(r'replica_groups=\{\{([\d,]*)\}', attributes)
+    if listed:
+        return len(listed[1].split(','))
+    counted = re.search(r'replica_groups=\[(\d+),(\d+)\]<=', attributes)
+    if counted:
+        return int(counted[2])
+    named = re.search(r'replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}', attributes)
+    if named:
+        sizes = dict(re.findall(r"'([^']+)'=(\d+)", named[1]))
+        return math.prod(int(sizes[axis]) for axis in re.findall(r"'([^']+)'", named[2]))
+    return devices
+
+
+def totals(found: list[Collective]) -> dict[str, dict[str, int]]:
+    """Returns kind -> {'count', 'bytes'} of a step, the largest first."""
+    sums = {}
+    for one in found:
+        entry = sums.setdefault(one.kind, {'count': 0, 'bytes': 0})
+        entry['count'] += one.count
+        entry['bytes'] += one.count * one.bytes
+    return dict(sorted(sums.items(), key=lambda item: -item[1]['bytes']))

@@ -1,0 +1,38 @@
+"""Roofline bounds: no step can be shorter than each of the chip's limits says.
+
+Williams, Waterman and Patterson, `Roofline <https://doi.org/10.1145/1498765.1498785>`_, 2009, with
+the interconnect as a third roof.
+"""
+
+from imgjax.perf.chips import Chip
+from imgjax.perf.collectives import Collective
+
+
+def sent_bytes(collective: Collective) -> float:
+    """Returns the bytes that each device sends in one run of a collective, around a ring.
+
+    With n devices and b bytes: 2 b (n - 1) / n for an all-reduce, b (n - 1) / n for an all-gather,
+    a reduce-scatter and an all-to-all, b for a permutation. No algorithm sends less for the first
+    three (Patarasuk and Yuan, https://doi.org/10.1016/j.jpdc.2008.09.002, 2009).
+
+    >>> sent_bytes(Collective('all-reduce', group=4, bytes=1000, count=1))
+    1500.0
+    """
+    share = (collective.group - 1) / collective.group
+    factor = {'all-reduce': 2 * share, 'collective-permute': 1.0}.get(collective.kind, share)
+    return factor * collective.bytes
+
+
+def seconds(chip: Chip, flops: float, hbm_bytes: float | None,
+            collectives: list[Collective]) -> dict[str, float]:
+    """Returns what a step takes at least: {'compute', 'hbm', 'interconnect'}, in seconds.
+
+    Args:
+      chip: every device of the slice.
+      flops: of a device.
+      hbm_bytes: read and written by a device; None if nobody knows.
+      collectives: of a device; all links carry them at full speed, at the same time.
+    """
+    sent = sum(one.count * sent_bytes(one) for one in collectives)
+    return {'compute': flops / chip.flops, 'hbm': (hbm_bytes or 0) / chip.hbm_speed,
+            'interconnect': sent / chip.link_speed}

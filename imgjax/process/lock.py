@@ -1,0 +1,59 @@
+"""The run lock: a run directory belongs to one process at a time."""
+
+import contextlib
+import datetime
+import fcntl
+import os
+import socket
+
+from imgjax.errors import ConfigError, LockedError
+from imgjax.process import processes
+
+
+@contextlib.contextmanager
+def run_lock(workdir: str):
+    """Holds the run directory for this process; the kernel lets go when the process ends.
+
+    Raises:
+      LockedError: another process holds it; the line names that process.
+    """
+    with contextlib.ExitStack() as opened:
+        file = opened.enter_context(_locked(workdir))
+        while not _is_lock_of(workdir, file):  # who held it before has just taken it away
+            file = opened.enter_context(_locked(workdir))
+        now = datetime.datetime.now().isoformat(timespec='seconds')
+        file.truncate(0)
+        several = f', the first of {processes.count()}' if processes.count() > 1 else ''
+        file.write(f'process {os.getpid()} on {socket.gethostname()} since {now}{several}')
+        file.flush()
+        yield
+
+
+def _locked(workdir: str):
+    """Returns the lock file of a run directory, locked."""
+    try:
+        file = open(os.path.join(workdir, 'lock'), 'a+', encoding='utf-8',
+                    opener=lambda name, how: os.open(
+                        name, how | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640))
+    except OSError as error:
+        raise ConfigError(f'{workdir}: may not be written ({error.strerror}); take another folder, '
+                          'or change its permissions') from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        with file:
+            file.seek(0)
+            raise LockedError(
+                f'{workdir}: held by {file.read(200).strip() or "another process"}; wait for it, '
+                'stop it, or take another --workdir') from None
+    except OSError as error:
+        raise ConfigError(f'--workdir={workdir}: its file system gives no locks '
+                          f'({error.strerror}); take one that does') from None
+    return file
+
+
+def _is_lock_of(workdir: str, file) -> bool:
+    try:
+        return os.path.samestat(os.lstat(os.path.join(workdir, 'lock')), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False

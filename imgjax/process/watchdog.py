@@ -1,0 +1,39 @@
+"""The watchdog: ends a process that makes no progress."""
+
+import contextlib
+import faulthandler
+import sys
+import threading
+import time
+
+from imgjax.errors import WATCHDOG_EXIT_CODE
+from imgjax.process import stop
+
+
+@contextlib.contextmanager
+def watchdog(seconds: float):
+    """Ends the process with 76 when the `beat` it yields was not called for `seconds`.
+
+    A data worker that hangs, or a peer that is gone, leaves the main thread in a call that never
+    returns; only another thread can end that.
+    """
+    state = {'last': time.monotonic(), 'over': False}
+
+    def beat() -> None:
+        state['last'] = time.monotonic()
+
+    def watch() -> None:
+        while not state['over']:
+            if time.monotonic() - state['last'] > seconds:
+                print(f'imgjax: no progress for {seconds:.0f} s (config.watchdog_seconds); the '
+                      'same command goes on from the last checkpoint. Where it hung:',
+                      file=sys.stderr)
+                faulthandler.dump_traceback(file=sys.stderr)
+                stop.leave(WATCHDOG_EXIT_CODE)
+            time.sleep(min(1.0, seconds / 4))
+
+    threading.Thread(target=watch, daemon=True, name='watchdog').start()
+    try:
+        yield beat
+    finally:
+        state['over'] = True
