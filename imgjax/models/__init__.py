@@ -15,15 +15,20 @@ training also ``logits_dist`` of a second classifier, which is trained on the la
 collections are ``params`` and ``batch_stats``, its only other random stream is ``dropout``, and
 ``num_classes=0`` gives the features in place of the logits. All have derivatives of both modes:
 ``jax.grad``, ``jax.jvp``, ``jax.jacfwd`` and, by one over the other, products with the Hessian.
+
+A family of the user's own is a file ``projects/<file>.py`` in the directory of the command. It is
+named ``projects.<file>``; of its ``VARIANTS``, which it may leave out, that name takes ``<file>``.
 """
 
 import importlib
 import pkgutil
 import re
+import types
 import typing
 
 from flax import linen as nn
 
+from imgjax import projects
 from imgjax.errors import nearest, unknown
 
 _WORDS = {bool: 'True or False', int: 'a whole number', float: 'a number', str: 'a word'}
@@ -31,45 +36,33 @@ _RATES = ('dropout', 'drop_path')  # shares of what is dropped in training
 
 
 def families() -> list[str]:
-    """The names of the model families, sorted; imports none of them."""
+    """The names of the model families of this package, sorted; imports none of them."""
     return sorted(
-        module.name
-        for module in pkgutil.iter_modules(__path__)
-        if not module.ispkg and re.fullmatch('[a-z0-9_]+', module.name)
+        found.name
+        for found in pkgutil.iter_modules(__path__)
+        if not found.ispkg and re.fullmatch('[a-z0-9_]+', found.name)
     )
 
 
 def variants() -> dict[str, str]:
-    """Every variant's name -> the family it belongs to; imports every family."""
-    return {name: family for family in families() for name in _family(family).VARIANTS}
+    """Each variant's name -> the family it belongs to; imports every family of this package."""
+    return {name: family for family in families() for name in _import(family).VARIANTS}
 
 
-def tensor_rules(name: str) -> tuple:
-    """How the family of a variant is cut over the mesh axis `tensor`; () where it does not say."""
-    return getattr(_family(variants().get(name, name)), 'TENSOR_RULES', ())
-
-
-def options(name: str) -> list[str]:
-    """The options that ``create`` takes for that variant or family, sorted."""
-    return _options(_family(variants().get(name, name)))
-
-
-def _options(module) -> list[str]:
-    return sorted(set(module.Model.__dataclass_fields__) - {'num_classes', 'name', 'parent'})
-
-
-def create(name: str, num_classes: int, **options) -> nn.Module:
-    """Builds the model of that name; no parameter exists and no device is touched before ``init``.
-
-    Args:
-      name: a variant's name, or a family's for its ``Model`` with default options.
-      num_classes: width K of the logits, or 0 for the features themselves.
-      **options: options of the family's ``Model``, which win over the variant's.
+def module(name: str) -> types.ModuleType:
+    """The file of a family, found by its name, by the name of a variant, or `projects.<file>`.
 
     Raises:
-      ValueError: an unknown name or option, in one line with the nearest right ones; or a value
-        that the option does not take.
+      ValueError: no model has that name, or the user's file is missing, does not import or has no
+        ``Model``; in one line.
     """
+    if isinstance(name, str) and name.startswith('projects.'):
+        own = projects.load(name)
+        model = getattr(own, 'Model', None)
+        if not (isinstance(model, type) and issubclass(model, nn.Module)):
+            raise ValueError(f'{name.replace(".", "/")}.py: has no Model, a class of flax.linen '
+                             f'modules that takes num_classes')
+        return own
     if not isinstance(name, str) or not re.fullmatch('[a-z0-9_]+', name):
         raise ValueError(f'model name {name!r} is refused: only a-z, 0-9 and _ may occur in one')
     known = variants()
@@ -78,16 +71,48 @@ def create(name: str, num_classes: int, **options) -> nn.Module:
         raise ValueError(
             f'unknown model {name!r}{nearest(name, [*known, *families()])} '
             f'families: {", ".join(families())}')
-    module = _family(family)
-    valid = _options(module)
+    return _import(family)
+
+
+def tensor_rules(name: str) -> tuple:
+    """How the family of a model is cut over the mesh axis `tensor`; () where it does not say."""
+    return getattr(module(name), 'TENSOR_RULES', ())
+
+
+def options(name: str) -> list[str]:
+    """The options that ``create`` takes for that model, sorted."""
+    return _options(module(name))
+
+
+def _options(family: types.ModuleType) -> list[str]:
+    return sorted(set(family.Model.__dataclass_fields__) - {'num_classes', 'name', 'parent'})
+
+
+def create(name: str, num_classes: int, **options) -> nn.Module:
+    """Builds the model of that name; no parameter exists and no device is touched before ``init``.
+
+    Args:
+      name: a variant's name, or a family's for its ``Model`` with default options, or
+        ``projects.<file>`` for that of the user's file.
+      num_classes: width K of the logits, or 0 for the features themselves.
+      **options: options of the family's ``Model``, which win over the variant's.
+
+    Raises:
+      ValueError: an unknown name or option, in one line with the nearest right ones; a value that
+        the option does not take; or a user's file that cannot be used.
+    """
+    family = module(name)
+    title = name if '.' in name else family.__name__.rpartition('.')[2]
+    valid = _options(family)
     for option, value in options.items():
         if option not in valid:
-            raise ValueError(unknown(f'option of model family {family!r}', option, valid))
-        wanted = _complaint(option, module.Model.__dataclass_fields__[option].type, value)
+            raise ValueError(unknown(f'option of model family {title!r}', option, valid))
+        wanted = _complaint(option, family.Model.__dataclass_fields__[option].type, value)
         if wanted:
-            raise ValueError(f'option {option!r} of model family {family!r} takes {wanted}, '
+            raise ValueError(f'option {option!r} of model family {title!r} takes {wanted}, '
                              f'got {value!r}')
-    return module.Model(num_classes, **{**module.VARIANTS.get(name, {}), **options})
+    variant = getattr(family, 'VARIANTS', {}).get(name.rpartition('.')[2], {})
+    return family.Model(num_classes, **{**variant, **options})
 
 
 def _complaint(option: str, kind, value) -> str:
@@ -102,7 +127,7 @@ def _complaint(option: str, kind, value) -> str:
             return '' if fits else f'several values, each {_WORDS[inner]}'
     if kind in _WORDS and not _is_a(kind, value):
         return _WORDS[kind]
-    if option in _RATES and not 0 <= value < 1:
+    if option in _RATES and not (_is_a(float, value) and 0 <= value < 1):
         return 'a number of at least 0 and below 1'
     return ''
 
@@ -113,5 +138,5 @@ def _is_a(kind: type, value) -> bool:
     return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
-def _family(family: str):
+def _import(family: str) -> types.ModuleType:
     return importlib.import_module(f'{__name__}.{family}')
