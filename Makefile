@@ -46,6 +46,7 @@ test-reference: .venv-reference/installed
 
 lint: .venv/installed-test
 	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy --no-error-summary
 
 .venv/installed: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("imgjax takes Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else 0'

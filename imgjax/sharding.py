@@ -107,7 +107,7 @@ def rows_here(mesh: Mesh, process: int | None = None) -> tuple[int, int]:
 
 def to_device(batch: dict, placement: NamedSharding) -> dict:
     """Returns a host batch (the rows of `rows_here`) as global arrays on the devices."""
-    part, parts = rows_here(placement.mesh)
+    part, parts = rows_here(placement.mesh)  # type: ignore[arg-type]  # it has devices
 
     def one(rows):
         shape = (len(rows) * parts, *rows.shape[1:])
@@ -249,7 +249,7 @@ def state_shardings(abstract_state, mesh: Mesh, rules=()):
     """
     def rule(path, leaf) -> NamedSharding:
         axis = _tensor_axis(path, leaf, mesh, rules)
-        cuts = {} if axis is None else {axis: 'tensor'}
+        cuts: dict[int, Any] = {} if axis is None else {axis: 'tensor'}
         rest = {'fsdp': mesh.shape['fsdp']}
         if axis is None:
             rest['tensor'] = mesh.shape['tensor']

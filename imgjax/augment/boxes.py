@@ -102,7 +102,7 @@ def random_erasing(key, images_NHWC, strength: Probability, *,
     box_key, coin_key, noise_key = jax.random.split(key, 3)
     box_N4, fits_N = random_boxes(
         box_key, images_NHWC.shape, min_area, max_area, math.log(max_ratio), proper=True)
-    paint = fill
+    paint: jax.Array | float = fill
     if mode == 'pixel':
         paint = jax.vmap(lambda key: jax.random.uniform(
             key, (height, width, channels), maxval=255.0))(example_keys(noise_key, size))

@@ -9,7 +9,7 @@ import logging
 import pkgutil
 import re
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -19,14 +19,25 @@ from imgjax.errors import ConfigError, nearest
 log = logging.getLogger('imgjax')
 
 
+class Examples(Protocol):
+    """The examples of a split in random access.
+
+    An example is {'image': encoded bytes or uint8 (H, W, C), 'label': int, or float32 (K,) of 0 and
+    1 where an image may have several labels, 'name': str}. Threads may read at the same time, and
+    an example is always the same. Where it is cheaper to read many at once, there is also
+    `__getitems__(indices) -> list[dict]`; `read` uses whichever there is.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> dict: ...
+
+
 class Source(NamedTuple):
     """One split of a dataset, in random access.
 
     Attributes:
-      examples: examples[i] is {'image': encoded bytes or uint8 (H, W, C), 'label': int, or
-        float32 (K,) of 0 and 1 where multi_label, 'name': str}; reading it is thread-safe and
-        always gives the same. Where reading many at once is cheaper it also has
-        __getitems__(indices) -> list of them; `read` takes whichever there is.
+      examples: the images with their labels and names.
       class_names: one a label.
       fingerprint: changes when the list of examples does.
       labels: () -> int32 (N,), or float32 (N, K) where multi_label; decodes no image.
@@ -36,7 +47,7 @@ class Source(NamedTuple):
       files: where each example is a file, uint64 (N, 2), its device and inode; else None.
     """
 
-    examples: Sequence[dict]
+    examples: Examples
     class_names: tuple[str, ...]
     fingerprint: str
     labels: Callable[[], np.ndarray]
@@ -45,7 +56,7 @@ class Source(NamedTuple):
     files: np.ndarray | None = None
 
 
-def read(source: Source, indices: Sequence[int]) -> list[dict]:
+def read(source: Source, indices: Sequence[int] | np.ndarray) -> list[dict]:
     """Returns the examples at `indices`, in that order."""
     many = getattr(source.examples, '__getitems__', None)
     return many(indices) if many else [source.examples[index] for index in indices]

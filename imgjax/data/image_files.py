@@ -152,10 +152,10 @@ def check_one_label(numbers: np.ndarray, labels: np.ndarray, names: Sequence[str
 
     def words(row: int) -> str:
         label = labels[row]
-        chosen = [label] if labels.ndim == 1 else np.flatnonzero(label)
+        chosen = [label] if labels.ndim == 1 else np.flatnonzero(label).tolist()
         return '|'.join(class_names[i] for i in chosen) or 'none'
 
-    row, first = rows[0], numbers[rows[0]]
+    row, first = int(rows[0]), int(numbers[rows[0]])
     raise DataError(
         f'{place}: {len(rows):,} files have two labels, first {records.shown(names[first])} '
         f'({words(first)}) and {records.shown(names[row])} ({words(row)}), which are one file; '

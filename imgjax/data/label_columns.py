@@ -55,12 +55,12 @@ def agreed(mine: Sequence[LabelColumn], first: LabelColumn,
             if column.names:
                 raise _unnamed(first, column)
         class_names = _found(every)
-    numbers, counts, moved = [], [], []
+    parts, counts, moved = [], [], []
     for column in mine:
         flat, count = _flat(column)
         if flat and all(isinstance(value, str) for value in flat):
             flat = without_blanks(flat, column.place)
-        numbers.append(_numbers(column._replace(values=flat), class_names, first))
+        parts.append(_numbers(column._replace(values=flat), class_names, first))
         if multi_label and not isinstance(next(iter(flat), ''), str):
             labels_lib.check_class_numbers(column.values, column.place)
         counts += count
@@ -70,7 +70,7 @@ def agreed(mine: Sequence[LabelColumn], first: LabelColumn,
         log.warning('%s: names the classes in another order than %s%s; its labels were translated '
                     'by the names', moved[0], first.place,
                     f' (so do {len(moved) - 1} more)' if len(moved) > 1 else '')
-    numbers = np.concatenate(numbers)
+    numbers = np.concatenate(parts)
     if multi_label:
         lists = np.split(numbers, np.cumsum(counts)[:-1])
         return class_names, labels_lib.from_lists(lists, len(class_names)), True

@@ -9,7 +9,7 @@ from imgjax.errors import DataError
 MOST_CLASSES = 10_000_000
 
 
-def at(labels: np.ndarray, index: int):
+def at(labels: np.ndarray, index: int) -> int | np.ndarray:
     """Returns the label of one example: int, or float32 (K,) of bool (N, K)."""
     return int(labels[index]) if labels.ndim == 1 else labels[index].astype(np.float32)
 
@@ -19,7 +19,7 @@ def whole(labels: np.ndarray) -> np.ndarray:
     return labels.astype(np.int32 if labels.ndim == 1 else np.float32)
 
 
-def from_lists(lists: Sequence[Sequence[int]], classes: int) -> np.ndarray:
+def from_lists(lists: Sequence[Sequence[int] | np.ndarray], classes: int) -> np.ndarray:
     """Returns bool (N, K) of the class numbers that each example has."""
     matrix = np.zeros((len(lists), classes), bool)
     rows = np.repeat(np.arange(len(lists)), [len(numbers) for numbers in lists])

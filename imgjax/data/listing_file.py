@@ -39,9 +39,8 @@ def read(path: str, left_out: dict[str, tuple[int, str]]) -> list[Row]:
         with open(path, 'rb') as file:
             wide = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
         # Names of files may be bytes that are no UTF-8.
-        how = dict(encoding='utf-16') if wide else dict(
-            encoding='utf-8-sig', errors='surrogateescape')
-        with open(path, newline='', **how) as file:
+        encoding, errors = ('utf-16', 'strict') if wide else ('utf-8-sig', 'surrogateescape')
+        with open(path, newline='', encoding=encoding, errors=errors) as file:
             rows = list((_json_rows if ending == 'json' else _csv_rows)(file, path, left_out))
     except (ValueError, csv.Error, OSError, RecursionError) as error:
         raise DataError(f'{path}: cannot be read ({error})') from None

@@ -4,6 +4,8 @@ Values that are no bytes are converted where it is known which are black and whi
 elsewhere: clipped at 255 they would be white, and by their upper bytes black, without a word.
 """
 
+from typing import Any
+
 import cv2
 import numpy as np
 from PIL import Image
@@ -106,7 +108,8 @@ def _is_brought(image: Image.Image, encoded) -> bool:
     if image.mode == 'F' or image.format not in _BROUGHT_TO_16:
         return False
     if image.format == 'PPM':
-        return not any('16' in str(tile.args) or '65535' in str(tile.args) for tile in image.tile)
+        tiles = getattr(image, 'tile', [])
+        return not any('16' in str(tile.args) or '65535' in str(tile.args) for tile in tiles)
     return encoded[encoded.find(_JPEG2000_SIZES) + 42] % 128 != 15  # one less than its bits
 
 
@@ -160,7 +163,7 @@ def _colours_of_16_bits(image: Image.Image, encoded: bytes, options: dict) -> Im
         return image
     if image.format == 'PPM':
         encoded += b'\n'  # OpenCV needs an end after the last number in words
-    values = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED)
+    values: Any = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED)
     if values is not None and values.ndim == 3:
         order = cv2.COLOR_BGRA2RGBA if values.shape[2] == 4 else cv2.COLOR_BGR2RGB
         values = cv2.cvtColor(values, order)[..., :3]
@@ -185,7 +188,8 @@ def _without_alpha(image: Image.Image, options: dict) -> Image.Image:
         canvas = Image.new('RGBA', image.size, (*ground, 255))
         canvas.alpha_composite(upright)
         return canvas.convert('RGB')
-    *colours, (least, most) = upright.getextrema()
+    extrema: Any = upright.getextrema()  # (least, most) of each channel
+    *colours, (least, most) = extrema
     if least < most and all(high - low <= _ONE_COLOUR for low, high in colours):
         raise Unknown('background', 'one colour, whose shapes are in the transparency alone',
                       '(255, 255, 255) for a white ground')

@@ -220,7 +220,7 @@ def kept(folder: str, name: str, mark: str, make: Callable[[str], dict[str, np.n
         path = os.path.join(place, f'{name}.npz')
         try:
             with open(f'{path}.tmp', 'wb') as file:
-                np.savez(file, stamp=mark, **index)
+                np.savez(file, stamp=mark, **index)  # type: ignore[arg-type]
             os.replace(f'{path}.tmp', path)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):

@@ -29,15 +29,15 @@ class _Shard(NamedTuple):
 
     split: str
     number: int | None
-    count: int | None
+    of: int | None
 
 
 def _parse(stem: str) -> _Shard:
     found = _NAME.fullmatch(stem)
     if not found:
         return _Shard(stem, None, None)
-    count = found['count']
-    return _Shard(found['split'] or '', int(found['number']), count and int(count))
+    of = found['count']
+    return _Shard(found['split'] or '', int(found['number']), int(of) if of else None)
 
 
 def files(path: str, extension: str) -> dict[str, list[str]]:
@@ -60,17 +60,17 @@ def files(path: str, extension: str) -> dict[str, list[str]]:
     for folder in (path, os.path.join(path, 'data')):
         for split, names in _by_split(_names(folder, extension)).items():
             found.setdefault(split, []).extend(os.path.join(folder, name) for name in names)
-    for folder in sorted(os.scandir(path), key=lambda entry: entry.name):
-        if not folder.is_dir() or folder.name.startswith('.') or folder.name == 'data':
+    for entry in sorted(os.scandir(path), key=lambda entry: entry.name):
+        if not entry.is_dir() or entry.name.startswith('.') or entry.name == 'data':
             continue
-        inner = _by_split(_names(folder.path, extension))
-        apart = any(map(split_names.kind, inner)) and len(inner) > 1
+        inner = _by_split(_names(entry.path, extension))
+        has_splits = any(map(split_names.kind, inner)) and len(inner) > 1
         for split, names in inner.items():
-            if not apart or split in ('', folder.name):
-                split = folder.name
-            elif not split.startswith(folder.name):
-                split = f'{folder.name}-{split}'
-            found.setdefault(split, []).extend(os.path.join(folder.path, name) for name in names)
+            if not has_splits or split in ('', entry.name):
+                split = entry.name
+            elif not split.startswith(entry.name):
+                split = f'{entry.name}-{split}'
+            found.setdefault(split, []).extend(os.path.join(entry.path, name) for name in names)
     for folder in {path, *(os.path.dirname(file) for files in found.values() for file in files)}:
         _check_unpacked(folder, extension, found)
     return {split: sorted(paths) for split, paths in found.items()}
@@ -141,9 +141,9 @@ def check(split: str, paths: Sequence[str]) -> None:
         shard = _parse(os.path.splitext(os.path.basename(path))[0])
         sets.setdefault(shard.split, []).append((path, shard))
     for shards in sets.values():
-        counts = {shard.count for _, shard in shards}
+        counts = {shard.of for _, shard in shards}
         if len(counts) > 1:
-            odd = [next(path for path, shard in shards if shard.count == count)
+            odd = [next(path for path, shard in shards if shard.of == count)
                    for count in counts]
             raise DataError(f'{min(odd)}: of another set of files than {max(odd)}; keep the files '
                             'of one set')

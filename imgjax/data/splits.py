@@ -73,7 +73,7 @@ def held_out_share(names: Sequence[str], labels: np.ndarray, share: float,
         _, first, file = np.unique(files, return_index=True, return_inverse=True)
         if len(first) < len(names):
             order = np.sort(first)  # files in the order in which they come first
-            chosen = held_out_share([names[row] for row in order], labels[order], share)
+            chosen = held_out_share([names[row] for row in order.tolist()], labels[order], share)
             return chosen[np.searchsorted(order, first)[file]]
     if not 0 <= share < 1:
         raise ConfigError(f'config.data.held_out: takes 0 to below 1, got {share}')
@@ -101,18 +101,20 @@ def say_share(part: str, chosen: np.ndarray, options: dict) -> None:
 def count_unused_share(names: Sequence[str], chosen: np.ndarray, options: dict,
                        unused: dict[str, tuple[int, str]]) -> None:
     """Counts in `unused` the share `chosen`, bool (N,), where no split evaluates on it."""
-    if chosen.any() and 'eval_split' not in options:
-        left_out.count(unused, 'images that the split held_out has', names[chosen.argmax()],
-                       int(chosen.sum()))
-    elif chosen.any() and not _holds_out(options):
+    if not chosen.any():
+        return
+    first = names[int(chosen.argmax())]
+    if 'eval_split' not in options:
+        left_out.count(unused, 'images that the split held_out has', first, int(chosen.sum()))
+    elif not _holds_out(options):
         left_out.count(unused, 'held out though nothing is evaluated on them, as '
-                       'config.data.held_out says', names[chosen.argmax()], int(chosen.sum()))
+                       'config.data.held_out says', first, int(chosen.sum()))
 
 
 class _View:
     """Rows of other examples, one part after another."""
 
-    def __init__(self, parts: list[tuple[Source, Sequence[int]]]):
+    def __init__(self, parts: list[tuple[Source, np.ndarray]]):
         self._parts = parts
         self._ends = list(itertools.accumulate(len(rows) for _, rows in parts))
 
@@ -132,7 +134,7 @@ class _View:
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict]:
         found = [self._find(index) for index in indices]
-        examples = [None] * len(found)
+        examples: list[dict] = [{}] * len(found)
         for number in {part for part, _ in found}:
             rows = [row for row, (part, _) in enumerate(found) if part == number]
             inner = read(self._parts[number][0], [found[row][1] for row in rows])
@@ -356,5 +358,6 @@ def _say_absent(spec: str, view: _View, sources: Sequence[Source], unused: dict)
 def present(labels: np.ndarray, classes: int) -> np.ndarray:
     """Returns bool (K,): which classes there are examples of; others, as -1, are none."""
     if labels.ndim == 2:
-        return labels.any(axis=0)
-    return np.bincount(labels[labels >= 0], minlength=classes)[:classes] > 0
+        return np.asarray(labels.any(axis=0))
+    counts: np.ndarray = np.bincount(labels[labels >= 0], minlength=classes)[:classes]
+    return counts.astype(bool)

@@ -52,7 +52,7 @@ def to_timm(tensors: dict[str, np.ndarray], family: str, variant: str) -> dict[s
 
 def _places(variant: str) -> dict[int, str]:
     """Returns 'stage.block' of the blocks, which these packages count through."""
-    options = efficientnet.VARIANTS.get(variant, {})
+    options: dict = efficientnet.VARIANTS.get(variant, {})
     stages = options.get('stages', efficientnet.STAGES)
     found = []
     for stage, (row,) in enumerate(stages):

@@ -22,7 +22,7 @@ import numpy as np
 from imgjax.errors import ConfigError, DataError, nearest
 
 # Application: our variant, and the options of config.model that it needs.
-APPLICATIONS = {
+APPLICATIONS: dict[str, tuple[str, dict]] = {
     **{f'ResNet{depth}': (f'resnet{depth}', {'stride_first': True}) for depth in (50, 101, 152)},
     **{f'DenseNet{depth}': (f'densenet{depth}', {}) for depth in (121, 169, 201)},
     **{f'VGG{depth}': (f'vgg{depth}', {}) for depth in (16, 19)},

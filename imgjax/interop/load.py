@@ -5,6 +5,7 @@ on the Hugging Face Hub such as timm:vit_small_patch16_224.augreg_in21k_ft_in1k 
 where there is no network), for `keras` the name of an application with the weights it downloads.
 """
 
+import functools
 import importlib
 import json
 import logging
@@ -241,7 +242,7 @@ def _nearest_layout(tensors: dict, weights: Weights, family: str, variant: str,
             continue
         try:
             matched[layout] = prefixes.count(
-                tensors, lambda some, layout=layout: _to_timm(some, layout, family, variant),
+                tensors, functools.partial(_to_timm, layout=layout, family=family, variant=variant),
                 wanted)
         except (DataError, ValueError):  # has no such family, or takes other shapes for granted
             continue

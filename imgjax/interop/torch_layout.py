@@ -97,15 +97,15 @@ def read(tensors: Mapping[str, np.ndarray], shapes, renames: Mapping[str, str],
         return np.asarray(array, np.float32, order='C')  # which leaves a number a number
 
     variables = jax.tree_util.tree_map_with_path(leaf, shapes)
-    left = sorted(left)
-    count = len(missing) + len(other) + len(left)
+    unused = sorted(left)
+    count = len(missing) + len(other) + len(unused)
     if count > MAX_LISTED:
         raise DoesNotFit(_both_sides(
-            missing, other, [(name, tensors[name].shape) for name in left],
+            missing, other, [(name, tensors[name].shape) for name in unused],
             len(jax.tree.leaves(shapes)), len(tensors)))
     if count:
         wrong = [f'{name} is missing' for name, _ in missing] + other
-        wrong += [f'{name} is left over' for name in left]
+        wrong += [f'{name} is left over' for name in unused]
         raise DoesNotFit(f'weights do not fit the model: {"; ".join(wrong)}')
     return variables
 

@@ -17,13 +17,13 @@ class Collective(NamedTuple):
       group: devices that take part with each other.
       bytes: of the whole: what an all-reduce reduces, an all-gather ends with, a reduce-scatter
         begins with, and what a device hands over in the other two.
-      count: how often it runs in a step.
+      runs: how often it runs in a step.
     """
 
     kind: str
     group: int
     bytes: int
-    count: int
+    runs: int
 
 
 def find(program: hlo.Program, devices: int) -> list[Collective]:
@@ -51,7 +51,7 @@ def find(program: hlo.Program, devices: int) -> list[Collective]:
         channel = re.search(r'channel_id=(\d+)', instruction.attributes)
         if 'chain_id' in instruction.attributes and channel:
             first = chains.setdefault((kind, channel[1]), one)
-            chains[kind, channel[1]] = min(first, one, key=lambda part: part.count)
+            chains[kind, channel[1]] = min(first, one, key=lambda part: part.runs)
         else:
             found.append(one)
     return found + list(chains.values())
@@ -92,6 +92,6 @@ def totals(found: list[Collective]) -> dict[str, dict[str, int]]:
     sums = {}
     for one in found:
         entry = sums.setdefault(one.kind, {'count': 0, 'bytes': 0})
-        entry['count'] += one.count
-        entry['bytes'] += one.count * one.bytes
+        entry['count'] += one.runs
+        entry['bytes'] += one.runs * one.bytes
     return dict(sorted(sums.items(), key=lambda item: -item[1]['bytes']))

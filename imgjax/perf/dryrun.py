@@ -8,7 +8,7 @@ import copy
 import logging
 import re
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -48,8 +48,8 @@ class Compiled(NamedTuple):
     """
 
     setup: build.Setup
-    traced: object
-    step: object
+    traced: Any
+    step: Any
     peak_bytes: int | None
     seconds: float
 
@@ -95,7 +95,7 @@ def _described(config: dict, classes: int, side: int,
     if not classes:
         return build.describe(config, *build.open_dataset(config))
     config = config | {'data': options | {'image_size': side or options['usual_size']}}
-    source = Source(range(examples), tuple(map(str, range(classes))), '',
+    source = Source(range(examples), tuple(map(str, range(classes))), '',  # type: ignore[arg-type]
                     lambda: np.arange(examples, dtype=np.int32) % np.int32(classes))
     return build.describe(config, source, source)
 

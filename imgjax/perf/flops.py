@@ -8,6 +8,7 @@ convolution's gradient is spread with, are none: a convolution and its two gradi
 import math
 
 import jax
+import jax.extend.core
 import numpy as np
 
 

@@ -15,7 +15,7 @@ def sent_bytes(collective: Collective) -> float:
     a reduce-scatter and an all-to-all, b for a permutation. No algorithm sends less for the first
     three (Patarasuk and Yuan, https://doi.org/10.1016/j.jpdc.2008.09.002, 2009).
 
-    >>> sent_bytes(Collective('all-reduce', group=4, bytes=1000, count=1))
+    >>> sent_bytes(Collective('all-reduce', group=4, bytes=1000, runs=1))
     1500.0
     """
     share = (collective.group - 1) / collective.group
@@ -33,6 +33,6 @@ def seconds(chip: Chip, flops: float, hbm_bytes: float | None,
       hbm_bytes: read and written by a device; None if nobody knows.
       collectives: of a device; all links carry them at full speed, at the same time.
     """
-    sent = sum(one.count * sent_bytes(one) for one in collectives)
+    sent = sum(one.runs * sent_bytes(one) for one in collectives)
     return {'compute': flops / chip.flops, 'hbm': (hbm_bytes or 0) / chip.hbm_speed,
             'interconnect': sent / chip.link_speed}

@@ -62,7 +62,7 @@ def devices(name: str) -> list:
     if len(sides) != wanted:
         raise ConfigError(f'--topology: {name}: slices of {kind} have {wanted} dimensions, such as '
                           f'{kind}:{"x".join(["4"] * wanted)}')
-    options = {}
+    options: dict[str, object] = {}
     if max(sides) < 2 or min(sides[:2]) < 2:  # less than a host of 2x2 chips
         options['chips_per_host_bounds'] = (*sides, 1)[:3]
     if kind == 'v4':  # its two cores are one device, as in a run

@@ -11,6 +11,7 @@ import ctypes
 import importlib.metadata
 import importlib.util
 import math
+from typing import Any
 
 import jax
 
@@ -52,7 +53,7 @@ def devices() -> list:
     try:
         return jax.devices()
     except (RuntimeError, AssertionError) as error:  # the second where JAX has no plugin for them
-        asked, reason = jax.config.jax_platforms, ' '.join(str(error).split())[:200]
+        asked, reason = _platforms(), ' '.join(str(error).split())[:200]
         raise ConfigError(
             f'JAX_PLATFORMS={asked or ""}: no such device can be used here '
             f'({reason or "jax has no plugin for it, such as jax[cuda13]"}); unset it to take the '
@@ -87,7 +88,7 @@ def memory_for(what: str, advice: str):
                                f'{reason and f" ({reason})"}; {advice}') from None
 
 
-def free_memory(mesh) -> int | None:
+def free_memory(mesh: jax.sharding.Mesh) -> int | None:
     """Returns the bytes that each device of a mesh has free, the fewest of them; None if unknown.
 
     A CPU device has what the host has: on Linux what the kernel says is available, within the
@@ -101,7 +102,7 @@ def free_memory(mesh) -> int | None:
     try:
         with open('/proc/meminfo', encoding='ascii') as file:
             available = {line.split()[0]: int(line.split()[1]) * 2**10 for line in file}
-        return min(available['MemAvailable:'], _free_in_groups()) + _freed_and_kept()
+        return int(min(available['MemAvailable:'], _free_in_groups())) + _freed_and_kept()
     except (OSError, ValueError, KeyError):  # not Linux
         return None
 
@@ -203,9 +204,14 @@ def keep_memory() -> None:
     mallopt(_M_TOP_PAD, 64 * 2**20)
 
 
+def _platforms() -> str | None:
+    config: Any = jax.config  # whose flags are attributes that its class does not name
+    return config.jax_platforms
+
+
 def _is_cpu_only() -> bool:
     # jax.default_backend() would start the threads that this is for.
-    platforms = jax.config.jax_platforms
+    platforms = _platforms()
     if platforms:
         return platforms == 'cpu'
     return not (importlib.metadata.entry_points(group='jax_plugins')

@@ -11,6 +11,7 @@ import logging
 import os
 import platform
 import stat
+from typing import Any
 
 import jax
 
@@ -25,7 +26,8 @@ def enable() -> None:
 
     Programs from the cache give the same bits as those compiled anew. No device is touched.
     """
-    if jax.config.jax_compilation_cache_dir or not jax.config.jax_enable_compilation_cache:
+    config: Any = jax.config  # whose flags are attributes that its class does not name
+    if config.jax_compilation_cache_dir or not config.jax_enable_compilation_cache:
         return
     try:
         place = directory()

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from typing import Any
 
 from imgjax.errors import PreemptedError
 from imgjax.process import processes
@@ -14,7 +15,7 @@ from imgjax.process import processes
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _ONE_PRESS = 0.3  # seconds: one Ctrl-C may come twice, also from `timeout` or `make` above
 
-_stop = {'asked': False, 'heard': 0, 'at': 0.0}
+_stop: dict[str, Any] = {'asked': False, 'heard': 0, 'at': 0.0}
 
 
 def leave(code: int, together: bool = False) -> None:

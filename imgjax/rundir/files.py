@@ -126,9 +126,8 @@ def replacing(path: str, binary: bool = False, **options):
     with contextlib.suppress(FileNotFoundError):
         os.unlink(temporary)
     try:
-        kind = {'mode': 'xb'} if binary else {
-            'mode': 'x', 'encoding': 'utf-8', 'errors': 'replace'}
-        with open(temporary, **kind, opener=opener, **options) as file:
+        how = options if binary else {'encoding': 'utf-8', 'errors': 'replace', **options}
+        with open(temporary, 'xb' if binary else 'x', opener=opener, **how) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

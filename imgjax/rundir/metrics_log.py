@@ -63,7 +63,7 @@ class Log:
         self.workdir = workdir
         self._path = os.path.join(workdir, 'metrics.jsonl')
         self._board = os.path.join(workdir, 'tensorboard')
-        self._events = None
+        self._events: RecordWriter | None = None
         # Of the newest row that has one: evaluations have none. Before any it is that of the first.
         times = [row['perf']['time'] for row in self.rows if row.get('perf', {}).get('time')]
         self._wall_time = times[0] if times else time.time()

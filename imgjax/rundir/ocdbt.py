@@ -53,7 +53,7 @@ def _walk_frames(file: int, at: int, budget: dict) -> None:
         flags = head[4]
         single = flags >> 5 & 1
         at += 5 + (not single) + (0, 1, 2, 4)[flags & 3] + (single, 2, 4, 8)[flags >> 6]
-        last = False
+        last = 0
         while not last:
             block = os.pread(file, 3, at)
             word = int.from_bytes(block, 'little')

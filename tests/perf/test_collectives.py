@@ -87,7 +87,7 @@ def test_a_real_program_of_this_backend():
                             jnp.ones(x.shape[1:]), None, length=6)[0]
 
     found = collectives.find(hlo.parse(compiled(looped, (64, 32)).as_text()), 8)
-    assert [one for one in found if one.count == 6] == [Collective('all-reduce', 8, 4 * 32, 6)]
+    assert [one for one in found if one.runs == 6] == [Collective('all-reduce', 8, 4 * 32, 6)]
     gathered = collectives.find(hlo.parse(compiled(lambda x: x * 2, (64, 32)).as_text()), 8)
     assert gathered == [Collective('all-gather', 8, 4 * 64 * 32, 1)]
 

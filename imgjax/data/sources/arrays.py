@@ -76,7 +76,7 @@ def source(images: np.ndarray, labels: np.ndarray, class_names: Sequence[str] = 
         mark.update(str(array.shape).encode())
         mark.update(np.ascontiguousarray(array))
     examples = _Examples(images, labels, name)
-    return Source(examples, class_names, mark.hexdigest(), examples.labels,
+    return Source(examples, tuple(class_names), mark.hexdigest(), examples.labels,
                   labels.ndim == 2)
 
 
@@ -150,7 +150,7 @@ def _numbers_of(labels: np.ndarray, class_names: tuple[str, ...], name: str):
     return class_names, np.array([number[one] for one in there], np.int32)[numbers]
 
 
-def _names_in(several: Sequence[np.ndarray]) -> tuple[str, ...]:
+def _names_in(several: Iterable[np.ndarray]) -> tuple[str, ...]:
     names = {str(name).strip() for labels in several for name in np.unique(labels)}
     return tuple(labels_lib.in_order(names - {''}))
 
@@ -296,8 +296,8 @@ def _bytes_of(images: np.ndarray, pixel_range, name: str) -> np.ndarray:
 
 
 def _one_hot(labels: np.ndarray) -> bool:
-    return (labels.ndim == 2 and np.isin(labels, (0, 1)).all()
-            and bool((labels.sum(axis=1) == 1).all()))
+    return bool(labels.ndim == 2 and np.isin(labels, (0, 1)).all()
+                and (labels.sum(axis=1) == 1).all())
 
 
 def _headers(path: str) -> dict[str, tuple[tuple[int, ...], np.dtype, int]]:

@@ -65,10 +65,10 @@ def open_split(split: str, options: dict) -> Source:
         left_out_lib.count(left_out, 'rows of splits that this run does not read', repr(name),
                            split_of.count(name))
     kept = [number for number, name in enumerate(split_of) if name in labelled]
-    rows, split_of = [rows[number] for number in kept], np.array([split_of[i] for i in kept])
+    rows, splits_of_rows = [rows[i] for i in kept], np.array([split_of[i] for i in kept])
     class_names, labels = _labels(path, rows, multi_label)
-    _check_run(path, rows, split_of, labels, class_names, options)
-    mine = np.flatnonzero(split_of == part)
+    _check_run(path, rows, splits_of_rows, labels, class_names, options)
+    mine = np.flatnonzero(splits_of_rows == part)
     names, sizes, files = _found(os.path.dirname(path), [rows[i] for i in mine], path)
     labels = labels[mine]
     numbers = image_files.file_numbers(files)
@@ -171,9 +171,10 @@ def _check_run(path: str, rows: Sequence[Row], split_of: np.ndarray, labels: np.
                                     options.get('eval_split', 'held_out')))
     if not train or not held_out or train & held_out:
         return
-    train, held_out = (np.flatnonzero(np.isin(split_of, list(part))) for part in (train, held_out))
-    lines = {_plain_path(rows[i].file): i for i in train}
-    both = [(lines[file], i) for i in held_out if (file := _plain_path(rows[i].file)) in lines]
+    train_rows, eval_rows = (np.flatnonzero(np.isin(split_of, list(names))).tolist()
+                             for names in (train, held_out))
+    lines = {_plain_path(rows[i].file): i for i in train_rows}
+    both = [(lines[file], i) for i in eval_rows if (file := _plain_path(rows[i].file)) in lines]
     if both:
         first, second = (rows[i] for i in both[0])
         raise DataError(
@@ -181,11 +182,11 @@ def _check_run(path: str, rows: Sequence[Row], split_of: np.ndarray, labels: np.
             f'trained on, first {records.shown(first.file)} in {first.place} and '
             f'{second.place}; keep each file in one split')
     trained, evaluated = (splits.present(labels[part], len(class_names))
-                          for part in (train, held_out))
+                          for part in (train_rows, eval_rows))
     extra = np.flatnonzero(evaluated & ~trained)
     if len(extra):
         raise DataError(
-            f'{path}: the split {split_of[held_out[0]]} has images of {len(extra)} classes that '
+            f'{path}: the split {split_of[eval_rows[0]]} has images of {len(extra)} classes that '
             f'are not trained, first {class_names[extra[0]]!r}; add training images of it, or '
             'take it out')
 

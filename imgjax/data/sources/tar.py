@@ -208,7 +208,7 @@ def _scan(path: str) -> tuple[list[tuple], left_out_lib.LeftOut]:
                         (member.name, _label(content, extension, place)))
                 else:
                     left_out_lib.count(left_out, 'with other endings', member.name)
-                tar.members = []  # it would keep each
+                tar.members = []  # type: ignore[attr-defined]  # it would keep each
             _check_end(file.fileno(), tar.offset, path)
     except (tarfile.TarError, OSError, ValueError, EOFError) as error:
         raise DataError(f'{path}: not a whole tar file ({" ".join(str(error).split())}); make or '

@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -142,7 +143,12 @@ def open_builder(builder, split: str, options: dict) -> Source:
     """Opens a split of a prepared TFDS builder; errors as in `open_split`."""
     return splits.open_part(split, builder.info.splits, f'config.data: {builder.name!r} has no '
                             f'split {split!r}', options, lambda split: open_whole(builder, split),
-                            lambda split: open_whole(builder, split).examples.has_labels())
+                            lambda split: _has_labels(builder, split))
+
+
+def _has_labels(builder, split: str) -> bool:
+    examples: Any = open_whole(builder, split).examples
+    return examples.has_labels()
 
 
 def open_whole(builder, split: str) -> Source:
