@@ -121,7 +121,7 @@ def to_device(batch: dict, placement: NamedSharding) -> dict:
     return {name: one(value) for name, value in batch.items()}
 
 
-def place(tree, placements, own: bool = False):
+def place(tree, placements, own: bool = False) -> Any:
     """Returns host arrays, the same in every process, as global arrays on the devices.
 
     Args:
@@ -144,7 +144,7 @@ def place(tree, placements, own: bool = False):
     return jax.tree.map(one, tree, placements)
 
 
-def to_host(tree, wanted: bool = True):
+def to_host(tree, wanted: bool = True) -> Any:
     """Returns global arrays as NumPy arrays of their own memory; every process has to call it.
 
     Args:
@@ -182,11 +182,11 @@ class Layout(NamedTuple):
     used: Any = None
     splits: bool = False
 
-    def gather(self, params):
+    def gather(self, params) -> Any:
         """Returns the parameters as a step computes with them; done once a step."""
         return jax.lax.with_sharding_constraint(params, self.used) if self.mesh else params
 
-    def scatter(self, grads):
+    def scatter(self, grads) -> Any:
         """Returns gradients as the optimizer has them, each device those of what it keeps."""
         if self.mesh is None:
             return grads
@@ -195,7 +195,7 @@ class Layout(NamedTuple):
             grads = jax.lax.with_sharding_constraint(grads, self.used)
         return jax.lax.with_sharding_constraint(grads, self.kept)
 
-    def traced(self):
+    def traced(self) -> contextlib.AbstractContextManager:
         """The context in which a model is traced."""
         return parallel.over(self.mesh) if self.splits else contextlib.nullcontext()
 
@@ -234,7 +234,7 @@ def layout(abstract_params, mesh: Mesh, rules=()) -> Layout:
     return Layout(mesh, kept, jax.tree_util.tree_map_with_path(used, abstract_params), bool(rules))
 
 
-def state_shardings(abstract_state, mesh: Mesh, rules=()):
+def state_shardings(abstract_state, mesh: Mesh, rules=()) -> Any:
     """Returns a NamedSharding a leaf: a rule's axis is cut by `tensor`, the largest by `fsdp`.
 
     Of leaves without a rule `tensor` and `fsdp` cut the largest axis that they divide together.

@@ -22,6 +22,7 @@ where it takes any; the operations of a file and the policies share those.
 import importlib
 import inspect
 import pkgutil
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +37,7 @@ _MIXING = ['key', 'images_NHWC', 'targets_NK', 'strength']
 _OF_A_VIEW = ('augmix',)
 
 
-def apply(ops, key, images_NHWC, targets_NK, strengths, view=None):
+def apply(ops, key, images_NHWC, targets_NK, strengths, view=None) -> tuple[jax.Array, jax.Array]:
     """Applies the operations in their order.
 
     >>> bytes_NHWC = jnp.asarray([1, 2, 3], jnp.uint8).reshape(1, 1, 3, 1)
@@ -85,7 +86,7 @@ def apply(ops, key, images_NHWC, targets_NK, strengths, view=None):
     return images_NHWC, targets_NK
 
 
-def check(ops, side=None):
+def check(ops, side=None) -> None:
     """Raises ValueError where ``ops`` is not what ``apply`` takes; runs nothing.
 
     >>> check([['random_flip', {}], ['pad_crop', {'padding': 4}], ['mixup', {}]])
@@ -119,7 +120,7 @@ def check(ops, side=None):
                 raise ValueError(f'option {option.name!r} of augmentation {name!r} {wrong}')
 
 
-def check_strengths(ops, strengths):
+def check_strengths(ops, strengths) -> None:
     """Raises ValueError where a strength belongs to no operation or is out of its range.
 
     >>> check_strengths([['random_flip', {}]], {'random_flip': 0.5})
@@ -142,7 +143,7 @@ def check_strengths(ops, strengths):
             raise ValueError(f'{name}: {wrong}')
 
 
-def names():
+def names() -> list[str]:
     """Returns the sorted names of all operations.
 
     >>> [name for name in names() if 'mix' in name]
@@ -151,9 +152,9 @@ def names():
     return sorted(_operations())
 
 
-def _operations():
+def _operations() -> dict[str, tuple[Callable, list[str]]]:
     """Returns a dict of operation name -> (function, its leading parameter names)."""
-    found = {}
+    found: dict[str, tuple[Callable, list[str]]] = {}
     for info in pkgutil.iter_modules(__path__):
         module = importlib.import_module(f'{__name__}.{info.name}')
         for name, function in vars(module).items():
@@ -166,7 +167,7 @@ def _operations():
     return found
 
 
-def _find(name):
+def _find(name) -> tuple[Callable, list[str]]:
     operations = _operations()
     if name not in operations:
         raise ValueError(unknown('augmentation', name, sorted(operations)))

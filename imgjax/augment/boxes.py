@@ -19,7 +19,7 @@ _Ratio = Annotated[float, Range(1, 100, 'the longer side to the shorter')]
 def random_resized_crop(key, images_NHWC, strength: Share, *,
                         min_area: Annotated[float, Range(TINY, 1)] = 0.08,
                         max_ratio: _Ratio = 4 / 3,
-                        method: Literal['bilinear', 'bicubic'] = 'bilinear'):
+                        method: Literal['bilinear', 'bicubic'] = 'bilinear') -> jax.Array:
     """Cuts a box of random area and aspect and enlarges it to the old size.
 
     Szegedy et al., `Going Deeper with Convolutions <https://arxiv.org/abs/1409.4842>`_, 2014,
@@ -48,7 +48,7 @@ def random_resized_crop(key, images_NHWC, strength: Share, *,
 
 
 def cutout(key, images_NHWC, strength: Share, *, size: WholePixels = 16,
-           fill: Byte = 0.0):
+           fill: Byte = 0.0) -> jax.Array:
     """Paints a square in each image, centred anywhere and cut off at the border.
 
     DeVries and Taylor, `Improved Regularization of Convolutional Neural Networks with Cutout
@@ -76,7 +76,7 @@ def cutout(key, images_NHWC, strength: Share, *, size: WholePixels = 16,
 def random_erasing(key, images_NHWC, strength: Probability, *,
                    min_area: Annotated[float, Range(TINY, 'max_area')] = 0.02,
                    max_area: Annotated[float, Range(TINY, 1)] = 1 / 3, max_ratio: _Ratio = 1 / 0.3,
-                   mode: Literal['constant', 'pixel'] = 'constant', fill: Byte = 0.0):
+                   mode: Literal['constant', 'pixel'] = 'constant', fill: Byte = 0.0) -> jax.Array:
     """Paints a box of random area and aspect in each image, with a probability.
 
     Zhong et al., `Random Erasing Data Augmentation <https://arxiv.org/abs/1708.04896>`_, 2017; the
@@ -111,7 +111,8 @@ def random_erasing(key, images_NHWC, strength: Probability, *,
     return pick(chosen_N & fits_N, erased, images_NHWC)
 
 
-def random_boxes(key, shape, min_area, max_area, log_ratio, *, proper: bool = False):
+def random_boxes(key, shape, min_area, max_area, log_ratio, *,
+                 proper: bool = False) -> tuple[jax.Array, jax.Array]:
     """Draws boxes of whole pixels until one fits, ten times at most.
 
     Args:
@@ -144,7 +145,7 @@ def random_boxes(key, shape, min_area, max_area, log_ratio, *, proper: bool = Fa
     return jnp.concatenate([corner_N2, side_N2], axis=1), jnp.any(fits_NT, axis=1)
 
 
-def inside(box_N4, height, width):
+def inside(box_N4, height, width) -> jax.Array:
     """Returns bool mask_NHW: the pixels of each box (top, left, height, width)."""
     def interval(length, start_N, size_N):
         place_1L = jnp.arange(length, dtype=jnp.float32)[None]
@@ -154,7 +155,7 @@ def inside(box_N4, height, width):
             & interval(width, left_N, wide_N)[:, None, :])
 
 
-def enlarge(images_NHWC, box_N4, *, method: str):
+def enlarge(images_NHWC, box_N4, *, method: str) -> jax.Array:
     """Resizes a box of each image to the size of the image, as Pillow's ``resize(box=...)``.
 
     Next to the edge of the box its neighbours outside count, as in Pillow. A box is never larger

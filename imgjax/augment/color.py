@@ -6,6 +6,7 @@ rounded: Pillow and torchvision truncate to whole numbers after each step.
 
 from typing import Annotated
 
+import jax
 import jax.numpy as jnp
 
 from imgjax.augment.keys import between, pick, uniforms
@@ -15,7 +16,7 @@ from imgjax.augment.ranges import Change, Probability, Range
 def color_jitter(key, images_NHWC,
                  strength: Annotated[float, Range(0, 10, 'a factor of all four ranges')], *,
                  brightness: Change = 0.4, contrast: Change = 0.4,
-                 saturation: Change = 0.4, hue: Annotated[float, Range(0, 0.5)] = 0.1):
+                 saturation: Change = 0.4, hue: Annotated[float, Range(0, 0.5)] = 0.1) -> jax.Array:
     """Changes brightness, contrast, saturation and hue of each image, in a random order.
 
     Howard, `Some Improvements on Deep Convolutional Neural Network Based Image Classification
@@ -54,7 +55,7 @@ def color_jitter(key, images_NHWC,
     return images_NHWC
 
 
-def grayscale(key, images_NHWC, strength: Probability):
+def grayscale(key, images_NHWC, strength: Probability) -> jax.Array:
     """Takes the colour away with a probability.
 
     Args:
@@ -69,28 +70,28 @@ def grayscale(key, images_NHWC, strength: Probability):
     return pick(chosen_N, luma(images_NHWC), images_NHWC)
 
 
-def blend(images_NHWC, target_NHW1, factor_N):
+def blend(images_NHWC, target_NHW1, factor_N) -> jax.Array:
     """Returns ``factor * images + (1 - factor) * target``, cut off at 0 and 255."""
     factor_N111 = factor_N[:, None, None, None]
     return jnp.clip(images_NHWC * factor_N111 + target_NHW1 * (1.0 - factor_N111), 0.0, 255.0)
 
 
-def brighten(images_NHWC, factor_N):
+def brighten(images_NHWC, factor_N) -> jax.Array:
     """Factor 0 is black, 1 the image (Pillow's ``ImageEnhance.Brightness``)."""
     return jnp.clip(images_NHWC * factor_N[:, None, None, None], 0.0, 255.0)
 
 
-def change_contrast(images_NHWC, factor_N, mean_N111):
+def change_contrast(images_NHWC, factor_N, mean_N111) -> jax.Array:
     """Factor 0 is the gray of ``mean_luma``, 1 the image (``ImageEnhance.Contrast``)."""
     return blend(images_NHWC, mean_N111, factor_N)
 
 
-def saturate(images_NHWC, factor_N):
+def saturate(images_NHWC, factor_N) -> jax.Array:
     """Factor 0 is the gray image, 1 the image (Pillow's ``ImageEnhance.Color``)."""
     return blend(images_NHWC, luma(images_NHWC), factor_N)
 
 
-def luma(images_NHWC):
+def luma(images_NHWC) -> jax.Array:
     """Returns the gray image images_NHW1 by the weights of ITU-R 601, as Pillow's mode L.
 
     Raises:
@@ -105,7 +106,7 @@ def luma(images_NHWC):
     return 0.299 * red + 0.587 * green + 0.114 * blue
 
 
-def mean_luma(images_NHWC):
+def mean_luma(images_NHWC) -> jax.Array:
     """Returns mean_N111 of the gray image, its pixels rounded as Pillow does.
 
     Whole numbers add up to the same sum in any order, so that no layout changes a bit.
@@ -116,7 +117,7 @@ def mean_luma(images_NHWC):
     return total_N111.astype(jnp.float32) / (height * width)
 
 
-def turn_hue(images_NHWC, turn_N):
+def turn_hue(images_NHWC, turn_N) -> jax.Array:
     """Turns the hue in the HSV model, value and saturation staying.
 
     In float, as torchvision does on tensors; Pillow's HSV is rounded to bytes and so is coarser.
@@ -146,7 +147,7 @@ def turn_hue(images_NHWC, turn_N):
     return pick(turn_N != 0.0, turned_NHWC, images_NHWC)
 
 
-def normalize(images_NHWC, mean, std):
+def normalize(images_NHWC, mean, std) -> jax.Array:
     """Returns ``(images / 255 - mean) / std`` as float32.
 
     Not an operation of ``apply``: training and evaluation both end with it.

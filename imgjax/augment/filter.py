@@ -3,6 +3,7 @@
 import math
 from typing import Annotated
 
+import jax
 import jax.numpy as jnp
 
 from imgjax.augment.color import blend
@@ -11,7 +12,7 @@ from imgjax.augment.ranges import TINY, Probability, Range, Share, Sigma
 
 
 def sharpness(key, images_NHWC, strength: Share, *,
-              max_change: Annotated[float, Range(0, 10)] = 0.9):
+              max_change: Annotated[float, Range(0, 10)] = 0.9) -> jax.Array:
     """Blurs or sharpens each image a little, at random.
 
     Args:
@@ -31,7 +32,7 @@ def sharpness(key, images_NHWC, strength: Share, *,
 
 def gaussian_blur(key, images_NHWC, strength: Probability, *,
                   min_sigma: Annotated[float, Range(TINY, 'max_sigma')] = 0.1,
-                  max_sigma: Sigma = 2.0):
+                  max_sigma: Sigma = 2.0) -> jax.Array:
     """Blurs each image with a probability, by a width of its own.
 
     Chen et al., `A Simple Framework for Contrastive Learning of Visual Representations
@@ -53,7 +54,7 @@ def gaussian_blur(key, images_NHWC, strength: Probability, *,
     return pick(unit_N2[:, 0] < strength, blurred_NHWC, images_NHWC)
 
 
-def blur(images_NHWC, sigma_N, *, radius: int):
+def blur(images_NHWC, sigma_N, *, radius: int) -> jax.Array:
     """Convolves each image with a Gaussian of its own, mirrored at the border.
 
     Args:
@@ -71,12 +72,12 @@ def blur(images_NHWC, sigma_N, *, radius: int):
     return images_NHWC
 
 
-def sharpen(images_NHWC, factor_N):
+def sharpen(images_NHWC, factor_N) -> jax.Array:
     """Factor 0 is the image of ``smooth``, 1 the image (Pillow's ``ImageEnhance.Sharpness``)."""
     return blend(images_NHWC, smooth(images_NHWC), factor_N)
 
 
-def smooth(images_NHWC):
+def smooth(images_NHWC) -> jax.Array:
     """Averages 3x3 pixels, the middle one five times; the border stays (Pillow's ``SMOOTH``)."""
     _, height, width, _ = images_NHWC.shape
     padded = jnp.pad(images_NHWC, ((0, 0), (1, 1), (1, 1), (0, 0)))

@@ -14,7 +14,7 @@ from imgjax.augment.boxes import inside
 from imgjax.augment.ranges import Alpha, Probability, Range, Share
 
 
-def mixup(key, images_NHWC, targets_NK, strength: Alpha):
+def mixup(key, images_NHWC, targets_NK, strength: Alpha) -> tuple[jax.Array, jax.Array]:
     """Averages each example with its partner.
 
     Zhang et al., `mixup: Beyond Empirical Risk Minimization <https://arxiv.org/abs/1710.09412>`_,
@@ -34,7 +34,7 @@ def mixup(key, images_NHWC, targets_NK, strength: Alpha):
     return _blend(share, images_NHWC), _blend(share, targets_NK)
 
 
-def cutmix(key, images_NHWC, targets_NK, strength: Alpha):
+def cutmix(key, images_NHWC, targets_NK, strength: Alpha) -> tuple[jax.Array, jax.Array]:
     """Pastes one box of its partner into each example.
 
     Yun et al., `CutMix: Regularization Strategy to Train Strong Classifiers with Localizable
@@ -58,7 +58,7 @@ def cutmix(key, images_NHWC, targets_NK, strength: Alpha):
 
 def resize_mix(key, images_NHWC, targets_NK, strength: Share, *,
                min_scale: Annotated[float, Range(0, 'max_scale')] = 0.1,
-               max_scale: Annotated[float, Range(0, 1)] = 0.8):
+               max_scale: Annotated[float, Range(0, 1)] = 0.8) -> tuple[jax.Array, jax.Array]:
     """Shrinks the partner as a whole and pastes it at a random place of each example.
 
     Qin et al., `ResizeMix: Mixing Data with Preserved Object Information and True Labels
@@ -90,7 +90,7 @@ def resize_mix(key, images_NHWC, targets_NK, strength: Share, *,
 
 def mixup_or_cutmix(key, images_NHWC, targets_NK, strength: Probability, *,
                     mixup_alpha: Alpha = 0.8, cutmix_alpha: Alpha = 1.0,
-                    switch_probability: Probability = 0.5):
+                    switch_probability: Probability = 0.5) -> tuple[jax.Array, jax.Array]:
     """Mixes the batch by one of mixup and cutmix, as timm's ``Mixup`` in batch mode.
 
     Args:
@@ -115,7 +115,7 @@ def mixup_or_cutmix(key, images_NHWC, targets_NK, strength: Probability, *,
     return _blend(own_HW[None, :, :, None], images_NHWC), _blend(share, targets_NK)
 
 
-def beta(key, alpha):
+def beta(key, alpha) -> jax.Array:
     """Draws a float32 scalar from Beta(alpha, alpha); returns 1 where alpha is 0.
 
     T / sqrt(n + T^2) of a Student's t of n = 2 alpha degrees of freedom is that beta on [-1, 1],
@@ -134,11 +134,11 @@ def beta(key, alpha):
     return jnp.where(alpha > 0.0, draw, 1.0)
 
 
-def _blend(share, x):
+def _blend(share, x) -> jax.Array:
     return share * x + (1.0 - share) * jnp.roll(x, 1, axis=0)
 
 
-def _shrink(images_NHWC, scale_2, corner_2):
+def _shrink(images_NHWC, scale_2, corner_2) -> jax.Array:
     """Shrinks the images to a corner, bilinearly and averaging, rounded between the directions.
 
     Whole numbers by weights of 15 bits add up without error in any order, so that the sharding,
@@ -155,7 +155,7 @@ def _shrink(images_NHWC, scale_2, corner_2):
     return images_NHWC
 
 
-def _random_box(key, images_NHWC, alpha):
+def _random_box(key, images_NHWC, alpha) -> jax.Array:
     """Returns the mask of cutmix: the pixels that come from the partner."""
     _, height, width, _ = images_NHWC.shape
     share_key, row_key, column_key = jax.random.split(key, 3)
@@ -165,7 +165,7 @@ def _random_box(key, images_NHWC, alpha):
     return rows_H[:, None] & columns_W[None, :]
 
 
-def _interval(key, size, fraction):
+def _interval(key, size, fraction) -> jax.Array:
     """Returns a mask of ``fraction * size`` pixels about a random centre, cut off at the ends."""
     centre = jax.random.randint(key, (), 0, size)
     half = jnp.floor(fraction * size).astype(jnp.int32) // 2

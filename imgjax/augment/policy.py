@@ -27,7 +27,7 @@ def rand_augment(key, images_NHWC, strength: _Magnitude, *,
                  ops: Literal['paper', 'timm', 'timm_increasing'] = 'paper',
                  magnitude_std: Annotated[float, Range(0, 10)] = 0.0,
                  probability: Probability = 1.0, interpolation: Interpolation = 'nearest',
-                 fill: Byte = 0.0):
+                 fill: Byte = 0.0) -> jax.Array:
     """Applies operations drawn with equal chances, all at one magnitude.
 
     Cubuk et al., `RandAugment: Practical Automated Data Augmentation with a Reduced Search Space
@@ -71,7 +71,7 @@ def rand_augment(key, images_NHWC, strength: _Magnitude, *,
 
 def auto_augment(key, images_NHWC, strength: Probability, *,
                  policy: Literal['imagenet', 'cifar10'] = 'imagenet',
-                 interpolation: Interpolation = 'nearest', fill: Byte = 0.0):
+                 interpolation: Interpolation = 'nearest', fill: Byte = 0.0) -> jax.Array:
     """Applies one of the 25 learned sub-policies, two operations with a probability each.
 
     Cubuk et al., `AutoAugment: Learning Augmentation Policies from Data
@@ -105,7 +105,7 @@ def auto_augment(key, images_NHWC, strength: Probability, *,
 
 
 def trivial_augment_wide(key, images_NHWC, strength: Probability, *,
-                         interpolation: Interpolation = 'nearest', fill: Byte = 0.0):
+                         interpolation: Interpolation = 'nearest', fill: Byte = 0.0) -> jax.Array:
     """Applies one operation at one of 31 magnitudes, both drawn with equal chances.
 
     Müller and Hutter, `TrivialAugment: Tuning-free Yet State-of-the-Art Data Augmentation
@@ -134,7 +134,7 @@ def trivial_augment_wide(key, images_NHWC, strength: Probability, *,
 def augmix(key, images_NHWC, strength: Annotated[float, Range(0, 10, 'the severity')], *,
            width: Few = 3, depth: Annotated[int, Range(0, 100)] = 0,
            alpha: Annotated[float, Range(TINY, 100)] = 1.0, all_ops: bool = False,
-           interpolation: Interpolation = 'bilinear', fill: Byte = 0.0):
+           interpolation: Interpolation = 'bilinear', fill: Byte = 0.0) -> jax.Array:
     """Mixes each image with a mixture of chains of operations on it.
 
     Hendrycks et al., `AugMix: A Simple Data Processing Method to Improve Robustness and Uncertainty
@@ -186,7 +186,7 @@ def augmix(key, images_NHWC, strength: Annotated[float, Range(0, 10, 'the severi
 def three_augment(key, images_NHWC, strength: Probability, *,
                   threshold: Annotated[float, Range(0, 256)] = 128.0,
                   min_sigma: Annotated[float, Range(TINY, 'max_sigma')] = 0.1,
-                  max_sigma: Sigma = 2.0):
+                  max_sigma: Sigma = 2.0) -> jax.Array:
     """Applies one of grayscale, solarize and Gaussian blur, drawn with equal chances.
 
     Touvron et al., `DeiT III: Revenge of the ViT <https://arxiv.org/abs/2204.07118>`_, 2022,
@@ -216,7 +216,7 @@ def three_augment(key, images_NHWC, strength: Probability, *,
 _NOTHING = -1  # the number of no operation
 
 
-def values(space, op, level, unit):
+def values(space, op, level, unit) -> jax.Array:
     """Returns the value of each operation drawn.
 
     Args:
@@ -233,7 +233,7 @@ def values(space, op, level, unit):
                       0.0)
 
 
-def transform(bytes_NHWC, names, op_N, value_N, *, interpolation: str, fill: float):
+def transform(bytes_NHWC, names, op_N, value_N, *, interpolation: str, fill: float) -> jax.Array:
     """Applies one operation to each image.
 
     XLA CPU, two cores, two layers of the paper's list: 4.2 times as fast as a ``lax.switch`` over

@@ -17,7 +17,10 @@ class Range(NamedTuple):
     whole: Callable | None = None  # how the reference makes a whole number of it
 
 
-def paper(height, width):
+Space = dict[str, Range]
+
+
+def paper(height, width) -> Space:
     """Returns the 14 operations of RandAugment with the ranges of torchvision."""
     return {
         'identity': Range(),
@@ -37,7 +40,7 @@ def paper(height, width):
     }
 
 
-def timm(height, width):
+def timm(height, width) -> Space:
     """Returns the 15 operations of timm's ``rand-...`` with its ranges."""
     return {
         'autocontrast': Range(),
@@ -58,7 +61,7 @@ def timm(height, width):
     }
 
 
-def timm_increasing(height, width):
+def timm_increasing(height, width) -> Space:
     """Returns timm's operations where more magnitude always changes more (its ``inc1``)."""
     return timm(height, width) | {
         'posterize': Range(4, 0, whole=jnp.ceil),
@@ -68,13 +71,13 @@ def timm_increasing(height, width):
     }
 
 
-def auto(height, width):
+def auto(height, width) -> Space:
     """Returns what AutoAugment's policies are written in."""
     space = paper(height, width) | {'invert': Range()}
     return {name: row for name, row in space.items() if name != 'identity'}
 
 
-def wide(height, width):
+def wide(height, width) -> Space:
     """Returns the operations of TrivialAugment with its wide ranges, shifts in pixels."""
     return paper(height, width) | {
         'shear_x': Range(0.0, 0.99, signed=True),
@@ -88,14 +91,14 @@ def wide(height, width):
     }
 
 
-def mixing_chain(height, width):
+def mixing_chain(height, width) -> Space:
     """Returns the 9 operations of AugMix: none that ImageNet-C tests with."""
     all_operations = mixing_chain_all(height, width)
     tested = ('brightness', 'color', 'contrast', 'sharpness')
     return {name: row for name, row in all_operations.items() if name not in tested}
 
 
-def mixing_chain_all(height, width):
+def mixing_chain_all(height, width) -> Space:
     """Returns the 13 operations of AugMix, as torchvision's ``all_ops``."""
     space = paper(height, width) | {
         'translate_x': Range(0.0, width / 3, signed=True, whole=jnp.trunc),

@@ -15,7 +15,7 @@ from imgjax.augment.ranges import Probability, Range
 
 
 def solarize(key, images_NHWC, strength: Probability, *,
-             threshold: Annotated[float, Range(0, 256)] = 128.0):
+             threshold: Annotated[float, Range(0, 256)] = 128.0) -> jax.Array:
     """Inverts the values from a threshold up, with a probability.
 
     Args:
@@ -32,7 +32,7 @@ def solarize(key, images_NHWC, strength: Probability, *,
 
 
 def posterize(key, images_NHWC, strength: Probability, *,
-              bits: Annotated[int, Range(1, 8)] = 4):
+              bits: Annotated[int, Range(1, 8)] = 4) -> jax.Array:
     """Keeps the highest bits of each value, with a probability.
 
     Args:
@@ -48,7 +48,7 @@ def posterize(key, images_NHWC, strength: Probability, *,
     return _sometimes(key, strength, images_NHWC, keep_bits(images_NHWC, bits_N))
 
 
-def equalize(key, images_NHWC, strength: Probability):
+def equalize(key, images_NHWC, strength: Probability) -> jax.Array:
     """Levels the histogram of each channel, with a probability.
 
     Args:
@@ -64,7 +64,7 @@ def equalize(key, images_NHWC, strength: Probability):
     return _sometimes(key, strength, images_NHWC, levelled_NHWC)
 
 
-def autocontrast(key, images_NHWC, strength: Probability):
+def autocontrast(key, images_NHWC, strength: Probability) -> jax.Array:
     """Stretches each channel to the full range, with a probability.
 
     Args:
@@ -79,7 +79,7 @@ def autocontrast(key, images_NHWC, strength: Probability):
     return _sometimes(key, strength, images_NHWC, stretched_NHWC)
 
 
-def invert(key, images_NHWC, strength: Probability):
+def invert(key, images_NHWC, strength: Probability) -> jax.Array:
     """Makes the negative of each image, with a probability.
 
     Args:
@@ -93,36 +93,36 @@ def invert(key, images_NHWC, strength: Probability):
     return _sometimes(key, strength, images_NHWC, 255.0 - images_NHWC)
 
 
-def _sometimes(key, probability, images_NHWC, changed_NHWC):
+def _sometimes(key, probability, images_NHWC, changed_NHWC) -> jax.Array:
     chosen_N = uniforms(key, images_NHWC.shape[0], 1)[:, 0] < probability
     return pick(chosen_N, changed_NHWC, images_NHWC)
 
 
-def invert_above(images_NHWC, threshold_N):
+def invert_above(images_NHWC, threshold_N) -> jax.Array:
     """Inverts every value of at least the threshold; above 255 none is."""
     above_NHWC = images_NHWC >= threshold_N[:, None, None, None]
     return jnp.where(above_NHWC, 255.0 - images_NHWC, images_NHWC)
 
 
-def add_below(images_NHWC, amount_N):
+def add_below(images_NHWC, amount_N) -> jax.Array:
     """Adds a number to every value below 128 (the paper's SolarizeAdd)."""
     more_NHWC = jnp.minimum(images_NHWC + amount_N[:, None, None, None], 255.0)
     return jnp.where(images_NHWC < 128.0, more_NHWC, images_NHWC)
 
 
-def keep_bits(images_NHWC, bits_N):
+def keep_bits(images_NHWC, bits_N) -> jax.Array:
     """Keeps the ``bits`` highest of 8 bits: 8 drops what follows the point, 0 leaves black."""
     step_N111 = jnp.exp2(8.0 - bits_N)[:, None, None, None]
     return jnp.floor(images_NHWC / step_N111) * step_N111
 
 
-def extremes(images_NHWC):
+def extremes(images_NHWC) -> tuple[jax.Array, jax.Array]:
     """Returns low_N11C, high_N11C: the least and the largest value of each channel."""
     return (jnp.min(images_NHWC, axis=(1, 2), keepdims=True),
             jnp.max(images_NHWC, axis=(1, 2), keepdims=True))
 
 
-def stretch(images_NHWC, low_N11C, high_N11C):
+def stretch(images_NHWC, low_N11C, high_N11C) -> jax.Array:
     """Maps [low, high] to [0, 255]; a channel of one value stays."""
     range_N11C = high_N11C - low_N11C
     scale_N11C = 255.0 / jnp.where(range_N11C > 0.0, range_N11C, 1.0)
@@ -130,12 +130,12 @@ def stretch(images_NHWC, low_N11C, high_N11C):
     return jnp.where(range_N11C > 0.0, stretched_NHWC, images_NHWC)
 
 
-def to_bytes(images_NHWC):
+def to_bytes(images_NHWC) -> jax.Array:
     """Rounds to uint8."""
     return jnp.round(jnp.clip(images_NHWC, 0.0, 255.0)).astype(jnp.uint8)
 
 
-def histogram(bytes_NHWC):
+def histogram(bytes_NHWC) -> jax.Array:
     """Returns int32 count_NVC: how many pixels of a channel have each of the 256 values.
 
     XLA CPU, two cores, 128x224x224x3: 230 ms, against 450 ms with one scatter a channel, 1.9 s for
@@ -150,13 +150,13 @@ def histogram(bytes_NHWC):
     return counts.reshape(size, 256, channels)
 
 
-def ramp(size, channels):
+def ramp(size, channels) -> jax.Array:
     """Returns the table that changes nothing: 0 to 255 as float32 table_NV1C."""
     values_1V11 = jnp.arange(256, dtype=jnp.float32)[None, :, None, None]
     return jnp.broadcast_to(values_1V11, (size, 256, 1, channels))
 
 
-def levelling_table(count_NVC):
+def levelling_table(count_NVC) -> jax.Array:
     """Returns float32 table_NV1C that levels the histograms, by Pillow's whole-number rule.
 
     A channel whose pixels, all but those of its highest value, are fewer than 255 stays.
@@ -173,21 +173,22 @@ def levelling_table(count_NVC):
     return table_NVC.astype(jnp.float32)[:, :, None]
 
 
-def occupied(count_NVC):
+def occupied(count_NVC) -> tuple[jax.Array, jax.Array]:
     """Returns low_N11C, high_N11C as ``extremes`` does, from the histograms."""
     low_NC = jnp.argmax(count_NVC > 0, axis=1)
     high_NC = 255 - jnp.argmax(count_NVC[:, ::-1] > 0, axis=1)
-    return tuple(x_NC.astype(jnp.float32)[:, None, None] for x_NC in (low_NC, high_NC))
+    return (low_NC.astype(jnp.float32)[:, None, None],
+            high_NC.astype(jnp.float32)[:, None, None])
 
 
-def look_up(bytes_NHWC, table_NV1C):
+def look_up(bytes_NHWC, table_NV1C) -> jax.Array:
     """Replaces each value by its entry in the table of its image and channel; keeps its dtype."""
     tables = table_NV1C.reshape(table_NV1C.shape[0], -1)
     return jax.vmap(lambda table, place: table.at[place].get(mode='promise_in_bounds'))(
         tables, _place(bytes_NHWC))
 
 
-def _place(bytes_NHWC):
+def _place(bytes_NHWC) -> jax.Array:
     """Returns where the entry of each value lies in the flattened (value, channel) table."""
     channels = bytes_NHWC.shape[-1]
     channel_111C = jnp.arange(channels, dtype=jnp.int32)[None, None, None]

@@ -12,7 +12,7 @@ import re
 import struct
 import tempfile
 import threading
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import simplejpeg
@@ -178,7 +178,7 @@ def _decode_with_nvimgcodec(encoded: bytes, box) -> np.ndarray | None:
     return None if image is None else image.__array__()
 
 
-def _import_nvimgcodec():
+def _import_nvimgcodec() -> Any:
     """Returns NVIDIA's nvImageCodec with its libjpeg-turbo part, or None where it is missing.
 
     Its other parts look for CUDA's libraries, and complain on stderr where there are none: it is

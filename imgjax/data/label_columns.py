@@ -31,7 +31,7 @@ class LabelColumn(NamedTuple):
 
 
 def agreed(mine: Sequence[LabelColumn], first: LabelColumn,
-           others: Callable[[], Iterable[LabelColumn]]):
+           others: Callable[[], Iterable[LabelColumn]]) -> tuple[tuple[str, ...], np.ndarray, bool]:
     """Returns (class names, labels, multi_label) of a split.
 
     The classes are those that `first` names, in its order. Where it names none they are the names,

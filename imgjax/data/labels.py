@@ -49,7 +49,8 @@ def in_order(names: Collection[str]) -> list[str]:
     return sorted(names, key=(lambda name: (int(name), name)) if numbers else None)
 
 
-def from_names(lists: Sequence[Sequence[str]], multi_label: bool, place: str):
+def from_names(lists: Sequence[Sequence[str]], multi_label: bool,
+               place: str) -> tuple[tuple[str, ...], np.ndarray]:
     """Returns (class names, labels) of the names that each example has.
 
     Names are in the order of `in_order`.
@@ -71,7 +72,8 @@ def from_names(lists: Sequence[Sequence[str]], multi_label: bool, place: str):
     return names, np.fromiter((one[0] for one in numbers), np.int32, len(numbers))
 
 
-def numbered(labels: np.ndarray | Sequence, class_names: Sequence[str], place: str):
+def numbered(labels: np.ndarray | Sequence, class_names: Sequence[str],
+             place: str) -> tuple[tuple[str, ...], np.ndarray]:
     """Returns (class names, int32 (N,)) of class numbers; without names they are the numbers.
 
     Raises:

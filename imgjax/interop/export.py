@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import types
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -141,7 +142,7 @@ def _in_float32(setup: Setup) -> Setup:
     return setup._replace(model=setup.model.clone(dtype='float32'))
 
 
-def _apply(setup: Setup):
+def _apply(setup: Setup) -> Callable:
     """Returns (variables, uint8 images_NHWC) -> logits_NK."""
     def run(variables, images_NHWC):
         images_NHWC = augment.color.normalize(
@@ -151,7 +152,7 @@ def _apply(setup: Setup):
     return run
 
 
-def _write_safetensors(setup: Setup, variables, folder: str):
+def _write_safetensors(setup: Setup, variables, folder: str) -> Callable:
     family = models.variants().get(setup.config['model']['name'], setup.config['model']['name'])
     module = importlib.import_module(f'imgjax.models.{family}')
     renames = getattr(module, 'RENAMES', {})
@@ -162,7 +163,7 @@ def _write_safetensors(setup: Setup, variables, folder: str):
     return jax.jit(functools.partial(_apply(setup), again))
 
 
-def _write_stablehlo(setup: Setup, variables, folder: str):
+def _write_stablehlo(setup: Setup, variables, folder: str) -> Callable:
     batch, = jax.export.symbolic_shape('batch')
     images = jax.ShapeDtypeStruct((batch, *setup.dataset.image_shape), np.uint8)
     run = jax.jit(functools.partial(_apply(setup), variables))
@@ -174,7 +175,7 @@ def _write_stablehlo(setup: Setup, variables, folder: str):
         return jax.jit(jax.export.deserialize(bytearray(file.read())).call)
 
 
-def _write_onnx(setup: Setup, variables, folder: str):
+def _write_onnx(setup: Setup, variables, folder: str) -> Callable:
     import jax2onnx
     import onnx
     import onnxruntime
@@ -203,7 +204,7 @@ def _write_onnx(setup: Setup, variables, folder: str):
     return lambda images_NHWC: session.run(None, {name: images_NHWC})[0]
 
 
-def _write_savedmodel(setup: Setup, variables, folder: str):
+def _write_savedmodel(setup: Setup, variables, folder: str) -> Callable:
     tf = importlib.import_module('tensorflow')  # the one place: nothing else here needs it
     from jax.experimental import jax2tf
 

@@ -6,6 +6,7 @@ attention's an axis of heads.
 """
 
 import re
+from collections.abc import Callable
 
 import numpy as np
 
@@ -39,7 +40,7 @@ _UNIT = r'resnet/block(\d)/unit(\d+)/'
 _PLACES = {'a': 1, 'b': 2, 'c': 3}
 
 
-def _unit(name: str):
+def _unit(name: str) -> Callable:
     """Counts from 0 what they count from 1."""
     return lambda m: (f'stages.{int(m[1]) - 1}.blocks.{int(m[2]) - 1}.'
                       + name.format(_PLACES[m[3]], *m.groups()[3:]))
@@ -105,7 +106,7 @@ def to_timm(tensors: dict[str, np.ndarray], family: str, variant: str) -> dict[s
     return _fused(result)
 
 
-def _unstacked(tensors):
+def _unstacked(tensors) -> dict[str, np.ndarray]:
     """Blocks that were scanned have one tensor for all, with an axis of them in front."""
     result = {}
     for name, tensor in tensors.items():
@@ -132,7 +133,7 @@ def _laid_out(module: str, leaf: str, tensor: np.ndarray) -> np.ndarray:
     return tensor.T
 
 
-def _fused(tensors):
+def _fused(tensors) -> dict[str, np.ndarray]:
     """Attention's maps of the same input as one, where all are there."""
     result = dict(tensors)
     for name in tensors:

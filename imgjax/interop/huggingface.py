@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import re
+from collections.abc import Callable
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from imgjax.errors import DataError
 log = logging.getLogger('imgjax')
 
 
-def _next(template: str):
+def _next(template: str) -> Callable:
     """Returns a replacement that fills in the match's first number plus one, and its second."""
     return lambda match: template.format(int(match[1]) + 1, *match.groups()[1:])
 

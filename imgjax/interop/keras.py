@@ -15,6 +15,7 @@ of keras.applications; what differs from timm's models of the same name:
 
 import os
 import re
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -52,7 +53,7 @@ _LEAVES = {'kernel': 'weight', 'gamma': 'weight', 'beta': 'bias', 'moving_mean':
            'moving_variance': 'running_var', 'variable': 'gamma'}
 
 
-def _less(template: str):
+def _less(template: str) -> Callable:
     """Returns a replacement that fills in the match's first number less one, and what follows."""
     return lambda match: template.format(int(match[1]) - 1, *match.groups()[1:])
 

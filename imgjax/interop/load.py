@@ -158,7 +158,7 @@ def with_preprocessing(config: dict, weights: Weights | None) -> dict:
     return preprocessing.taken(config, weights.preprocessing, weights.path)
 
 
-def load(config: dict, weights: Weights, target, class_names: tuple[str, ...] = ()):
+def load(config: dict, weights: Weights, target, class_names: tuple[str, ...] = ()) -> dict:
     """Returns variables that begin with the weights.
 
     Args:

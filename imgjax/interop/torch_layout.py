@@ -62,7 +62,7 @@ def write(variables, renames: Mapping[str, str]) -> dict[str, np.ndarray]:
 
 
 def read(tensors: Mapping[str, np.ndarray], shapes, renames: Mapping[str, str],
-         buffers: tuple[str, ...] = (), new: tuple[str, ...] = ()):
+         buffers: tuple[str, ...] = (), new: tuple[str, ...] = ()) -> dict:
     """Returns variables of float32 from torch's tensors.
 
     Args:

@@ -209,23 +209,23 @@ def to_timm(tensors: dict[str, np.ndarray], family: str, variant: str) -> dict[s
     return reshaped
 
 
-def _as_it_is(name, tensor):
+def _as_it_is(name, tensor) -> dict[str, np.ndarray]:
     return {name: tensor}
 
 
-def _convnext(name, tensor):
+def _convnext(name, tensor) -> dict[str, np.ndarray]:
     """Its factors of channels have places for the image's sides."""
     return {name: tensor.reshape(-1) if name.endswith('.gamma') else tensor}
 
 
-def _mobilenetv3_head(name, tensor):
+def _mobilenetv3_head(name, tensor) -> dict[str, np.ndarray]:
     """Its hidden layer after the pooling is a convolution here."""
     if name == 'conv_head.weight' and tensor.ndim == 2:
         tensor = tensor[:, :, None, None]
     return {name: tensor}
 
 
-def _vgg(name, tensor):
+def _vgg(name, tensor) -> dict[str, np.ndarray]:
     """Its dense layers before the head are convolutions here, the first over 7 by 7 pixels."""
     if name == 'pre_logits.fc1.weight' and tensor.ndim == 2 and tensor.shape[1] % 49 == 0:
         tensor = tensor.reshape(tensor.shape[0], -1, 7, 7)
@@ -234,7 +234,7 @@ def _vgg(name, tensor):
     return {name: tensor}
 
 
-def _swinv2(name, tensor):
+def _swinv2(name, tensor) -> dict[str, np.ndarray]:
     """The bias of its keys is not used, those of queries and values lie apart here."""
     if not name.endswith('.attn.qkv.bias') or tensor.shape[0] % 3:
         return {name: tensor}

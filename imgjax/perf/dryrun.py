@@ -125,7 +125,7 @@ def compile_step(config: dict, dataset: dataset_info.DatasetInfo, devices: list)
     return Compiled(setup, traced, step, peak, time.monotonic() - began)
 
 
-def trace(setup: build.Setup):
+def trace(setup: build.Setup) -> Any:
     """Traces what a streamed feed dispatches: (state, {}, batch, hparams), the state donated."""
     n, together = setup.config['batch_size'], sharding.batch_sharding(setup.mesh)
     label = build.label_struct(setup.dataset, n)

@@ -11,6 +11,7 @@ import ctypes
 import importlib.metadata
 import importlib.util
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -68,7 +69,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def memory_for(what: str, advice: str):
+def memory_for(what: str, advice: str) -> Iterator[None]:
     """Has an error for want of memory end in one line.
 
     Args:
@@ -169,7 +170,7 @@ def _freed_and_kept() -> int:
 
 
 @contextlib.contextmanager
-def made_for(name: str):
+def made_for(name: str) -> Iterator[None]:
     """Has programs be traced for platform `name`, whose devices need not be here.
 
     jax.jit keeps what it has traced: a function traced outside is not traced anew.

@@ -5,13 +5,15 @@ import datetime
 import fcntl
 import os
 import socket
+from collections.abc import Iterator
+from typing import TextIO
 
 from imgjax.errors import ConfigError, LockedError
 from imgjax.process import processes
 
 
 @contextlib.contextmanager
-def run_lock(workdir: str):
+def run_lock(workdir: str) -> Iterator[None]:
     """Holds the run directory for this process; the kernel lets go when the process ends.
 
     Raises:
@@ -29,7 +31,7 @@ def run_lock(workdir: str):
         yield
 
 
-def _locked(workdir: str):
+def _locked(workdir: str) -> TextIO:
     """Returns the lock file of a run directory, locked."""
     try:
         file = open(os.path.join(workdir, 'lock'), 'a+', encoding='utf-8',

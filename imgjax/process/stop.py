@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from imgjax.errors import PreemptedError
@@ -76,7 +77,7 @@ def _end_at_second_interrupt() -> None:
 
 
 @contextlib.contextmanager
-def hear_stop():
+def hear_stop() -> Iterator[None]:
     """While it holds, SIGTERM and Ctrl-C only set what preempted() tells; then the old handlers
     are back.
 

@@ -24,13 +24,13 @@ class Bar(tqdm.tqdm):
         self.desc = ''
         _bars.append(self)
 
-    def update(self, n=1):
+    def update(self, n=1) -> bool | None:
         if not self.disable:
             return super().update(n)
         self.n += n
         return None
 
-    def close(self):
+    def close(self) -> None:
         _bars[:] = [bar for bar in _bars if bar is not self]  # tqdm calls different bars equal
         super().close()
 
@@ -42,7 +42,7 @@ class _Heard(logging.Handler):
         super().__init__()
         self.at = time.monotonic()
 
-    def emit(self, record):
+    def emit(self, record) -> None:
         self.at = time.monotonic()
 
 

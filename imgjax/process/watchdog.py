@@ -5,13 +5,14 @@ import faulthandler
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 
 from imgjax.errors import WATCHDOG_EXIT_CODE
 from imgjax.process import stop
 
 
 @contextlib.contextmanager
-def watchdog(seconds: float):
+def watchdog(seconds: float) -> Iterator[Callable[[], None]]:
     """Ends the process with 76 when the `beat` it yields was not called for `seconds`.
 
     A data worker that hangs, or a peer that is gone, leaves the main thread in a call that never

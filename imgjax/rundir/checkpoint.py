@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import shutil
+from typing import Any
 
 import jax
 import numpy as np
@@ -45,7 +46,7 @@ class _KeepBest(checkpoint_managers.PreservationPolicy):
     def __init__(self, score_of):
         self._score_of = score_of
 
-    def should_preserve(self, checkpoints, *, context):
+    def should_preserve(self, checkpoints, *, context) -> list[bool]:
         known = {info.step: self._score_of(info.step) for info in checkpoints}
         known = {step: value for step, value in known.items() if value is not None}
         best = max(known, key=known.get) if known else None
@@ -203,7 +204,7 @@ class _NotDamaged(DataError):
     """A step could not be restored for a reason that is not its damage; it stays where it is."""
 
 
-def restore(workdir: str, step: int, target, config_hash: str):
+def restore(workdir: str, step: int, target, config_hash: str) -> tuple[Any, dict]:
     """Returns (state, meta) of one step, verified.
 
     Args:
@@ -271,7 +272,8 @@ def _check_meta(path: str, meta: dict, step: int, config_hash: str) -> None:
                           'other settings, restore its history.json, else move the step away')
 
 
-def restore_newest(workdir: str, target, config_hash: str, *, put_aside: bool):
+def restore_newest(workdir: str, target, config_hash: str, *,
+                   put_aside: bool) -> tuple[Any, dict] | None:
     """Returns (state, meta) of the newest step that verifies; None before the first save.
 
     Args:
@@ -283,10 +285,11 @@ def restore_newest(workdir: str, target, config_hash: str, *, put_aside: bool):
       DataError: steps were saved, but none is usable.
     """
     found = restore_common({workdir: config_hash}, target, put_aside=put_aside)
-    return found and found[0]
+    return found[0] if found else None
 
 
-def restore_common(runs: dict[str, str], target, *, put_aside: bool):
+def restore_common(runs: dict[str, str], target, *,
+                   put_aside: bool) -> list[tuple[Any, dict]] | None:
     """Returns (state, meta) of each run, at the newest step that verifies in all of them.
 
     Args:

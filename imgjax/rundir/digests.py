@@ -3,6 +3,7 @@
 import json
 import os
 from concurrent import futures
+from typing import NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -93,7 +94,7 @@ def check_replicas(state) -> None:
                 _differ(state, f'processes {other} and {place} do not hold the same')
 
 
-def _differ(state, what: str):
+def _differ(state, what: str) -> NoReturn:
     raise ReplicaError(
         f'step {int(jax.device_get(state.step))}: {what}, where all must be equal: a device or its '
         'memory has failed; nothing was saved, the same command goes on from the newest checkpoint')

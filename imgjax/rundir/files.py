@@ -13,6 +13,8 @@ import logging
 import math
 import os
 import stat
+from collections.abc import Iterator
+from typing import IO, Any, NoReturn
 
 import numpy as np
 
@@ -56,7 +58,7 @@ def read(path: str, limit: int) -> bytes:
     return data
 
 
-def read_json(path: str, limit: int = JSON_BYTES):
+def read_json(path: str, limit: int = JSON_BYTES) -> Any:
     """Returns the plain data of a JSON file; a name that stands twice, NaN and infinity are errors.
 
     Raises:
@@ -77,7 +79,7 @@ def read_json(path: str, limit: int = JSON_BYTES):
     return value
 
 
-def _none(word: str):
+def _none(word: str) -> NoReturn:
     raise ValueError(f'{word} is no JSON')
 
 
@@ -115,7 +117,7 @@ def read_rows(path: str) -> list:
 
 
 @contextlib.contextmanager
-def replacing(path: str, binary: bool = False, **options):
+def replacing(path: str, binary: bool = False, **options) -> Iterator[IO]:
     """Opens a new file that takes the place of `path` when the block ends without an error.
 
     It is of text, or of bytes where `binary`; of names that are no UTF-8 the text has '?'. No
@@ -215,7 +217,7 @@ def check_files(path: str, leaves: int) -> None:
             raise ValueError(f'{name!r} is larger than the {limit:,} bytes that describe the state')
 
 
-def _walk(path: str):
+def _walk(path: str) -> Iterator[os.DirEntry]:
     with os.scandir(path) as entries:
         for entry in entries:
             yield entry

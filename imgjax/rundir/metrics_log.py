@@ -7,6 +7,7 @@ import math
 import os
 import socket
 import time
+from typing import Any
 
 from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import RecordWriter
@@ -144,7 +145,7 @@ class Log:
                 self._events.close()
 
 
-def jsonable(value):
+def jsonable(value) -> Any:
     """Returns plain data with null for every number that JSON does not know."""
     if isinstance(value, dict):
         return {k: jsonable(v) for k, v in value.items()}

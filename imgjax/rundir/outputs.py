@@ -10,6 +10,8 @@ import json
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
+from typing import IO
 
 from imgjax.errors import ConfigError
 from imgjax.rundir import files as files_lib
@@ -116,7 +118,7 @@ def mark(folder: str, command: str, files=()) -> None:
 
 
 @contextlib.contextmanager
-def filling(folder: str, command: str, own: list[str]):
+def filling(folder: str, command: str, own: list[str]) -> Iterator[str]:
     """Yields an empty folder, whose files come to lie in `folder` when the block ends.
 
     Each file is replaced whole, and those that have no new one stay. After an error all is as
@@ -207,7 +209,7 @@ def check_file(flag: str, file: str, command: str, marks: tuple[bytes, ...],
 
 
 @contextlib.contextmanager
-def replacing(file: str, binary: bool = False, **options):
+def replacing(file: str, binary: bool = False, **options) -> Iterator[IO]:
     """Opens what takes the place of `file`, which `check_file` has passed, when the block ends.
 
     As trust.replacing, but beside files of the user's, of which none may be in the way. A link is

@@ -6,6 +6,7 @@ name says so. A config with one is refused; in other texts it is replaced.
 
 import os
 import re
+from collections.abc import Iterator
 
 from imgjax.errors import ConfigError
 
@@ -63,7 +64,7 @@ def check_config(flat: dict) -> None:
                     'HF_TOKEN')
 
 
-def _strings(name: str, value):
+def _strings(name: str, value) -> Iterator[tuple[str, str]]:
     """Yields (name, string) for all strings in a field's value, names of dicts among them."""
     if isinstance(value, str):
         yield name, value

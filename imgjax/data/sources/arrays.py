@@ -136,7 +136,8 @@ def _tidy(labels: np.ndarray, name: str) -> np.ndarray:
     return labels
 
 
-def _numbers_of(labels: np.ndarray, class_names: tuple[str, ...], name: str):
+def _numbers_of(labels: np.ndarray, class_names: tuple[str, ...],
+                name: str) -> tuple[tuple[str, ...], np.ndarray]:
     """Returns (class names, int32 (N,)) of names; without class names they are those there are."""
     there, numbers = np.unique(label_columns.without_blanks(labels.tolist(), name),
                                return_inverse=True)
@@ -250,7 +251,8 @@ def _say_nothing(labels: np.ndarray) -> bool:
     return labels.dtype.kind in 'US' and not np.char.strip(labels).astype(bool).any()
 
 
-def _numbered_alike(labels: dict[str, np.ndarray], mine: str, path: str):
+def _numbered_alike(labels: dict[str, np.ndarray], mine: str,
+                    path: str) -> tuple[dict[str, np.ndarray], int]:
     """Returns (labels, number of classes), one-hot ones read as numbers where all are.
 
     The number is 0 where no array is one-hot.

@@ -153,7 +153,8 @@ def _count_unread(path: str, there: list[str], labelled: list[str], split: str, 
                            len(unread))
 
 
-def _list(root: str, is_train: bool, say: bool, left_out: dict):
+def _list(root: str, is_train: bool, say: bool,
+          left_out: dict) -> tuple[tuple[str, ...], image_files.Found, np.ndarray]:
     """Returns (class names, Found in all class folders, int32 labels).
 
     A class folder without images is an error in training, and no class elsewhere.

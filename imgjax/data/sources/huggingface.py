@@ -125,7 +125,8 @@ def _open(every: dict, split: str, settings: dict, path: str, options: dict) -> 
                   left_out)
 
 
-def _labels(every: dict, split: str, column: str, path: str):
+def _labels(every: dict, split: str, column: str,
+            path: str) -> tuple[tuple[str, ...], np.ndarray, bool]:
     """Returns (class names, labels of the split, multi_label); reads no image."""
     def label_column(name: str) -> LabelColumn:
         return _label_column(every, name, column, path)

@@ -153,7 +153,8 @@ def _unread(path: str, split: str, split_of: list[str], labelled: list[str],
     return unread
 
 
-def _labels(path: str, rows: Sequence[Row], multi_label: bool):
+def _labels(path: str, rows: Sequence[Row],
+            multi_label: bool) -> tuple[tuple[str, ...], np.ndarray]:
     """Returns (class names, labels int32 (N,) or bool (N, K)) of the rows."""
     without = [row for row in rows if not row.labels]
     if without and not multi_label:
@@ -205,7 +206,7 @@ def _check_inside(name: str, place: str, root: str) -> None:
                         'listing, or set config.data.options.root to a folder that it lies in')
 
 
-def _found(root: str, rows: Sequence[Row], path: str):
+def _found(root: str, rows: Sequence[Row], path: str) -> tuple[list[str], list[int], np.ndarray]:
     """Returns (names, bytes of each, (device, inode) uint64 (N, 2)) of the files of rows.
 
     A file that is not there as it is written is looked for without blanks about its name, with /

@@ -134,7 +134,8 @@ def count_unread_columns(images: Sequence[str], classes: Sequence[str], options:
                 left_out_lib.count(left_out, f'columns of {kind} that are not read', name)
 
 
-def _labels(every: dict[str, list[str]], split: str, settings: dict):
+def _labels(every: dict[str, list[str]], split: str,
+            settings: dict) -> tuple[tuple[str, ...], np.ndarray, bool]:
     """Returns (class names, labels of the split, multi_label); reads no image.
 
     Without names in the metadata the labels of all splits say which classes there are.

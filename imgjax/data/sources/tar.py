@@ -75,7 +75,8 @@ def _has_labels(index: dict[str, np.ndarray]) -> bool:
     return not index['without_label'].size
 
 
-def _labels(path: str, split: str, index: dict[str, np.ndarray], first: dict[str, np.ndarray]):
+def _labels(path: str, split: str, index: dict[str, np.ndarray],
+            first: dict[str, np.ndarray]) -> tuple[tuple[str, ...], np.ndarray]:
     """Returns (class names, int32 class number of each label of the split).
 
     Without classnames.txt the classes are those of the split and of the `first` one.

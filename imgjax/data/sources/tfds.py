@@ -97,7 +97,7 @@ def data_dir(options: dict) -> str:
 
 
 def find_builder(name: str, place: str, config: str = '', *, field: str = 'config.data.name',
-                 **more):
+                 **more) -> Any:
     """Returns TFDS's builder of a dataset, prepared or not.
 
     Raises:
@@ -183,7 +183,7 @@ def open_whole(builder, split: str) -> Source:
                   multi_label)
 
 
-def image_classes(builder):
+def image_classes(builder) -> tuple[Any, bool]:
     """Returns (the ClassLabel, multi_label) of a builder's features.
 
     Raises:
