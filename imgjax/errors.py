@@ -5,6 +5,7 @@ Every message is one line that names the field or the file, and the fix.
 
 import collections
 import difflib
+from collections.abc import Collection, Iterable
 
 
 class RunError(Exception):
@@ -79,7 +80,12 @@ class PreemptedError(RunError):
 WATCHDOG_EXIT_CODE = 76
 
 
-def nearest(name: str, valid) -> str:
+def one_line(error: BaseException, most: int = 200) -> str:
+    """Returns the text of an error on one line, of which it keeps `most` characters."""
+    return ' '.join(str(error).split())[:most]
+
+
+def nearest(name: str, valid: Iterable) -> str:
     """Returns "; did you mean 'x'?" for the valid name that is close, or '' where none is.
 
     Case makes no difference. The beginning of a name is close to it, and so is a last part that
@@ -104,7 +110,7 @@ def _last_part(name: str) -> str:
     return name.rpartition('.')[2]
 
 
-def unknown(kind: str, name: str, valid) -> str:
+def unknown(kind: str, name: str, valid: Collection[str]) -> str:
     """Returns the line for a name that is none of `valid`: the nearest, and all there are."""
     return (f'unknown {kind} {name!r}{nearest(name, valid) or "."} There are '
             f'{", ".join(valid) or "none"}')

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from imgjax.data import crop, jpeg, modes
-from imgjax.errors import DataError
+from imgjax.errors import DataError, one_line
 
 # Pillow's names of the formats, and their usual endings. It knows more, some of which start other
 # programs or say a smaller size than they have. TGA is last: it has no mark to know it by.
@@ -242,7 +242,7 @@ def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
 
 def _refusal(name: str, encoded, error: Exception) -> Unreadable:
     """Returns what to raise for an error of Pillow's."""
-    text = ' '.join(str(error).split())
+    text = one_line(error)
     if isinstance(error, Image.DecompressionBombError):
         kind = 'too many pixels'
     elif isinstance(error, UnidentifiedImageError):  # its text names an object in memory

@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import fcntl
-import hashlib
 import logging
 import os
 import tempfile
@@ -13,6 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from imgjax.data import labels as labels_lib
+from imgjax.data.fingerprint import fingerprint
 from imgjax.errors import DataError
 
 log = logging.getLogger('imgjax')
@@ -121,11 +121,9 @@ class Ranges:
 
     def fingerprint(self, class_names: Sequence[str]) -> str:
         """Returns what changes with the names, sizes or labels, but not with where it lies."""
-        mark = hashlib.sha256('\0'.join(class_names).encode())
-        for array in (self._names, np.ascontiguousarray(self._size, np.int64),
-                      np.ascontiguousarray(self._labels)):
-            mark.update(array)
-        return mark.hexdigest()[:16]
+        return fingerprint(['\0'.join(class_names), self._names,
+                            np.ascontiguousarray(self._size, np.int64),
+                            np.ascontiguousarray(self._labels)])
 
 
 def shown(name: str) -> str:
@@ -146,11 +144,9 @@ def unpacked(names: np.ndarray) -> list[str]:
 
 def stamp(paths: Sequence[str], *more: str) -> str:
     """Returns what changes when a file is written again, or `more` is another."""
-    mark = hashlib.sha256('\0'.join(more).encode())
-    for path in paths:
-        status = os.stat(path)
-        mark.update(f'\0{os.path.basename(path)} {status.st_size} {status.st_mtime_ns}'.encode())
-    return mark.hexdigest()[:16]
+    found = [(os.path.basename(path), os.stat(path)) for path in paths]
+    return fingerprint(['\0'.join(more), *(f'\0{name} {status.st_size} {status.st_mtime_ns}'
+                                           for name, status in found)])
 
 
 def _places(folder: str, given: str) -> list[str]:
@@ -158,7 +154,7 @@ def _places(folder: str, given: str) -> list[str]:
 
     In a folder that several sets may share each has one of its own.
     """
-    mark = hashlib.sha256(os.path.abspath(folder).encode()).hexdigest()[:16]
+    mark = fingerprint([os.path.abspath(folder)])
     if given:
         return [os.path.join(os.path.expanduser(given), mark)]
     home = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')

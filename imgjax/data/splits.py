@@ -1,7 +1,6 @@
 """Splits: which there are, the share that is held out where there is only one, slices of them."""
 
 import bisect
-import hashlib
 import itertools
 import logging
 import os
@@ -12,10 +11,11 @@ import numpy as np
 import xxhash
 
 from imgjax.data import Source, classes, image_files, left_out, read, split_names
+from imgjax.data.fingerprint import fingerprint
 from imgjax.data.split_names import HELD_OUT as HELD_OUT
 from imgjax.data.split_names import resolve as resolve
 from imgjax.data.split_names import resolve_share as resolve_share
-from imgjax.errors import ConfigError, DataError
+from imgjax.errors import ConfigError, DataError, one_line
 
 log = logging.getLogger('imgjax')
 
@@ -199,9 +199,8 @@ def open_part(split: str, there: Iterable[str], refusal: str, options: dict,
         count_unused_share(names, chosen, options, unused)
     count_absent(unused, source.class_names, labels[chosen == held_out])
     view = _View([(source, np.flatnonzero(chosen == held_out))])
-    words = f'{source.fingerprint} {held_out} {options["held_out"]}'
-    return source._replace(examples=view, labels=view.labels, left_out=unused,
-                           fingerprint=hashlib.sha256(words.encode()).hexdigest()[:16])
+    mark = fingerprint([f'{source.fingerprint} {held_out} {options["held_out"]}'])
+    return source._replace(examples=view, labels=view.labels, left_out=unused, fingerprint=mark)
 
 
 def _with_labels(split: str, there: list[str], options: dict, open_one: Callable[[str], Source],
@@ -308,9 +307,8 @@ def sliced(spec: str, open_one: Callable[[str], Source]) -> Source:
             raise ValueError('shards are of the files; take % or numbers of examples')
         ranges = tfds_splits.ReadInstruction.from_spec(spec).to_absolute(lengths)
     except (ValueError, NotImplementedError) as error:
-        text = ' '.join(str(error).split())
-        raise ConfigError(f'config.data: split {spec!r}: {text}; write it such as train[:90%], '
-                          'train[100:200] or train[10%:]+test') from None
+        raise ConfigError(f'config.data: split {spec!r}: {one_line(error)}; write it such as '
+                          'train[:90%], train[100:200] or train[10%:]+test') from None
     parts = []
     for one in ranges:
         source = sources[one.splitname]
@@ -318,14 +316,13 @@ def sliced(spec: str, open_one: Callable[[str], Source]) -> Source:
         parts.append((source, _rows(source, start, stop)))
     view = _View(parts)
     marks = [source.fingerprint for source in sources.values()]
-    fingerprint = hashlib.sha256(' '.join([spec, *marks]).encode()).hexdigest()[:16]
     files = None if any(source.files is None for source in sources.values()) else np.concatenate(
         [source.files[rows] for source, rows in parts])
     unused = left_out.added_up(source.left_out for source in sources.values())
     unused.pop(_ABSENT, None)  # a class that one lacks may be in another
     _say_absent(spec, view, list(sources.values()), unused)
-    return Source(view, first.class_names, fingerprint, view.labels, first.multi_label, unused,
-                  files)
+    return Source(view, first.class_names, fingerprint([' '.join([spec, *marks])]), view.labels,
+                  first.multi_label, unused, files)
 
 
 def _rows(source: Source, start: int, stop: int) -> np.ndarray:

@@ -20,7 +20,7 @@ from imgjax import augment, models, step
 from imgjax.build import Setup
 from imgjax.commands import run_directory
 from imgjax.config import write_json
-from imgjax.errors import ConfigError, DataError
+from imgjax.errors import ConfigError, DataError, one_line
 from imgjax.interop import description, files, torch_layout
 from imgjax.process import backend
 from imgjax.rundir import files as files_lib
@@ -191,7 +191,7 @@ def _write_onnx(setup: Setup, variables, folder: str) -> Callable:
     except Exception as error:  # of whatever jax2onnx has no operation for
         raise DataError(
             f'--format=onnx: jax2onnx cannot convert {setup.config["model"]["name"]!r} '
-            f'({type(error).__name__}: {" ".join(str(error).split())[:200]}); take another '
+            f'({type(error).__name__}: {one_line(error)}); take another '
             'format') from None
     described = description.describe(setup)
     onnx.helper.set_model_props(model, {

@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 import safetensors
 
-from imgjax.errors import DataError
+from imgjax.errors import DataError, one_line
 from imgjax.interop import state_dict, torch_file
 from imgjax.interop.state_dict import StateDict
 
@@ -91,7 +91,7 @@ def _read_safetensors(path: str) -> StateDict:
         with safetensors.safe_open(path, framework='numpy') as file:
             return StateDict({name: file.get_tensor(name) for name in file.keys()}, ())
     except Exception as error:  # the library's own, and NumPy's on what it cannot hold
-        text = ' '.join(str(error).split())[:200]
+        text = one_line(error)
         raise DataError(f'{path}: not a safetensors file that can be used ({text})') from None
 
 
@@ -104,5 +104,5 @@ def _read_npz(path: str) -> StateDict:
         with np.load(path) as archive:  # refuses pickled objects by default
             return StateDict({name: archive[name] for name in archive.files}, ())
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, MemoryError) as error:
-        text = ' '.join(str(error).split())[:200]
+        text = one_line(error)
         raise DataError(f'{path}: not an .npz of arrays that can be used ({text})') from None

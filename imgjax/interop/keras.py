@@ -20,7 +20,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from imgjax.errors import ConfigError, DataError, nearest
+from imgjax.errors import ConfigError, DataError, nearest, one_line
 
 # Application: our variant, and the options of config.model that it needs.
 APPLICATIONS: dict[str, tuple[str, dict]] = {
@@ -168,7 +168,7 @@ def application(name: str, weights: str = 'imagenet') -> dict[str, np.ndarray]:
         try:
             model = getattr(keras.applications, name)(weights=weights)
         except Exception as error:  # of HTTP, of its cache, of h5py
-            text = ' '.join(str(error).split())[:160]
+            text = one_line(error, 160)
             raise DataError(f'config.init.from_: the weights of keras:{name} cannot be had here '
                             f'({type(error).__name__}: {text})') from None
         return from_model(model, name, bgr=PREPROCESSING[kind] is _CAFFE)

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from imgjax import finetune, models
-from imgjax.errors import ConfigError, DataError, nearest
+from imgjax.errors import ConfigError, DataError, nearest, one_line
 from imgjax.interop import adapt, description, files, labels, prefixes, preprocessing, torch_layout
 
 log = logging.getLogger('imgjax')
@@ -145,7 +145,7 @@ def _from_hub(name: str, file: str) -> str:
     try:
         return huggingface_hub.hf_hub_download(f'timm/{name}', file)
     except Exception as error:  # of HTTP, of the cache, of the repository
-        text = ' '.join(str(error).split())[:160]
+        text = one_line(error, 160)
         raise DataError(f'config.init.from_: timm/{name} has no {file} that can be had here '
                         f'({type(error).__name__}: {text}); download it elsewhere and give its '
                         'path') from None

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from imgjax.errors import DataError
+from imgjax.errors import DataError, one_line
 from imgjax.interop import pickles
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -37,7 +37,7 @@ def read(path: str, choose: Callable[[Any], Any] = lambda saved: saved) -> Any:
     except OSError as error:
         raise DataError(f'{path}: cannot be read ({error.strerror})') from None
     except Exception as error:  # parsers raise nearly anything on hostile bytes
-        text = ' '.join(str(error).split())[:200] or type(error).__name__
+        text = one_line(error) or type(error).__name__
         raise DataError(f'{path}: not a file of torch.save that can be used ({text})') from None
 
 

@@ -1,4 +1,7 @@
-"""What the makers publish of each accelerator: the ceilings of `imgjax/perf/roofline.py`."""
+"""What the makers publish about each accelerator: the limits of its speed and its memory.
+
+`imgjax/perf/roofline.py` bounds a step by them, and a run's MFU is its FLOP/s over `peak_flops`.
+"""
 
 from typing import NamedTuple
 
@@ -15,6 +18,7 @@ class Chip(NamedTuple):
         it receives as many at the same time. Half of what is published as bidirectional.
       dimensions: of a slice.
       source: where that is published.
+      kinds: how JAX begins the name of such a device (`device_kind`).
     """
 
     flops: float
@@ -23,14 +27,40 @@ class Chip(NamedTuple):
     link_speed: float
     dimensions: int
     source: str
+    kinds: tuple[str, ...]
 
 
 _DOCS = 'https://docs.cloud.google.com/tpu/docs'
 
 CHIPS = {
     # Its six links are 50 GB/s each way by arXiv:2304.01433.
-    'v4': Chip(275e12, 32 * 2**30, 1200e9, 300e9, 3, f'{_DOCS}/v4'),
-    'v5e': Chip(197e12, 16 * 2**30, 819e9, 200e9, 2, f'{_DOCS}/v5e'),
-    'v5p': Chip(459e12, 95 * 2**30, 2765e9, 600e9, 3, f'{_DOCS}/v5p'),
-    'v6e': Chip(918e12, 32 * 2**30, 1638e9, 400e9, 2, f'{_DOCS}/v6e'),
+    'v4': Chip(275e12, 32 * 2**30, 1200e9, 300e9, 3, f'{_DOCS}/v4', ('TPU v4',)),
+    'v5e': Chip(197e12, 16 * 2**30, 819e9, 200e9, 2, f'{_DOCS}/v5e',
+                ('TPU v5 lite', 'TPU v5e')),
+    'v5p': Chip(459e12, 95 * 2**30, 2765e9, 600e9, 3, f'{_DOCS}/v5p', ('TPU v5',)),
+    'v6e': Chip(918e12, 32 * 2**30, 1638e9, 400e9, 2, f'{_DOCS}/v6e', ('TPU v6 lite',)),
 }
+# Dense bfloat16 FLOP/s by the beginning of `device_kind`; the data sheets give those of the chips
+# that no topology describes.
+_PEAK_FLOPS = {
+    'NVIDIA A100': 312e12,
+    'NVIDIA H100 PCIe': 756e12,
+    'NVIDIA H100': 989e12,
+    'NVIDIA H200': 989e12,
+    'NVIDIA L4': 121e12,
+    'NVIDIA B200': 2250e12,
+    'TPU v3': 123e12,
+    **{kind: chip.flops for chip in CHIPS.values() for kind in chip.kinds},
+}
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """Returns the peak FLOP/s of a device, None where it is not known (of a CPU).
+
+    The longest name in the table counts that `device_kind` begins with.
+
+    >>> peak_flops('TPU v5p slice'), peak_flops('TPU v5 lite')
+    (459000000000000.0, 197000000000000.0)
+    """
+    fitting = [name for name in _PEAK_FLOPS if device_kind.startswith(name)]
+    return _PEAK_FLOPS[max(fitting, key=len)] if fitting else None

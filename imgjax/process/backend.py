@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from imgjax.errors import ConfigError, OutOfMemoryError
+from imgjax.errors import ConfigError, OutOfMemoryError, one_line
 
 _COMPILER_OPTIONS = {
     'cpu': {
@@ -54,7 +54,7 @@ def devices() -> list:
     try:
         return jax.devices()
     except (RuntimeError, AssertionError) as error:  # the second where JAX has no plugin for them
-        asked, reason = _platforms(), ' '.join(str(error).split())[:200]
+        asked, reason = _platforms(), one_line(error)
         raise ConfigError(
             f'JAX_PLATFORMS={asked or ""}: no such device can be used here '
             f'({reason or "jax has no plugin for it, such as jax[cuda13]"}); unset it to take the '

@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from imgjax import sharding
-from imgjax.errors import DataError, DivergedError
+from imgjax.errors import DataError, DivergedError, one_line
 from imgjax.process import processes
 from imgjax.rundir import digests, files, history
 
@@ -164,7 +164,7 @@ class Writer:
     def _failed(self, error: Exception) -> None:
         """Says so, takes away what the failed save left, and forgets Orbax's idea of it."""
         log.warning('checkpoint of step %s was not saved (%s); training goes on', self._pending,
-                    ' '.join(str(error).split())[:300])
+                    one_line(error, 300))
         self._pending = None
         manager, self._manager = self._manager, None
         try:
@@ -252,7 +252,7 @@ def restore(workdir: str, step: int, target, config_hash: str) -> tuple[Any, dic
     except _NotDamaged:
         raise
     except Exception as error:  # damage shows as any type that a parser can raise
-        text = ' '.join(str(error).split())[:300]
+        text = one_line(error, 300)
         outside = isinstance(error, PermissionError | MemoryError) or any(
             word in text for word in ('RESOURCE_EXHAUSTED', 'PERMISSION_DENIED'))
         kind = _NotDamaged if outside else DataError

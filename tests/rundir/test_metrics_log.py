@@ -7,7 +7,7 @@ import time
 import pytest
 from tensorboardX.proto import event_pb2
 
-from imgjax.perf import throughput
+from imgjax.perf import chips, throughput
 from imgjax.rundir import metrics_log
 
 
@@ -112,7 +112,7 @@ def test_a_full_disk_makes_rows_wait(tmp_path):
     ('NVIDIA H100 80GB HBM3', 989e12), ('NVIDIA H100 PCIe', 756e12), ('TPU v5 lite', 197e12),
     ('TPU v5p', 459e12), ('TPU v4', 275e12), ('NVIDIA A100-SXM4-40GB', 312e12), ('cpu', None)])
 def test_peak_of_a_device(kind, peak):
-    assert throughput.peak_flops(kind) == peak
+    assert chips.peak_flops(kind) == peak
 
 
 def test_performance_adds_up():

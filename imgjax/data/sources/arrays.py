@@ -18,7 +18,7 @@ import xxhash
 
 from imgjax.data import Source, label_columns, left_out, modes, source_options, splits
 from imgjax.data import labels as labels_lib
-from imgjax.errors import ConfigError, DataError
+from imgjax.errors import ConfigError, DataError, one_line
 
 log = logging.getLogger('imgjax')
 
@@ -182,7 +182,7 @@ def open_split(split: str, options: dict) -> Source:
         return opened._replace(left_out=unused)
     except (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError,
             zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f'{path}: not a readable .npz ({" ".join(str(error).split())[:200]}); '
+        raise DataError(f'{path}: not a readable .npz ({one_line(error)}); '
                         'write it with numpy.savez') from None
 
 

@@ -7,7 +7,6 @@ folder.
 """
 
 import concurrent.futures
-import hashlib
 import itertools
 import logging
 import os
@@ -16,6 +15,7 @@ import numpy as np
 
 from imgjax.data import Source, image_files, records, source_options, split_names, splits
 from imgjax.data import left_out as left_out_lib
+from imgjax.data.fingerprint import fingerprint
 from imgjax.errors import ConfigError, DataError
 
 log = logging.getLogger('imgjax')
@@ -59,12 +59,11 @@ def open_split(split: str, options: dict) -> Source:
             splits.count_unused_share(found.names, chosen, options, left_out)
         rows = rows[chosen == held_out]
     names, labels = [found.names[row] for row in rows], labels[rows]
-    listing = hashlib.sha256()
-    for name, row in zip(names, rows, strict=True):
-        listing.update(os.fsencode(f'{name} {found.sizes[row]}\n'))
+    mark = fingerprint(os.fsencode(f'{name} {found.sizes[row]}\n')
+                       for name, row in zip(names, rows, strict=True))
     examples = records.Files(root, names, labels, options)
-    return Source(examples, class_names, listing.hexdigest()[:16], examples.labels,
-                  left_out=left_out, files=found.files[rows])
+    return Source(examples, class_names, mark, examples.labels, left_out=left_out,
+                  files=found.files[rows])
 
 
 def _folders(path: str) -> list[str]:

@@ -4,7 +4,6 @@ The column `image` holds images, `label` a class number, a name, or a list of ei
 the set multi-label. Images stay encoded.
 """
 
-import hashlib
 import os
 from collections.abc import Sequence
 
@@ -12,9 +11,10 @@ import numpy as np
 
 from imgjax.data import Source, label_columns, source_options, split_names, splits
 from imgjax.data import labels as labels_lib
+from imgjax.data.fingerprint import fingerprint
 from imgjax.data.label_columns import LabelColumn
 from imgjax.data.sources import parquet
-from imgjax.errors import ConfigError, DataError
+from imgjax.errors import ConfigError, DataError, one_line
 
 
 class _Examples:
@@ -95,7 +95,7 @@ def _load(path: str) -> dict:
 
 def _refusal(path: str, error: Exception) -> DataError:
     return DataError(f'{path}: not what Dataset.save_to_disk writes '
-                     f'({" ".join(str(error).split())[:200]})')
+                     f'({one_line(error)})')
 
 
 def _open(every: dict, split: str, settings: dict, path: str, options: dict) -> Source:
@@ -110,19 +110,17 @@ def _open(every: dict, split: str, settings: dict, path: str, options: dict) -> 
     dataset = every[split].select_columns([settings['image']]).cast_column(
         settings['image'], datasets.Image(decode=False))
     class_names, labels, multi_label = _labels(every, split, settings['label'], path)
-    mark = hashlib.sha256('\0'.join([split, *class_names]).encode())
-    mark.update(np.ascontiguousarray(labels))
-    for file in dataset.cache_files:
-        size = os.path.getsize(file['filename'])
-        mark.update(f'{os.path.basename(file["filename"])} {size}\n'.encode())
+    files = [file['filename'] for file in dataset.cache_files]
+    mark = fingerprint([
+        '\0'.join([split, *class_names]), np.ascontiguousarray(labels),
+        *(f'{os.path.basename(file)} {os.path.getsize(file)}\n' for file in files)])
     examples = _Examples(dataset, settings['image'], labels, f'{path}:{split}')
     left_out = {}
     if splits.says_unread(split, options):
         parquet.count_unread_columns(
             images, [name for name, kind in features.items()
                      if getattr(getattr(kind, 'feature', kind), 'names', None)], options, left_out)
-    return Source(examples, class_names, mark.hexdigest()[:16], examples.labels, multi_label,
-                  left_out)
+    return Source(examples, class_names, mark, examples.labels, multi_label, left_out)
 
 
 def _labels(every: dict, split: str, column: str,

@@ -10,7 +10,7 @@ in training (that is how rare classes are repeated), and counts once in evaluati
 
 import concurrent.futures
 import contextlib
-import hashlib
+import itertools
 import logging
 import os
 import posixpath
@@ -31,6 +31,7 @@ from imgjax.data import (
 )
 from imgjax.data import labels as labels_lib
 from imgjax.data import left_out as left_out_lib
+from imgjax.data.fingerprint import fingerprint
 from imgjax.data.listing_file import Row
 from imgjax.errors import ConfigError, DataError
 
@@ -100,12 +101,11 @@ def open_split(split: str, options: dict) -> Source:
 
 def _source(root: str, names: list[str], sizes: list[int], labels: np.ndarray, class_names,
             options: dict) -> Source:
-    listing = hashlib.sha256('\0'.join(class_names).encode())
-    for name, size in zip(names, sizes, strict=True):
-        listing.update(os.fsencode(f'{name} {size}\n'))
-    listing.update(np.ascontiguousarray(labels))
+    files = (os.fsencode(f'{name} {size}\n') for name, size in zip(names, sizes, strict=True))
+    mark = fingerprint(itertools.chain(
+        ['\0'.join(class_names)], files, [np.ascontiguousarray(labels)]))
     examples = records.Files(root, names, labels, options)
-    return Source(examples, class_names, listing.hexdigest()[:16], examples.labels)
+    return Source(examples, class_names, mark, examples.labels)
 
 
 def _split_of(rows: Sequence[Row]) -> list[str]:

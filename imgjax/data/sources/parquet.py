@@ -8,7 +8,6 @@ Parquet has no random access: to get one image a whole group of rows is read and
 the encoded images are copied once, one after another, into one file that is then read in place.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -20,8 +19,9 @@ import numpy as np
 
 from imgjax.data import Source, label_columns, records, shards, source_options, split_names, splits
 from imgjax.data import left_out as left_out_lib
+from imgjax.data.fingerprint import fingerprint
 from imgjax.data.label_columns import LabelColumn
-from imgjax.errors import ConfigError, DataError
+from imgjax.errors import ConfigError, DataError, one_line
 
 log = logging.getLogger('imgjax')
 
@@ -53,7 +53,7 @@ def open_split(split: str, options: dict) -> Source:
             return _open(path, every, split, settings, options)
         except pyarrow.ArrowException as error:
             raise DataError(f'{path}: {split}-*.parquet cannot be read '
-                            f'({" ".join(str(error).split())[:200]}); download it again') from None
+                            f'({one_line(error)}); download it again') from None
 
     return splits.open_part(split, every, f'config.data: {path} has no {split}-*.parquet for that '
                             'split', options, open_one,
@@ -67,7 +67,7 @@ def _open(path: str, every: dict[str, list[str]], split: str, settings: dict,
     class_names, labels, multi_label = _labels(every, split, settings)
     column = settings['image']
     mark = records.stamp(every[split], column)
-    of_column = '' if column == 'image' else f'.{hashlib.sha256(column.encode()).hexdigest()[:8]}'
+    of_column = '' if column == 'image' else f'.{fingerprint([column])[:8]}'
     name = f'{split}{of_column}'  # runs that read other columns keep theirs
 
     def fits(place: str, index: dict) -> bool:
@@ -165,7 +165,7 @@ def _label_column(path: str, settings: dict, required: bool = True) -> LabelColu
             return LabelColumn(f'{path}: column {column!r}', _stored_names(schema, column),
                                file.read([column])[0].to_pylist())
     except (OSError, pyarrow.ArrowInvalid) as error:
-        raise DataError(f'{path}: cannot be read ({" ".join(str(error).split())[:200]}); '
+        raise DataError(f'{path}: cannot be read ({one_line(error)}); '
                         'download it again') from None
 
 

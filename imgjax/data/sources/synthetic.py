@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from imgjax.data import Source, source_options, splits
+from imgjax.data.fingerprint import fingerprint
 from imgjax.errors import ConfigError
 
 DEFAULTS = dict(examples=10_000, classes=10, height=32, width=32, encoded='', noise=0.25)
@@ -85,6 +86,6 @@ def open_split(split: str, options: dict) -> Source:
     count = settings['examples'] if split == 'train' else -(-settings['examples'] // 10)
     examples = _Examples(split, count, options['channels'], settings)
     words = [f'{name}={value}' for name, value in sorted(settings.items())]
-    mark = hashlib.sha256(' '.join([split, str(options['channels']), *words]).encode())
+    mark = fingerprint([' '.join([split, str(options['channels']), *words])])
     names = tuple(str(number) for number in range(settings['classes']))
-    return Source(examples, names, mark.hexdigest()[:16], examples.labels)
+    return Source(examples, names, mark, examples.labels)

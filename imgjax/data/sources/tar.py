@@ -26,7 +26,7 @@ from imgjax.data import labels as labels_lib
 from imgjax.data import left_out as left_out_lib
 from imgjax.data.decode import EXTENSIONS
 from imgjax.data.label_columns import LabelColumn
-from imgjax.errors import DataError
+from imgjax.errors import DataError, one_line
 
 log = logging.getLogger('imgjax')
 
@@ -212,7 +212,7 @@ def _scan(path: str) -> tuple[list[tuple], left_out_lib.LeftOut]:
                 tar.members = []  # type: ignore[attr-defined]  # it would keep each
             _check_end(file.fileno(), tar.offset, path)
     except (tarfile.TarError, OSError, ValueError, EOFError) as error:
-        raise DataError(f'{path}: not a whole tar file ({" ".join(str(error).split())}); make or '
+        raise DataError(f'{path}: not a whole tar file ({one_line(error)}); make or '
                         'copy it again') from None
     fields, labelled = collections.Counter(map(_webdataset_key, images)), bool(labels)
     rows = []

@@ -1,6 +1,5 @@
 """TFDS datasets prepared as ArrayRecord, read in random access and without TensorFlow."""
 
-import hashlib
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +8,8 @@ import numpy as np
 
 from imgjax.data import Source, source_options, splits
 from imgjax.data import labels as labels_lib
-from imgjax.errors import ConfigError, DataError, nearest
+from imgjax.data.fingerprint import fingerprint
+from imgjax.errors import ConfigError, DataError, nearest, one_line
 
 # array_record 0.8 takes 10 us to read one record and 5 ns more for each that its file holds (CIFAR
 # lies in one file of 50,000: 0.25 ms); reading many at once starts threads, 1 ms, but pays the
@@ -116,8 +116,8 @@ def find_builder(name: str, place: str, config: str = '', *, field: str = 'confi
         raise ConfigError(f'{field}: {name!r} is {nothing} TFDS dataset'
                           f'{nearest(name, every)}') from None
     except ValueError as error:
-        text = ' '.join(str(error).split())[:200]
-        raise ConfigError(f'{field}: {name!r} has no such configuration: {text}') from None
+        raise ConfigError(f'{field}: {name!r} has no such configuration: '
+                          f'{one_line(error)}') from None
 
 
 def open_split(split: str, options: dict) -> Source:
@@ -171,16 +171,14 @@ def open_whole(builder, split: str) -> Source:
         data_source = builder.as_data_source(
             split=split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
     except (ValueError, KeyError, OSError, RuntimeError) as error:
-        raise DataError(f'{builder.data_path}: cannot be read ({" ".join(str(error).split())}); '
+        raise DataError(f'{builder.data_path}: cannot be read ({one_line(error)}); '
                         'prepare it again') from None
     # Not the bytes: preparing a set again with another encoder gives the same pixels.
     shards = {key: value.num_examples for key, value in info.splits.items()}
-    fingerprint = hashlib.sha256(
-        f'{builder.name} {builder.version} {split} {sorted(shards.items())}'.encode())
+    mark = fingerprint([f'{builder.name} {builder.version} {split} {sorted(shards.items())}'])
     examples = _Examples(data_source, f'{builder.name}/{split}', info.splits[split],
                          classes.num_classes, multi_label)
-    return Source(examples, tuple(classes.names), fingerprint.hexdigest()[:16], examples.labels,
-                  multi_label)
+    return Source(examples, tuple(classes.names), mark, examples.labels, multi_label)
 
 
 def image_classes(builder) -> tuple[Any, bool]:
