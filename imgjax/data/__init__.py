@@ -62,6 +62,11 @@ def read(source: Source, indices: Sequence[int] | np.ndarray) -> list[dict]:
     return many(indices) if many else [source.examples[index] for index in indices]
 
 
+def labels_are_cheap(source: Source) -> bool:
+    """Returns whether all labels can be read without reading the images for hours."""
+    return getattr(source.examples, 'labels_are_cheap', True) and len(source.examples) < 10**8
+
+
 def names() -> list[str]:
     """Returns the sources that have a file of their own; that of all others is sources/tfds.py."""
     from imgjax.data import sources
@@ -87,11 +92,11 @@ def open_split(split: str, options: dict) -> Source:
     from imgjax.data import (
         classes,
         ignored,
-        splits,  # they need Source
+        slices,  # they need Source
     )
     module = importlib.import_module(f'imgjax.data.sources.{name if name in names() else "tfds"}')
     if '[' in split or '+' in split:
-        source = splits.sliced(split, lambda bare: module.open_split(bare, options))
+        source = slices.open_slices(split, lambda bare: module.open_split(bare, options))
     else:
         source = module.open_split(split, options)
     if len(source.class_names) < 2 and split == options.get('train_split', split):

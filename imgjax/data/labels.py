@@ -19,6 +19,17 @@ def whole(labels: np.ndarray) -> np.ndarray:
     return labels.astype(np.int32 if labels.ndim == 1 else np.float32)
 
 
+def present(labels: np.ndarray, classes: int) -> np.ndarray:
+    """Returns which classes have an example, bool (K,), of labels int (N,) or bool (N, K).
+
+    A number that is no class, such as -1, does not count.
+    """
+    if labels.ndim == 2:
+        return np.asarray(labels.any(axis=0))
+    counts: np.ndarray = np.bincount(labels[labels >= 0], minlength=classes)[:classes]
+    return counts.astype(bool)
+
+
 def from_lists(lists: Sequence[Sequence[int] | np.ndarray], classes: int) -> np.ndarray:
     """Returns bool (N, K) of the class numbers that each example has."""
     matrix = np.zeros((len(lists), classes), bool)

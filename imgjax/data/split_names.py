@@ -1,4 +1,4 @@
-"""Names of splits as the field writes them: train or Training, val, Valid or eval, test or Testing.
+"""Names of splits as people write them: train or Training, val, Valid or eval, test or Testing.
 
 Case, blanks and the signs - and _ make no difference, nor does an ending such as in `test_set`.
 """
@@ -23,7 +23,7 @@ _RANK = {name.replace('_', ''): rank for rank, name in enumerate(HELD_OUT)}
 
 
 def plain(name: str) -> str:
-    """Returns what names of one split share: the same for 'Val', ' val' and 'val_set'."""
+    """Returns the plain form of a name, which is the same for 'Val', ' val' and 'val_set'."""
     word = re.sub(r'[\s_-]', '', name).lower()
     for ending in _ENDINGS:
         if word.removesuffix(ending) in _KIND_OF:
@@ -32,40 +32,40 @@ def plain(name: str) -> str:
 
 
 def kind(name: str) -> str:
-    """Returns what a name says that a split is for: train, held_out, val, test; '' if nothing."""
+    """Returns what a split of this name is for: train, held_out, val, test, or ''."""
     return _KIND_OF.get(plain(name), '')
 
 
 def is_held_out(name: str) -> bool:
-    """Returns whether a name says that a split is for evaluation."""
+    """Returns whether a split of this name is for evaluation."""
     return kind(name) in ('held_out', 'val', 'test')
 
 
-def seems(name: str) -> bool:
-    """Returns whether a word of the name is that of a split, as in seg_train and val2."""
+def contains_split_name(name: str) -> bool:
+    """Returns whether a word of the name is a name of splits, as in seg_train and val2."""
     return any(kind(word) for word in re.split('[^a-z]+', name.lower()))
 
 
 def bare(spec: str) -> list[str]:
-    """Returns the splits that a spec such as 'train[:90%]+test' takes from."""
+    """Returns the names of the splits in a spec: train and test of 'train[:90%]+test'."""
     return [part.split('[')[0].strip() for part in spec.split('+')]
 
 
-def find(split: str, there: Iterable[str]) -> str | None:
-    """Returns which of the splits `there` is meant; None if none is.
+def find(split: str, available: Iterable[str]) -> str | None:
+    """Returns the available split that a name means; None if it means none.
 
-    It is the one of that very name, else the one that differs in case, blanks or signs, else one
-    that is for the same. `held_out` is the first of HELD_OUT; `val` comes before `Val`.
+    That is the split of this very name, else one whose name differs in case, blanks or signs, else
+    one for the same purpose. `held_out` means the first of HELD_OUT; `val` comes before `Val`.
 
     Raises:
-      ConfigError: it may be several, which differ in no more than case, blanks or signs.
+      ConfigError: several splits fit, whose names differ in no more than case, blanks or signs.
     """
-    there = sorted(there)
-    if split in there:
+    available = sorted(available)
+    if split in available:
         return split
-    alike = [name for name in there if plain(name) == plain(split)]
+    alike = [name for name in available if plain(name) == plain(split)]
     wanted = kind(split)
-    same = alike or [name for name in there if wanted and (
+    same = alike or [name for name in available if wanted and (
         kind(name) == wanted or (wanted == 'held_out' and is_held_out(name)))]
     same.sort(key=lambda name: (_RANK.get(plain(name), 0), name not in (*TRAIN, *HELD_OUT), name))
     first = [name for name in same if plain(name) == plain(same[0])]
@@ -75,36 +75,39 @@ def find(split: str, there: Iterable[str]) -> str | None:
     return first[0] if first else None
 
 
-def resolve(split: str, there: Iterable[str], refusal: str) -> str:
-    """Returns which of the splits `there` is meant, as `find` does, and logs one of another name.
+def resolve(split: str, available: Iterable[str], refusal: str) -> str:
+    """Returns the available split that a name means, as `find` does, and logs another name.
 
     Raises:
-      ConfigError: none, or several; the line begins with `refusal` where it is none.
+      ConfigError: no split fits, where the line begins with `refusal`, or several do.
     """
-    there = sorted(there)
-    found = find(split, there)
+    available = sorted(available)
+    found = find(split, available)
     if found is not None:
         if plain(found) != plain(split):
             log.info('%s is the split %r of this dataset', split, found)
         return found
-    if is_held_out(split) and find('train', there) and not any(map(is_held_out, there)):
-        raise ConfigError(f'{refusal}; it has {", ".join(there)}; set config.data.eval_split='
+    if is_held_out(split) and find('train', available) and not any(map(is_held_out, available)):
+        raise ConfigError(f'{refusal}; it has {", ".join(available)}; set config.data.eval_split='
                           'held_out to hold a share of each class out of train')
-    raise ConfigError(f'{refusal}; it has {", ".join(there[:10]) or "none"}{nearest(split, there)}')
+    raise ConfigError(f'{refusal}; it has {", ".join(available[:10]) or "none"}'
+                      f'{nearest(split, available)}')
 
 
-def resolve_share(split: str, there: Iterable[str], refusal: str) -> tuple[str, bool | None]:
-    """Returns (split of `there`, which part of it), where `train` alone can be divided.
+def resolve_share(split: str, available: Iterable[str],
+                  refusal: str) -> tuple[str, bool | None]:
+    """Returns (an available split, which part of it) that a name means.
 
-    The part is None for all of it; where nothing is held out on disk, `train` is (train, False):
-    what `held_out_share` leaves, and `held_out`, `val`, `test` ... are (train, True).
+    The part is None for a whole split. Where the dataset has no split for evaluation, `train` is
+    (train, False), what `held_out_share` leaves, and `held_out`, `val`, `test` ... are
+    (train, True), what it holds out.
 
     Raises:
       ConfigError: no such split; the line begins with `refusal`.
     """
-    there = sorted(there)
-    train = find('train', there)
-    alone = train is not None and not any(map(is_held_out, there))
-    if alone and split not in set(there) - {train} and kind(split):
+    available = sorted(available)
+    train = find('train', available)
+    alone = train is not None and not any(map(is_held_out, available))
+    if alone and split not in set(available) - {train} and kind(split):
         return train, kind(split) != 'train'
-    return resolve(split, there, refusal), None
+    return resolve(split, available, refusal), None

@@ -52,4 +52,4 @@ def test_which_split_is_read_under_another_name_is_said(caplog):
     ('seg_train', True), ('val2', True), ('Test-images', True), ('fold1', False),
     ('contest', False), ('trainers', False)])
 def test_a_word_of_a_name_may_be_that_of_a_split(name, wanted):
-    assert split_names.seems(name) == wanted
+    assert split_names.contains_split_name(name) == wanted

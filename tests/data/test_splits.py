@@ -9,7 +9,7 @@ import pytest
 
 from configs import base
 from imgjax import build, data
-from imgjax.data import splits
+from imgjax.data import labels, splits
 from imgjax.errors import ConfigError, DataError
 
 COUNTS = {'ant': 40, 'bee': 7, 'cat': 2, 'dog': 1}
@@ -73,9 +73,9 @@ def test_a_class_gives_at_least_one_image_and_keeps_at_least_one(share, counts):
 
 
 def test_which_classes_there_are_of_one_label_or_several():
-    np.testing.assert_array_equal(splits.present(np.array([0, 2, 2]), 4), [1, 0, 1, 0])
+    np.testing.assert_array_equal(labels.present(np.array([0, 2, 2]), 4), [1, 0, 1, 0])
     np.testing.assert_array_equal(
-        splits.present(np.array([[0, 1, 0], [0, 1, 1]], bool), 3), [0, 1, 1])
+        labels.present(np.array([[0, 1, 0], [0, 1, 1]], bool), 3), [0, 1, 1])
 
 
 def test_a_batch_over_several_parts_keeps_its_order(tmp_path):

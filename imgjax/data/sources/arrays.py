@@ -177,7 +177,7 @@ def open_split(split: str, options: dict) -> Source:
             lambda split: _has_labels(path, headers, there[split][1]))
         read = {'class_names', *(name for pair in there.values() for name in pair)}
         unused = dict(opened.left_out)
-        for name in sorted(set(headers) - read) if splits.says_unread(split, options) else ():
+        for name in sorted(set(headers) - read) if splits.reports_unread(split, options) else ():
             left_out.count(unused, 'arrays of no split', name)
         return opened._replace(left_out=unused)
     except (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError,
@@ -187,28 +187,42 @@ def open_split(split: str, options: dict) -> Source:
 
 
 def _splits(names: Iterable[str], path: str) -> dict[str, tuple[str, str]]:
-    """Returns {split: (its array of images, that of labels)}; the labels need not be there.
+    """Returns {split: (name of its array of images, name of that of labels)}.
+
+    The array of labels may be missing from the archive; it then has the usual name.
 
     Raises:
       ConfigError: a split has two arrays of images, or of labels.
     """
-    names, there = set(names), {}
-    found = [(f'{split}_images', split) for split in _between(names, '', '_images')]
-    found += [(f'{x}_{split}', split) for x in 'xX' for split in _between(names, f'{x}_', '')]
-    for image, split in found:
-        usual = f'{split}_labels' if image.endswith('_images') else f'y_{split}'
+    names = set(names)
+    image_arrays: dict[str, list[str]] = {}  # by split
+    for split in _between(names, '', '_images'):
+        image_arrays.setdefault(split, []).append(f'{split}_images')
+    for letter in 'xX':
+        for split in _between(names, f'{letter}_', ''):
+            image_arrays.setdefault(split, []).append(f'{letter}_{split}')
+    found = {}
+    for split, images in image_arrays.items():
         labels = [name for name in (f'{split}_labels', f'y_{split}') if name in names]
-        there.setdefault(split, []).append((image, labels or [usual]))
-    if not there:
-        there['train'] = [(image, [label]) for image, label in (
-            ('images', 'labels'), ('x', 'y'), ('X', 'y')) if {image, label} <= names]
-    for split, pairs in there.items():
-        for what, several in (('images', [image for image, _ in pairs]),
-                              ('labels', sorted({label for _, one in pairs for label in one}))):
-            if len(several) > 1:
-                raise ConfigError(f'{path}: {several[0]!r} and {several[1]!r} are both the '
-                                  f'{what} of the split {split!r}; keep one of them')
-    return {split: (pairs[0][0], pairs[0][1][0]) for split, pairs in there.items() if pairs}
+        _check_one(images, 'images', split, path)
+        _check_one(labels, 'labels', split, path)
+        usual = f'{split}_labels' if images[0].endswith('_images') else f'y_{split}'
+        found[split] = (images[0], labels[0] if labels else usual)
+    return found or _only_split(names, path)
+
+
+def _only_split(names: set[str], path: str) -> dict[str, tuple[str, str]]:
+    """Returns the split `train` of an archive whose arrays name no split; {} if it has none."""
+    pairs = [pair for pair in (('images', 'labels'), ('x', 'y'), ('X', 'y'))
+             if set(pair) <= names]
+    _check_one([images for images, _ in pairs], 'images', 'train', path)
+    return {'train': pairs[0]} if pairs else {}
+
+
+def _check_one(arrays: list[str], what: str, split: str, path: str) -> None:
+    if len(arrays) > 1:
+        raise ConfigError(f'{path}: {arrays[0]!r} and {arrays[1]!r} are both the {what} of the '
+                          f'split {split!r}; keep one of them')
 
 
 def _between(names: Iterable[str], before: str, after: str) -> list[str]:
@@ -229,7 +243,7 @@ def _open(path: str, headers: dict, there: dict[str, tuple[str, str]], split: st
         named = np.atleast_1d(file['class_names']) if 'class_names' in headers else np.array([])
     labels = {name: _tidy(one, f'{path}:{name}') for name, one in labels.items()
               if name == label or not _say_nothing(one)}
-    labels, classes = _numbered_alike(labels, label, path)
+    labels, classes = _as_numbers(labels, label, path)
     if pixel_range and images.dtype != np.uint8 and images.dtype.kind in 'iuf':
         images = _bytes_of(images, pixel_range, f'{path}:{image}')
     return source(images, labels[label], _class_names(named, labels, classes, path),
@@ -251,42 +265,50 @@ def _say_nothing(labels: np.ndarray) -> bool:
     return labels.dtype.kind in 'US' and not np.char.strip(labels).astype(bool).any()
 
 
-def _numbered_alike(labels: dict[str, np.ndarray], mine: str,
-                    path: str) -> tuple[dict[str, np.ndarray], int]:
-    """Returns (labels, number of classes), one-hot ones read as numbers where all are.
+def _as_numbers(labels: dict[str, np.ndarray], own: str,
+                path: str) -> tuple[dict[str, np.ndarray], int]:
+    """Returns (labels, number of classes), one-hot arrays as class numbers where all are one-hot.
 
-    The number is 0 where no array is one-hot.
+    Arrays of 0 and 1 with any number of classes per image stay, and the number is then 0; so it is
+    where all arrays hold one label per image.
+
+    Args:
+      labels: the arrays of labels by name, (N,) or (N, K).
+      own: the name of the array of the split that is opened.
+      path: what errors call the archive.
 
     Raises:
-      DataError: some arrays are 0 and 1 of several classes an image, or of another number of
-        classes, and others are not.
+      DataError: the arrays differ in their number of columns, or only some have columns and these
+        are no one-hot labels of the others' classes.
     """
-    rows = {name: one for name, one in labels.items() if one.ndim > 1}
-    widths = {name: one.shape[1] for name, one in rows.items()}
-    first = next(iter(rows), '')
-    odd = next((name for name in rows if widths[name] != widths[first]), '')
-    if odd:
-        raise DataError(f'{path}: {first!r} has {widths[first]} columns, one per class, and '
-                        f'{odd!r} has {widths[odd]}; store both with the same classes')
-    if not all(map(_one_hot, rows.values())):
-        plain = next((name for name in labels if name not in rows), '')
-        if plain:
-            several = next(name for name, one in rows.items() if not _one_hot(one))
-            raise DataError(f'{path}: {several!r} holds 0 and 1 of each class, with any number of '
-                            f'classes per image, and {plain!r} one class per image; store both '
-                            'alike')
+    matrices = {name: array for name, array in labels.items() if array.ndim > 1}
+    if not matrices:
         return labels, 0
-    for name in labels if rows else ():
-        top = int(labels[name].max(initial=0)) if labels[name].dtype.kind in 'iu' else 0
-        if name not in rows and top >= widths[first]:
+    first = next(iter(matrices))
+    classes = matrices[first].shape[1]
+    for name, array in matrices.items():
+        if array.shape[1] != classes:
+            raise DataError(f'{path}: {first!r} has {classes} columns, one per class, and '
+                            f'{name!r} has {array.shape[1]}; store both with the same classes')
+    lists = {name: array for name, array in labels.items() if name not in matrices}
+    several = next((name for name, array in matrices.items() if not _one_hot(array)), '')
+    if several and lists:
+        raise DataError(f'{path}: {several!r} holds 0 and 1 of each class, with any number of '
+                        f'classes per image, and {next(iter(lists))!r} one class per image; store '
+                        'both alike')
+    if several:
+        return labels, 0
+    for name, array in lists.items():
+        top = int(array.max(initial=0)) if array.dtype.kind in 'iu' else 0
+        if top >= classes:
             raise DataError(f'{path}: {name!r} holds the class number {top}, and {first!r} is '
-                            f'one-hot with {widths[first]} classes, 0 to {widths[first] - 1}; '
-                            'store both with the same classes')
-    if mine in rows:
-        log.info('%s: its labels %s are one-hot, one class an image: read as the number of the 1',
-                 path, labels[mine].shape)
-    return ({name: one.argmax(axis=1) if name in rows else one for name, one in labels.items()},
-            widths.get(first, 0))
+                            f'one-hot with {classes} classes, 0 to {classes - 1}; store both with '
+                            'the same classes')
+    if own in matrices:
+        log.info('%s: its labels %s are one-hot, one class per image: read as the number of the 1',
+                 path, labels[own].shape)
+    numbers = {name: array.argmax(axis=1) for name, array in matrices.items()}
+    return {name: numbers.get(name, array) for name, array in labels.items()}, classes
 
 
 def _bytes_of(images: np.ndarray, pixel_range, name: str) -> np.ndarray:

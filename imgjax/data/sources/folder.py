@@ -53,8 +53,8 @@ def open_split(split: str, options: dict) -> Source:
     if held_out is not None:
         chosen = splits.held_out_share(found.names, labels, options['held_out'], numbers)
         if held_out:
-            splits.say_share(part if there else 'train', chosen, options)
-            splits.count_absent(left_out, class_names, labels[chosen])
+            splits.log_share(part if there else 'train', chosen, options)
+            left_out_lib.count_absent(left_out, class_names, labels[chosen])
         else:
             splits.count_unused_share(found.names, chosen, options, left_out)
         rows = rows[chosen == held_out]
@@ -140,7 +140,7 @@ def _count_unread(path: str, there: list[str], labelled: list[str], split: str, 
     Raises:
       ConfigError: one has class folders of `train`, of which a `share` is held out instead.
     """
-    unread = splits.unread(split, there, labelled, options)
+    unread = splits.unread_splits(split, there, labelled, options)
     classes = _folders(os.path.join(path, split_names.find('train', labelled))) if share else ()
     for folder in unread if share else ():
         if folder in labelled and set(_folders(os.path.join(path, folder))) & set(classes):
@@ -209,7 +209,7 @@ def _check_layout(root: str, found: dict[str, image_files.Found], is_train: bool
         if any(split_names.kind(folder) == 'train' for folder in folders):
             raise ConfigError(f'config.data.path: {root}: the folders of the splits lie in '
                               f'{place}; name that one')
-        if split_names.seems(name):
+        if split_names.contains_split_name(name):
             raise ConfigError(f'config.data: {place} holds folders and looks like a split, not '
                               f'like a class; set config.data.train_split or eval_split to {name}, '
                               'or name the folder above the class folders in config.data.path')

@@ -116,7 +116,7 @@ def _open(every: dict, split: str, settings: dict, path: str, options: dict) -> 
         *(f'{os.path.basename(file)} {os.path.getsize(file)}\n' for file in files)])
     examples = _Examples(dataset, settings['image'], labels, f'{path}:{split}')
     left_out = {}
-    if splits.says_unread(split, options):
+    if splits.reports_unread(split, options):
         parquet.count_unread_columns(
             images, [name for name, kind in features.items()
                      if getattr(getattr(kind, 'feature', kind), 'names', None)], options, left_out)

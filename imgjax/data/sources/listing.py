@@ -80,7 +80,7 @@ def open_split(split: str, options: dict) -> Source:
         chosen = splits.held_out_share(names, labels, options['held_out'], numbers)
         taken = chosen == held_out
         if held_out:
-            splits.say_share(part, chosen, options)
+            splits.log_share(part, chosen, options)
         else:
             splits.count_unused_share(names, chosen, options, left_out)
     repeated = taken & (numbers != np.arange(len(mine)))
@@ -93,7 +93,7 @@ def open_split(split: str, options: dict) -> Source:
             left_out_lib.count(left_out, 'rows that repeat a file', first, int(repeated.sum()))
             taken &= ~repeated
     taken = np.flatnonzero(taken)
-    splits.count_absent(left_out, class_names, labels[taken])
+    left_out_lib.count_absent(left_out, class_names, labels[taken])
     return _source(os.path.dirname(path), [names[i] for i in taken], [sizes[i] for i in taken],
                    labels[taken], class_names, options)._replace(
                        multi_label=multi_label, left_out=left_out, files=files[taken])
@@ -143,7 +143,7 @@ def _unread(path: str, split: str, split_of: list[str], labelled: list[str],
       ConfigError: there is one with labels, while a share of `train` is held out.
     """
     evaluated = split_names.bare(options.get('eval_split', 'held_out'))
-    unread = splits.unread(split, set(split_of), labelled, options)
+    unread = splits.unread_splits(split, set(split_of), labelled, options)
     share = held_out is False and any(map(split_names.is_held_out, evaluated))
     if share and set(unread) & set(labelled):
         name = sorted(set(unread) & set(labelled))[0]
@@ -182,7 +182,7 @@ def _check_run(path: str, rows: Sequence[Row], split_of: np.ndarray, labels: np.
             f'{path}: {len(both):,} rows of the split {split_of[both[0][1]]} name files that are '
             f'trained on, first {records.shown(first.file)} in {first.place} and '
             f'{second.place}; keep each file in one split')
-    trained, evaluated = (splits.present(labels[part], len(class_names))
+    trained, evaluated = (labels_lib.present(labels[part], len(class_names))
                           for part in (train_rows, eval_rows))
     extra = np.flatnonzero(evaluated & ~trained)
     if len(extra):

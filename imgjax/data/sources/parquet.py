@@ -82,7 +82,7 @@ def _open(path: str, every: dict[str, list[str]], split: str, settings: dict,
               'offset': np.cumsum(index['size']) - index['size']}
     examples = records.Ranges([_copy_path(place, name, mark)], index, options)
     left_out = {}
-    if splits.says_unread(split, options):
+    if splits.reports_unread(split, options):
         import pyarrow.parquet
         schema = pyarrow.parquet.read_schema(every[split][0])
         count_unread_columns(
