@@ -76,7 +76,7 @@ def run_one(config, workdir: str, sources: tuple[Source, Source] | None = None,
         fitted = [] if weights is None else [_fitted(setup, weights)]
         with (stop.hear_stop(), watchdog.watchdog(config['watchdog_seconds']) as beat,
               jax.transfer_guard('disallow'), backend.memory_for('training', less_memory(setup))):
-            processes.from_first(lambda: claim.check(workdir, setup))
+            processes.broadcast_from_first(lambda: claim.check(workdir, setup))
             hparams = sharding.place(
                 state_lib.hparams_of(setup.config), sharding.replicated(setup.mesh))
             state, results, rows = _train_or_go_back(
@@ -99,7 +99,7 @@ def _train_or_go_back(setup: Setup, workdir: str, sources, hparams: dict, fitted
     try:
         return _train(setup, workdir, sources, hparams, fitted, until, beat)
     except DivergedError as error:
-        if not processes.from_first(lambda: 'yes' if checkpoint.steps(workdir) else ''):
+        if not processes.broadcast_from_first(lambda: 'yes' if checkpoint.steps(workdir) else ''):
             raise
         log.warning('%s. Once more from the newest checkpoint', error)
     setup.cache.clear()  # the memory that held them may be at fault
@@ -114,7 +114,7 @@ def _train(setup: Setup, workdir: str, sources, hparams: dict, fitted: list, unt
     train_source, eval_source = sources
     state = _resume(setup, workdir, hparams, fitted)
     first = state_lib.step_of(state)
-    processes.from_first(lambda: claim.take(workdir, setup, first))
+    processes.broadcast_from_first(lambda: claim.take(workdir, setup, first))
     if until is not None and first > until:
         return state, None, None
     with member(setup, workdir, first) as mine:
@@ -206,7 +206,7 @@ def _resume(setup: Setup, workdir: str, hparams: dict, fitted: list) -> state_li
         found.append(restored and restored[0])
         return str(restored[1]['step']) if restored else ''
 
-    step = processes.from_first(newest)
+    step = processes.broadcast_from_first(newest)
     if not step:
         return initial_state(setup, hparams, fitted.pop() if fitted else None)
     log.info('going on from step %s of %d', step, setup.config['steps'])

@@ -18,7 +18,7 @@ from imgjax.errors import DataError
 log = logging.getLogger('imgjax')
 
 MAX_BYTES = 32 * 2**20  # where the config does not say what is too much for an image
-KEPT_OPEN = 256  # files a set keeps open for reading; the rest are opened for each example
+MOST_OPEN = 256  # files a set keeps open for reading; the rest are opened for each example
 
 
 def _most(options: dict) -> int:
@@ -108,7 +108,7 @@ class Ranges:
             return os.pread(descriptor, size, offset)
         finally:
             # Another thread may have been first; what is kept is never closed while in use.
-            if (len(self._open) >= KEPT_OPEN
+            if (len(self._open) >= MOST_OPEN
                     or self._open.setdefault(file, descriptor) != descriptor):
                 os.close(descriptor)
 
@@ -180,7 +180,7 @@ def _writable(places: Sequence[str]) -> str:
                     'config.data.options.cache to a folder that can be')
 
 
-def kept(folder: str, name: str, mark: str, make: Callable[[str], dict[str, np.ndarray]],
+def cached_index(folder: str, name: str, mark: str, make: Callable[[str], dict[str, np.ndarray]],
          fits: Callable[[str, dict], bool], cache: str = '') -> tuple[str, dict]:
     """Returns (place, index): the one kept from an earlier run if it fits, else made and kept.
 

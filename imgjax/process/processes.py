@@ -143,7 +143,7 @@ def _hear_end(leave) -> None:
         leave(int(code))
 
 
-def from_first(make) -> str:
+def broadcast_from_first(make) -> str:
     """Returns the string that `make()` gives in the first process, in all of them.
 
     Where `make` raises, the first process ends, and the others with it.
@@ -159,7 +159,7 @@ def from_first(make) -> str:
     return global_state.client.blocking_key_value_get(key, _FOREVER_MS)
 
 
-def to_first(word: str) -> list[str]:
+def gather_to_first(word: str) -> list[str]:
     """Returns what each process says, in their order, in the first one; [] in the others."""
     if count() == 1:
         return [word]

@@ -100,7 +100,7 @@ class Writer:
             mine = self._score_of(step)
             return 'yes' if mine is not None and all(mine > other for other in others) else ''
 
-        return processes.from_first(answer) == 'yes'
+        return processes.broadcast_from_first(answer) == 'yes'
 
     def save(self, state, config_hash: str) -> None:
         """Starts saving `state`; waits for the save before it, if that is still under way.
@@ -117,11 +117,11 @@ class Writer:
         """
         self.wait()
         step = int(jax.device_get(state.step))
-        if processes.from_first(lambda: 'saved' if step in steps(self._workdir) else ''):
+        if processes.broadcast_from_first(lambda: 'saved' if step in steps(self._workdir) else ''):
             return
         digests.check_replicas(state)
         host = sharding.to_host(state, processes.first())
-        bad = processes.from_first(lambda: digests.not_finite(host))
+        bad = processes.broadcast_from_first(lambda: digests.not_finite(host))
         if bad:
             raise DivergedError(f'{bad!r} is not finite at step {step}, which is not saved')
         if processes.first():

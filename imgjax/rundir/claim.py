@@ -30,7 +30,7 @@ def held(workdir: str):
             held.enter_context(lock.run_lock(workdir))
             return ''
 
-        processes.from_first(hold)
+        processes.broadcast_from_first(hold)
         try:
             yield
         finally:

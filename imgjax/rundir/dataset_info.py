@@ -109,15 +109,15 @@ def check_processes(config: dict, dataset: DatasetInfo) -> None:
         return
     flat = {name: value for name, value in config_lib.flatten(config).items() if name not in _OWN}
     mine = json.dumps([flat, dataset._asdict()], sort_keys=True)
-    marks = processes.to_first(hashlib.sha256(mine.encode()).hexdigest())
-    if processes.from_first(lambda: 'alike' if len(set(marks)) == 1 else 'unlike') == 'alike':
+    marks = processes.gather_to_first(hashlib.sha256(mine.encode()).hexdigest())
+    if processes.broadcast_from_first(lambda: 'yes' if len(set(marks)) == 1 else 'no') == 'yes':
         return
-    theirs, theirs_dataset = json.loads(processes.from_first(lambda: mine))
+    theirs, theirs_dataset = json.loads(processes.broadcast_from_first(lambda: mine))
     kind, difference = 'config', _config_difference(flat, theirs)
     if not difference:
         kind, difference = 'data', data_difference(DatasetInfo(**theirs_dataset), dataset)
-    told = processes.to_first(f'{kind} {difference}' if difference else '')
-    kind, _, line = processes.from_first(lambda: _first_of(told)).partition(' ')
+    told = processes.gather_to_first(f'{kind} {difference}' if difference else '')
+    kind, _, line = processes.broadcast_from_first(lambda: _first_of(told)).partition(' ')
     error = ConfigError(line) if kind == 'config' else DataError(line)
     error.together = True
     raise error

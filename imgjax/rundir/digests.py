@@ -87,7 +87,7 @@ def check_replicas(state) -> None:
             _differ(state, f'{odd[0]!r} is not the same on devices {other} and {device}')
     mine = {part: digest_of(digests) for part, (_, digests) in held.items()}
     seen = {}
-    for place, word in enumerate(processes.to_first(json.dumps(mine))):
+    for place, word in enumerate(processes.gather_to_first(json.dumps(mine))):
         for part, digest in json.loads(word).items():
             other, known = seen.setdefault(part, (place, digest))
             if digest != known:

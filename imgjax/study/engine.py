@@ -45,7 +45,7 @@ def run(place: str, workdir: str, cells: str = '', wish: str = 'auto', only: str
     began, start_seconds = time.monotonic(), strategy.process_seconds()
     study = plan.load(os.path.expanduser(place))
     workdir, folder = _folders(workdir, cells)
-    processes.from_first(lambda: _check_folders(workdir, folder))
+    processes.broadcast_from_first(lambda: _check_folders(workdir, folder))
     planned = cells_lib.cells_of(study, folder)
     mine = _mine(study, planned, only, part)
     own = os.path.join(workdir, f'part-{part.replace("/", "-of-")}') if part else workdir
@@ -54,14 +54,14 @@ def run(place: str, workdir: str, cells: str = '', wish: str = 'auto', only: str
     open(os.path.join(workdir, 'lock'), 'a').close()  # by which _check_folders knows it again
     if not report:
         with contextlib.ExitStack() as held, terminal.progress(len(mine), 0, 'cell') as bar:
-            processes.from_first(lambda: held.enter_context(lock.run_lock(own)) or '')
+            processes.broadcast_from_first(lambda: held.enter_context(lock.run_lock(own)) or '')
             bar.set_description(study.name)
             with _quiet():
                 _run_cells(tasks.Run(study, planned, mine, own, record_lib.read(own), wish, {}, bar,
                                      {'noted': began}, set()))
     with contextlib.ExitStack() as held:
         if part:  # the jobs of a study end when they do; the page is written by one at a time
-            processes.from_first(lambda: held.enter_context(_turn(workdir)) or '')
+            processes.broadcast_from_first(lambda: held.enter_context(_turn(workdir)) or '')
         record = record_lib.read_all(workdir)
         found = gather.findings(study, planned, record | {
             'stopped': halving.of(record, study, planned)['stopped'],

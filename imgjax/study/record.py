@@ -28,7 +28,7 @@ def read(workdir: str) -> dict:
       ran       names of the cells that this study ran itself
       seconds   over all starts
     """
-    return json.loads(processes.from_first(lambda: json.dumps(_read(workdir))))
+    return json.loads(processes.broadcast_from_first(lambda: json.dumps(_read(workdir))))
 
 
 def _read(workdir: str) -> dict:
@@ -54,7 +54,7 @@ def write(workdir: str, record: dict) -> None:
 
 def read_all(workdir: str) -> dict:
     """Returns what is noted in a study's directory and in those of its parts, as one record."""
-    return json.loads(processes.from_first(lambda: json.dumps(_read_all(workdir))))
+    return json.loads(processes.broadcast_from_first(lambda: json.dumps(_read_all(workdir))))
 
 
 def _read_all(workdir: str) -> dict:

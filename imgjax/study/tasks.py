@@ -75,7 +75,7 @@ def _name(cell: Cell) -> str:
 
 def left_of(cells: Sequence[Cell]) -> list[Cell]:
     """Returns the cells that are neither done nor diverged; the same ones in all processes."""
-    states = processes.from_first(lambda: ' '.join(
+    states = processes.broadcast_from_first(lambda: ' '.join(
         cells_lib.state_of(cell)[0] for cell in cells)).split()
     return [cell for cell, state in zip(cells, states, strict=True)
             if state not in cells_lib.ENDED]
@@ -121,7 +121,7 @@ def _tasks(group: list[Cell], run: Run) -> list[_Task]:
     # Of a population some of whose arms were stopped the others make a new one.
     parted = {name for one in known for name in one['cells']} - members
     fresh = [cell for cell in left if _name(cell) not in members]
-    saved = processes.from_first(lambda: ' '.join(
+    saved = processes.broadcast_from_first(lambda: ' '.join(
         'begun' if checkpoint.steps(cell.directory) else 'new' for cell in fresh)).split()
     fresh = [cell for cell, word in zip(fresh, saved, strict=True)
              if word == 'new' or _name(cell) in parted]

@@ -75,7 +75,7 @@ def _open(path: str, every: dict[str, list[str]], split: str, settings: dict,
         return (len(index['size']) == len(labels) and os.path.exists(copy)
                 and os.path.getsize(copy) == int(index['size'].sum()))
 
-    place, index = records.kept(
+    place, index = records.cached_index(
         path, f'{name}.parquet', mark,
         lambda place: _copy(every[split], column, place, name, mark), fits, settings['cache'])
     index |= {'labels': labels, 'shard': np.zeros(len(labels), np.uint8),

@@ -50,11 +50,11 @@ def open_split(split: str, options: dict) -> Source:
 
     def open_one(split: str) -> Source:
         shards.check(split, every[split])
-        index = _kept_index(path, split, every[split], cache)
+        index = _cached_index(path, split, every[split], cache)
         if not _has_labels(index):
             raise DataError(records.unpacked(index['without_label'])[0])
         train = split_names.find('train', every)
-        first = index if train in (None, split) else _kept_index(path, train, every[train], cache)
+        first = index if train in (None, split) else _cached_index(path, train, every[train], cache)
         names, index['labels'] = _labels(path, split, index, first)
         multi_label = bool(index['multi_label'])
         if multi_label:
@@ -68,7 +68,7 @@ def open_split(split: str, options: dict) -> Source:
 
     return splits.open_part(split, every, f'config.data: {path} has no {split}-*.tar for that '
                             'split', options, open_one, lambda split: _has_labels(
-                                _kept_index(path, split, every[split], cache)))
+                                _cached_index(path, split, every[split], cache)))
 
 
 def _has_labels(index: dict[str, np.ndarray]) -> bool:
@@ -101,14 +101,14 @@ def _labels(path: str, split: str, index: dict[str, np.ndarray],
     return names, numbers[index['numbers']]
 
 
-def _kept_index(path: str, split: str, paths: list[str], cache: str) -> dict[str, np.ndarray]:
+def _cached_index(path: str, split: str, paths: list[str], cache: str) -> dict[str, np.ndarray]:
     def fits(_, index: dict) -> bool:
         sizes = np.array([os.path.getsize(p) for p in paths])
         return bool(np.all((index['offset'] >= 0) & (index['size'] >= 0)
                            & (index['offset'] + index['size'] <= sizes[index['shard']])))
 
     mark = records.stamp(paths, _INDEX, *EXTENSIONS)
-    return records.kept(path, f'{split}.tar', mark, lambda _: _index(paths), fits, cache)[1]
+    return records.cached_index(path, f'{split}.tar', mark, lambda _: _index(paths), fits, cache)[1]
 
 
 def _class_names(path: str) -> tuple[str, ...]:
