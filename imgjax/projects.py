@@ -64,7 +64,7 @@ def digest(name: str) -> str:
     Raises:
       ValueError: as of `load`, but the file is only read.
     """
-    plain = ''.join(f'{module}: {_plain(tree)}\n'
+    plain = ''.join(f'{module}: {tree_text(tree)}\n'
                     for module, (_, tree) in sorted(_files(name).items()))
     return hashlib.sha256(plain.encode()).hexdigest()[:16]
 
@@ -169,18 +169,18 @@ def _enter(folder: str) -> None:
         raise _no_import(init, None, error) from error
 
 
-def _plain(node) -> str:
+def tree_text(node) -> str:
     """Writes a syntax tree down without docstrings, positions and fields that are empty.
 
     Unlike ast.dump it gives the same text where a version of Python adds a field to a node.
     """
     if isinstance(node, list):
-        return f'[{", ".join(map(_plain, node))}]'
+        return f'[{", ".join(map(tree_text, node))}]'
     if not isinstance(node, ast.AST):
         return ascii(node)
     fields = dict(ast.iter_fields(node))
     if isinstance(node, _DEFINITIONS) and ast.get_docstring(node, clean=False) is not None:
         fields['body'] = node.body[1:]
-    inner = ', '.join(f'{field}={_plain(value)}' for field, value in fields.items()
+    inner = ', '.join(f'{field}={tree_text(value)}' for field, value in fields.items()
                       if value is not None and value != [])
     return f'{type(node).__name__}({inner})'

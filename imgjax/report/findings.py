@@ -128,7 +128,7 @@ class Findings(NamedTuple):
         nothing was run alone to tell, 'cells_run': how many they are}.
       strategies: a line for each group of cells: how they were run, and why.
       environment: flat, of the machine.
-      code: what version of the code ran the cells.
+      code: the versions of the code that the cells are of, one where all run the same modules.
       notes: what a reader must know before believing the figures, such as early stopping.
     """
 

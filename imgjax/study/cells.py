@@ -4,28 +4,17 @@ A cell is known by what its result depends on: its config, its data and the code
 is never run again, also not for another study that has it.
 """
 
-import functools
 import hashlib
 import json
 import os
-import pathlib
-from importlib import metadata
 from typing import Any, NamedTuple
 
 from imgjax import build, cache
 from imgjax import config as config_lib
 from imgjax.errors import ConfigError, DataError
 from imgjax.rundir import dataset_info, result
+from imgjax.study import code as code_lib
 from imgjax.study.plan import Arm, Study
-
-# Folders and files that no number of a run depends on.
-_WITHOUT_NUMBERS = (
-    'report', 'jobs', 'perf', 'commands', 'effect.py', 'cache.py', 'rundir/history.py',
-    'rundir/redact.py', 'process/overrides.py',
-    'study/__init__.py', 'study/arms.py', 'study/cells.py', 'study/engine.py', 'study/gather.py',
-    'study/halving.py', 'study/plan.py', 'study/record.py', 'study/strategy.py', 'study/tasks.py')
-_PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy',
-             'pillow', 'opencv-python-headless', 'simplejpeg')  # the last three decode images
 
 ENDED = ('done', 'diverged')  # states of a cell that is not run again
 
@@ -40,6 +29,7 @@ class Cell(NamedTuple):
       dataset: what is known of its dataset.
       sources: the training and the evaluation split.
       recipe: 16 hex digits of config and data.
+      code: 8 hex digits of the code that it runs, see code.py.
       directory: its run directory.
       group: equal for the cells that one compiled program serves.
     """
@@ -50,21 +40,9 @@ class Cell(NamedTuple):
     dataset: dataset_info.DatasetInfo
     sources: tuple
     recipe: str
+    code: str
     directory: str
     group: str
-
-
-@functools.cache
-def code_version() -> str:
-    """Returns 8 hex digits of the code that a result depends on, and of the libraries' versions."""
-    root = pathlib.Path(__file__).parent.parent
-    versions = {name: metadata.version(name) for name in _PACKAGES}
-    hasher = hashlib.sha256(json.dumps(versions).encode())
-    for path in sorted(root.rglob('*.py')):
-        name = path.relative_to(root).as_posix()
-        if not any(name == odd or name.startswith(f'{odd}/') for odd in _WITHOUT_NUMBERS):
-            hasher.update(name.encode() + path.read_bytes())
-    return hasher.hexdigest()[:8]
 
 
 def cells_of(study: Study, folder: str) -> list[Cell]:
@@ -89,6 +67,7 @@ def cells_of(study: Study, folder: str) -> list[Cell]:
         except (ConfigError, DataError) as error:
             raise type(error)(f'{study.name}: arm {arm.name!r}: {error}') from None
         _check_measured(study, arm, config, dataset)
+        code = code_lib.version(config)
         group = json.dumps([cache.structure(config), cache.data(config, dataset)])
         for seed in arm.seeds:
             own = config | {'name': f'{study.name} · {arm.name} · seed {seed}',
@@ -96,8 +75,9 @@ def cells_of(study: Study, folder: str) -> list[Cell]:
             recipe = hashlib.sha256(json.dumps([
                 config_lib.digest(own), dataset.train_fingerprint, dataset.eval_fingerprint,
             ]).encode()).hexdigest()[:16]
-            directory = os.path.join(os.path.abspath(folder), f'{recipe}-{code_version()}')
-            cells.append(Cell(arm.name, seed, own, dataset, opened[data], recipe, directory, group))
+            directory = os.path.join(os.path.abspath(folder), f'{recipe}-{code}')
+            cells.append(Cell(arm.name, seed, own, dataset, opened[data], recipe, code, directory,
+                              group))
     _check_distinct(study, cells)
     _check_comparable(study, cells)
     return cells

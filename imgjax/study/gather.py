@@ -57,7 +57,8 @@ def findings(study: Study, planned: list[Cell], record: dict) -> Findings:
         pictures={(first, second): _pictures(first, second, planned, read)
                   for first, second in study.comparisons},
         cost=_cost(planned, read, record), strategies=_strategies(record),
-        environment=run_page.environment(), code=cells_lib.code_version(),
+        environment=run_page.environment(),
+        code=', '.join(sorted({cell.code for cell in planned})),
         notes=_notes(study, planned, read, record))
 
 

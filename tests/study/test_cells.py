@@ -11,7 +11,7 @@ from configs import digits
 from imgjax import evaluate
 from imgjax.errors import ConfigError, DataError
 from imgjax.rundir import result
-from imgjax.study import cells, plan
+from imgjax.study import cells, code, plan
 
 BASE = digits.get_config('mlp')
 
@@ -27,7 +27,7 @@ def test_a_cell_is_its_config_data_and_code():
     other = cells_of('/elsewhere', arms={'z': {'name': 'x', 'watchdog_seconds': 77}}, seeds=[1])[0]
     assert other.recipe == mine[1].recipe and other.group == mine[1].group
     assert os.path.basename(other.directory) == os.path.basename(mine[1].directory)
-    assert other.directory.endswith(f'-{cells.code_version()}')
+    assert other.directory.endswith(f'-{code.version(other.config)}')
     wider = cells_of(arms={'a': {'batch_size': 64}})[0]
     assert wider.recipe != mine[0].recipe and wider.group != mine[0].group
 

@@ -1,0 +1,200 @@
+"""The version of the code that a cell runs: a digest of its modules, and of the libraries.
+
+Which modules these are is read from their import statements and from the config; none is run.
+Counted are
+
+- the modules that make the numbers (`MAKERS`: the step and its state, the batches, the
+  evaluation) and every module of the package that they import, also within a function;
+- the parts that the config names, as such a part is imported by its name: the family of the model,
+  the source of the data, the operations of the augmentation, an objective, a file of the user's
+  `projects/`, and what these import. A part that the config does not name is not counted;
+- the modules that call the makers in turn (`CALLERS`): they decide on the initial state, the order
+  of the steps and which evaluation is the result. What they import beside the makers is not
+  counted, as it hears of numbers and gives none: pages, logs, locks, and the checkpoints, which
+  compare every array that they read with its digest.
+
+A module is counted as its syntax tree without docstrings, so that comments, docstrings and the
+layout of lines are free to change.
+"""
+
+import ast
+import functools
+import hashlib
+import importlib.util
+import json
+import pathlib
+from collections.abc import Iterable, Iterator
+from importlib import metadata
+from typing import NamedTuple
+
+from imgjax import config as config_lib
+from imgjax import models, projects
+
+ROOT = pathlib.Path(__file__).parents[2]  # the folder that holds the package
+
+MAKERS = ('imgjax.build', 'imgjax.data.pipeline', 'imgjax.evaluate', 'imgjax.feed',
+          'imgjax.state', 'imgjax.step')
+CALLERS = ('imgjax.loop', 'imgjax.rundir.result', 'imgjax.study.population', 'imgjax.train')
+
+_PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy',
+             'pillow', 'opencv-python-headless', 'simplejpeg')  # the last three decode images
+
+
+def version(config: dict, root: pathlib.Path = ROOT) -> str:
+    """Returns 8 hex digits of the code that the result of a run depends on.
+
+    The files are read once in a process.
+
+    Args:
+      config: plain and checked, as build.describe returns it.
+      root: the folder that holds the package.
+    """
+    return _digest(frozenset(_named(config, root)), root)
+
+
+def modules(config: dict, root: pathlib.Path = ROOT) -> list[str]:
+    """Returns the sorted names of the modules that are counted; the arguments are of `version`."""
+    return sorted(_counted(_named(config, root), root))
+
+
+@functools.cache
+def _digest(named: frozenset[str], root: pathlib.Path) -> str:
+    versions = {name: metadata.version(name) for name in _PACKAGES}
+    trees = {name: module.digest for name, module in _counted(named, root).items()}
+    text = json.dumps([versions, trees], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+class _Module(NamedTuple):
+    """A file of Python.
+
+    Attributes:
+      digest: of its syntax tree without docstrings, hex.
+      imported: the full names that it imports: modules, and what is taken from them.
+    """
+
+    digest: str
+    imported: tuple[str, ...]
+
+
+def _counted(named: Iterable[str], root: pathlib.Path) -> dict[str, _Module]:
+    """Returns {name: module} of what counts where the config names the modules `named`."""
+    found = _reached([*MAKERS, *named], root)
+    for name in CALLERS:
+        found[name] = _read(_there(name, root).read_bytes(), name.rpartition('.')[0])
+    return found
+
+
+def _reached(names: list[str], root: pathlib.Path) -> dict[str, _Module]:
+    """Returns {name: module} of these modules and all that they import of package and projects/."""
+    for name in names:
+        _there(name, root)
+    waiting, found = list(names), {}
+    while waiting:
+        name = waiting.pop()
+        file = _file(name, root)
+        if name in found or file is None:  # a function or class that is taken from a module
+            continue
+        package = name if file.name == '__init__.py' else name.rpartition('.')[0]
+        found[name] = _read(file.read_bytes(), package)
+        waiting += [*found[name].imported, name.rpartition('.')[0]]
+    return found
+
+
+def _there(name: str, root: pathlib.Path) -> pathlib.Path:
+    file = _file(name, root)
+    if file is None:
+        raise FileNotFoundError(f'{root}: no module {name}, on which the results of runs depend; '
+                                'imgjax/study/code.py names it')
+    return file
+
+
+@functools.cache
+def _file(name: str, root: pathlib.Path) -> pathlib.Path | None:
+    """Returns the file of a module of the package or of projects/; None where there is none."""
+    top, *inner = name.split('.')
+    place = {'imgjax': root, 'projects': pathlib.Path.cwd()}.get(top)
+    if place is None:
+        return None
+    folder = place.joinpath(top, *inner)
+    files = (folder / '__init__.py', folder.with_name(f'{folder.name}.py'))
+    return next((file for file in files if file.is_file()), None)
+
+
+@functools.cache
+def _read(source: bytes, package: str) -> _Module:
+    tree = ast.parse(source)
+    imported = dict.fromkeys(name for node in ast.walk(tree) for name in _imported(node, package))
+    return _Module(hashlib.sha256(projects.tree_text(tree).encode()).hexdigest(), tuple(imported))
+
+
+def _imported(node: ast.AST, package: str) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        base = importlib.util.resolve_name('.' * node.level + (node.module or ''), package)
+        return [base, *(f'{base}.{alias.name}' for alias in node.names)]
+    if isinstance(node, ast.Call) and getattr(node.func, 'attr', '') == 'import_module':
+        return [word.value for word in node.args[:1] if isinstance(word, ast.Constant)]
+    return []
+
+
+def _named(config: dict, root: pathlib.Path) -> set[str]:
+    """Returns the modules that a run imports because its config names them.
+
+    A field `kind` or `kind.name` names a file of the folder `kind` or `kind` + s of the package, as
+    `optimizer.name` does of `optimizers`. Options may name further ones of these folders.
+    """
+    flat = {field: value for field, value in config_lib.flatten(config).items()
+            if not field.startswith(config_lib.INVOCATION)}
+    words = set(_words(list(flat.values())))
+    variants = _variants()
+    words |= {variants[word] for word in words if word in variants}
+    kinds = {field.removesuffix('.name').rpartition('.')[2] for field in flat}
+    there = _modules_there(root)
+    named = {f'imgjax.{folder}.{word}' for kind in kinds for folder in (kind, f'{kind}s')
+             for word in words & there.get(folder, set())}
+    source = config['data']['name']
+    named.add(f'imgjax.data.sources.{source if source in there["data/sources"] else "tfds"}')
+    places = _operations(root)
+    named |= {places[name] for name, _ in config['augment']}
+    if config['init']['from_']:
+        layout = config['init']['from_'].partition(':')[0]
+        named |= {'imgjax.interop.load'} | {
+            f'imgjax.interop.{word}' for word in {layout} & there['interop']}
+    return named | {word for word in words if word.startswith('projects.') and _file(word, root)}
+
+
+def _words(value) -> Iterator[str]:
+    """Yields the strings in plain data, but for the keys of dicts."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _words(inner)
+
+
+@functools.cache
+def _variants() -> dict[str, str]:
+    return models.variants()
+
+
+@functools.cache
+def _modules_there(root: pathlib.Path) -> dict[str, set[str]]:
+    """Returns {a folder of the package, such as 'data/sources': the names of its modules}."""
+    package, found = root / 'imgjax', {}
+    for file in package.rglob('*.py'):
+        if file.name != '__init__.py':
+            found.setdefault(file.parent.relative_to(package).as_posix(), set()).add(file.stem)
+    return found
+
+
+@functools.cache
+def _operations(root: pathlib.Path) -> dict[str, str]:
+    """Returns {a function of augment/: its module}; of a name that two have, the last one's."""
+    found = {}
+    for name in sorted(_modules_there(root)['augment']):
+        module = f'imgjax.augment.{name}'
+        found |= {line.name: module for line in ast.parse(_file(module, root).read_bytes()).body
+                  if isinstance(line, ast.FunctionDef)}
+    return found
