@@ -19,6 +19,7 @@ from imgjax.build import Setup, label_struct
 from imgjax.data import Source, pipeline
 from imgjax.data.sampler import sampler
 from imgjax.errors import ConfigError, OutOfMemoryError, PreemptedError
+from imgjax.perf import jaxpr_text
 from imgjax.process import backend, stop, terminal
 
 log = logging.getLogger('imgjax')
@@ -79,8 +80,7 @@ def loops_slowly(traced_step: str) -> bool:
 
     There XLA runs it 8 to 18 times slower inside of a loop or of vmap (jax-ml/jax#12868).
     """
-    convolves = any(name in traced_step for name in ('conv_general_dilated', 'name=_shifted'))
-    return backend.platform() == 'cpu' and convolves
+    return backend.platform() == 'cpu' and jaxpr_text.convolves(traced_step)
 
 
 def steps_per_dispatch(setup: Setup, traced_step: str, first: int) -> int:
@@ -226,8 +226,7 @@ def _flops_of_a_step(traced, lowered, stride: int) -> float | None:
     should be. A step with a loop of its own (rnn, scanned layers, accumulation) has no figure
     rather than a wrong one.
     """
-    text = str(traced.jaxpr)
-    if text.count(' scan[') + text.count(' while[') > (stride > 1):
+    if jaxpr_text.loops(str(traced.jaxpr)) > (stride > 1):
         return None
     return (lowered.cost_analysis() or {}).get('flops') or None
 

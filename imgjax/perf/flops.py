@@ -7,9 +7,8 @@ convolution's gradient is spread with, are none: a convolution and its two gradi
 
 import math
 
-import jax
-import jax.extend.core
 import numpy as np
+from jax.extend import core
 
 
 def count(jaxpr) -> int:
@@ -18,6 +17,7 @@ def count(jaxpr) -> int:
     The body of a scan counts as often as it runs; of a cond the largest branch counts, of a while
     loop, whose trips nobody knows, one.
 
+    >>> import jax
     >>> count(jax.make_jaxpr(lambda x: x @ x)(np.zeros((8, 8), np.float32)))
     1024
     """
@@ -40,8 +40,7 @@ def _inner(params: dict) -> list:
     """Returns the jaxprs that an equation runs."""
     leaves = [leaf for value in params.values()
               for leaf in (value if isinstance(value, tuple | list) else [value])]
-    return [leaf for leaf in leaves
-            if isinstance(leaf, jax.extend.core.Jaxpr | jax.extend.core.ClosedJaxpr)]
+    return [leaf for leaf in leaves if isinstance(leaf, core.Jaxpr | core.ClosedJaxpr)]
 
 
 def _dot(equation) -> int:

@@ -14,10 +14,9 @@ import threading
 import time
 
 import jax
-from jax._src import clusters  # what jax.distributed.initialize() itself looks for
-from jax._src.distributed import global_state  # its key-value store has no public name
 
 from imgjax.errors import ConfigError
+from imgjax.process.coordinator import count, count_of_environment, index, store
 
 log = logging.getLogger('imgjax')
 
@@ -28,16 +27,6 @@ _END_SECONDS = 600  # the first process still writes the page when the others ar
 _changed = threading.Condition()
 _polls = {'done': 0, 'told': None, 'stop': None}
 _words = {'count': 0}
-
-
-def count() -> int:
-    """Returns how many processes the run has; touches no device."""
-    return global_state.num_processes or 1
-
-
-def index() -> int:
-    """Returns the place of this process among them."""
-    return global_state.process_id or 0
 
 
 def first() -> bool:
@@ -66,9 +55,7 @@ def start(address: str | None, num: int | None, place: int | None, heartbeat: in
     if num == 1 and address is None and place is None:
         return  # alone, whatever the environment says
     if len(missing) == 3:
-        found = next((env for env in clusters.ClusterEnv._cluster_types
-                      if not env.opt_in_only_method and env.is_env_present()), None)
-        if found is None or found.get_process_count() == 1:
+        if count_of_environment() == 1:
             return
     elif missing:
         raise ConfigError(f'--{missing[0]}: missing; give --coordinator_address, --num_processes '
@@ -113,7 +100,7 @@ def stop_agreed(asked: bool) -> bool:
     if count() == 1:
         return asked
     if asked and _polls['stop'] is None:
-        global_state.client.key_value_set('imgjax/stop', '1', allow_overwrite=True)
+        store().key_value_set('imgjax/stop', '1', allow_overwrite=True)
     with _changed:
         _polls['done'] += 1
         while (_polls['told'] is not None and _polls['done'] >= _polls['told']
@@ -123,7 +110,7 @@ def stop_agreed(asked: bool) -> bool:
 
 
 def _hear_stop() -> None:
-    client = global_state.client
+    client = store()
     client.blocking_key_value_get('imgjax/stop', _FOREVER_MS)
     with _changed:
         _polls['told'] = _polls['done'] + 1
@@ -136,7 +123,7 @@ def _hear_stop() -> None:
 
 
 def _hear_end(leave) -> None:
-    place, code = global_state.client.blocking_key_value_get('imgjax/end', _FOREVER_MS).split()
+    place, code = store().blocking_key_value_get('imgjax/end', _FOREVER_MS).split()
     if int(place) != index():
         print(f'imgjax: process {place} of this run ended with exit code {code}, and this one '
               'with it; the reason is in its log', file=sys.stderr)
@@ -154,9 +141,9 @@ def broadcast_from_first(make) -> str:
     key = f'imgjax/word/{_words["count"]}'
     if first():
         word = make()
-        global_state.client.key_value_set(key, word)
+        store().key_value_set(key, word)
         return word
-    return global_state.client.blocking_key_value_get(key, _FOREVER_MS)
+    return store().blocking_key_value_get(key, _FOREVER_MS)
 
 
 def gather_to_first(word: str) -> list[str]:
@@ -165,7 +152,7 @@ def gather_to_first(word: str) -> list[str]:
         return [word]
     _words['count'] += 1
     key = f'imgjax/word/{_words["count"]}'
-    client = global_state.client
+    client = store()
     if not first():
         client.key_value_set(f'{key}/{index()}', word)
         return []
@@ -185,7 +172,7 @@ def end(code: int, together: bool) -> None:
     """
     if count() == 1:
         return
-    client = global_state.client
+    client = store()
     try:
         if not together:
             client.key_value_set('imgjax/end', f'{index()} {code}', allow_overwrite=True)

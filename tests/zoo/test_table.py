@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -458,9 +459,7 @@ def test_a_wrong_name_is_refused_in_one_line(name, words):
 
 
 def test_importing_and_creating_touch_no_device():
-    code = (
-        'from imgjax import models; models.families(); models.create("vit", 5)\n'
-        'from jax._src import xla_bridge\n'
-        'assert not xla_bridge.backends_are_initialized()'
-    )
-    subprocess.run([sys.executable, '-c', code], check=True, timeout=60)
+    """On a platform that there is not: whatever asks JAX for a device fails."""
+    code = 'from imgjax import models; models.families(); models.create("vit", 5)'
+    subprocess.run([sys.executable, '-c', code], check=True, timeout=60,
+                   env=os.environ | {'JAX_PLATFORMS': 'none_such'})
