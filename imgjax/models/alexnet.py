@@ -14,8 +14,6 @@ VARIANTS = {
                      'hidden': (32, 32), 'dropout': 0.0},
 }
 RENAMES = {'head': 'classifier.6'}
-# torch's default, which torchvision keeps: a third of what holds the variance without activation.
-init = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 
 class Model(nn.Module):
@@ -62,7 +60,7 @@ class Model(nn.Module):
         for i, width in enumerate(self.widths, 1):
             kernel_size, strides, padding = {1: self.stem, 2: (5, 1, 2)}.get(i, (3, 1, 1))
             conv = convolve.Conv(width, kernel_size, strides, padding, use_bias=True, dtype=dtype,
-                               kernel_init=init, name=f'features.{index}')
+                               kernel_init=layers.torch_uniform, name=f'features.{index}')
             x_NHWC = act(conv(x_NHWC))
             index += 2  # the activation counts
             if i in self.pools:
@@ -74,9 +72,9 @@ class Model(nn.Module):
         x_NF = x_NHWC.transpose(0, 3, 1, 2).reshape(x_NHWC.shape[0], -1)
         for i, width in enumerate(self.hidden):
             name = f'classifier.{3 * i + 1}'
-            dense = layers.Dense(width, dtype=dtype, kernel_init=init, name=name)
+            dense = layers.Dense(width, dtype=dtype, kernel_init=layers.torch_uniform, name=name)
             x_NF = act(dense(drop()(x_NF)))
             out[f'hidden{i + 1}'] = x_NF
         out['pre_logits'] = x_NF.astype(jnp.float32)
-        out['logits'] = layers.head(out['pre_logits'], self.num_classes, init)
+        out['logits'] = layers.head(out['pre_logits'], self.num_classes, layers.torch_uniform)
         return out['logits'], out

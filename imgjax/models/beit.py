@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from imgjax.models.parts import convolve, layers, parallel
+from imgjax.models.parts import branches, convolve, layers, parallel, windows
 from imgjax.models.parts.attention import ATTENTIONS, BY_HEADS, Heads
 
 _BASE = {'width': 768, 'depth': 12, 'heads': 12, 'patch_size': 16}
@@ -35,14 +35,11 @@ def relative_index(h: int, w: int) -> np.ndarray:
     The table has a row for each of (2 h - 1) (2 w - 1) offsets of two patches, and three more: from
     the token to patches, from patches to the token and from the token to itself.
     """
-    y_L, x_L = (grid.reshape(-1) for grid in np.mgrid[:h, :w])
-    dy_LL = y_L[:, None] - y_L[None] + h - 1
-    dx_LL = x_L[:, None] - x_L[None] + w - 1
     offsets = (2 * h - 1) * (2 * w - 1)
     index_LL = np.full((1 + h * w, 1 + h * w), offsets)
     index_LL[1:, 0] = offsets + 1
     index_LL[0, 0] = offsets + 2
-    index_LL[1:, 1:] = dy_LL * (2 * w - 1) + dx_LL
+    index_LL[1:, 1:] = windows.relative_index(h, w)
     return index_LL
 
 
@@ -94,7 +91,7 @@ class Block(nn.Module):
     def __call__(self, x_NLD, rate):
         D = x_NLD.shape[-1]
         dense = partial(layers.Dense, dtype=self.dtype)
-        scale = partial(layers.scaled, self, start=self.layer_scale)
+        scale = partial(branches.scaled, self, start=self.layer_scale)
         attention = self.attention(kernel_init=self.kernel_init, proj_init=self.proj_init,
                                    name='attn')
         y_NLD, attn_NHLL = attention(self.norm(name='norm1')(x_NLD))
@@ -171,14 +168,13 @@ class Model(nn.Module):
             attention=partial(Attention, self.heads, (H // P, W // P), attend, dtype),
             act=layers.activation(self.act), layer_scale=self.layer_scale, dtype=dtype,
             kernel_init=normal(self.init_std),
-            residual=partial(layers.Residual, not train or self.drop_path == 0))
+            residual=branches.residual(self.drop_path, train=train))
 
         x_NLD = convolve.patches(image_NHWC, P, D, dtype=dtype).reshape(N, -1, D)
         token_11D = self.param('cls_token', normal(0.02), (1, 1, D), jnp.float32)
-        token_N1D = jnp.broadcast_to(token_11D.astype(dtype), (N, 1, D))
-        x_NLD = jnp.concatenate([token_N1D, x_NLD], axis=1)
+        x_NLD = layers.prepend(token_11D, x_NLD)
         out = {'embed': x_NLD}
-        for i, rate in enumerate(np.linspace(0.0, self.drop_path, self.depth, dtype=np.float32)):
+        for i, rate in enumerate(branches.drop_path_rates(self.drop_path, self.depth)):
             proj_init = normal(self.init_std / (2 * (i + 1)) ** 0.5)
             x_NLD, attn_NHLL = block(proj_init=proj_init, name=f'blocks.{i}')(x_NLD, rate)
             out[f'block{i:02}'] = x_NLD

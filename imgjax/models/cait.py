@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgjax.models.parts import convolve, layers
+from imgjax.models.parts import branches, convolve, layers
 from imgjax.models.parts.attention import ATTENTIONS
 
 _XXS = {'width': 192, 'heads': 4}
@@ -89,7 +89,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x_NLD, rate, others_NLD=None):
-        scale = partial(layers.scaled, self, start=self.layer_scale)
+        scale = partial(branches.scaled, self, start=self.layer_scale)
         y_NLD = x_NLD if others_NLD is None else jnp.concatenate([x_NLD, others_NLD], axis=1)
         y_NLD, attn = self.attention(name='attn')(self.norm(name='norm1')(y_NLD))
         x_NLD = self.residual()(x_NLD, scale(y_NLD, name='gamma_1'), rate)
@@ -165,7 +165,7 @@ class Model(nn.Module):
         for i in range(self.depth):
             x_NLD, attn_NHLL = block(
                 partial(TalkingHeads, self.heads, dtype), name=f'blocks.{i}',
-                residual=partial(layers.Residual, not train or self.drop_path == 0),
+                residual=branches.residual(self.drop_path, train=train),
             )(x_NLD, self.drop_path)
             out[f'block{i:02}'] = x_NLD
             if self.attention == 'maps':
@@ -175,7 +175,7 @@ class Model(nn.Module):
         for i in range(self.token_depth):
             token_N1D, attn_NH1L = block(
                 partial(ClassAttention, self.heads, attend, dtype), name=f'blocks_token_only.{i}',
-                residual=partial(layers.Residual, deterministic=True),
+                residual=partial(branches.Residual, deterministic=True),
             )(token_N1D, 0.0, x_NLD)
             out[f'token{i:02}'] = token_N1D
             if self.attention == 'maps':

@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgjax.models.parts import convolve, layers, windows
+from imgjax.models.parts import branches, convolve, layers, windows
 from imgjax.models.parts.attention import ATTENTIONS
 from imgjax.models.parts.coat import MBConv, halve, hidden, stem
 
@@ -162,7 +162,7 @@ class Model(nn.Module):
         conv = partial(convolve.Conv, dtype=dtype)
         batch_norm = partial(layers.BatchNorm, train=train, epsilon=1e-5, dtype=dtype)
         norm = partial(layers.layer_norm, epsilon=1e-6, dtype=dtype)
-        residual = partial(layers.Residual, not train or self.drop_path == 0)
+        residual = branches.residual(self.drop_path, train=train)
         mbconv = partial(
             nn.remat(MBConv) if self.remat else MBConv, conv=conv, norm=batch_norm, act=conv_act,
             se_act=se_act, residual=residual, paper=paper, se_early=self.se_early,
@@ -171,7 +171,7 @@ class Model(nn.Module):
         attend = layers.pick('attention', self.attention, ATTENTIONS)
         transformer = partial(
             nn.remat(Transformer) if self.remat else Transformer, conv=pointwise, norm=norm,
-            act=mlp_act, layer_scale=layers.layer_scale(self.layer_scale), residual=residual,
+            act=mlp_act, layer_scale=branches.layer_scale(self.layer_scale), residual=residual,
             shortcut_bias=self.shortcut_bias)
         H, W = image_NHWC.shape[1:3]
         shrink = 2 ** (1 + len(self.depths))
@@ -180,10 +180,10 @@ class Model(nn.Module):
 
         x_NHWC = stem(image_NHWC, self.stem, conv, batch_norm, conv_act)
         out = {'stem': x_NHWC}
-        total, count = sum(self.depths), 0
+        rates = iter(branches.drop_path_rates(self.drop_path, sum(self.depths)))
         for i, (depth, F) in enumerate(zip(self.depths, self.widths, strict=True), 1):
             for j in range(depth):
-                rate, strides = self.drop_path * count / max(1, total - 1), 1 if j else 2
+                rate, strides = next(rates), 1 if j else 2
                 name = f'stages.{i - 1}.blocks.{j}'
                 if i <= self.conv_stages:
                     x_NHWC, attn = mbconv(F, strides, name=name)(x_NHWC, rate), None
@@ -196,7 +196,6 @@ class Model(nn.Module):
                     x_NHWC, attn = transformer(F, strides, attention, name=name)(x_NHWC, rate)
                 if attn is not None:
                     out[f'stage{i}_block{j}_attn'] = attn
-                count += 1
             out[f'stage{i}'] = x_NHWC
         if paper:
             x_NF = hidden(x_NHWC.mean(axis=(1, 2), dtype=jnp.float32), norm, head_act)

@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgjax.models.parts import convolve, layers
+from imgjax.models.parts import branches, convolve, layers
 
 VARIANTS = {
     'convmixer_768_32': {
@@ -75,13 +75,11 @@ class Model(nn.Module):
         """
         dtype = layers.compute_dtype(self.dtype)
         act = layers.activation(self.act)
-        # The variance of torch's default, which the paper's code starts from.
-        conv = partial(convolve.Conv, use_bias=True, dtype=dtype,
-                       kernel_init=nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform'))
+        conv = partial(convolve.Conv, use_bias=True, dtype=dtype, kernel_init=layers.torch_uniform)
         norm = partial(layers.BatchNorm, train=train, dtype=dtype)
         block = partial(
             nn.remat(Block) if self.remat else Block, self.kernel_size, conv, norm, act,
-            residual=partial(layers.Residual, not train or self.drop_path == 0))
+            residual=branches.residual(self.drop_path, train=train))
 
         P, (H, W) = self.patch_size, image_NHWC.shape[1:3]
         if min(H, W) < P:
@@ -89,8 +87,7 @@ class Model(nn.Module):
         x_NHWC = conv(self.width, P, P, padding=0, name='stem.0')(image_NHWC)
         x_NHWC = norm(name='stem.2')(act(x_NHWC))
         out = {'stem': x_NHWC}
-        for i in range(self.depth):
-            rate = self.drop_path * i / max(1, self.depth - 1)
+        for i, rate in enumerate(branches.drop_path_rates(self.drop_path, self.depth)):
             x_NHWC = block(name=f'blocks.{i}')(x_NHWC, rate)
             out[f'block{i:02}'] = x_NHWC
         out['pre_logits'] = x_NHWC.mean(axis=(1, 2), dtype=jnp.float32)

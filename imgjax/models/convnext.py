@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgjax.models.parts import convolve, layers
+from imgjax.models.parts import branches, convolve, layers
 
 
 def _sizes(width: int, *depths: int) -> dict[str, tuple[int, ...]]:
@@ -106,7 +106,7 @@ class Block(nn.Module):
         C = x_NHWC.shape[-1]
         y_NHWC = self.conv(C, self.kernel_size, groups=C, name='conv_dw')(x_NHWC)
         y_NHWC = self.mlp(name='mlp')(self.norm(name='norm')(y_NHWC))
-        y_NHWC = layers.scaled(self, y_NHWC, 'gamma', self.layer_scale)
+        y_NHWC = branches.scaled(self, y_NHWC, 'gamma', self.layer_scale)
         return self.residual()(x_NHWC, y_NHWC, rate)
 
 
@@ -175,19 +175,17 @@ class Model(nn.Module):
             mlp=partial(Mlp, partial(conv, kernel_size=1) if self.conv_mlp else dense, act,
                         response_norm if self.response_norm else lambda name: lambda x: x),
             layer_scale=self.layer_scale,
-            residual=partial(layers.Residual, not train or self.drop_path == 0))
+            residual=branches.residual(self.drop_path, train=train))
 
         x_NHWC = self._stem(image_NHWC, conv, norm)
         out = {'stem': x_NHWC}
-        total, count = sum(self.depths), 0
+        rates = iter(branches.drop_path_rates(self.drop_path, sum(self.depths)))
         for i, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True)):
             if i:
                 x_NHWC = norm(name=f'stages.{i}.downsample.0')(x_NHWC)
                 x_NHWC = conv(width, 2, 2, padding=0, name=f'stages.{i}.downsample.1')(x_NHWC)
             for j in range(depth):
-                rate = self.drop_path * count / max(1, total - 1)
-                x_NHWC = block(name=f'stages.{i}.blocks.{j}')(x_NHWC, rate)
-                count += 1
+                x_NHWC = block(name=f'stages.{i}.blocks.{j}')(x_NHWC, next(rates))
             out[f'stage{i + 1}'] = x_NHWC
         if 0 in x_NHWC.shape[1:3]:
             raise ValueError(f'an image of {image_NHWC.shape[1]} by {image_NHWC.shape[2]} pixels '
@@ -208,7 +206,7 @@ class Model(nn.Module):
     def _stem(self, x_NHWC, conv, norm):
         width = self.widths[0]
         first = layers.pick('stem', self.stem, {
-            'patch': 0, 'overlap': width, 'tiered': max(8, (width // 2 + 4) // 8 * 8)})
+            'patch': 0, 'overlap': width, 'tiered': layers.multiple_of_8(width // 2)})
         if not first:
             x_NHWC = conv(width, self.patch_size, self.patch_size, padding=0, name='stem.0')(x_NHWC)
             return norm(name='stem.1')(x_NHWC)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from imgjax.models.parts import convolve, layers
+from imgjax.models.parts import branches, convolve, layers
 from imgjax.models.parts.attention import ATTENTIONS
 
 _SMALL = {'width': 384, 'depth': 12, 'heads': 6}
@@ -90,7 +90,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x_NLD, rate):
-        scale = partial(layers.scaled, self, start=self.layer_scale)
+        scale = partial(branches.scaled, self, start=self.layer_scale)
         y_NLD, attn_NHLL = self._attention(self.norm(name='norm1')(x_NLD))
         x_NLD = self.residual()(x_NLD, scale(y_NLD, name='gamma_1'), rate)
         y_NLD = self._mlp(self.norm(name='norm2')(x_NLD))
@@ -216,19 +216,18 @@ class Model(nn.Module):
             mlp=layers.pick('mlp', self.mlp, MLPS), act=layers.activation(self.act), norm=norm,
             attend=layers.pick('attention', self.attention, ATTENTIONS), dtype=dtype,
             layer_scale=self.layer_scale, kernel_init=normal(self.init_std),
-            residual=partial(layers.Residual, not train or self.drop_path == 0))
+            residual=branches.residual(self.drop_path, train=train))
 
         x_NLD = convolve.patches(image_NHWC, P, D, dtype=dtype).reshape(N, -1, D)
         for name, count in (('reg_token', self.registers), ('cls_token', 1)):
             if count:
-                token_1LD = self.param(name, normal(0.02), (1, count, D), jnp.float32)
-                token_NLD = jnp.broadcast_to(token_1LD.astype(dtype), (N, count, D))
-                x_NLD = jnp.concatenate([token_NLD, x_NLD], axis=1)
+                tokens_1LD = self.param(name, normal(0.02), (1, count, D), jnp.float32)
+                x_NLD = layers.prepend(tokens_1LD, x_NLD)
         if self.learned_positions:
             pos_1LD = self.param('pos_embed', normal(0.02), (1, *x_NLD.shape[1:]), jnp.float32)
             x_NLD = x_NLD + pos_1LD.astype(dtype)
         out = {'embed': x_NLD}
-        for i, rate in enumerate(np.linspace(0.0, self.drop_path, self.depth, dtype=np.float32)):
+        for i, rate in enumerate(branches.drop_path_rates(self.drop_path, self.depth)):
             proj_init = normal(self.init_std / (2 * (i + 1)) ** 0.5)
             x_NLD, attn_NHLL = block(proj_init=proj_init, name=f'blocks.{i}')(x_NLD, rate)
             out[f'block{i:02}'] = x_NLD

@@ -7,8 +7,8 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgjax.models.mlp_mixer import run
-from imgjax.models.parts import layers
+from imgjax.models.parts import branches, layers
+from imgjax.models.parts.mixer import forward
 
 VARIANTS = {
     'gmlp_ti16_224': {'width': 128},
@@ -112,6 +112,6 @@ class Model(nn.Module):
         mlp = partial(GatedMlp, hidden, layers.activation(self.act), dtype=dtype,
                       gate=partial(SpatialGate, self.gate_std, dtype))
         block = partial(nn.remat(Block) if self.remat else Block, mlp=mlp, norm=norm,
-                        residual=partial(layers.Residual, not train or self.drop_path == 0))
+                        residual=branches.residual(self.drop_path, train=train))
 
-        return run(self, image_NHWC.astype(dtype), block, norm, train=train)
+        return forward(self, image_NHWC.astype(dtype), block, norm, train=train)

@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgjax.models.parts import convolve, layers
+from imgjax.models.parts import branches, convolve, layers
 from imgjax.models.parts.attention import ATTENTIONS
 
 VARIANTS = {
@@ -194,7 +194,7 @@ class Model(nn.Module):
             bias_init=nn.initializers.constant(0.02))
         block = partial(
             nn.remat(Block) if self.remat else Block, norm=norm, dense=dense,
-            residual=partial(layers.Residual, not train or self.drop_path == 0))
+            residual=branches.residual(self.drop_path, train=train))
         attention = partial(MaskUnitAttention, dense=dense, attend=layers.pick(
             'attention', self.attention, ATTENTIONS))
         if self.width % self.heads:
@@ -204,7 +204,8 @@ class Model(nn.Module):
         out = {'stem': self._embed(image_NHWC, levels, dtype)}
         H, W = out['stem'].shape[1:3]
         x_NPGC = unroll(out['stem'], levels)
-        total, count = sum(self.depths), 0
+        rates = branches.drop_path_rates(self.drop_path, sum(self.depths))
+        count = 0  # blocks before
         for i, depth in enumerate(self.depths):
             C = self.width * 2**i
             for j in range(depth):
@@ -215,7 +216,7 @@ class Model(nn.Module):
                                       local=self.local[i - pooled]),
                     mlp=partial(Mlp, int(C * self.mlp_ratio), act, dense, last),
                     name=f'blocks.{count}',
-                )(x_NPGC, self.drop_path * count / max(1, total - 1))
+                )(x_NPGC, rates[count])
                 if attn is not None:
                     out[f'stage{i + 1}_block{j}_attn'] = attn
                 count += 1

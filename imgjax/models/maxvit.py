@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgjax.models.parts import convolve, layers, windows
+from imgjax.models.parts import branches, convolve, layers, windows
 from imgjax.models.parts.attention import ATTENTIONS
 from imgjax.models.parts.coat import MBConv, hidden, stem
 
@@ -154,14 +154,14 @@ class Model(nn.Module):
         conv = partial(convolve.Conv, padding='SAME', dtype=dtype)
         batch_norm = partial(layers.BatchNorm, train=train, epsilon=1e-3, dtype=dtype)
         norm = partial(layers.layer_norm, epsilon=1e-5, dtype=dtype)
-        residual = partial(layers.Residual, not train or self.drop_path == 0)
+        residual = branches.residual(self.drop_path, train=train)
         attend = layers.pick('attention', self.attention, ATTENTIONS)
         block = nn.remat(Block) if self.remat else Block
 
         stem_conv = partial(conv, use_bias=True)
         x_NHWC = stem(image_NHWC, (self.stem,) * 2, stem_conv, batch_norm, conv_act)
         out = {'stem': x_NHWC}
-        total, count = sum(self.depths), 0
+        rates = iter(branches.drop_path_rates(self.drop_path, sum(self.depths)))
         for i, (depth, C) in enumerate(zip(self.depths, self.widths, strict=True), 1):
             policy = {
                 'attention': partial(
@@ -176,11 +176,10 @@ class Model(nn.Module):
                 mbconv = partial(MBConv, C, 1 if j else 2, conv, batch_norm, conv_act, se_act,
                                  residual)
                 x_NHWC, maps = block(mbconv, **policy, name=f'stages.{i - 1}.blocks.{j}')(
-                    x_NHWC, self.drop_path * count / max(1, total - 1))
+                    x_NHWC, next(rates))
                 if maps[0] is not None:
                     out[f'stage{i}_block{j}_attn_block'] = maps[0]
                     out[f'stage{i}_block{j}_attn_grid'] = maps[1]
-                count += 1
             out[f'stage{i}'] = x_NHWC
         out['pre_logits'] = hidden(x_NHWC.mean(axis=(1, 2), dtype=jnp.float32), norm, head_act)
         x_NF = nn.Dropout(self.dropout, deterministic=not train)(out['pre_logits'])

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgjax.models.parts import convolve, layers
+from imgjax.models.parts import branches, convolve, layers
 from imgjax.models.parts.attention import ATTENTIONS
 
 _S, _M = (64, 128, 320, 512), (96, 192, 384, 768)
@@ -43,12 +43,6 @@ def star_relu(module: nn.Module, name: str, x):
     bias_1 = module.param(f'{name}.bias', layers.zeros, (1,), jnp.float32)
     scale, bias = (y.astype(x.dtype).reshape((1,) * x.ndim) for y in (scale_1, bias_1))
     return scale * jnp.square(jax.nn.relu(x)) + bias
-
-
-def group_norm(*, dtype: Any, **options):
-    """Group norm over the whole of an example, x_NHWC."""
-    norm = partial(nn.GroupNorm, 1, use_fast_variance=False, **options)
-    return lambda x_NHWC: norm()(x_NHWC.astype(jnp.float32)).astype(dtype)
 
 
 class Pooling(nn.Module):
@@ -125,8 +119,8 @@ class Block(nn.Module):
 
     def _add(self, i, x_NHWC, y_NHWC, rate):
         # Dots in these names, because the bridge takes a leaf called scale for a norm's.
-        x_NHWC = layers.scaled(self, x_NHWC, f'res_scale{i}.scale', self.res_scale)
-        y_NHWC = layers.scaled(self, y_NHWC, f'layer_scale{i}.scale', self.layer_scale)
+        x_NHWC = branches.scaled(self, x_NHWC, f'res_scale{i}.scale', self.res_scale)
+        y_NHWC = branches.scaled(self, y_NHWC, f'layer_scale{i}.scale', self.layer_scale)
         return self.residual()(x_NHWC, y_NHWC, rate)
 
 
@@ -208,21 +202,22 @@ class Model(nn.Module):
         attend = layers.pick('attention', self.attention, ATTENTIONS)
         mixers = {'pool': Pooling, 'conv': partial(SeparableConv, conv, activate),
                   'attention': partial(Attention, self.head_dim, attend, dense)}
-        norm = layers.pick('norm', self.norm, {'layer': layers.layer_norm, 'group': group_norm})
+        norm = layers.pick('norm', self.norm, {
+            'layer': layers.layer_norm, 'group': partial(layers.group_norm, groups=1)})
         norm_down = layers.norm('none', train=train, dtype=dtype)
         if self.norm_down:
             norm_down = partial(layers.layer_norm, epsilon=1e-6, use_bias=False, dtype=dtype)
         block = partial(
             nn.remat(Block) if self.remat else Block, layer_scale=self.layer_scale,
             norm=partial(norm, epsilon=self.epsilon, use_bias=self.bias, dtype=dtype),
-            residual=partial(layers.Residual, not train or self.drop_path == 0))
+            residual=branches.residual(self.drop_path, train=train))
 
         if min(image_NHWC.shape[1:3]) < 3:
             raise ValueError(f'images of {image_NHWC.shape[1:3]} pixels are too small; 3 will do')
         x_NHWC = conv(self.widths[0], 7, 4, padding=2, use_bias=True, name='stem.conv')(image_NHWC)
         x_NHWC = norm_down(name='stem.norm')(x_NHWC)
         out = {'stem': x_NHWC}
-        total, count = sum(self.depths), 0
+        rates = iter(branches.drop_path_rates(self.drop_path, sum(self.depths)))
         stages = zip(self.depths, self.widths, self.mixers, strict=True)
         for i, (depth, width, mixer) in enumerate(stages):
             if i:
@@ -231,15 +226,13 @@ class Model(nn.Module):
                 x_NHWC = down(x_NHWC)
             linear = dense if mixer == 'attention' else partial(conv, kernel_size=1)
             for j in range(depth):
-                rate = self.drop_path * count / max(1, total - 1)
                 x_NHWC, attn_NHLL = block(
                     mixer=layers.pick('mixer', mixer, mixers),
                     mlp=partial(Mlp, partial(linear, use_bias=self.bias), activate),
                     res_scale=1.0 if i >= len(self.depths) - self.res_scales else None,
-                    name=f'stages.{i}.blocks.{j}')(x_NHWC, rate)
+                    name=f'stages.{i}.blocks.{j}')(x_NHWC, next(rates))
                 if attn_NHLL is not None:
                     out[f'stage{i + 1}_block{j}_attn'] = attn_NHLL
-                count += 1
             out[f'stage{i + 1}'] = x_NHWC
         x_NF = x_NHWC.mean(axis=(1, 2), dtype=jnp.float32)
         out['pre_logits'] = layers.layer_norm(epsilon=1e-6, dtype=jnp.float32, name='norm')(x_NF)

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import jax.numpy as jnp
 from flax import linen as nn
 
-from imgjax.models.parts import convolve, layers
+from imgjax.models.parts import branches, layers
+from imgjax.models.parts.mixer import forward
 
 _SMALL = {'width': 512, 'depth': 8}
 _BASE = {'width': 768, 'depth': 12}
@@ -39,31 +39,6 @@ class Block(nn.Module):
         x_NLD = self.residual()(x_NLD, y_NDL.swapaxes(1, 2), rate)
         y_NLD = self.mlp(self.channels, name='mlp_channels')(self.norm(name='norm2')(x_NLD))
         return self.residual()(x_NLD, y_NLD, rate)
-
-
-def run(model, image_NHWC, block, norm, *, train: bool):
-    """Returns what every model of blocks over patches does, for its ``model`` to return.
-
-    Args:
-      model: has num_classes, patch_size, width, depth, dropout and drop_path, and gets the layers.
-      image_NHWC: of the compute dtype.
-      block: constructor of a block, (x_NLD, drop_path rate) -> y_NLD.
-      norm: constructor of the norm after them.
-      train: whether dropout is active.
-    """
-    x_NHWD = convolve.patches(
-        image_NHWC, model.patch_size, model.width, dtype=image_NHWC.dtype, name='stem.proj')
-    x_NLD = x_NHWD.reshape(image_NHWC.shape[0], -1, model.width)
-    out = {'embed': x_NLD}
-    for i in range(model.depth):
-        rate = model.drop_path * i / max(1, model.depth - 1)
-        x_NLD = block(name=f'blocks.{i}')(x_NLD, rate)
-        out[f'block{i:02}'] = x_NLD
-    out['encoded'] = norm(name='norm')(x_NLD)
-    out['pre_logits'] = out['encoded'].mean(axis=1, dtype=jnp.float32)
-    x_ND = nn.Dropout(model.dropout, deterministic=not train)(out['pre_logits'])
-    out['logits'] = layers.head(x_ND, model.num_classes, layers.zeros)
-    return out['logits'], out
 
 
 class Model(nn.Module):
@@ -115,6 +90,6 @@ class Model(nn.Module):
             mlp=partial(layers.Mlp, act=layers.activation(self.act), dtype=dtype,
                         bias_init=nn.initializers.normal(1e-6)),
             norm=norm,
-            residual=partial(layers.Residual, not train or self.drop_path == 0))
+            residual=branches.residual(self.drop_path, train=train))
 
-        return run(self, image_NHWC.astype(dtype), block, norm, train=train)
+        return forward(self, image_NHWC.astype(dtype), block, norm, train=train)

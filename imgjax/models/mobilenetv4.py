@@ -6,7 +6,7 @@ from functools import partial
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgjax.models.parts import layers, mbconv
+from imgjax.models.parts import branches, layers, mbconv
 from imgjax.models.parts.attention import ATTENTIONS, attend
 
 
@@ -112,7 +112,7 @@ class Universal(mbconv.Block):
         the stride if it is there.
     """
 
-    layer_scale: Callable = layers.layer_scale(None)
+    layer_scale: Callable = branches.layer_scale(None)
     first: int = 0
 
     @nn.compact
@@ -123,7 +123,7 @@ class Universal(mbconv.Block):
             return act(self.norm(name=f'{name}.bn')(y_NHWC))
 
         y_NHWC, inputs = x_NHWC, x_NHWC.shape[-1]
-        width = mbconv.divisible(inputs * self.expand)
+        width = layers.multiple_of_8(inputs * self.expand, mbconv.LEAST)
         if self.first:
             strides = 1 if self.kernel else self.strides
             y_NHWC = layer(y_NHWC, inputs, self.first, strides, 'dw_start')
@@ -144,7 +144,7 @@ class MobileAttention(mbconv.Block):
       key_strides: of a depthwise 3x3 convolution before keys and values, if above 1.
     """
 
-    layer_scale: Callable = layers.layer_scale(None)
+    layer_scale: Callable = branches.layer_scale(None)
     attend: Callable = attend
     heads: int = 4
     key_width: int = 64
@@ -205,7 +205,7 @@ class Model(mbconv.Net):
     hidden = 'normed'
 
     def _block(self, name):
-        own = {'layer_scale': layers.layer_scale(self.layer_scale)}
+        own = {'layer_scale': branches.layer_scale(self.layer_scale)}
         if name == 'universal':
             return partial(self._lift(Universal), **own)
         if name == 'attention':

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgjax.models.mobilevit import ConvNormAct, fold, resize, stages, unfold
-from imgjax.models.parts import convolve, layers
+from imgjax.models.parts import branches, convolve, layers
+from imgjax.models.parts.mobilevit import ConvNormAct, fold, resize, stages, unfold
 
 VARIANTS = {
     f'mobilevitv2_{percent:03}': {
@@ -22,10 +22,7 @@ VARIANTS['tiny_mobilevitv2'] = {
 RENAMES = {'head': 'head.fc'}
 
 
-def norm(*, dtype: Any, name: str):
-    """Norm over all places and channels of an example, which then has a scale a channel."""
-    group_norm = nn.GroupNorm(1, epsilon=1e-5, use_fast_variance=False, name=name)
-    return lambda x: group_norm(x.astype(jnp.float32)).astype(dtype)
+norm = partial(layers.group_norm, groups=1)  # over all places and channels of an example
 
 
 class Transformer(nn.Module):
@@ -131,7 +128,7 @@ class Model(nn.Module):
         """
         dtype, act = layers.compute_dtype(self.dtype), layers.activation(self.act)
         unit = partial(ConvNormAct, train=train, dtype=dtype)
-        residual = partial(layers.Residual, not train or self.drop_path == 0)
+        residual = branches.residual(self.drop_path, train=train)
         block = nn.remat(MobileBlock) if self.remat else MobileBlock
 
         def transform(stage):

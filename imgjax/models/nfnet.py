@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgjax.models.parts import convolve, layers, pooling
+from imgjax.models.parts import branches, convolve, layers, pooling
 from imgjax.models.parts.attention import ECA, SqueezeExcite
 
 _DEPTHS = {f'f{i}': tuple((i + 1) * depth for depth in (1, 2, 6, 3)) for i in range(8)}
@@ -108,7 +108,7 @@ class Block(nn.Module):
 
 def _se(name: str, ratio: float, dtype):
     def apply(x_NHWC):
-        reduced = max(8, int(x_NHWC.shape[-1] * ratio + 4) // 8 * 8)
+        reduced = layers.multiple_of_8(x_NHWC.shape[-1] * ratio)
         return 2.0 * SqueezeExcite(reduced, dtype=dtype, name=name)(x_NHWC)
     return apply
 
@@ -183,7 +183,7 @@ class Model(nn.Module):
             nn.remat(Block) if self.remat else Block, alpha=self.alpha, conv=conv, act=act,
             group_width=self.group_width, bottle_ratio=self.bottle_ratio,
             extra_conv=self.extra_conv, skip_init=self.skip_init,
-            residual=partial(layers.Residual, not train or self.drop_path == 0),
+            residual=branches.residual(self.drop_path, train=train),
             attention=layers.pick('attention', self.attention, {
                 'none': lambda name: lambda x: x,
                 'se': partial(_se, ratio=self.se_ratio, dtype=dtype),
@@ -191,16 +191,15 @@ class Model(nn.Module):
 
         x_NHWC = self._stem(image_NHWC, conv, act)
         out = {'stem': x_NHWC}
-        total, count, variance = sum(self.depths), 0, 1.0
+        rates = iter(branches.drop_path_rates(self.drop_path, sum(self.depths)))
+        variance = 1.0
         for i, depth in enumerate(self.depths):
             for j in range(depth):
-                rate = self.drop_path * count / max(1, total - 1)
                 strides = 2 if i > 0 and j == 0 else 1
                 x_NHWC = block(self.widths[i], strides, variance**-0.5,
-                               name=f'stages.{i}.{j}')(x_NHWC, rate)
+                               name=f'stages.{i}.{j}')(x_NHWC, next(rates))
                 # The first shortcut of a stage comes out of a convolution: its variance is 1.
                 variance = (variance if j else 1.0) + self.alpha**2
-                count += 1
             out[f'stage{i + 1}'] = x_NHWC
         if self.features:
             out['final'] = x_NHWC = conv(self.features, 1, name='final_conv')(x_NHWC)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from imgjax.models.parts import convolve, layers
+from imgjax.models.parts import branches, convolve, layers
 from imgjax.models.parts.attention import SqueezeExcite
 
 
@@ -66,26 +66,6 @@ def stages(depth: int, w0: int, wa: float, wm: float, group_width: int):
         group = min(group_width, width)
         result.append((group * round(width / group), count, round(width / group)))
     return result
-
-
-class ConvNorm(nn.Module):
-    """Convolution and batch norm, x_NHWC -> y_NHWF."""
-
-    features: int
-    kernel_size: int
-    strides: int = 1
-    groups: int = 1
-    scale_init: Callable = layers.ones
-    norm: Callable = layers.BatchNorm
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x_NHWC):
-        # Normal of variance 2 / fan-out, where the fan-out is a group's.
-        init = nn.initializers.variance_scaling(2.0 * self.groups, 'fan_out', 'normal')
-        y_NHWF = convolve.Conv(self.features, self.kernel_size, self.strides, groups=self.groups,
-                             kernel_init=init, dtype=self.dtype, name='conv')(x_NHWC)
-        return self.norm(scale_init=self.scale_init, dtype=self.dtype, name='bn')(y_NHWF)
 
 
 class Block(nn.Module):
@@ -160,21 +140,24 @@ class Model(nn.Module):
         """
         dtype = layers.compute_dtype(self.dtype)
         act = layers.activation(self.act)
-        conv = partial(ConvNorm, norm=partial(layers.BatchNorm, train=train), dtype=dtype)
+        norm = partial(layers.BatchNorm, train=train, dtype=dtype)
+
+        def conv(*args, name, scale_init=layers.ones):
+            return convolve.ConvNorm(partial(convolve.grouped, *args, dtype=dtype),
+                                     partial(norm, scale_init=scale_init), name=name)
+
         block = partial(
             nn.remat(Block) if self.remat else Block, se_ratio=self.se_ratio, conv=conv, act=act,
-            residual=partial(layers.Residual, not train or self.drop_path == 0), dtype=dtype)
+            residual=branches.residual(self.drop_path, train=train), dtype=dtype)
 
         x_NHWC = act(conv(self.stem_width, 3, self.stem_strides, name='stem')(image_NHWC))
         out = {'stem': x_NHWC}
-        count = 0
+        rates = iter(branches.drop_path_rates(self.drop_path, self.depth))
         plan = stages(self.depth, self.w0, self.wa, self.wm, self.group_width)
         for i, (width, depth, groups) in enumerate(plan, 1):
             for j in range(1, depth + 1):
-                rate = self.drop_path * count / max(1, self.depth - 1)
                 strides = 2 if j == 1 else 1
-                x_NHWC = block(width, strides, groups, name=f's{i}.b{j}')(x_NHWC, rate)
-                count += 1
+                x_NHWC = block(width, strides, groups, name=f's{i}.b{j}')(x_NHWC, next(rates))
             out[f'stage{i}'] = x_NHWC
         out['pre_logits'] = x_NHWC.mean(axis=(1, 2), dtype=jnp.float32)
         x_NF = nn.Dropout(self.dropout, deterministic=not train)(out['pre_logits'])

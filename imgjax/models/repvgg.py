@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from imgjax.models.parts import convolve, layers
+from imgjax.models.parts import branches, convolve, layers
 
 _A, _B = {'depths': (2, 4, 14, 1)}, {'depths': (4, 6, 16, 1)}
 VARIANTS = {
@@ -26,25 +26,6 @@ VARIANTS = {
 }
 RENAMES = {'head': 'head.fc'}
 EPSILON = 1e-5  # of the norms
-
-
-class ConvNorm(nn.Module):
-    """Convolution and batch norm, x_NHWC -> y_NHWF."""
-
-    features: int
-    kernel_size: int
-    strides: int
-    groups: int
-    norm: Callable
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x_NHWC):
-        # Normal of variance 2 / fan-out, where the fan-out is a group's.
-        init = nn.initializers.variance_scaling(2.0 * self.groups, 'fan_out', 'normal')
-        y_NHWF = convolve.Conv(self.features, self.kernel_size, self.strides, groups=self.groups,
-                             kernel_init=init, dtype=self.dtype, name='conv')(x_NHWC)
-        return self.norm(name='bn')(y_NHWF)
 
 
 class Block(nn.Module):
@@ -68,9 +49,13 @@ class Block(nn.Module):
             conv = convolve.Conv(self.features, 3, self.strides, groups=self.groups, use_bias=True,
                                dtype=self.dtype, name='reparam_conv')
             return self.act(conv(x_NHWC))
-        conv = partial(ConvNorm, self.features, strides=self.strides, groups=self.groups,
-                       norm=self.norm, dtype=self.dtype)
-        y_NHWF = conv(3, name='conv_kxk')(x_NHWC) + conv(1, name='conv_1x1')(x_NHWC)
+
+        def branch(kernel_size, name):
+            conv = partial(convolve.grouped, self.features, kernel_size, self.strides, self.groups,
+                           dtype=self.dtype)
+            return convolve.ConvNorm(conv, self.norm, name=name)(x_NHWC)
+
+        y_NHWF = branch(3, 'conv_kxk') + branch(1, 'conv_1x1')
         if self.strides == 1 and x_NHWC.shape[-1] == self.features:
             y_NHWF = self.residual()(self.norm(name='identity')(x_NHWC), y_NHWF, rate)
         return self.act(y_NHWF)
@@ -124,18 +109,16 @@ class Model(nn.Module):
             nn.remat(Block) if self.remat else Block, fused=self.fused, dtype=dtype,
             norm=partial(layers.BatchNorm, train=train, epsilon=EPSILON, dtype=dtype),
             act=layers.activation(self.act),
-            residual=partial(layers.Residual, not train or self.drop_path == 0))
+            residual=branches.residual(self.drop_path, train=train))
 
         x_NHWC = block(self.stem_width, self.stem_strides, 1, name='stem')(image_NHWC, 0.0)
         out = {'stem': x_NHWC}
-        total, count = sum(self.depths), 0
+        rates = iter(branches.drop_path_rates(self.drop_path, sum(self.depths)))
         for i, depth in enumerate(self.depths):
             for j in range(depth):
-                rate = self.drop_path * count / max(1, total - 1)
                 groups = self.groups if j % 2 else 1
-                x_NHWC = block(
-                    self.widths[i], 1 if j else 2, groups, name=f'stages.{i}.{j}')(x_NHWC, rate)
-                count += 1
+                x_NHWC = block(self.widths[i], 1 if j else 2, groups,
+                               name=f'stages.{i}.{j}')(x_NHWC, next(rates))
             out[f'stage{i + 1}'] = x_NHWC
         out['pre_logits'] = x_NHWC.mean(axis=(1, 2), dtype=jnp.float32)
         x_NF = nn.Dropout(self.dropout, deterministic=not train)(out['pre_logits'])

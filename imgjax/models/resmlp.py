@@ -7,8 +7,8 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgjax.models.mlp_mixer import run
-from imgjax.models.parts import layers
+from imgjax.models.parts import branches, layers
+from imgjax.models.parts.mixer import forward
 
 VARIANTS = {
     'resmlp_12_224': {'depth': 12, 'layer_scale': 1e-4},
@@ -48,13 +48,13 @@ class Block(nn.Module):
         over_patches = layers.Dense(
             x_NLD.shape[1], dtype=self.dtype, kernel_init=xavier, name='linear_tokens')
         y_NLD = over_patches(self.affine(name='norm1')(x_NLD).swapaxes(1, 2)).swapaxes(1, 2)
-        y_NLD = layers.scaled(self, y_NLD, 'ls1', self.layer_scale)
+        y_NLD = branches.scaled(self, y_NLD, 'ls1', self.layer_scale)
         x_NLD = self.residual()(x_NLD, y_NLD, rate)
         over_channels = layers.Mlp(
             self.hidden, self.act, dtype=self.dtype, bias_init=nn.initializers.normal(1e-6),
             name='mlp_channels')
         y_NLD = over_channels(self.affine(name='norm2')(x_NLD))
-        return self.residual()(x_NLD, layers.scaled(self, y_NLD, 'ls2', self.layer_scale), rate)
+        return self.residual()(x_NLD, branches.scaled(self, y_NLD, 'ls2', self.layer_scale), rate)
 
 
 class Model(nn.Module):
@@ -104,6 +104,6 @@ class Model(nn.Module):
             nn.remat(Block) if self.remat else Block, hidden=int(self.width * self.mlp_ratio),
             layer_scale=self.layer_scale, act=layers.activation(self.act), dtype=dtype,
             affine=affine,
-            residual=partial(layers.Residual, not train or self.drop_path == 0))
+            residual=branches.residual(self.drop_path, train=train))
 
-        return run(self, image_NHWC.astype(dtype), block, affine, train=train)
+        return forward(self, image_NHWC.astype(dtype), block, affine, train=train)

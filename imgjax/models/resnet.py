@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgjax.models.parts import convolve, layers, pooling
+from imgjax.models.parts import branches, convolve, layers, pooling
 from imgjax.models.parts.attention import ECA, SqueezeExcite
 
 _50, _101, _152 = (
@@ -55,8 +55,7 @@ RENAMES = {'head': 'fc'}
 
 
 def _se(name: str, features: int, dtype):
-    reduced = max(8, int(features / 16 + 4) // 8 * 8)
-    return SqueezeExcite(reduced, dtype=dtype, name=name)
+    return SqueezeExcite(layers.multiple_of_8(features / 16), dtype=dtype, name=name)
 
 
 class _Block(nn.Module):
@@ -219,18 +218,17 @@ class Model(nn.Module):
             shortcut=layers.pick(
                 'shortcut', self.shortcut, {name: name for name in ('conv', 'avg', 'pad')}),
             last_scale=layers.zeros if self.zero_init else layers.ones,
-            residual=partial(layers.Residual, not train or self.drop_path == 0))
+            residual=branches.residual(self.drop_path, train=train))
 
         x_NHWC = self._stem(image_NHWC, conv, norm, act)
         out = {'stem': x_NHWC}
-        total, count = sum(self.depths), 0
+        rates = iter(branches.drop_path_rates(self.drop_path, sum(self.depths)))
         for i, depth in enumerate(self.depths, 1):
             for j in range(depth):
-                rate = self.drop_path * count / max(1, total - 1)
                 strides = 2 if i > 1 and j == 0 else 1
-                x_NHWC = block(self.widths[i - 1], strides, name=f'layer{i}.{j}')(x_NHWC, rate)
+                x_NHWC = block(self.widths[i - 1], strides,
+                               name=f'layer{i}.{j}')(x_NHWC, next(rates))
                 out[f'stage{i}_block{j}'] = x_NHWC
-                count += 1
             out[f'stage{i}'] = x_NHWC
         if self.block == 'preact':
             x_NHWC = act(norm(name='bn1')(x_NHWC))

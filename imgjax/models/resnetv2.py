@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgjax.models.parts import convolve, layers, pooling
+from imgjax.models.parts import branches, convolve, layers, pooling
 
 
 def _bit(depths, times: int):
@@ -144,17 +144,16 @@ class Model(nn.Module):
             nn.remat(Block) if self.remat else Block, conv=conv, norm=norm, act=act,
             bottleneck=layers.pick('block', self.block, {'bottleneck': True, 'basic': False}),
             pool=layers.pick('shortcut', self.shortcut, {'conv': False, 'avg': True}),
-            residual=partial(layers.Residual, not train or self.drop_path == 0))
+            residual=branches.residual(self.drop_path, train=train))
 
         x_NHWC = self._stem(image_NHWC, conv, norm, act)
         out = {'stem': x_NHWC}
-        total, count = sum(self.depths), 0
+        rates = iter(branches.drop_path_rates(self.drop_path, sum(self.depths)))
         for i, depth in enumerate(self.depths):
             for j in range(depth):
-                rate = self.drop_path * count / max(1, total - 1)
                 strides = 2 if i > 0 and j == 0 else 1
-                x_NHWC = block(self.widths[i], strides, name=f'stages.{i}.blocks.{j}')(x_NHWC, rate)
-                count += 1
+                x_NHWC = block(self.widths[i], strides,
+                               name=f'stages.{i}.blocks.{j}')(x_NHWC, next(rates))
             out[f'stage{i + 1}'] = x_NHWC
         x_NHWC = act(norm(name='norm')(x_NHWC))
         out['pre_logits'] = x_NHWC.mean(axis=(1, 2), dtype=jnp.float32)

@@ -18,8 +18,6 @@ VARIANTS = {
                            'stem': 'cifar'},
 }
 RENAMES = {'head': 'fc'}
-# torch's own: the paper does not say.
-_INIT = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 
 class Block(nn.Module):
@@ -97,7 +95,7 @@ class Model(nn.Module):
         if any(width % 2 for width in self.widths):
             raise ValueError(f'widths {self.widths} must be even: blocks halve their channels')
         dtype = layers.compute_dtype(self.dtype)
-        conv = partial(convolve.Conv, kernel_init=_INIT, dtype=dtype)
+        conv = partial(convolve.Conv, kernel_init=layers.torch_uniform, dtype=dtype)
         norm = partial(layers.BatchNorm, train=train, dtype=dtype)
         act = layers.activation(self.act)
         block = partial(nn.remat(Block) if self.remat else Block, conv=conv, norm=norm, act=act)

@@ -7,9 +7,10 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgjax.models.parts import convolve, layers, parallel
+from imgjax.models.parts import layers, parallel
 from imgjax.models.parts import windows as windows_lib
 from imgjax.models.parts.attention import ATTENTIONS, BY_HEADS, Heads
+from imgjax.models.parts.swin import forward, normal
 
 _TINY = {'width': 96, 'depths': (2, 2, 6, 2), 'heads': (3, 6, 12, 24)}
 _SMALL = {'width': 96, 'depths': (2, 2, 18, 2), 'heads': (3, 6, 12, 24)}
@@ -33,8 +34,6 @@ TENSOR_RULES = BY_HEADS
 RENAMES = {'head': 'head.fc'}
 BUFFERS = ('relative_position_index', 'attn_mask')
 
-_normal = nn.initializers.normal(0.02)
-
 
 class WindowAttention(nn.Module):
     """Self-attention inside of windows: (x_NGLC, (h, w), mask_GLL) -> (y_NGLC, attn_NGHLL).
@@ -50,9 +49,9 @@ class WindowAttention(nn.Module):
     def __call__(self, x_NGLC, sides, mask_GLL):
         h, w = sides
         *NGL, C = x_NGLC.shape
-        dense = partial(layers.Dense, dtype=self.dtype, kernel_init=_normal)
-        qkv_NGL3HK = Heads(self.heads, True, _normal, self.dtype, name='qkv')(x_NGLC)
-        table_RH = self.param('relative_position_bias_table', _normal,
+        dense = partial(layers.Dense, dtype=self.dtype, kernel_init=normal)
+        qkv_NGL3HK = Heads(self.heads, True, normal, self.dtype, name='qkv')(x_NGLC)
+        table_RH = self.param('relative_position_bias_table', normal,
                               ((2 * h - 1) * (2 * w - 1), self.heads), jnp.float32)
         bias_HLL = table_RH[windows_lib.relative_index(h, w)].transpose(2, 0, 1)
         y_NGLHK, attn_NGHLL = windows_lib.attend_inside(
@@ -78,50 +77,6 @@ class Block(nn.Module):
         x_NHWC = self.residual()(x_NHWC, y_NHWC, rate)
         y_NHWC = self.mlp(name='mlp')(self.norm(name='norm2')(x_NHWC))
         return self.residual()(x_NHWC, y_NHWC, rate), attn_NGHLL
-
-
-def run(model, image_NHWC, block, attention, merge, norm, *, train: bool):
-    """Returns what both versions do, for their ``model`` to return.
-
-    Args:
-      model: has the attributes of ``Model``, and gets the layers.
-      image_NHWC: float.
-      block: class with the attributes of ``Block``.
-      attention: stage, from 0 -> the constructor of its attention.
-      merge: (x_NHWC, features, name) -> the map at half its size.
-      norm: constructor of a norm.
-      train: whether dropout is active.
-    """
-    dtype, act = layers.compute_dtype(model.dtype), layers.activation(model.act)
-    block = partial(
-        nn.remat(block) if model.remat else block, norm=norm,
-        residual=partial(layers.Residual, not train or model.drop_path == 0))
-    init = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
-    x_NHWC = norm(name='patch_embed.norm')(convolve.patches(
-        image_NHWC, model.patch_size, model.width, dtype=dtype, kernel_init=init))
-    out = {'stem': x_NHWC}
-    total, count = sum(model.depths), 0
-    for i, depth in enumerate(model.depths):
-        C = model.width * 2**i
-        if C % model.heads[i]:
-            raise ValueError(f'{C} channels are not divisible by {model.heads[i]} heads')
-        if i:
-            x_NHWC = merge(x_NHWC, C, f'layers.{i}.downsample')
-        mlp = partial(layers.Mlp, int(C * model.mlp_ratio), act, dtype=dtype, kernel_init=_normal)
-        for j in range(depth):
-            rate = model.drop_path * count / max(1, total - 1)
-            x_NHWC, attn_NGHLL = block(
-                model.windows[i], shift=j % 2 == 1, attention=attention(i), mlp=mlp,
-                name=f'layers.{i}.blocks.{j}')(x_NHWC, rate)
-            if attn_NGHLL is not None:
-                out[f'stage{i + 1}_block{j}_attn'] = attn_NGHLL
-            count += 1
-        out[f'stage{i + 1}'] = x_NHWC
-    x_NHWC = norm(name='norm')(x_NHWC)
-    out['pre_logits'] = x_NHWC.mean(axis=(1, 2), dtype=jnp.float32)
-    x_NF = nn.Dropout(model.dropout, deterministic=not train)(out['pre_logits'])
-    out['logits'] = layers.head(x_NF, model.num_classes, _normal)
-    return out['logits'], out
 
 
 class Model(nn.Module):
@@ -180,7 +135,7 @@ class Model(nn.Module):
 
         def merge(x_NHWC, features, name):
             x_NHWC = norm(name=f'{name}.norm')(windows_lib.quads(x_NHWC))
-            return layers.Dense(features, use_bias=False, dtype=dtype, kernel_init=_normal,
+            return layers.Dense(features, use_bias=False, dtype=dtype, kernel_init=normal,
                                 name=f'{name}.reduction')(x_NHWC)
 
-        return run(self, image_NHWC, Block, attention, merge, norm, train=train)
+        return forward(self, image_NHWC, Block, attention, merge, norm, train=train)

@@ -14,7 +14,7 @@ from jax import lax
 from imgjax.models.parts import layers, parallel
 from imgjax.models.parts import windows as windows_lib
 from imgjax.models.parts.attention import ATTENTIONS, BY_HEADS, Heads
-from imgjax.models.swin import run
+from imgjax.models.parts.swin import forward, normal
 
 _TINY = {'width': 96, 'depths': (2, 2, 6, 2), 'heads': (3, 6, 12, 24)}
 _SMALL = {'width': 96, 'depths': (2, 2, 18, 2), 'heads': (3, 6, 12, 24)}
@@ -42,8 +42,6 @@ VARIANTS = {
 TENSOR_RULES = BY_HEADS
 RENAMES = {'head': 'head.fc'}
 BUFFERS = ('relative_position_index', 'relative_coords_table', 'attn_mask', 'k_bias')
-
-_normal = nn.initializers.normal(0.02)
 
 
 def log_offsets(h: int, w: int, unit_h: int, unit_w: int) -> np.ndarray:
@@ -81,11 +79,11 @@ class WindowAttention(nn.Module):
     @nn.compact
     def __call__(self, x_NGLC, sides, mask_GLL):
         *NGL, C = x_NGLC.shape
-        dense = partial(layers.Dense, dtype=self.dtype, kernel_init=_normal)
+        dense = partial(layers.Dense, dtype=self.dtype, kernel_init=normal)
         q_bias_C = self.param('q_bias', layers.zeros, (C,), jnp.float32)
         v_bias_C = self.param('v_bias', layers.zeros, (C,), jnp.float32)
         bias_D = jnp.concatenate([q_bias_C, jnp.zeros_like(q_bias_C), v_bias_C])
-        qkv_NGL3HK = Heads(self.heads, False, _normal, self.dtype, name='qkv')(x_NGLC)
+        qkv_NGL3HK = Heads(self.heads, False, normal, self.dtype, name='qkv')(x_NGLC)
         qkv_NGL3HK += bias_D.astype(self.dtype).reshape(1, 1, 1, *qkv_NGL3HK.shape[3:])
         q_NGLHK, k_NGLHK, v_NGLHK = (qkv_NGL3HK[:, :, :, i] for i in range(3))
 
@@ -101,7 +99,7 @@ class WindowAttention(nn.Module):
         return parallel.whole(y_NGLC), attn_NGHLL
 
     def _bias(self, h: int, w: int):
-        dense = partial(layers.Dense, kernel_init=_normal)
+        dense = partial(layers.Dense, kernel_init=normal)
         offset_R2 = log_offsets(h, w, self.trained or h, self.trained or w)
         hidden_RF = jax.nn.relu(dense(512, name='cpb_mlp.0')(offset_R2))
         table_RH = dense(self.heads, use_bias=False, name='cpb_mlp.2')(hidden_RF)
@@ -187,8 +185,8 @@ class Model(nn.Module):
             return partial(WindowAttention, self.heads[i], self.trained_windows[i], attend, dtype)
 
         def merge(x_NHWC, features, name):
-            reduction = layers.Dense(features, use_bias=False, dtype=dtype, kernel_init=_normal,
+            reduction = layers.Dense(features, use_bias=False, dtype=dtype, kernel_init=normal,
                                      name=f'{name}.reduction')
             return norm(name=f'{name}.norm')(reduction(windows_lib.quads(x_NHWC)))
 
-        return run(self, image_NHWC, Block, attention, merge, norm, train=train)
+        return forward(self, image_NHWC, Block, attention, merge, norm, train=train)

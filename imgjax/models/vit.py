@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from imgjax.models.parts import convolve, layers
+from imgjax.models.parts import branches, convolve, layers
 from imgjax.models.parts.attention import ATTENTIONS, BY_HEADS, Attention, attend
 
 _TINY = {'width': 192, 'depth': 12, 'heads': 3}
@@ -191,8 +191,8 @@ class Model(nn.Module):
             'mlp': mlp,
             'norm': norm,
             'drop': drop,
-            'residual': partial(layers.Residual, not train or self.drop_path == 0),
-            'layer_scale': layers.layer_scale(self.layer_scale),
+            'residual': branches.residual(self.drop_path, train=train),
+            'layer_scale': branches.layer_scale(self.layer_scale),
         }
         layers.pick('pool', self.pool, POOLS | {'map': None})
         if self.width % self.heads:
@@ -225,13 +225,13 @@ class Model(nn.Module):
         """Yields (name in out, arrays) block by block."""
         # Inside a scan nothing can be merged with the forward pass, and the barrier only costs.
         block = nn.remat(Block, prevent_cse=not self.scan_layers) if self.remat else Block
-        rates = np.linspace(0.0, self.drop_path, self.depth, dtype=np.float32)
+        rates = branches.drop_path_rates(self.drop_path, self.depth)
         if self.scan_layers:
             splits = {'params': True, 'dropout': True}
             blocks = nn.scan(
                 block, variable_axes={'params': 0}, split_rngs=splits, length=self.depth
             )(**policy, name='blocks')
-            _, stacked = blocks(x_NLD, jnp.asarray(rates))
+            _, stacked = blocks(x_NLD, jnp.asarray(rates, jnp.float32))
             for i in range(self.depth):
                 yield f'block{i:02}', {suffix: array[i] for suffix, array in stacked.items()}
         else:
@@ -258,6 +258,5 @@ class Model(nn.Module):
         for i, token_11D in reversed(list(enumerate(tokens))):
             if before:
                 token_11D = token_11D + pos_1LD[:, i:i + 1]
-            token_N1D = jnp.broadcast_to(token_11D.astype(dtype), (N, 1, D))
-            x_NLD = jnp.concatenate([token_N1D, x_NLD], axis=1)
+            x_NLD = layers.prepend(token_11D, x_NLD)
         return x_NLD

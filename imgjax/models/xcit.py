@@ -10,7 +10,7 @@ import numpy as np
 from flax import linen as nn
 
 from imgjax.models.cait import ClassAttention
-from imgjax.models.parts import convolve, layers
+from imgjax.models.parts import branches, convolve, layers
 from imgjax.models.parts.attention import ATTENTIONS
 
 _SIZES = {
@@ -95,7 +95,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x_NLD, rate):
-        scale = partial(layers.scaled, self, start=self.layer_scale)
+        scale = partial(branches.scaled, self, start=self.layer_scale)
         y_NLD = self.attention(name='attn')(self.norm(name='norm1')(x_NLD))
         x_NLD = self.residual()(x_NLD, scale(y_NLD, name='gamma1'), rate)
         y_NLD = self._neighbours(self.norm(name='norm3')(x_NLD))
@@ -125,7 +125,7 @@ class ClassBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x_NLD):
-        scale = partial(layers.scaled, self, start=self.layer_scale)
+        scale = partial(branches.scaled, self, start=self.layer_scale)
         y_NLD = self.norm(name='norm1')(x_NLD)
         token_N1D, attn_NH1L = self.attention(name='attn')(y_NLD)
         y_NLD = jnp.concatenate([token_N1D, y_NLD[:, 1:]], axis=1)
@@ -226,12 +226,11 @@ class Model(nn.Module):
             block = nn.remat(Block) if self.remat else Block
             x_NLD = block(
                 partial(CrossCovariance, self.heads, init, dtype), mlp, conv, batch_norm, act, norm,
-                partial(layers.Residual, not train or self.drop_path == 0), self.layer_scale, grid,
+                branches.residual(self.drop_path, train=train), self.layer_scale, grid,
                 name=f'blocks.{i}')(x_NLD, self.drop_path)
             out[f'block{i:02}'] = x_NLD
         token_11D = self.param('cls_token', nn.initializers.normal(0.02), (1, 1, D), jnp.float32)
-        token_N1D = jnp.broadcast_to(token_11D.astype(dtype), (N, 1, D))
-        x_NLD = jnp.concatenate([token_N1D, x_NLD], axis=1)
+        x_NLD = layers.prepend(token_11D, x_NLD)
         for i in range(self.token_depth):
             x_NLD, attn_NH1L = ClassBlock(
                 partial(ClassAttention, self.heads, attend, dtype), mlp, norm, self.layer_scale,

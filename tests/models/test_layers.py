@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 from flax import linen as nn
 
-from imgjax.models.parts import attention, convolve, forms, layers, pooling
+from imgjax.models.parts import attention, branches, convolve, forms, layers, pooling
 
 
 def normal(*shape):
@@ -255,11 +255,11 @@ def test_gradients_of_attention(bias):
 def test_residual_drops_whole_examples_and_keeps_the_mean():
     x, y = np.zeros((2000, 3, 2), np.float32), np.ones((2000, 3, 2), np.float32)
     rngs = {'dropout': jax.random.key(0)}
-    z = np.asarray(layers.Residual(False).apply({}, x, y, 0.25, rngs=rngs))
+    z = np.asarray(branches.Residual(False).apply({}, x, y, 0.25, rngs=rngs))
     assert set(np.unique(z).tolist()) == {0.0, float(np.float32(1 / 0.75))}
     assert (z.reshape(2000, -1) == z[:, :1, 0]).all()
     np.testing.assert_allclose(z.mean(), 1, atol=0.05)
-    assert (layers.Residual(True).apply({}, x + 2, y, 0.25) == 3).all()
+    assert (branches.Residual(True).apply({}, x + 2, y, 0.25) == 3).all()
 
 
 def test_pick_names_the_right_ones():

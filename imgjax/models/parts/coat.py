@@ -8,8 +8,6 @@ from flax import linen as nn
 from imgjax.models.parts import layers
 from imgjax.models.parts.attention import SqueezeExcite
 
-torch_uniform = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')  # torch's own start
-
 
 def halve(x_NHWC):
     """Averages of 2x2 pixels; at an odd border with zeros."""
@@ -27,7 +25,8 @@ def stem(x_NHWC, widths: tuple[int, int], conv: Callable, norm: Callable, act: C
 def hidden(x_NF, norm: Callable, act: Callable):
     """The features that the classifier sees: norm and a layer as wide, float32."""
     y_NF = norm(name='hidden.norm', dtype=jnp.float32)(x_NF)
-    return act(layers.Dense(x_NF.shape[-1], kernel_init=torch_uniform, name='hidden.fc')(y_NF))
+    dense = layers.Dense(x_NF.shape[-1], kernel_init=layers.torch_uniform, name='hidden.fc')
+    return act(dense(y_NF))
 
 
 class MBConv(nn.Module):
@@ -43,7 +42,7 @@ class MBConv(nn.Module):
       norm: constructor of the batch norms.
       act: after them.
       se_act: of squeeze and excitation.
-      residual: constructor of ``layers.Residual``.
+      residual: constructor of ``branches.Residual``.
       paper: whether the hidden channels are four times the output's, not the input's, the shortcut
         and the last convolution have a bias, and the first norm is without activation.
       se_early: squeeze and excitation before the last norm, not after it.

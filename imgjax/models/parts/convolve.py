@@ -64,6 +64,12 @@ class Conv(nn.Module):
         return self.param('kernel', self.kernel_init, shape, jnp.float32)
 
 
+def grouped(features: int, kernel_size: int, strides: int = 1, groups: int = 1, **options) -> Conv:
+    """Returns a ``Conv`` whose kernel starts with a variance of 2 / fan-out, that of a group."""
+    init = nn.initializers.variance_scaling(2.0 * groups, 'fan_out', 'normal')
+    return Conv(features, kernel_size, strides, groups=groups, **{'kernel_init': init, **options})
+
+
 class StdConv(Conv):
     """``Conv`` by a kernel made to have mean 0 and variance 1 over the inputs of every channel.
 
@@ -101,7 +107,7 @@ class ConvNorm(nn.Module):
 
     conv: Any
     norm: Any
-    act: Any
+    act: Any = layers.ACTIVATIONS['identity']
 
     @nn.compact
     def __call__(self, x_NHWC):

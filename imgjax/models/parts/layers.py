@@ -17,6 +17,8 @@ from imgjax.errors import unknown
 from imgjax.models.parts import frozen, parallel
 from imgjax.process import backend
 
+# The default of torch's layers: a third of the variance that keeps a signal's without activation.
+torch_uniform = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 kaiming_fan_out = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 small_normal = nn.initializers.normal(0.01)
 zeros = nn.initializers.zeros_init()
@@ -64,6 +66,12 @@ def dot(x, kernel_IO, dimension_numbers=None, **options):
 
 
 Dense = functools.partial(nn.Dense, dot_general=dot)
+
+
+def multiple_of_8(channels: float, least: float = 0.0) -> int:
+    """The multiple of 8 nearest to ``channels``, at least 8 and at least ``least`` times them."""
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded if rounded >= least * channels else rounded + 8
 
 
 def pick(kind: str, name: str, options: dict[str, Any]) -> Any:
@@ -134,12 +142,14 @@ class BatchNorm(nn.Module):
 # these run in float32 and the cast comes last; XLA fuses both casts.
 
 
-def group_norm(*, dtype: Any, **options):
-    """Group norm (Wu and He 2018, arXiv:1803.08494) in as many groups up to 32 as fit the width."""
+def group_norm(*, dtype: Any, groups: int | None = None, **options):
+    """Group norm (Wu and He 2018, arXiv:1803.08494) of x (N, ..., C).
+
+    Without ``groups`` it has as many groups up to 32 as divide C.
+    """
     options = {'epsilon': 1e-5, 'use_fast_variance': False, **options}  # as in layer_norm
-    return lambda x: nn.GroupNorm(math.gcd(32, x.shape[-1]), **options)(
-        x.astype(jnp.float32)
-    ).astype(dtype)
+    return lambda x: nn.GroupNorm(groups or math.gcd(32, x.shape[-1]), **options)(
+        x.astype(jnp.float32)).astype(dtype)
 
 
 def layer_norm(*, dtype: Any, **options):
@@ -176,26 +186,6 @@ def once(x):
     return lax.optimization_barrier(x)
 
 
-class Residual(nn.Module):
-    """x plus the branch y, which stochastic depth (Huang et al. 2016, arXiv:1603.09382) drops.
-
-    It drops y whole for some examples. Unlike ``nn.Dropout`` it takes the rate as a call argument,
-    a float32 scalar that may be traced, so that blocks under ``nn.scan`` can have rates of their
-    own.
-    """
-
-    deterministic: bool
-
-    @nn.compact
-    def __call__(self, x, y, rate):
-        if not self.deterministic:
-            keep = 1.0 - jnp.asarray(rate, jnp.float32)
-            shape = (y.shape[0],) + (1,) * (y.ndim - 1)
-            mask = jax.random.bernoulli(self.make_rng('dropout'), keep, shape)
-            y = y * jnp.where(mask, 1.0 / keep, 0.0).astype(y.dtype)
-        return once(x + y)
-
-
 class Mlp(nn.Module):
     """Two dense layers over the last axis of x, dropout after both.
 
@@ -221,34 +211,11 @@ class Mlp(nn.Module):
         return drop()(parallel.whole(dense(x.shape[-1], name='fc2')(y)))
 
 
-class LayerScale(nn.Module):
-    """x times a learned factor ``gamma`` a channel (Touvron et al. 2021, arXiv:2103.17239)."""
-
-    start: float
-
-    @nn.compact
-    def __call__(self, x):
-        init = nn.initializers.constant(self.start)
-        gamma_C = self.param('gamma', init, (x.shape[-1],), jnp.float32)
-        return x * gamma_C.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
-
-
-def layer_scale(start: float | None):
-    """The constructor of ``LayerScale``, called as ``scale(name='ls1')(x)``; None: no factor."""
-    if start is None:
-        return lambda name: lambda x: x
-    return functools.partial(LayerScale, start)
-
-
-def scaled(module: nn.Module, x, name: str, start: float | None):
-    """x times that parameter of the module, a factor a channel; x as it is where start is None.
-
-    For families whose factors are no modules of their own, unlike ``LayerScale``.
-    """
-    if start is None:
-        return x
-    factor_C = module.param(name, nn.initializers.constant(start), (x.shape[-1],), jnp.float32)
-    return x * factor_C.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+def prepend(tokens_1LD, x_NLD):
+    """Returns x_NLD with those tokens before it, which are the same for all examples."""
+    tokens_NLD = jnp.broadcast_to(
+        tokens_1LD.astype(x_NLD.dtype), (x_NLD.shape[0], *tokens_1LD.shape[1:]))
+    return jnp.concatenate([tokens_NLD, x_NLD], axis=1)
 
 
 def head(x_NF, num_classes: int, kernel_init=small_normal, name: str = 'head'):

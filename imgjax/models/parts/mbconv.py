@@ -14,21 +14,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgjax.models.parts import convolve, layers
+from imgjax.models.parts import branches, convolve, layers
 from imgjax.models.parts.attention import SqueezeExcite
 
-
-def divisible(channels: float, share: float = 0.9) -> int:
-    """The multiple of 8 next to ``channels``, or the one above if it has less than that share."""
-    rounded = max(8, int(channels + 4) // 8 * 8)
-    return rounded if rounded >= share * channels else rounded + 8
-
-
-def conv(features: int, kernel: int, strides: int = 1, groups: int = 1, **options):
-    """A convolution that starts with a variance of 2 over the outputs that an input reaches."""
-    init = nn.initializers.variance_scaling(2.0 * groups, 'fan_out', 'normal')
-    return convolve.Conv(
-        features, kernel, strides, groups=groups, **{'kernel_init': init, **options})
+# Channels that rounding would bring below this share of them are rounded up instead.
+LEAST = 0.9
 
 
 class Block(nn.Module):
@@ -98,7 +88,7 @@ class Inverted(Block):
     @nn.compact
     def __call__(self, x_NHWC, rate):
         inputs = x_NHWC.shape[-1]
-        width = divisible(inputs * self.expand)
+        width = layers.multiple_of_8(inputs * self.expand, LEAST)
         y_NHWC = self.act(self.norm(name='bn1')(self.conv(width, 1, name='conv_pw')(x_NHWC)))
         y_NHWC = self.conv(width, self.kernel, self.strides, width, name='conv_dw')(y_NHWC)
         y_NHWC = self._excite(self.act(self.norm(name='bn2')(y_NHWC)), inputs)
@@ -112,7 +102,7 @@ class Fused(Block):
     @nn.compact
     def __call__(self, x_NHWC, rate):
         inputs = x_NHWC.shape[-1]
-        width = divisible(inputs * self.expand)
+        width = layers.multiple_of_8(inputs * self.expand, LEAST)
         y_NHWC = self.conv(width, self.kernel, self.strides, name='conv_exp')(x_NHWC)
         y_NHWC = self._excite(self.act(self.norm(name='bn1')(y_NHWC)), inputs)
         y_NHWF = self.norm(name='bn2')(self.conv(self.features, 1, name='conv_pwl')(y_NHWC))
@@ -128,7 +118,7 @@ def _excitation(ratio, inputs, width, act, *, of: str, mixed: bool, dtype):
     else:
         gate = jax.nn.hard_sigmoid
         act = jax.nn.relu if mixed else act
-        options = {'reduced': divisible(width * ratio), 'act': act, 'gate': gate}
+        options = {'reduced': layers.multiple_of_8(width * ratio, LEAST), 'act': act, 'gate': gate}
     return SqueezeExcite(**options, names=('conv_reduce', 'conv_expand'), dtype=dtype, name='se')
 
 
@@ -153,7 +143,7 @@ class Net(nn.Module):
     # These are options, too, of the families that declare them as a field.
     depth = 1.0
     fixed_ends = False
-    share = 0.9
+    share = LEAST
     se = 'none'
     drop_path = 0.0
     # The hidden layer: 'map' (before pooling, with a norm), 'pooled' (with a bias) or 'normed'.
@@ -172,17 +162,16 @@ class Net(nn.Module):
         x_NHWC = act(norm(name='bn1')(conv(self.stem, 3, 2, name='conv_stem')(image_NHWC)))
         out = {'stem': x_NHWC}
         stages = self._stages()
-        total, count = sum(map(len, stages)), 0
+        rates = iter(branches.drop_path_rates(self.drop_path, sum(map(len, stages))))
         for i, blocks in enumerate(stages):
             for j, (block, options) in enumerate(blocks):
-                rate = self.drop_path * count / max(1, total - 1)
                 own = options.pop('act', 'hardswish')
                 options['act'] = layers.activation(self.act or own)
                 block = self._block(block)
-                y = block(**policy, **options, name=f'blocks.{i}.{j}')(x_NHWC, rate)
+                y = block(**policy, **options, name=f'blocks.{i}.{j}')(x_NHWC, next(rates))
                 if isinstance(y, tuple):
                     y, out[f'stage{i + 1}_block{j}_attn'] = y
-                x_NHWC, count = y, count + 1
+                x_NHWC = y
             out[f'stage{i + 1}'] = x_NHWC
 
         if self.head and self.hidden == 'map':
@@ -206,11 +195,11 @@ class Net(nn.Module):
         padding = layers.pick('padding', self.padding, {'torch': None, 'same': 'SAME'})
         squeeze = partial(_excitation, of=self.se, mixed=self.act is None, dtype=dtype)
         return {
-            'conv': partial(conv, padding=padding, dtype=dtype),
+            'conv': partial(convolve.grouped, padding=padding, dtype=dtype),
             'norm': partial(layers.BatchNorm, train=train, epsilon=self.epsilon, dtype=dtype),
             'squeeze': layers.pick('se', self.se, {
                 'none': lambda *_: lambda x: x, 'input': squeeze, 'expanded': squeeze}),
-            'residual': partial(layers.Residual, not train or self.drop_path == 0),
+            'residual': branches.residual(self.drop_path, train=train),
         }
 
     def _block(self, name):
@@ -227,7 +216,7 @@ class Net(nn.Module):
             stages.append([])
             for row in rows:
                 row = dict(row)
-                row['features'] = divisible(row['features'] * self.width, self.share)
+                row['features'] = layers.multiple_of_8(row['features'] * self.width, self.share)
                 block = row.pop('block')
                 depth = math.ceil(row.pop('depth', 1) * (1 if ends else self.depth))
                 stages[i].append((block, row))
