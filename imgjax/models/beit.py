@@ -5,12 +5,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
 from imgjax.models.parts import branches, convolve, layers, parallel, windows
-from imgjax.models.parts.attention import ATTENTIONS, BY_HEADS, Heads
+from imgjax.models.parts.attention import ATTENTIONS, BY_HEADS, Attended, Heads
 
 _BASE = {'width': 768, 'depth': 12, 'heads': 12, 'patch_size': 16}
 _LARGE = {'width': 1024, 'depth': 24, 'heads': 16, 'patch_size': 16}
@@ -57,7 +58,7 @@ class Attention(nn.Module):
     proj_init: Callable
 
     @nn.compact
-    def __call__(self, x_NLD):
+    def __call__(self, x_NLD: jax.Array) -> Attended:
         N, L, D = x_NLD.shape
         dense = partial(layers.Dense, dtype=self.dtype)
         heads = Heads(self.heads, False, self.kernel_init, self.dtype, name='qkv')
@@ -88,7 +89,7 @@ class Block(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x_NLD, rate):
+    def __call__(self, x_NLD: jax.Array, rate: branches.Rate) -> Attended:
         D = x_NLD.shape[-1]
         dense = partial(layers.Dense, dtype=self.dtype)
         scale = partial(branches.scaled, self, start=self.layer_scale)
@@ -147,7 +148,7 @@ class Model(nn.Module):
     dtype: Any = 'float32'
 
     @nn.compact
-    def __call__(self, image_NHWC, *, train: bool):
+    def __call__(self, image_NHWC: jax.Array, *, train: bool) -> layers.Outputs:
         """float (N, H, W, C) -> float32 logits (N, K).
 
         ``out`` has embed, block00.. (N, L, D; class token first), encoded, pre_logits, logits.

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from imgjax.models.parts import branches, convolve, layers
-from imgjax.models.parts.attention import ATTENTIONS
+from imgjax.models.parts.attention import ATTENTIONS, Attended
 
 _XXS = {'width': 192, 'heads': 4}
 _S = {'width': 384, 'heads': 8}
@@ -42,7 +42,7 @@ class TalkingHeads(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x_NLD):
+    def __call__(self, x_NLD: jax.Array) -> Attended:
         N, L, D = x_NLD.shape
         dense = partial(layers.Dense, kernel_init=normal, dtype=self.dtype)
         qkv_NL3HK = dense(3 * D, name='qkv')(x_NLD).reshape(N, L, 3, self.heads, D // self.heads)
@@ -66,7 +66,7 @@ class ClassAttention(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x_NLD):
+    def __call__(self, x_NLD: jax.Array) -> Attended:
         N, L, D = x_NLD.shape
         dense = partial(layers.Dense, D, kernel_init=normal, dtype=self.dtype)
         q_N1HK = dense(name='q')(x_NLD[:, :1]).reshape(N, 1, self.heads, -1)
@@ -88,7 +88,8 @@ class Block(nn.Module):
     layer_scale: float
 
     @nn.compact
-    def __call__(self, x_NLD, rate, others_NLD=None):
+    def __call__(self, x_NLD: jax.Array, rate: branches.Rate,
+                 others_NLD: jax.Array | None = None) -> Attended:
         scale = partial(branches.scaled, self, start=self.layer_scale)
         y_NLD = x_NLD if others_NLD is None else jnp.concatenate([x_NLD, others_NLD], axis=1)
         y_NLD, attn = self.attention(name='attn')(self.norm(name='norm1')(y_NLD))
@@ -137,7 +138,7 @@ class Model(nn.Module):
     dtype: Any = 'float32'
 
     @nn.compact
-    def __call__(self, image_NHWC, *, train: bool):
+    def __call__(self, image_NHWC: jax.Array, *, train: bool) -> layers.Outputs:
         """float (N, H, W, C) -> float32 logits (N, K).
 
         ``out`` has embed, block00.. (N, L, D; patches), token00.. (N, 1, D), encoded (N, D; the

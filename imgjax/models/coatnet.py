@@ -4,11 +4,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from imgjax.models.parts import branches, convolve, layers, windows
-from imgjax.models.parts.attention import ATTENTIONS
+from imgjax.models.parts.attention import ATTENTIONS, Attended
 from imgjax.models.parts.coat import MBConv, halve, hidden, stem
 
 _96 = {'widths': (96, 192, 384, 768), 'stem': (64, 64)}
@@ -56,7 +57,7 @@ class Attention(nn.Module):
     conv: Callable
 
     @nn.compact
-    def __call__(self, x_NHWC):
+    def __call__(self, x_NHWC: jax.Array) -> Attended:
         N, H, W, _ = x_NHWC.shape
         qkv_NLH3K = self.conv(3 * self.width, name='qkv')(x_NHWC).reshape(
             N, H * W, self.heads, 3, -1)
@@ -82,7 +83,7 @@ class Transformer(nn.Module):
     shortcut_bias: bool
 
     @nn.compact
-    def __call__(self, x_NHWC, rate):
+    def __call__(self, x_NHWC: jax.Array, rate: branches.Rate) -> Attended:
         F = self.features
         if self.strides == 2:
             y_NHWC = halve(self.norm(name='norm1.norm')(x_NHWC))
@@ -147,7 +148,7 @@ class Model(nn.Module):
     dtype: Any = 'float32'
 
     @nn.compact
-    def __call__(self, image_NHWC, *, train: bool):
+    def __call__(self, image_NHWC: jax.Array, *, train: bool) -> layers.Outputs:
         """float (N, H, W, C) -> float32 logits (N, K).
 
         ``out`` has stem, stage1.., pre_logits and logits.

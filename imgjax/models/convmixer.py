@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -28,7 +29,7 @@ class Block(nn.Module):
     residual: Callable
 
     @nn.compact
-    def __call__(self, x_NHWC, rate):
+    def __call__(self, x_NHWC: jax.Array, rate: branches.Rate) -> jax.Array:
         C = x_NHWC.shape[-1]
         depthwise = self.conv(C, self.kernel_size, padding='SAME', groups=C, name='0.fn.0')
         y_NHWC = self.norm(name='0.fn.2')(self.act(depthwise(x_NHWC)))
@@ -65,7 +66,7 @@ class Model(nn.Module):
     dtype: Any = 'float32'
 
     @nn.compact
-    def __call__(self, image_NHWC, *, train: bool):
+    def __call__(self, image_NHWC: jax.Array, *, train: bool) -> layers.Outputs:
         """float (N, H, W, C) -> float32 logits (N, K).
 
         ``out`` has stem, block00.., pre_logits and logits.

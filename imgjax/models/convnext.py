@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -65,7 +66,7 @@ class GlobalResponseNorm(nn.Module):
     epsilon: float = 1e-6
 
     @nn.compact
-    def __call__(self, x_NHWC):
+    def __call__(self, x_NHWC: jax.Array) -> jax.Array:
         shape = (x_NHWC.shape[-1],)
         scale_C = self.param('scale', layers.zeros, shape, jnp.float32)
         bias_C = self.param('bias', layers.zeros, shape, jnp.float32)
@@ -86,7 +87,7 @@ class Mlp(nn.Module):
     response_norm: Callable
 
     @nn.compact
-    def __call__(self, x_NHWC):
+    def __call__(self, x_NHWC: jax.Array) -> jax.Array:
         y_NHWF = self.act(self.linear(4 * x_NHWC.shape[-1], name='fc1')(x_NHWC))
         return self.linear(x_NHWC.shape[-1], name='fc2')(self.response_norm(name='grn')(y_NHWF))
 
@@ -102,7 +103,7 @@ class Block(nn.Module):
     residual: Callable
 
     @nn.compact
-    def __call__(self, x_NHWC, rate):
+    def __call__(self, x_NHWC: jax.Array, rate: branches.Rate) -> jax.Array:
         C = x_NHWC.shape[-1]
         y_NHWC = self.conv(C, self.kernel_size, groups=C, name='conv_dw')(x_NHWC)
         y_NHWC = self.mlp(name='mlp')(self.norm(name='norm')(y_NHWC))
@@ -155,7 +156,7 @@ class Model(nn.Module):
     dtype: Any = 'float32'
 
     @nn.compact
-    def __call__(self, image_NHWC, *, train: bool):
+    def __call__(self, image_NHWC: jax.Array, *, train: bool) -> layers.Outputs:
         """float (N, H, W, C) -> float32 logits (N, K).
 
         ``out`` has stem, stage1.., pre_logits and logits.
@@ -203,7 +204,7 @@ class Model(nn.Module):
         out['logits'] = layers.head(x_NF, self.num_classes, init)
         return out['logits'], out
 
-    def _stem(self, x_NHWC, conv, norm):
+    def _stem(self, x_NHWC: jax.Array, conv: Callable, norm: Callable) -> jax.Array:
         width = self.widths[0]
         first = layers.pick('stem', self.stem, {
             'patch': 0, 'overlap': width, 'tiered': layers.multiple_of_8(width // 2)})

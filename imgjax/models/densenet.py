@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -31,7 +32,7 @@ class DenseLayer(nn.Module):
     drop: Callable
 
     @nn.compact
-    def __call__(self, x_NHWC):
+    def __call__(self, x_NHWC: jax.Array) -> jax.Array:
         y_NHWC = self.act(self.norm(name='norm1')(x_NHWC))
         y_NHWB = self.drop()(self.conv(4 * self.growth, 1, name='conv1')(y_NHWC))
         y_NHWB = self.act(self.norm(name='norm2')(y_NHWB))
@@ -66,7 +67,7 @@ class Model(nn.Module):
     dtype: Any = 'float32'
 
     @nn.compact
-    def __call__(self, image_NHWC, *, train: bool):
+    def __call__(self, image_NHWC: jax.Array, *, train: bool) -> layers.Outputs:
         """float (N, H, W, C) -> float32 logits (N, K).
 
         ``out`` has stem, stage1.. (before their transition), pre_logits and logits.
@@ -100,7 +101,7 @@ class Model(nn.Module):
         out['logits'] = layers.head(out['pre_logits'], self.num_classes)
         return out['logits'], out
 
-    def _stem(self, x_NHWC, conv, norm, act):
+    def _stem(self, x_NHWC: jax.Array, conv: Callable, norm: Callable, act: Callable) -> jax.Array:
         width = 2 * self.growth
         widths = layers.pick('stem', self.stem, {
             'imagenet': (), 'deep': (self.growth, self.growth, width), 'cifar': None})

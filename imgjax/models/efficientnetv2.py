@@ -3,7 +3,7 @@
 from imgjax.models.parts import mbconv
 
 
-def _table(*rows):
+def _table(*rows) -> tuple:
     return tuple(
         ({'block': block, 'depth': depth, 'strides': strides, 'expand': expand,
           'features': features, 'ratio': 0.25 if block == 'inverted' else 0.0,

@@ -4,12 +4,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
 from imgjax.models.parts import branches, convolve, layers
-from imgjax.models.parts.attention import ATTENTIONS
+from imgjax.models.parts.attention import ATTENTIONS, Attended
 
 _SMALL = {'width': 384, 'depth': 12, 'heads': 6}
 _BASE = {'width': 768, 'depth': 12, 'heads': 12}
@@ -53,7 +54,7 @@ def angles(kind: str, h: int, w: int, width: int) -> np.ndarray:
     return (positions_2HW.reshape(2, -1).T[:, :, None] * omega_F).reshape(h * w, -1)
 
 
-def rotate(x_NLHK, angles_LF, halves: bool):
+def rotate(x_NLHK: jax.Array, angles_LF: np.ndarray, halves: bool) -> jax.Array:
     """x_NLHK with its pairs of channels turned, in float32 (Su et al. 2021, arXiv:2104.09864).
 
     Pairs are the channels i and i + K / 2 if ``halves``, else 2 i and 2 i + 1.
@@ -89,18 +90,19 @@ class Block(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x_NLD, rate):
+    def __call__(self, x_NLD: jax.Array, rate: branches.Rate) -> Attended:
         scale = partial(branches.scaled, self, start=self.layer_scale)
         y_NLD, attn_NHLL = self._attention(self.norm(name='norm1')(x_NLD))
         x_NLD = self.residual()(x_NLD, scale(y_NLD, name='gamma_1'), rate)
         y_NLD = self._mlp(self.norm(name='norm2')(x_NLD))
         return self.residual()(x_NLD, scale(y_NLD, name='gamma_2'), rate), attn_NHLL
 
-    def _dense(self, features, name, use_bias=True, init=None):
+    def _dense(self, features: int, name: str, use_bias: bool = True,
+               init: Callable | None = None) -> nn.Dense:
         return layers.Dense(features, use_bias, dtype=self.dtype, name=name,
                         kernel_init=init or self.kernel_init)
 
-    def _attention(self, x_NLD):
+    def _attention(self, x_NLD: jax.Array) -> Attended:
         """Keys have no bias, as one would add the same to all scores of a query."""
         N, L, D = x_NLD.shape
         if self.joint_qkv:
@@ -122,7 +124,7 @@ class Block(nn.Module):
             y_NLD = self.norm(name='attn.norm')(y_NLD)
         return self._dense(D, 'attn.proj', init=self.proj_init)(y_NLD), attn_NHLL
 
-    def _mlp(self, x_NLD):
+    def _mlp(self, x_NLD: jax.Array) -> jax.Array:
         if self.mlp == 'plain':
             y_NLF = self.act(self._dense(self.hidden, 'mlp.fc1')(x_NLD))
         elif self.mlp == 'packed':
@@ -196,7 +198,7 @@ class Model(nn.Module):
     dtype: Any = 'float32'
 
     @nn.compact
-    def __call__(self, image_NHWC, *, train: bool):
+    def __call__(self, image_NHWC: jax.Array, *, train: bool) -> layers.Outputs:
         """float (N, H, W, C) -> float32 logits (N, K).
 
         ``out`` has embed, block00.. (N, L, D; class token, registers, patches), encoded,

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -25,7 +26,7 @@ class SpatialGate(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x_NLF):
+    def __call__(self, x_NLF: jax.Array) -> jax.Array:
         u_NLG, v_NLG = jnp.split(x_NLF, 2, axis=-1)
         v_NLG = layers.layer_norm(epsilon=1e-5, dtype=self.dtype, name='norm')(v_NLG)
         over_patches = layers.Dense(
@@ -43,7 +44,7 @@ class GatedMlp(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x_NLD):
+    def __call__(self, x_NLD: jax.Array) -> jax.Array:
         dense = partial(layers.Dense, dtype=self.dtype, bias_init=nn.initializers.normal(1e-6),
                         kernel_init=nn.initializers.xavier_uniform())
         y_NLG = self.gate(name='gate')(self.act(dense(self.hidden, name='fc1')(x_NLD)))
@@ -58,7 +59,7 @@ class Block(nn.Module):
     residual: Callable
 
     @nn.compact
-    def __call__(self, x_NLD, rate):
+    def __call__(self, x_NLD: jax.Array, rate: branches.Rate) -> jax.Array:
         y_NLD = self.mlp(name='mlp_channels')(self.norm(name='norm')(x_NLD))
         return self.residual()(x_NLD, y_NLD, rate)
 
@@ -96,7 +97,7 @@ class Model(nn.Module):
     dtype: Any = 'float32'
 
     @nn.compact
-    def __call__(self, image_NHWC, *, train: bool):
+    def __call__(self, image_NHWC: jax.Array, *, train: bool) -> layers.Outputs:
         """float (N, H, W, C) -> float32 logits (N, K).
 
         ``out`` has embed, block00.. (N, L, D), encoded, pre_logits and logits.

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -31,7 +32,7 @@ class Inception(nn.Module):
     unit: Callable
 
     @nn.compact
-    def __call__(self, x_NHWC):
+    def __call__(self, x_NHWC: jax.Array) -> jax.Array:
         one, reduce3, three, reduce5, five, pool = self.widths
         pooled_NHWC = pooling.max_pool(x_NHWC, 3, 1, padding=1)
         three_NHWR = self.unit(reduce3, 1, name='branch2.0')(x_NHWC)
@@ -75,7 +76,7 @@ class Model(nn.Module):
     dtype: Any = 'float32'
 
     @nn.compact
-    def __call__(self, image_NHWC, *, train: bool):
+    def __call__(self, image_NHWC: jax.Array, *, train: bool) -> layers.Outputs:
         """float (N, H, W, C) -> float32 logits (N, K).
 
         ``out`` has stem, stage1.., pre_logits and logits.

@@ -5,11 +5,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from imgjax.models.parts import branches, convolve, layers
-from imgjax.models.parts.attention import ATTENTIONS
+from imgjax.models.parts.attention import ATTENTIONS, Attended
 
 VARIANTS = {
     'hiera_tiny_224': {'width': 96, 'depths': (1, 2, 7, 2), 'heads': 1},
@@ -29,7 +30,7 @@ RENAMES = {'head': 'head.fc', 'norm': 'head.norm'}
 # first of two axes (4, P / 4), and what is left is in the same order.
 
 
-def unroll(x_NHWC, levels: int):
+def unroll(x_NHWC: jax.Array, levels: int) -> jax.Array:
     """Returns x_NPGC of units with 2**levels tokens a side, ready to be pooled as often."""
     N, H, W, C = x_NHWC.shape
     # The bits of a row and of a column inside of its unit, the lowest last.
@@ -40,7 +41,7 @@ def unroll(x_NHWC, levels: int):
     return x.transpose(0, *pairs, 1, 2 + levels, 3 + 2 * levels).reshape(N, 4**levels, -1, C)
 
 
-def roll(x_NPGC, levels: int, height: int, width: int):
+def roll(x_NPGC: jax.Array, levels: int, height: int, width: int) -> jax.Array:
     """Returns x_NHWC of that height and width: undoes ``unroll``."""
     N, _, _, C = x_NPGC.shape
     x = x_NPGC.reshape(N, *(2, 2) * levels, height >> levels, width >> levels, C)
@@ -49,7 +50,7 @@ def roll(x_NPGC, levels: int, height: int, width: int):
     return x.transpose(order).reshape(N, height, width, C)
 
 
-def pool(x_NPGC):
+def pool(x_NPGC: jax.Array) -> jax.Array:
     """The maximum of every 2x2 tokens; any axes may follow the second."""
     N, P = x_NPGC.shape[:2]
     return x_NPGC.reshape(N, 4, P // 4, *x_NPGC.shape[2:]).max(axis=1)
@@ -75,7 +76,7 @@ class MaskUnitAttention(nn.Module):
     init: Callable
 
     @nn.compact
-    def __call__(self, x_NPGC):
+    def __call__(self, x_NPGC: jax.Array) -> Attended:
         N, P, G, _ = x_NPGC.shape
         qkv_NPG3HK = self.dense(3 * self.features, name='qkv')(x_NPGC).reshape(
             N, P, G, 3, self.heads, -1)
@@ -108,7 +109,7 @@ class Block(nn.Module):
     residual: Callable
 
     @nn.compact
-    def __call__(self, x_NPGC, rate):
+    def __call__(self, x_NPGC: jax.Array, rate: branches.Rate) -> Attended:
         attention = self.attention(name='attn')
         y_NPGC = self.norm(name='norm1')(x_NPGC)
         if attention.pooled:
@@ -128,7 +129,7 @@ class Mlp(nn.Module):
     init: Callable
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         y = self.act(self.dense(self.hidden, name='fc1')(x))
         return self.dense(x.shape[-1], kernel_init=self.init, name='fc2')(y)
 
@@ -178,7 +179,7 @@ class Model(nn.Module):
     dtype: Any = 'float32'
 
     @nn.compact
-    def __call__(self, image_NHWC, *, train: bool):
+    def __call__(self, image_NHWC: jax.Array, *, train: bool) -> layers.Outputs:
         """float (N, H, W, C) -> float32 logits (N, K).
 
         ``out`` has stem, stage1.., pre_logits and logits.
@@ -227,7 +228,7 @@ class Model(nn.Module):
         out['logits'] = layers.head(x_NF, self.num_classes, layers.zeros)
         return out['logits'], out
 
-    def _embed(self, x_NHWC, levels: int, dtype):
+    def _embed(self, x_NHWC: jax.Array, levels: int, dtype: Any) -> jax.Array:
         """x_NHWC: overlapping patches and their learned positions."""
         H, W = x_NHWC.shape[1:3]
         unit = self.strides << levels

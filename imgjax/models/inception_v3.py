@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -32,7 +33,7 @@ LAST = (
 FIVES = (('branch1x1', (64, 1)), ('branch5x5', (48, 1), (64, 5)), _DOUBLE)
 
 
-def sevens(c: int):
+def sevens(c: int) -> tuple:
     """Branches whose 7x7 convolutions are made of 1x7 and 7x1, of width c in between."""
     across, down = (c, (1, 7)), (c, (7, 1))
     return (
@@ -57,7 +58,7 @@ class Mixed(nn.Module):
     unit: Callable
 
     @nn.compact
-    def __call__(self, x_NHWC):
+    def __call__(self, x_NHWC: jax.Array) -> jax.Array:
         # First, for it says what is wrong with an image that is too small.
         if self.pool:
             pooled_NHWC = pooling.avg_pool(x_NHWC, 3, 1, padding=1)
@@ -108,7 +109,7 @@ class Model(nn.Module):
     dtype: Any = 'float32'
 
     @nn.compact
-    def __call__(self, image_NHWC, *, train: bool):
+    def __call__(self, image_NHWC: jax.Array, *, train: bool) -> layers.Outputs:
         """float (N, H, W, C) -> float32 logits (N, K).
 
         ``out`` has stem, stage1.., pre_logits and logits.
@@ -150,6 +151,6 @@ class Model(nn.Module):
         out['logits'] = layers.head(x_NF, self.num_classes, init)
         return out['logits'], out
 
-    def _strides(self):
+    def _strides(self) -> tuple[int, int]:
         """Strides and padding of the first convolution."""
         return layers.pick('stem', self.stem, {'imagenet': (2, 0), 'cifar': (1, 1)})

@@ -4,11 +4,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from imgjax.models.parts import branches, convolve, layers, windows
-from imgjax.models.parts.attention import ATTENTIONS
+from imgjax.models.parts.attention import ATTENTIONS, Attended
 from imgjax.models.parts.coat import MBConv, hidden, stem
 
 _SIZES = {
@@ -45,7 +46,7 @@ class PartitionAttention(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x_NHWC):
+    def __call__(self, x_NHWC: jax.Array) -> Attended:
         H, W, C = x_NHWC.shape[1:]
         h, w = self.window
         dense = partial(layers.Dense, dtype=self.dtype, kernel_init=_xavier)
@@ -60,8 +61,9 @@ class PartitionAttention(nn.Module):
                                (self.heads, 2 * h - 1, 2 * w - 1), jnp.float32)
         # By the offset of the key from the query, not of the query from the key.
         bias_HLL = table_HYX.reshape(self.heads, -1)[:, windows.relative_index(h, w).T]
+        q_NGLHK, k_NGLHK, v_NGLHK = (qkv_NGL3HK[:, :, :, i] for i in range(3))
         y_NGLHK, attn_NGHLL = windows.attend_inside(
-            self.attend, *(qkv_NGL3HK[:, :, :, i] for i in range(3)), bias_HLL)
+            self.attend, q_NGLHK, k_NGLHK, v_NGLHK, bias_HLL)
         y_NGLC = dense(C, name='proj')(y_NGLHK.reshape(*NGL, C))
         if self.grid:
             y_NGLC = y_NGLC.swapaxes(1, 2)
@@ -77,7 +79,7 @@ class Transformer(nn.Module):
     residual: Callable
 
     @nn.compact
-    def __call__(self, x_NHWC, rate):
+    def __call__(self, x_NHWC: jax.Array, rate: branches.Rate) -> Attended:
         y_NHWC, attn = self.attention(name='attn')(self.norm(name='norm1')(x_NHWC))
         x_NHWC = self.residual()(x_NHWC, y_NHWC, rate)
         y_NHWC = self.mlp(name='mlp')(self.norm(name='norm2')(x_NHWC))
@@ -92,7 +94,8 @@ class Block(nn.Module):
     attention: Callable
 
     @nn.compact
-    def __call__(self, x_NHWC, rate):
+    def __call__(self, x_NHWC: jax.Array,
+                 rate: branches.Rate) -> tuple[jax.Array, list[jax.Array | None]]:
         x_NHWC = self.conv(name='conv')(x_NHWC, rate)
         maps = []
         for name, grid in (('attn_block', False), ('attn_grid', True)):
@@ -140,7 +143,7 @@ class Model(nn.Module):
     dtype: Any = 'float32'
 
     @nn.compact
-    def __call__(self, image_NHWC, *, train: bool):
+    def __call__(self, image_NHWC: jax.Array, *, train: bool) -> layers.Outputs:
         """float (N, H, W, C) -> float32 logits (N, K).
 
         ``out`` has stem, stage1.., pre_logits and logits.
@@ -186,7 +189,7 @@ class Model(nn.Module):
         out['logits'] = layers.head(x_NF, self.num_classes)
         return out['logits'], out
 
-    def _window(self, image_NHWC, x_NHWC, channels: int):
+    def _window(self, image_NHWC: jax.Array, x_NHWC: jax.Array, channels: int) -> tuple[int, int]:
         """The windows' height and width in the stage after x_NHWC; ValueError where none fit."""
         shrink = 2 ** (1 + len(self.depths))
         height, width = (-(-side // 2) for side in x_NHWC.shape[1:3])

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from imgjax.models.parts import branches, convolve, layers
-from imgjax.models.parts.attention import ATTENTIONS
+from imgjax.models.parts.attention import ATTENTIONS, Attended
 
 _S, _M = (64, 128, 320, 512), (96, 192, 384, 768)
 _POOL = {
@@ -37,7 +37,7 @@ VARIANTS = {
 RENAMES = {'head': 'head.fc', 'norm': 'head.norm'}
 
 
-def star_relu(module: nn.Module, name: str, x):
+def star_relu(module: nn.Module, name: str, x: jax.Array) -> jax.Array:
     """s relu(x)^2 + b with two learnt numbers of the module, called ``name.scale`` and so on."""
     scale_1 = module.param(f'{name}.scale', layers.ones, (1,), jnp.float32)
     bias_1 = module.param(f'{name}.bias', layers.zeros, (1,), jnp.float32)
@@ -49,7 +49,7 @@ class Pooling(nn.Module):
     """The mean of every pixel's 3x3 neighbourhood less the pixel."""
 
     @nn.compact
-    def __call__(self, x_NHWC):
+    def __call__(self, x_NHWC: jax.Array) -> Attended:
         y_NHWC = nn.avg_pool(x_NHWC.astype(jnp.float32), (3, 3), padding='SAME',
                              count_include_pad=False)
         return y_NHWC.astype(x_NHWC.dtype) - x_NHWC, None
@@ -62,7 +62,7 @@ class SeparableConv(nn.Module):
     activate: Callable
 
     @nn.compact
-    def __call__(self, x_NHWC):
+    def __call__(self, x_NHWC: jax.Array) -> Attended:
         C = x_NHWC.shape[-1]
         y_NHWF = self.activate(self, 'act1', self.conv(2 * C, 1, name='pwconv1')(x_NHWC))
         y_NHWF = self.conv(2 * C, 7, groups=2 * C, name='dwconv')(y_NHWF)
@@ -77,7 +77,7 @@ class Attention(nn.Module):
     dense: Callable
 
     @nn.compact
-    def __call__(self, x_NHWC):
+    def __call__(self, x_NHWC: jax.Array) -> Attended:
         N, H, W, C = x_NHWC.shape
         if C % self.head_dim:
             raise ValueError(f'width {C} is not divisible by heads of {self.head_dim}')
@@ -94,7 +94,7 @@ class Mlp(nn.Module):
     activate: Callable
 
     @nn.compact
-    def __call__(self, x_NHWC):
+    def __call__(self, x_NHWC: jax.Array) -> jax.Array:
         C = x_NHWC.shape[-1]
         y_NHWF = self.activate(self, 'act', self.linear(4 * C, name='fc1')(x_NHWC))
         return self.linear(C, name='fc2')(y_NHWF)
@@ -111,13 +111,13 @@ class Block(nn.Module):
     residual: Callable
 
     @nn.compact
-    def __call__(self, x_NHWC, rate):
+    def __call__(self, x_NHWC: jax.Array, rate: branches.Rate) -> Attended:
         y_NHWC, attn_NHLL = self.mixer(name='token_mixer')(self.norm(name='norm1')(x_NHWC))
         x_NHWC = self._add(1, x_NHWC, y_NHWC, rate)
         y_NHWC = self.mlp(name='mlp')(self.norm(name='norm2')(x_NHWC))
         return self._add(2, x_NHWC, y_NHWC, rate), attn_NHLL
 
-    def _add(self, i, x_NHWC, y_NHWC, rate):
+    def _add(self, i: int, x_NHWC: jax.Array, y_NHWC: jax.Array, rate: branches.Rate) -> jax.Array:
         # Dots in these names, because the bridge takes a leaf called scale for a norm's.
         x_NHWC = branches.scaled(self, x_NHWC, f'res_scale{i}.scale', self.res_scale)
         y_NHWC = branches.scaled(self, y_NHWC, f'layer_scale{i}.scale', self.layer_scale)
@@ -132,7 +132,7 @@ class MlpHead(nn.Module):
     drop: Callable
 
     @nn.compact
-    def __call__(self, x_NF):
+    def __call__(self, x_NF: jax.Array) -> jax.Array:
         init = nn.initializers.normal(0.02)
         y_NH = self.act(layers.Dense(4 * x_NF.shape[-1], kernel_init=init, name='fc1')(x_NF))
         y_NH = layers.layer_norm(epsilon=1e-6, dtype=jnp.float32, name='norm')(y_NH)
@@ -184,7 +184,7 @@ class Model(nn.Module):
     dtype: Any = 'float32'
 
     @nn.compact
-    def __call__(self, image_NHWC, *, train: bool):
+    def __call__(self, image_NHWC: jax.Array, *, train: bool) -> layers.Outputs:
         """float (N, H, W, C) -> float32 logits (N, K).
 
         ``out`` has stem, stage1.., pre_logits (of an MLP head its input) and logits.

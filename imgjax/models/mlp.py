@@ -3,6 +3,7 @@
 from functools import partial
 from typing import Any
 
+import jax
 from flax import linen as nn
 
 from imgjax.models.parts import layers
@@ -31,7 +32,7 @@ class Model(nn.Module):
     dtype: Any = 'float32'
 
     @nn.compact
-    def __call__(self, image_NHWC, *, train: bool):
+    def __call__(self, image_NHWC: jax.Array, *, train: bool) -> layers.Outputs:
         """float (N, H, W, C) -> float32 logits (N, K), out: hidden1.., pre_logits, logits."""
         dtype = layers.compute_dtype(self.dtype)
         act = layers.activation(self.act)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import jax
 from flax import linen as nn
 
 from imgjax.models.parts import branches, layers
@@ -33,7 +34,7 @@ class Block(nn.Module):
     residual: Callable
 
     @nn.compact
-    def __call__(self, x_NLD, rate):
+    def __call__(self, x_NLD: jax.Array, rate: branches.Rate) -> jax.Array:
         y_NDL = self.norm(name='norm1')(x_NLD).swapaxes(1, 2)
         y_NDL = self.mlp(self.tokens, name='mlp_tokens')(y_NDL)
         x_NLD = self.residual()(x_NLD, y_NDL.swapaxes(1, 2), rate)
@@ -73,7 +74,7 @@ class Model(nn.Module):
     dtype: Any = 'float32'
 
     @nn.compact
-    def __call__(self, image_NHWC, *, train: bool):
+    def __call__(self, image_NHWC: jax.Array, *, train: bool) -> layers.Outputs:
         """float (N, H, W, C) -> float32 logits (N, K).
 
         ``out`` has embed, block00.. (N, L, D), encoded, pre_logits and logits.

@@ -3,7 +3,7 @@
 from imgjax.models.parts import mbconv
 
 
-def _table(*rows):
+def _table(*rows) -> tuple:
     return tuple(
         ({'block': 'inverted' if expand > 1 else 'separable', 'depth': depth, 'kernel': kernel,
           'strides': strides, 'expand': expand, 'features': features, 'ratio': ratio},)

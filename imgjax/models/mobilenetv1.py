@@ -3,7 +3,7 @@
 from imgjax.models.parts import mbconv
 
 
-def _table(*rows):
+def _table(*rows) -> tuple:
     return tuple(
         ({'block': 'separable', 'depth': depth, 'strides': strides, 'features': features,
           'last_act': True, 'shortcut': False},)

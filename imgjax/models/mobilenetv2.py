@@ -3,7 +3,7 @@
 from imgjax.models.parts import mbconv
 
 
-def _table(*rows):
+def _table(*rows) -> tuple:
     return tuple(
         ({'block': 'inverted' if expand > 1 else 'separable', 'expand': expand, 'depth': depth,
           'features': features, 'strides': strides},)

@@ -3,7 +3,7 @@
 from imgjax.models.parts import mbconv
 
 
-def _table(*stages):
+def _table(*stages) -> tuple:
     return tuple(
         tuple({'block': block, 'depth': depth, 'kernel': kernel, 'strides': strides,
                'expand': expand, 'features': features, 'ratio': ratio, 'act': act}

@@ -2,37 +2,40 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from imgjax.models.parts import branches, layers, mbconv
-from imgjax.models.parts.attention import ATTENTIONS, attend
+from imgjax.models.parts.attention import ATTENTIONS, Attended, attend
 
 
-def _conv(depth, kernel, strides, features):
+def _conv(depth: int, kernel: int, strides: int, features: int) -> dict[str, Any]:
     return {'block': 'plain', 'depth': depth, 'kernel': kernel, 'strides': strides,
             'features': features}
 
 
-def _fused(depth, kernel, strides, expand, features):
+def _fused(depth: int, kernel: int, strides: int, expand: float, features: int) -> dict[str, Any]:
     return {'block': 'fused', 'depth': depth, 'kernel': kernel, 'strides': strides,
             'expand': expand, 'features': features}
 
 
-def _uib(depth, first, kernel, strides, expand, features):
+def _uib(features: int, depth: int, first: int, kernel: int, strides: int,
+         expand: float) -> dict[str, Any]:
     return {'block': 'universal', 'depth': depth, 'first': first, 'kernel': kernel,
             'strides': strides, 'expand': expand, 'features': features}
 
 
-def _mqa(heads, key_width, key_strides, features):
+def _mqa(features: int, heads: int, key_width: int, key_strides: int) -> dict[str, Any]:
     return {'block': 'attention', 'heads': heads, 'key_width': key_width,
             'key_strides': key_strides, 'features': features}
 
 
-def _uibs(features, *rows):
+def _uibs(features: int, *rows: tuple[int, ...]) -> tuple[dict[str, Any], ...]:
     """A stage of the same channels throughout."""
-    return tuple(_uib(*row, features) if len(row) == 5 else _mqa(*row, features) for row in rows)
+    return tuple(_uib(features, *row) if len(row) == 5 else _mqa(features, *row) for row in rows)
 
 
 # A row of _uibs is how many, the kernels of the depthwise convolutions before and in the middle (0
@@ -116,7 +119,7 @@ class Universal(mbconv.Block):
     first: int = 0
 
     @nn.compact
-    def __call__(self, x_NHWC, rate):
+    def __call__(self, x_NHWC: jax.Array, rate: branches.Rate) -> jax.Array:
         def layer(y_NHWC, features, kernel, strides, name, act=lambda y: y):
             groups = 1 if kernel == 1 else features
             y_NHWC = self.conv(features, kernel, strides, groups, name=f'{name}.conv')(y_NHWC)
@@ -151,7 +154,7 @@ class MobileAttention(mbconv.Block):
     key_strides: int = 1
 
     @nn.compact
-    def __call__(self, x_NHWC, rate):
+    def __call__(self, x_NHWC: jax.Array, rate: branches.Rate) -> jax.Array | Attended:
         N, H, W, C = x_NHWC.shape
         # Xavier's scale: no rectifier halves what follows these.
         conv = partial(self.conv, kernel_init=nn.initializers.xavier_uniform())
@@ -204,7 +207,7 @@ class Model(mbconv.Net):
 
     hidden = 'normed'
 
-    def _block(self, name):
+    def _block(self, name: str) -> Callable:
         own = {'layer_scale': branches.layer_scale(self.layer_scale)}
         if name == 'universal':
             return partial(self._lift(Universal), **own)

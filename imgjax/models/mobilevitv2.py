@@ -39,7 +39,7 @@ class Transformer(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x_NPLC, rate):
+    def __call__(self, x_NPLC: jax.Array, rate: branches.Rate) -> jax.Array:
         C = x_NPLC.shape[-1]
         conv = partial(convolve.Conv, kernel_size=1, use_bias=True, dtype=self.dtype)
         y_NPLC = norm(dtype=self.dtype, name='norm1')(x_NPLC)
@@ -69,7 +69,7 @@ class MobileBlock(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x_NHWC, rate):
+    def __call__(self, x_NHWC: jax.Array, rate: branches.Rate) -> jax.Array:
         _, H, W, C = x_NHWC.shape
         p, width = self.patch_size, C // 2
         h, w = -(-H // p) * p, -(-W // p) * p
@@ -121,7 +121,7 @@ class Model(nn.Module):
     dtype: Any = 'float32'
 
     @nn.compact
-    def __call__(self, image_NHWC, *, train: bool):
+    def __call__(self, image_NHWC: jax.Array, *, train: bool) -> layers.Outputs:
         """float (N, H, W, C) -> float32 logits (N, K).
 
         ``out`` has stem, stage1.., pre_logits and logits.

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -80,7 +81,7 @@ class Block(nn.Module):
     residual: Callable
 
     @nn.compact
-    def __call__(self, x_NHWC, rate):
+    def __call__(self, x_NHWC: jax.Array, rate: branches.Rate) -> jax.Array:
         y_NHWC = self.act(x_NHWC) * self.beta
         if self.strides > 1 or x_NHWC.shape[-1] != self.features:
             x_NHWC = self._shortcut(y_NHWC)
@@ -100,14 +101,14 @@ class Block(nn.Module):
             y_NHWC = y_NHWC * gain.astype(y_NHWC.dtype)
         return self.residual()(x_NHWC, y_NHWC * self.alpha, rate)
 
-    def _shortcut(self, y_NHWC):
+    def _shortcut(self, y_NHWC: jax.Array) -> jax.Array:
         if self.strides > 1:
             y_NHWC = pooling.avg_pool_inside(y_NHWC, self.strides)
         return self.conv(self.features, 1, name='downsample.conv')(y_NHWC)
 
 
-def _se(name: str, ratio: float, dtype):
-    def apply(x_NHWC):
+def _se(name: str, ratio: float, dtype: Any) -> Callable:
+    def apply(x_NHWC: jax.Array) -> jax.Array:
         reduced = layers.multiple_of_8(x_NHWC.shape[-1] * ratio)
         return 2.0 * SqueezeExcite(reduced, dtype=dtype, name=name)(x_NHWC)
     return apply
@@ -166,7 +167,7 @@ class Model(nn.Module):
     dtype: Any = 'float32'
 
     @nn.compact
-    def __call__(self, image_NHWC, *, train: bool):
+    def __call__(self, image_NHWC: jax.Array, *, train: bool) -> layers.Outputs:
         """float (N, H, W, C) -> float32 logits (N, K).
 
         ``out`` has stem, stage1.., final (the last convolution, if any), pre_logits and logits.
@@ -208,7 +209,7 @@ class Model(nn.Module):
         out['logits'] = layers.head(x_NF, self.num_classes)
         return out['logits'], out
 
-    def _stem(self, x_NHWC, conv, act):
+    def _stem(self, x_NHWC: jax.Array, conv: Callable, act: Callable) -> jax.Array:
         width = self.stem_width
         stem = layers.pick('stem', self.stem, {'quad': 1, 'imagenet': 2, 'cifar': 3})
         if stem == 3:

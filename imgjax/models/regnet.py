@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -12,7 +13,8 @@ from imgjax.models.parts import branches, convolve, layers
 from imgjax.models.parts.attention import SqueezeExcite
 
 
-def _regnet(depth, w0, wa, wm, group_width, se_ratio=0.0):
+def _regnet(depth: int, w0: int, wa: float, wm: float, group_width: int,
+            se_ratio: float = 0.0) -> dict[str, Any]:
     return {'depth': depth, 'w0': w0, 'wa': wa, 'wm': wm, 'group_width': group_width,
             'se_ratio': se_ratio}
 
@@ -49,7 +51,8 @@ VARIANTS = {
 RENAMES = {'head': 'head.fc'}
 
 
-def stages(depth: int, w0: int, wa: float, wm: float, group_width: int):
+def stages(depth: int, w0: int, wa: float, wm: float,
+           group_width: int) -> list[tuple[int, int, int]]:
     """Returns (width, blocks, groups) of every stage, by the paper's quantised linear widths.
 
     Block j would have w0 + wa * j channels; it takes the nearest w0 * wm^k by ratio, and that a
@@ -81,7 +84,7 @@ class Block(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x_NHWC, rate):
+    def __call__(self, x_NHWC: jax.Array, rate: branches.Rate) -> jax.Array:
         C = x_NHWC.shape[-1]
         y_NHWF = self.act(self.conv(self.features, 1, name='conv1')(x_NHWC))
         y_NHWF = self.act(self.conv(
@@ -133,7 +136,7 @@ class Model(nn.Module):
     dtype: Any = 'float32'
 
     @nn.compact
-    def __call__(self, image_NHWC, *, train: bool):
+    def __call__(self, image_NHWC: jax.Array, *, train: bool) -> layers.Outputs:
         """float (N, H, W, C) -> float32 logits (N, K).
 
         ``out`` has stem, stage1.., pre_logits and logits.

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -44,7 +45,7 @@ class Block(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x_NHWC, rate):
+    def __call__(self, x_NHWC: jax.Array, rate: branches.Rate) -> jax.Array:
         if self.fused:
             conv = convolve.Conv(self.features, 3, self.strides, groups=self.groups, use_bias=True,
                                dtype=self.dtype, name='reparam_conv')
@@ -94,7 +95,7 @@ class Model(nn.Module):
     dtype: Any = 'float32'
 
     @nn.compact
-    def __call__(self, image_NHWC, *, train: bool):
+    def __call__(self, image_NHWC: jax.Array, *, train: bool) -> layers.Outputs:
         """float (N, H, W, C) -> float32 logits (N, K).
 
         ``out`` has stem, stage1.., pre_logits and logits.
@@ -126,7 +127,7 @@ class Model(nn.Module):
         return out['logits'], out
 
 
-def fuse(variables):
+def fuse(variables: dict[str, Any]) -> dict[str, Any]:
     """Returns the variables of ``Model(..., fused=True)`` from those of the form that trains.
 
     A norm in evaluation is a linear map of every channel, so a branch is a convolution with a bias,
@@ -139,7 +140,7 @@ def fuse(variables):
     return {'params': fused}
 
 
-def _fuse(block, stats):
+def _fuse(block: dict[str, Any], stats: dict[str, Any]) -> dict[str, Any]:
     kernel_HWIF = _double(block['conv_kxk']['conv']['kernel'])
     branches = [(kernel_HWIF, block['conv_kxk']['bn'], stats['conv_kxk']['bn']),
                 (_centred(_double(block['conv_1x1']['conv']['kernel'][0, 0])),
@@ -156,10 +157,10 @@ def _fuse(block, stats):
     return {'reparam_conv': {'kernel': np.float32(kernel), 'bias': np.float32(bias)}}
 
 
-def _double(array):
+def _double(array: Any) -> np.ndarray:
     return np.asarray(array, np.float64)
 
 
-def _centred(kernel_IF):
+def _centred(kernel_IF: np.ndarray) -> np.ndarray:
     """A 1x1 kernel as a 3x3 one."""
     return np.pad(kernel_IF[None, None], ((1, 1), (1, 1), (0, 0), (0, 0)))

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -25,7 +26,7 @@ class Affine(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x_NLD):
+    def __call__(self, x_NLD: jax.Array) -> jax.Array:
         shape = (1, 1, x_NLD.shape[-1])
         alpha_11D = self.param('alpha', layers.ones, shape, jnp.float32)
         beta_11D = self.param('beta', layers.zeros, shape, jnp.float32)
@@ -43,7 +44,7 @@ class Block(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x_NLD, rate):
+    def __call__(self, x_NLD: jax.Array, rate: branches.Rate) -> jax.Array:
         xavier = nn.initializers.xavier_uniform()
         over_patches = layers.Dense(
             x_NLD.shape[1], dtype=self.dtype, kernel_init=xavier, name='linear_tokens')
@@ -90,7 +91,7 @@ class Model(nn.Module):
     dtype: Any = 'float32'
 
     @nn.compact
-    def __call__(self, image_NHWC, *, train: bool):
+    def __call__(self, image_NHWC: jax.Array, *, train: bool) -> layers.Outputs:
         """float (N, H, W, C) -> float32 logits (N, K).
 
         ``out`` has embed, block00.. (N, L, D), encoded, pre_logits and logits.

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -54,7 +55,7 @@ VARIANTS = {
 RENAMES = {'head': 'fc'}
 
 
-def _se(name: str, features: int, dtype):
+def _se(name: str, features: int, dtype: Any) -> nn.Module:
     return SqueezeExcite(layers.multiple_of_8(features / 16), dtype=dtype, name=name)
 
 
@@ -81,7 +82,7 @@ class BasicBlock(_Block):
     expansion = 1
 
     @nn.compact
-    def __call__(self, x_NHWC, rate):
+    def __call__(self, x_NHWC: jax.Array, rate: branches.Rate) -> jax.Array:
         y_NHWF = self.conv(self.features, 3, self.strides, name='conv1')(x_NHWC)
         y_NHWF = self.act(self.norm(name='bn1')(y_NHWF))
         y_NHWF = self.conv(self.features, 3, name='conv2')(y_NHWF)
@@ -96,7 +97,7 @@ class BottleneckBlock(_Block):
     expansion = 4
 
     @nn.compact
-    def __call__(self, x_NHWC, rate):
+    def __call__(self, x_NHWC: jax.Array, rate: branches.Rate) -> jax.Array:
         width = self.features * self.base_width // 64 * self.groups
         first, second = (self.strides, 1) if self.stride_first else (1, self.strides)
         y_NHWF = self.conv(width, 1, first, name='conv1')(x_NHWC)
@@ -115,7 +116,7 @@ class PreactBlock(_Block):
     expansion = 1
 
     @nn.compact
-    def __call__(self, x_NHWC, rate):
+    def __call__(self, x_NHWC: jax.Array, rate: branches.Rate) -> jax.Array:
         y_NHWC = self.act(self.norm(name='bn1')(x_NHWC))
         if self.strides > 1 or x_NHWC.shape[-1] != self.features:
             x_NHWC = self.conv(self.features, 1, self.strides, name='downsample')(y_NHWC)
@@ -128,7 +129,7 @@ class PreactBlock(_Block):
 BLOCKS = {'basic': BasicBlock, 'bottleneck': BottleneckBlock, 'preact': PreactBlock}
 
 
-def _shortcut(block, x_NHWC):
+def _shortcut(block: _Block, x_NHWC: jax.Array) -> jax.Array:
     """x_NHWC at the block's output shape: as it is, zero-padded (option A) or projected (B)."""
     s, width = block.strides, block.features * block.expansion
     extra = width - x_NHWC.shape[-1]
@@ -197,7 +198,7 @@ class Model(nn.Module):
     dtype: Any = 'float32'
 
     @nn.compact
-    def __call__(self, image_NHWC, *, train: bool):
+    def __call__(self, image_NHWC: jax.Array, *, train: bool) -> layers.Outputs:
         """float (N, H, W, C) -> float32 logits (N, K).
 
         ``out`` has stem, stage1_block0.., stage1.., pre_logits and logits.
@@ -237,7 +238,7 @@ class Model(nn.Module):
         out['logits'] = layers.head(x_NF, self.num_classes)
         return out['logits'], out
 
-    def _stem(self, x_NHWC, conv, norm, act):
+    def _stem(self, x_NHWC: jax.Array, conv: Callable, norm: Callable, act: Callable) -> jax.Array:
         width = self.widths[0]
         stem = layers.pick('stem', self.stem, {'imagenet': 1, 'deep': 2, 'cifar': 3})
         if stem == 3:

@@ -4,13 +4,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from imgjax.models.parts import branches, convolve, layers, pooling
 
 
-def _bit(depths, times: int):
+def _bit(depths: tuple[int, ...], times: int) -> dict[str, Any]:
     return {'depths': depths, 'widths': tuple(times * width for width in (256, 512, 1024, 2048)),
             'stem_width': 64 * times, 'stem': 'bit', 'conv': 'standardised', 'norm': 'group'}
 
@@ -64,7 +65,7 @@ class Block(nn.Module):
     residual: Callable
 
     @nn.compact
-    def __call__(self, x_NHWC, rate):
+    def __call__(self, x_NHWC: jax.Array, rate: branches.Rate) -> jax.Array:
         y_NHWC = self.act(self.norm(name='norm1')(x_NHWC))
         if self.strides > 1 or x_NHWC.shape[-1] != self.features:
             x_NHWC = self._shortcut(y_NHWC)
@@ -79,7 +80,7 @@ class Block(nn.Module):
             y_NHWC = self.conv(width, side, strides, name=f'conv{i}')(y_NHWC)
         return self.residual()(x_NHWC, y_NHWC, rate)
 
-    def _shortcut(self, y_NHWC):
+    def _shortcut(self, y_NHWC: jax.Array) -> jax.Array:
         strides = self.strides
         if self.pool and strides > 1:
             y_NHWC, strides = pooling.avg_pool_inside(y_NHWC, strides), 1
@@ -129,7 +130,7 @@ class Model(nn.Module):
     dtype: Any = 'float32'
 
     @nn.compact
-    def __call__(self, image_NHWC, *, train: bool):
+    def __call__(self, image_NHWC: jax.Array, *, train: bool) -> layers.Outputs:
         """float (N, H, W, C) -> float32 logits (N, K).
 
         ``out`` has stem, stage1.., pre_logits and logits.
@@ -161,7 +162,7 @@ class Model(nn.Module):
         out['logits'] = self._head(x_NF) if self.num_classes else x_NF
         return out['logits'], out
 
-    def _stem(self, x_NHWC, conv, norm, act):
+    def _stem(self, x_NHWC: jax.Array, conv: Callable, norm: Callable, act: Callable) -> jax.Array:
         width = self.stem_width
         stem = layers.pick('stem', self.stem, {'imagenet': 1, 'bit': 2, 'deep': 3, 'cifar': 4})
         if stem == 4:
@@ -177,7 +178,7 @@ class Model(nn.Module):
             x_NHWC = jnp.pad(x_NHWC, ((0, 0), (1, 1), (1, 1), (0, 0)))
         return pooling.max_pool(x_NHWC, 3, 2, padding=int(stem != 2))
 
-    def _head(self, x_NF):
+    def _head(self, x_NF: jax.Array) -> jax.Array:
         """Float32 logits; like timm's, the head is a 1x1 convolution: its kernel has four axes."""
         head = convolve.Conv(self.num_classes, 1, use_bias=True, kernel_init=layers.small_normal,
                            name='head')

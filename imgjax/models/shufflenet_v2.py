@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -33,7 +34,7 @@ class Block(nn.Module):
     act: Callable
 
     @nn.compact
-    def __call__(self, x_NHWC):
+    def __call__(self, x_NHWC: jax.Array) -> jax.Array:
         half, s = self.features // 2, self.strides
         if s == 1:
             by_NHWC, y_NHWC = jnp.split(x_NHWC, 2, axis=-1)
@@ -46,12 +47,12 @@ class Block(nn.Module):
         both_NHW2C = jnp.stack([by_NHWC, y_NHWC], axis=-2)
         return both_NHW2C.swapaxes(3, 4).reshape(*y_NHWC.shape[:3], self.features)
 
-    def _depthwise(self, branch, i, x_NHWC):
+    def _depthwise(self, branch: str, i: int, x_NHWC: jax.Array) -> jax.Array:
         C = x_NHWC.shape[-1]
         x_NHWC = self.conv(C, 3, self.strides, groups=C, name=f'{branch}.{i}')(x_NHWC)
         return self.norm(name=f'{branch}.{i + 1}')(x_NHWC)
 
-    def _pointwise(self, branch, i, features, x_NHWC):
+    def _pointwise(self, branch: str, i: int, features: int, x_NHWC: jax.Array) -> jax.Array:
         x_NHWC = self.conv(features, 1, name=f'{branch}.{i}')(x_NHWC)
         return self.act(self.norm(name=f'{branch}.{i + 1}')(x_NHWC))
 
@@ -84,7 +85,7 @@ class Model(nn.Module):
     dtype: Any = 'float32'
 
     @nn.compact
-    def __call__(self, image_NHWC, *, train: bool):
+    def __call__(self, image_NHWC: jax.Array, *, train: bool) -> layers.Outputs:
         """float (N, H, W, C) -> float32 logits (N, K).
 
         ``out`` has stem, stage1.., final (the last convolution), pre_logits and logits.

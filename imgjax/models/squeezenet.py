@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -29,7 +30,7 @@ class Fire(nn.Module):
     act: Callable
 
     @nn.compact
-    def __call__(self, x_NHWC):
+    def __call__(self, x_NHWC: jax.Array) -> jax.Array:
         x_NHWS = self.act(self.conv(self.squeeze, 1, name='squeeze')(x_NHWC))
         one_NHWF = self.conv(4 * self.squeeze, 1, name='expand1x1')(x_NHWS)
         three_NHWF = self.conv(4 * self.squeeze, 3, name='expand3x3')(x_NHWS)
@@ -60,7 +61,7 @@ class Model(nn.Module):
     dtype: Any = 'float32'
 
     @nn.compact
-    def __call__(self, image_NHWC, *, train: bool):
+    def __call__(self, image_NHWC: jax.Array, *, train: bool) -> layers.Outputs:
         """float (N, H, W, C) -> float32 logits (N, K).
 
         ``out`` has stem, stage1.., pre_logits (the last map's means) and logits.

@@ -4,12 +4,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgjax.models.parts import layers, parallel
+from imgjax.models.parts import branches, layers, parallel
 from imgjax.models.parts import windows as windows_lib
-from imgjax.models.parts.attention import ATTENTIONS, BY_HEADS, Heads
+from imgjax.models.parts.attention import ATTENTIONS, BY_HEADS, Attended, Heads
 from imgjax.models.parts.swin import forward, normal
 
 _TINY = {'width': 96, 'depths': (2, 2, 6, 2), 'heads': (3, 6, 12, 24)}
@@ -46,7 +47,8 @@ class WindowAttention(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x_NGLC, sides, mask_GLL):
+    def __call__(self, x_NGLC: jax.Array, sides: tuple[int, int],
+                 mask_GLL: jax.Array | None) -> Attended:
         h, w = sides
         *NGL, C = x_NGLC.shape
         dense = partial(layers.Dense, dtype=self.dtype, kernel_init=normal)
@@ -54,8 +56,9 @@ class WindowAttention(nn.Module):
         table_RH = self.param('relative_position_bias_table', normal,
                               ((2 * h - 1) * (2 * w - 1), self.heads), jnp.float32)
         bias_HLL = table_RH[windows_lib.relative_index(h, w)].transpose(2, 0, 1)
+        q_NGLHK, k_NGLHK, v_NGLHK = (qkv_NGL3HK[:, :, :, i] for i in range(3))
         y_NGLHK, attn_NGHLL = windows_lib.attend_inside(
-            self.attend, *(qkv_NGL3HK[:, :, :, i] for i in range(3)), bias_HLL, mask_GLL)
+            self.attend, q_NGLHK, k_NGLHK, v_NGLHK, bias_HLL, mask_GLL)
         y_NGLC = dense(C, name='proj')(y_NGLHK.reshape(*NGL, C))
         return parallel.whole(y_NGLC), attn_NGHLL
 
@@ -71,7 +74,7 @@ class Block(nn.Module):
     residual: Callable
 
     @nn.compact
-    def __call__(self, x_NHWC, rate):
+    def __call__(self, x_NHWC: jax.Array, rate: branches.Rate) -> Attended:
         y_NHWC, attn_NGHLL = windows_lib.shifted(
             self.attention(name='attn'), self.norm(name='norm1')(x_NHWC), self.window, self.shift)
         x_NHWC = self.residual()(x_NHWC, y_NHWC, rate)
@@ -118,7 +121,7 @@ class Model(nn.Module):
     dtype: Any = 'float32'
 
     @nn.compact
-    def __call__(self, image_NHWC, *, train: bool):
+    def __call__(self, image_NHWC: jax.Array, *, train: bool) -> layers.Outputs:
         """float (N, H, W, C) -> float32 logits (N, K).
 
         ``out`` has stem, stage1.., pre_logits and logits.

@@ -11,9 +11,9 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
-from imgjax.models.parts import layers, parallel
+from imgjax.models.parts import branches, layers, parallel
 from imgjax.models.parts import windows as windows_lib
-from imgjax.models.parts.attention import ATTENTIONS, BY_HEADS, Heads
+from imgjax.models.parts.attention import ATTENTIONS, BY_HEADS, Attended, Heads
 from imgjax.models.parts.swin import forward, normal
 
 _TINY = {'width': 96, 'depths': (2, 2, 6, 2), 'heads': (3, 6, 12, 24)}
@@ -55,7 +55,7 @@ def log_offsets(h: int, w: int, unit_h: int, unit_w: int) -> np.ndarray:
     return offset_HW2.reshape(-1, 2).astype(np.float32)
 
 
-def _unit(x, epsilon: float = 1e-12):
+def _unit(x: jax.Array, epsilon: float = 1e-12) -> jax.Array:
     """x of length 1 along its last axis, in float32."""
     x = x.astype(jnp.float32)
     return x * lax.rsqrt(jnp.maximum(jnp.square(x).sum(axis=-1, keepdims=True), epsilon**2))
@@ -77,7 +77,8 @@ class WindowAttention(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x_NGLC, sides, mask_GLL):
+    def __call__(self, x_NGLC: jax.Array, sides: tuple[int, int],
+                 mask_GLL: jax.Array | None) -> Attended:
         *NGL, C = x_NGLC.shape
         dense = partial(layers.Dense, dtype=self.dtype, kernel_init=normal)
         q_bias_C = self.param('q_bias', layers.zeros, (C,), jnp.float32)
@@ -98,7 +99,7 @@ class WindowAttention(nn.Module):
         y_NGLC = dense(C, name='proj')(y_NGLHK.reshape(*NGL, C))
         return parallel.whole(y_NGLC), attn_NGHLL
 
-    def _bias(self, h: int, w: int):
+    def _bias(self, h: int, w: int) -> jax.Array:
         dense = partial(layers.Dense, kernel_init=normal)
         offset_R2 = log_offsets(h, w, self.trained or h, self.trained or w)
         hidden_RF = jax.nn.relu(dense(512, name='cpb_mlp.0')(offset_R2))
@@ -118,7 +119,7 @@ class Block(nn.Module):
     residual: Callable
 
     @nn.compact
-    def __call__(self, x_NHWC, rate):
+    def __call__(self, x_NHWC: jax.Array, rate: branches.Rate) -> Attended:
         # The norms start at 0, so that a block starts as its shortcut.
         norm = partial(self.norm, scale_init=layers.zeros)
         y_NHWC, attn_NGHLL = windows_lib.shifted(
@@ -169,7 +170,7 @@ class Model(nn.Module):
     dtype: Any = 'float32'
 
     @nn.compact
-    def __call__(self, image_NHWC, *, train: bool):
+    def __call__(self, image_NHWC: jax.Array, *, train: bool) -> layers.Outputs:
         """float (N, H, W, C) -> float32 logits (N, K).
 
         ``out`` has stem, stage1.., pre_logits and logits.

@@ -1,9 +1,10 @@
 """Vision transformers, with timm's names and parameter counts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -67,7 +68,7 @@ class AttentionPool(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x_NLD):
+    def __call__(self, x_NLD: jax.Array) -> jax.Array:
         N, L, D = x_NLD.shape
         xavier = nn.initializers.xavier_uniform()
         dense = partial(layers.Dense, dtype=self.dtype, kernel_init=xavier)
@@ -91,7 +92,8 @@ class Block(nn.Module):
     layer_scale: Callable
 
     @nn.compact
-    def __call__(self, x_NLD, rate):
+    def __call__(self, x_NLD: jax.Array,
+                 rate: branches.Rate) -> tuple[jax.Array, dict[str, jax.Array]]:
         y_NLD, attn_NHLL = self.attention(name='attn')(self.norm(name='norm1')(x_NLD))
         y_NLD = self.layer_scale(name='ls1')(self.drop()(y_NLD))
         x_NLD = self.residual()(x_NLD, y_NLD, rate)
@@ -171,7 +173,7 @@ class Model(nn.Module):
     dtype: Any = 'float32'
 
     @nn.compact
-    def __call__(self, image_NHWC, *, train: bool):
+    def __call__(self, image_NHWC: jax.Array, *, train: bool) -> layers.Outputs:
         """float (N, H, W, C) -> float32 logits (N, K).
 
         ``out`` has embed, block00.. (N, L, D; other tokens first), encoded, pre_logits, logits.
@@ -221,7 +223,8 @@ class Model(nn.Module):
                 out['logits'] = (out['logits'] + second_NK) / 2
         return out['logits'], out
 
-    def _blocks(self, policy, x_NLD):
+    def _blocks(self, policy: dict[str, Any],
+                x_NLD: jax.Array) -> Iterator[tuple[str, dict[str, jax.Array]]]:
         """Yields (name in out, arrays) block by block."""
         # Inside a scan nothing can be merged with the forward pass, and the barrier only costs.
         block = nn.remat(Block, prevent_cse=not self.scan_layers) if self.remat else Block
@@ -239,7 +242,7 @@ class Model(nn.Module):
                 x_NLD, arrays = block(**policy, name=f'blocks.{i}')(x_NLD, rate)
                 yield f'block{i:02}', arrays
 
-    def _embed(self, x_NHWC, dtype):
+    def _embed(self, x_NHWC: jax.Array, dtype: Any) -> jax.Array:
         """Tokens x_NLD: a linear map of every patch, positions, and other tokens if any."""
         N, H, W, _ = x_NHWC.shape
         P, D = self.patch_size, self.width

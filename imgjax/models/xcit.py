@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from imgjax.models.cait import ClassAttention
 from imgjax.models.parts import branches, convolve, layers
-from imgjax.models.parts.attention import ATTENTIONS
+from imgjax.models.parts.attention import ATTENTIONS, Attended
 
 _SIZES = {
     'nano_12': {'width': 128, 'depth': 12, 'heads': 4, 'norm_patches': False},
@@ -37,7 +37,7 @@ def fourier(h: int, w: int, width: int = 32) -> np.ndarray:
     """
     omega_F = 10_000.0 ** (-2 * np.arange(width // 2) / width)
 
-    def waves(side):
+    def waves(side: int) -> np.ndarray:
         angles_LF = (2 * np.pi * np.arange(1, side + 1) / side)[:, None] * omega_F
         return np.stack([np.sin(angles_LF), np.cos(angles_LF)], axis=-1).reshape(side, width)
 
@@ -54,7 +54,7 @@ class CrossCovariance(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x_NLD):
+    def __call__(self, x_NLD: jax.Array) -> jax.Array:
         N, L, D = x_NLD.shape
         dense = partial(layers.Dense, kernel_init=self.kernel_init, dtype=self.dtype)
         qkv_NL3HK = dense(3 * D, name='qkv')(x_NLD).reshape(N, L, 3, self.heads, D // self.heads)
@@ -94,7 +94,7 @@ class Block(nn.Module):
     grid: tuple[int, int]
 
     @nn.compact
-    def __call__(self, x_NLD, rate):
+    def __call__(self, x_NLD: jax.Array, rate: branches.Rate) -> jax.Array:
         scale = partial(branches.scaled, self, start=self.layer_scale)
         y_NLD = self.attention(name='attn')(self.norm(name='norm1')(x_NLD))
         x_NLD = self.residual()(x_NLD, scale(y_NLD, name='gamma1'), rate)
@@ -103,7 +103,7 @@ class Block(nn.Module):
         y_NLD = self.mlp(name='mlp')(self.norm(name='norm2')(x_NLD))
         return self.residual()(x_NLD, scale(y_NLD, name='gamma2'), rate)
 
-    def _neighbours(self, x_NLD):
+    def _neighbours(self, x_NLD: jax.Array) -> jax.Array:
         N, L, D = x_NLD.shape
         conv = partial(self.conv, D, 3, groups=D, use_bias=True)
         y_NHWD = self.act(conv(name='local_mp.conv1')(x_NLD.reshape(N, *self.grid, D)))
@@ -124,7 +124,7 @@ class ClassBlock(nn.Module):
     norm_patches: bool
 
     @nn.compact
-    def __call__(self, x_NLD):
+    def __call__(self, x_NLD: jax.Array) -> Attended:
         scale = partial(branches.scaled, self, start=self.layer_scale)
         y_NLD = self.norm(name='norm1')(x_NLD)
         token_N1D, attn_NH1L = self.attention(name='attn')(y_NLD)
@@ -184,7 +184,7 @@ class Model(nn.Module):
     dtype: Any = 'float32'
 
     @nn.compact
-    def __call__(self, image_NHWC, *, train: bool):
+    def __call__(self, image_NHWC: jax.Array, *, train: bool) -> layers.Outputs:
         """float (N, H, W, C) -> float32 logits (N, K).
 
         ``out`` has embed, block00.. (N, L, D; patches), token00.. (N, 1 + L, D; class token

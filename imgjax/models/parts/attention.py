@@ -11,8 +11,12 @@ from flax import linen as nn
 
 from imgjax.models.parts import convolve, layers, parallel
 
+# What attention gives, and the float32 maps of it, or None where they are not asked for.
+Attended = tuple[jax.Array, jax.Array | None]
 
-def attend(q_NLHK, k_NLHK, v_NLHK, bias_HLL=None):
+
+def attend(q_NLHK: jax.Array, k_NLHK: jax.Array, v_NLHK: jax.Array,
+           bias_HLL: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
     """Softmax attention (Vaswani et al. 2017, arXiv:1706.03762), scaled by 1 / sqrt(K).
 
     Args:
@@ -35,17 +39,17 @@ def attend(q_NLHK, k_NLHK, v_NLHK, bias_HLL=None):
 
 
 @jax.custom_jvp
-def _average(scores_NHLL, v_NHLK):
+def _average(scores_NHLL: jax.Array, v_NHLK: jax.Array) -> jax.Array:
     """The values' averages y_NHLK under the scores' softmax."""
     return _weighted(jax.nn.softmax(scores_NHLL), v_NHLK)
 
 
-def _weighted(attn_NHLL, v_NHLK):
+def _weighted(attn_NHLL: jax.Array, v_NHLK: jax.Array) -> jax.Array:
     return jnp.einsum('nhqv,nhvk->nhqk', attn_NHLL.astype(v_NHLK.dtype), v_NHLK)
 
 
 @_average.defjvp
-def _average_jvp(primals, tangents):
+def _average_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
     # Transposed, this sums y * dy over the channels where jax.nn.softmax's gradient sums
     # attn * dattn over the values (Dao et al. 2022, arXiv:2205.14135, appendix B.2): the same sum
     # of fewer numbers.
@@ -60,7 +64,8 @@ def _average_jvp(primals, tangents):
         _weighted(change_NHLL, v_NHLK) + moved_NHLK + _weighted(attn_NHLL, dv_NHLK))
 
 
-def cudnn(q_NLHK, k_NLHK, v_NLHK, bias_HLL=None):
+def cudnn(q_NLHK: jax.Array, k_NLHK: jax.Array, v_NLHK: jax.Array,
+          bias_HLL: jax.Array | None = None) -> Attended:
     """``attend`` by cuDNN's fused kernel: GPU, bfloat16, without a bias and without the maps."""
     if bias_HLL is not None:
         raise ValueError("attention 'cudnn' takes no bias on the scores; use 'xla'")
@@ -92,7 +97,7 @@ class Heads(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         D = x.shape[-1]
         shape = (3, self.heads, D // self.heads)
         kernel_DF = self.param('kernel', self.kernel_init, (D, 3 * D), jnp.float32)
@@ -123,7 +128,7 @@ class Attention(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x_NLD):
+    def __call__(self, x_NLD: jax.Array) -> Attended:
         N, L, D = x_NLD.shape
         dense = partial(layers.Dense, dtype=self.dtype)
         # Fan-in of the joint kernel is Xavier's scale for three separate square ones.
@@ -151,7 +156,7 @@ class SqueezeExcite(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x_NHWC):
+    def __call__(self, x_NHWC: jax.Array) -> jax.Array:
         conv = partial(convolve.Conv, kernel_size=1, use_bias=True, dtype=self.dtype)
         mean_N11C = x_NHWC.mean(axis=(1, 2), keepdims=True)
         y_N11R = self.act(conv(self.reduced, name=self.names[0])(mean_N11C))
@@ -164,7 +169,7 @@ class ECA(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x_NHWC):
+    def __call__(self, x_NHWC: jax.Array) -> jax.Array:
         width = int((math.log2(x_NHWC.shape[-1]) + 1) / 2)
         width = max(3, width if width % 2 else width + 1)
         conv = nn.Conv(1, (width,), use_bias=False, dtype=self.dtype, name='conv')

@@ -9,6 +9,8 @@ from flax import linen as nn
 
 from imgjax.models.parts import layers
 
+Rate = float | jax.Array  # share of the examples that stochastic depth drops a branch for
+
 
 class Residual(nn.Module):
     """x plus the branch y, which stochastic depth (Huang et al. 2016, arXiv:1603.09382) drops.
@@ -21,7 +23,7 @@ class Residual(nn.Module):
     deterministic: bool
 
     @nn.compact
-    def __call__(self, x, y, rate):
+    def __call__(self, x: jax.Array, y: jax.Array, rate: Rate) -> jax.Array:
         if not self.deterministic:
             keep = 1.0 - jnp.asarray(rate, jnp.float32)
             shape = (y.shape[0],) + (1,) * (y.ndim - 1)
@@ -49,20 +51,20 @@ class LayerScale(nn.Module):
     start: float
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         init = nn.initializers.constant(self.start)
         gamma_C = self.param('gamma', init, (x.shape[-1],), jnp.float32)
         return x * gamma_C.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
 
 
-def layer_scale(start: float | None):
+def layer_scale(start: float | None) -> Callable:
     """The constructor of ``LayerScale``, called as ``scale(name='ls1')(x)``; None: no factor."""
     if start is None:
         return lambda name: lambda x: x
     return functools.partial(LayerScale, start)
 
 
-def scaled(module: nn.Module, x, name: str, start: float | None):
+def scaled(module: nn.Module, x: jax.Array, name: str, start: float | None) -> jax.Array:
     """x times that parameter of the module, a factor a channel; x as it is where start is None.
 
     For families whose factors are no modules of their own, unlike ``LayerScale``.

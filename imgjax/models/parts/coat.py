@@ -1,28 +1,31 @@
 """What MaxViT and CoAtNet share: the stem, the MBConv block before its attention, the head."""
 
 from collections.abc import Callable
+from functools import partial
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgjax.models.parts import layers
+from imgjax.models.parts import branches, layers
 from imgjax.models.parts.attention import SqueezeExcite
 
 
-def halve(x_NHWC):
+def halve(x_NHWC: jax.Array) -> jax.Array:
     """Averages of 2x2 pixels; at an odd border with zeros."""
     N, H, W, C = x_NHWC.shape
     x_NHWC = jnp.pad(x_NHWC, ((0, 0), (0, H % 2), (0, W % 2), (0, 0)))
     return x_NHWC.reshape(N, (H + 1) // 2, 2, (W + 1) // 2, 2, C).mean(axis=(2, 4))
 
 
-def stem(x_NHWC, widths: tuple[int, int], conv: Callable, norm: Callable, act: Callable):
+def stem(x_NHWC: jax.Array, widths: tuple[int, int], conv: Callable, norm: Callable,
+         act: Callable) -> jax.Array:
     """Returns x_NHWC at half its size: two 3x3 convolutions, layers of the calling module."""
     x_NHWC = conv(widths[0], 3, 2, name='stem.conv1')(x_NHWC)
     return conv(widths[1], 3, name='stem.conv2')(act(norm(name='stem.norm1')(x_NHWC)))
 
 
-def hidden(x_NF, norm: Callable, act: Callable):
+def hidden(x_NF: jax.Array, norm: Callable, act: Callable) -> jax.Array:
     """The features that the classifier sees: norm and a layer as wide, float32."""
     y_NF = norm(name='hidden.norm', dtype=jnp.float32)(x_NF)
     dense = layers.Dense(x_NF.shape[-1], kernel_init=layers.torch_uniform, name='hidden.fc')
@@ -51,7 +54,7 @@ class MBConv(nn.Module):
 
     features: int
     strides: int
-    conv: Callable
+    conv: partial
     norm: Callable
     act: Callable
     se_act: Callable
@@ -61,7 +64,7 @@ class MBConv(nn.Module):
     pool_first: bool = False
 
     @nn.compact
-    def __call__(self, x_NHWC, rate):
+    def __call__(self, x_NHWC: jax.Array, rate: branches.Rate) -> jax.Array:
         C, F = x_NHWC.shape[-1], self.features
         width = 4 * (F if self.paper else C)
         reduced = (F if self.paper else width) // 4

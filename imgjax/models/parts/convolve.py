@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
@@ -38,7 +39,7 @@ class Conv(nn.Module):
     bias_init: Any = layers.zeros
 
     @nn.compact
-    def __call__(self, x_NHWC):
+    def __call__(self, x_NHWC: jax.Array) -> jax.Array:
         k = self.kernel_size
         h, w = (k, k) if isinstance(k, int) else k
         shape = (h, w, x_NHWC.shape[-1] // self.groups, self.features)
@@ -60,7 +61,7 @@ class Conv(nn.Module):
             y_NHWF += bias.astype(self.dtype).reshape(1, 1, 1, -1)
         return y_NHWF
 
-    def _kernel(self, shape):
+    def _kernel(self, shape: tuple[int, ...]) -> jax.Array:
         return self.param('kernel', self.kernel_init, shape, jnp.float32)
 
 
@@ -86,7 +87,7 @@ class StdConv(Conv):
     gamma: float | None = None
     gain_init: Any = layers.ones
 
-    def _kernel(self, shape):
+    def _kernel(self, shape: tuple[int, ...]) -> jax.Array:
         kernel = self.param('kernel', self.kernel_init, shape, jnp.float32)
         mean = jnp.mean(kernel, axis=(0, 1, 2), keepdims=True)
         var = jnp.var(kernel, axis=(0, 1, 2), keepdims=True)
@@ -110,12 +111,12 @@ class ConvNorm(nn.Module):
     act: Any = layers.ACTIVATIONS['identity']
 
     @nn.compact
-    def __call__(self, x_NHWC):
+    def __call__(self, x_NHWC: jax.Array) -> jax.Array:
         return self.act(self.norm(name='bn')(self.conv(name='conv')(x_NHWC)))
 
 
-def patches(x_NHWC, size: int, features: int, *, dtype: Any, use_bias: bool = True,
-            kernel_init: Any = _lecun_normal, name: str = 'patch_embed.proj'):
+def patches(x_NHWC: jax.Array, size: int, features: int, *, dtype: Any, use_bias: bool = True,
+            kernel_init: Any = _lecun_normal, name: str = 'patch_embed.proj') -> jax.Array:
     """Returns y_NHWF: a linear map of every patch, a convolution of the calling module.
 
     Raises:

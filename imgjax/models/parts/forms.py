@@ -16,9 +16,12 @@ from jax.custom_derivatives import SymbolicZero
 from imgjax.models.parts import layers
 from imgjax.process import backend
 
+Pair = tuple[int, int]  # down and across
+Padding = tuple[Pair, Pair]  # ((above, below), (left, right)) in pixels
 
-def convolve(x_NHWC, kernel_HWIO, *, strides: tuple[int, int], padding, dilation: tuple[int, int],
-             groups: int):
+
+def convolve(x_NHWC: jax.Array, kernel_HWIO: jax.Array, *, strides: Pair, padding: Padding | str,
+             dilation: Pair, groups: int) -> jax.Array:
     """Returns y_NHWF: each group of the input's channels convolved to its share of F.
 
     Args:
@@ -34,7 +37,8 @@ def convolve(x_NHWC, kernel_HWIO, *, strides: tuple[int, int], padding, dilation
     return FORMS[form](x_NHWC, kernel_HWIO, strides, padding, dilation, groups)
 
 
-def choose(shape, kernel_shape, strides, padding, dilation, groups):
+def choose(shape: tuple[int, ...], kernel_shape: tuple[int, ...], strides: Pair,
+           padding: Padding | str, dilation: Pair, groups: int) -> tuple[str, Padding]:
     """Returns which of FORMS to run, by name, and the padding in pixels; arguments as `convolve`.
 
     Args:
@@ -44,35 +48,38 @@ def choose(shape, kernel_shape, strides, padding, dilation, groups):
     (N, H, W, channels), (h, w, _, features) = shape, kernel_shape
     if isinstance(padding, str):
         window = [(k - 1) * d + 1 for k, d in zip((h, w), dilation, strict=True)]
-        padding = lax.padtype_to_pads((H, W), window, strides, padding)
-    padding = tuple(map(tuple, padding))
-    if groups == 1 and padding == ((0, 0), (0, 0)):
+        (top, bottom), (left, right) = lax.padtype_to_pads((H, W), window, strides, padding)
+    else:
+        (top, bottom), (left, right) = padding
+    pads = (top, bottom), (left, right)
+    if groups == 1 and pads == ((0, 0), (0, 0)):
         if (h, w) == (1, 1):
-            return 'dot', padding
+            return 'dot', pads
         if (h, w) == strides and dilation == (1, 1) and H >= h and W >= w:
-            return 'patches', padding
+            return 'patches', pads
     # An export, of any batch size and for any backend, holds the plain convolution.
     if backend.platform() != 'cpu' or not isinstance(N, int):
-        return 'lax', padding
+        return 'lax', pads
     if groups == channels == features:
-        return 'shifted', padding
+        return 'shifted', pads
     if groups > 1:
-        return 'split', padding
-    return 'taps' if max(H, W) < min(h, w) else 'lax', padding
+        return 'split', pads
+    return 'taps' if max(H, W) < min(h, w) else 'lax', pads
 
 
-def _lax(x_NHWC, kernel_HWIO, strides, padding, dilation, groups):
+def _lax(x_NHWC: jax.Array, kernel_HWIO: jax.Array, strides: Pair, padding: Padding, dilation: Pair,
+         groups: int) -> jax.Array:
     return lax.conv_general_dilated(
         x_NHWC, kernel_HWIO, strides, padding, rhs_dilation=dilation, feature_group_count=groups,
         dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
 
 
-def _dot(x_NHWC, kernel_HWIO, strides, *_):
+def _dot(x_NHWC: jax.Array, kernel_HWIO: jax.Array, strides: Pair, *_) -> jax.Array:
     """A kernel of one pixel: a linear map of every pixel that the strides meet."""
     return layers.dot(x_NHWC[:, ::strides[0], ::strides[1]], kernel_HWIO[0, 0])
 
 
-def _patches(x_NHWC, kernel_HWIO, *_):
+def _patches(x_NHWC: jax.Array, kernel_HWIO: jax.Array, *_) -> jax.Array:
     """Windows that neither overlap nor leave gaps: a linear map of every patch."""
     h, w, channels, features = kernel_HWIO.shape
     N, H, W, _ = x_NHWC.shape
@@ -82,7 +89,8 @@ def _patches(x_NHWC, kernel_HWIO, *_):
     return layers.dot(x_NHWP, kernel_HWIO.reshape(-1, features))
 
 
-def _taps(x_NHWC, kernel_HWIO, strides, padding, dilation, _):
+def _taps(x_NHWC: jax.Array, kernel_HWIO: jax.Array, strides: Pair, padding: Padding,
+          dilation: Pair, _: int) -> jax.Array:
     """A sum over the kernel's taps of linear maps, without those that meet borders alone.
 
     XLA's convolution of images that are smaller than the kernel takes thirty times as long.
@@ -106,12 +114,13 @@ def _taps(x_NHWC, kernel_HWIO, strides, padding, dilation, _):
     return y_NHWF
 
 
-def _span(offset: int, stride: int, side: int, out: int) -> tuple[int, int]:
+def _span(offset: int, stride: int, side: int, out: int) -> Pair:
     """Returns the first and the last of the outputs whose pixel, offset + stride * o, exists."""
     return max(0, -(offset // stride)), min(out - 1, (side - 1 - offset) // stride)
 
 
-def _split(x_NHWC, kernel_HWIO, strides, padding, dilation, groups):
+def _split(x_NHWC: jax.Array, kernel_HWIO: jax.Array, strides: Pair, padding: Padding,
+           dilation: Pair, groups: int) -> jax.Array:
     """Several groups of channels, each convolved by itself.
 
     XLA's convolution of groups has a gradient 100 times slower. Narrow groups go together, by a
@@ -137,7 +146,8 @@ def _split(x_NHWC, kernel_HWIO, strides, padding, dilation, groups):
 # times a number a channel. XLA's CPU convolution runs it at 1 GFLOP/s.
 
 
-def _depthwise(x_NHWC, kernel_HWIO, strides, padding, dilation, _):
+def _depthwise(x_NHWC: jax.Array, kernel_HWIO: jax.Array, strides: Pair, padding: Padding,
+               dilation: Pair, _: int) -> jax.Array:
     return _shifted(x_NHWC, kernel_HWIO[:, :, 0], strides, padding, dilation)
 
 
@@ -145,7 +155,8 @@ _SUMMED_IMAGES = 8
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
-def _shifted(x_NHWC, kernel_HWC, strides, padding, dilation):
+def _shifted(x_NHWC: jax.Array, kernel_HWC: jax.Array, strides: Pair, padding: Padding,
+             dilation: Pair) -> jax.Array:
     h, w, _ = kernel_HWC.shape
     x_NHWC = lax.pad(x_NHWC, jnp.zeros((), x_NHWC.dtype), _borders(padding))
     y_NHWC = None
@@ -163,7 +174,8 @@ def _shifted(x_NHWC, kernel_HWC, strides, padding, dilation):
 
 
 @functools.partial(_shifted.defjvp, symbolic_zeros=True)
-def _shifted_jvp(strides, padding, dilation, primals, tangents):
+def _shifted_jvp(strides: Pair, padding: Padding, dilation: Pair, primals: tuple,
+                 tangents: tuple) -> tuple[jax.Array, jax.Array]:
     (x_NHWC, kernel_HWC), (dx_NHWC, dkernel_HWC) = primals, tangents
     y_NHWC = _shifted(x_NHWC, kernel_HWC, strides, padding, dilation)
     terms = []
@@ -174,7 +186,8 @@ def _shifted_jvp(strides, padding, dilation, primals, tangents):
     return y_NHWC, layers.once(sum(terms)) if terms else jnp.zeros_like(y_NHWC)
 
 
-def _by_image(dx_NHWC, kernel_HWC, y_shape, strides, padding, dilation):
+def _by_image(dx_NHWC: jax.Array, kernel_HWC: jax.Array, y_shape: tuple[int, ...], strides: Pair,
+              padding: Padding, dilation: Pair) -> jax.Array:
     """The change of y by that of x.
 
     Transposed it is the sum of the layer itself, with the kernel turned round, over a dy that has
@@ -197,13 +210,13 @@ def _by_image(dx_NHWC, kernel_HWC, y_shape, strides, padding, dilation):
             total_NHWC = term_NHWC if total_NHWC is None else total_NHWC + term_NHWC
     config = [(0, 0, 0)]
     for axis in (0, 1):
-        before, out = padding[axis][0], y_shape[1 + axis]
-        first = reach[axis] - before
-        config.append((-first, first + (out - 1) * strides[axis] + 1 - sides[axis], 0))
+        start, out = reach[axis] - padding[axis][0], y_shape[1 + axis]
+        config.append((-start, start + (out - 1) * strides[axis] + 1 - sides[axis], 0))
     return lax.pad(total_NHWC, zero, [*config, (0, 0, 0)])[:, ::strides[0], ::strides[1]]
 
 
-def _by_kernel(x_NHWC, dkernel_HWC, strides, padding, dilation):
+def _by_kernel(x_NHWC: jax.Array, dkernel_HWC: jax.Array, strides: Pair, padding: Padding,
+               dilation: Pair) -> jax.Array:
     """The change of y by that of the kernel.
 
     Transposed it is a sum over images and pixels: over some of the images in the loop that
@@ -227,11 +240,11 @@ def _by_kernel(x_NHWC, dkernel_HWC, strides, padding, dilation):
     return jnp.concatenate(changes[::-1]).astype(x_NHWC.dtype)
 
 
-def _borders(padding):
+def _borders(padding: Padding) -> list[tuple[int, int, int]]:
     return [(0, 0, 0), *((before, after, 0) for before, after in padding), (0, 0, 0)]
 
 
-def _view(x_NHWC, tap, kernel, strides, dilation):
+def _view(x_NHWC: jax.Array, tap: Pair, kernel: Pair, strides: Pair, dilation: Pair) -> jax.Array:
     """The pixel that the tap meets in every window."""
     starts, stops = [0], [x_NHWC.shape[0]]
     for axis in (0, 1):

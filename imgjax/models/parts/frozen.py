@@ -2,12 +2,13 @@
 
 import contextlib
 import contextvars
+from collections.abc import Callable, Iterator
 
 _FROZEN = contextvars.ContextVar('frozen', default=lambda name: False)
 
 
 @contextlib.contextmanager
-def norms(is_frozen):
+def norms(is_frozen: Callable[[str], bool]) -> Iterator[None]:
     """While it holds, a ``BatchNorm`` traced for training runs as in inference where it is frozen.
 
     It normalises with the stored statistics, which stay as they are: those of a batch would make

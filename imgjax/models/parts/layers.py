@@ -6,6 +6,7 @@ compute dtype. Everything runs under jax's strict dtype and rank promotion.
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -25,7 +26,11 @@ zeros = nn.initializers.zeros_init()
 ones = nn.initializers.ones_init()
 
 
-def gelu(x):
+# What a model returns: float32 logits (N, K), and ``out``, its named intermediate arrays.
+Outputs = tuple[jax.Array, dict[str, jax.Array]]
+
+
+def gelu(x: jax.Array) -> jax.Array:
     """x times the normal distribution's share below x (Hendrycks and Gimpel, arXiv:1606.08415)."""
     # jax.nn.gelu's erfc is more exact where the result is 0 to seven digits, and slower; an export,
     # of any batch size, holds it, as TensorFlow does not know the operation that erf becomes.
@@ -53,7 +58,7 @@ ACTIVATIONS = {
 }
 
 
-def dot(x, kernel_IO, dimension_numbers=None, **options):
+def dot(x: jax.Array, kernel_IO: jax.Array, dimension_numbers: Any = None, **options) -> jax.Array:
     """x kernel_IO over the last axis of x, as ``nn.Dense`` calls it.
 
     The axes before the last are one meanwhile: XLA's CPU backend would lay x and the gradient out
@@ -81,7 +86,7 @@ def pick(kind: str, name: str, options: dict[str, Any]) -> Any:
     raise ValueError(unknown(kind, name, options))
 
 
-def activation(name: str):
+def activation(name: str) -> Callable[[jax.Array], jax.Array]:
     """The elementwise function of that name; ``gelu`` is the exact one. ValueError if unknown."""
     return pick('act', name, ACTIVATIONS)
 
@@ -114,7 +119,7 @@ class BatchNorm(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         C = x.shape[-1]
         scale_C = self.param('scale', self.scale_init, (C,), jnp.float32)
         bias_C = self.param('bias', self.bias_init, (C,), jnp.float32)
@@ -142,7 +147,7 @@ class BatchNorm(nn.Module):
 # these run in float32 and the cast comes last; XLA fuses both casts.
 
 
-def group_norm(*, dtype: Any, groups: int | None = None, **options):
+def group_norm(*, dtype: Any, groups: int | None = None, **options) -> Callable:
     """Group norm (Wu and He 2018, arXiv:1803.08494) of x (N, ..., C).
 
     Without ``groups`` it has as many groups up to 32 as divide C.
@@ -152,7 +157,7 @@ def group_norm(*, dtype: Any, groups: int | None = None, **options):
         x.astype(jnp.float32)).astype(dtype)
 
 
-def layer_norm(*, dtype: Any, **options):
+def layer_norm(*, dtype: Any, **options) -> Callable:
     """Layer norm (Ba et al. 2016, arXiv:1607.06450) over the last axis of x."""
     # E[x^2] - E[x]^2 is off by 5e-4 where the mean is 30 standard deviations, the direct one by
     # 4e-6; it costs a second pass over x, 1 to 2 % of a step of ViT-S on two CPU cores.
@@ -160,7 +165,7 @@ def layer_norm(*, dtype: Any, **options):
     return lambda x: nn.LayerNorm(**options)(x.astype(jnp.float32)).astype(dtype)
 
 
-def norm(name: str, *, train: bool, dtype: Any):
+def norm(name: str, *, train: bool, dtype: Any) -> Callable:
     """The constructor of the norm 'batch', 'group', 'layer' or 'none', bound to its policy.
 
     It is called as ``norm(name='bn1', scale_init=...)(x)``. ValueError if unknown.
@@ -174,7 +179,7 @@ def norm(name: str, *, train: bool, dtype: Any):
     return pick('norm', name, makers)
 
 
-def once(x):
+def once(x: jax.Array) -> jax.Array:
     """x, which is computed once however many read it.
 
     XLA's CPU backend fuses a sum into each of its readers: the gradient of a residual stream would
@@ -202,7 +207,7 @@ class Mlp(nn.Module):
     bias_init: Any = zeros
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         drop = self.drop or (lambda: lambda x: x)
         dense = functools.partial(
             Dense, dtype=self.dtype, kernel_init=self.kernel_init, bias_init=self.bias_init)
@@ -211,14 +216,15 @@ class Mlp(nn.Module):
         return drop()(parallel.whole(dense(x.shape[-1], name='fc2')(y)))
 
 
-def prepend(tokens_1LD, x_NLD):
+def prepend(tokens_1LD: jax.Array, x_NLD: jax.Array) -> jax.Array:
     """Returns x_NLD with those tokens before it, which are the same for all examples."""
     tokens_NLD = jnp.broadcast_to(
         tokens_1LD.astype(x_NLD.dtype), (x_NLD.shape[0], *tokens_1LD.shape[1:]))
     return jnp.concatenate([tokens_NLD, x_NLD], axis=1)
 
 
-def head(x_NF, num_classes: int, kernel_init=small_normal, name: str = 'head'):
+def head(x_NF: jax.Array, num_classes: int, kernel_init: Callable = small_normal,
+         name: str = 'head') -> jax.Array:
     """Float32 logits_NK by a dense layer of the calling module; x_NF if no classes.
 
     The layer is computed in float32 whatever the model's dtype: bfloat16 logits have three digits,

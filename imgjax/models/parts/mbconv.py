@@ -42,12 +42,12 @@ class Block(nn.Module):
     ratio: float = 0.0
     shortcut: bool = True
 
-    def _excite(self, y_NHWC, inputs):
+    def _excite(self, y_NHWC: jax.Array, inputs: int) -> jax.Array:
         if not self.ratio:
             return y_NHWC
         return self.squeeze(self.ratio, inputs, y_NHWC.shape[-1], self.act)(y_NHWC)
 
-    def _join(self, x_NHWC, y_NHWF, rate):
+    def _join(self, x_NHWC: jax.Array, y_NHWF: jax.Array, rate: branches.Rate) -> jax.Array:
         if not self.shortcut or self.strides > 1 or x_NHWC.shape[-1] != self.features:
             return y_NHWF
         return self.residual()(x_NHWC, y_NHWF, rate)
@@ -59,7 +59,7 @@ class Plain(Block):
     shortcut: bool = False
 
     @nn.compact
-    def __call__(self, x_NHWC, rate):
+    def __call__(self, x_NHWC: jax.Array, rate: branches.Rate) -> jax.Array:
         y_NHWF = self.conv(self.features, self.kernel, self.strides, name='conv')(x_NHWC)
         return self._join(x_NHWC, self.act(self.norm(name='bn1')(y_NHWF)), rate)
 
@@ -74,7 +74,7 @@ class Separable(Block):
     last_act: bool = False
 
     @nn.compact
-    def __call__(self, x_NHWC, rate):
+    def __call__(self, x_NHWC: jax.Array, rate: branches.Rate) -> jax.Array:
         width = x_NHWC.shape[-1]
         y_NHWC = self.conv(width, self.kernel, self.strides, width, name='conv_dw')(x_NHWC)
         y_NHWC = self._excite(self.act(self.norm(name='bn1')(y_NHWC)), width)
@@ -86,7 +86,7 @@ class Inverted(Block):
     """Inverted residual (Sandler et al. 2018, arXiv:1801.04381): 1x1, depthwise and linear 1x1."""
 
     @nn.compact
-    def __call__(self, x_NHWC, rate):
+    def __call__(self, x_NHWC: jax.Array, rate: branches.Rate) -> jax.Array:
         inputs = x_NHWC.shape[-1]
         width = layers.multiple_of_8(inputs * self.expand, LEAST)
         y_NHWC = self.act(self.norm(name='bn1')(self.conv(width, 1, name='conv_pw')(x_NHWC)))
@@ -100,7 +100,7 @@ class Fused(Block):
     """Inverted residual with one full convolution for its first two (arXiv:2104.00298)."""
 
     @nn.compact
-    def __call__(self, x_NHWC, rate):
+    def __call__(self, x_NHWC: jax.Array, rate: branches.Rate) -> jax.Array:
         inputs = x_NHWC.shape[-1]
         width = layers.multiple_of_8(inputs * self.expand, LEAST)
         y_NHWC = self.conv(width, self.kernel, self.strides, name='conv_exp')(x_NHWC)
@@ -112,7 +112,8 @@ class Fused(Block):
 BLOCKS = {'plain': Plain, 'separable': Separable, 'inverted': Inverted, 'fused': Fused}
 
 
-def _excitation(ratio, inputs, width, act, *, of: str, mixed: bool, dtype):
+def _excitation(ratio: float, inputs: int, width: int, act: Callable, *, of: str, mixed: bool,
+                dtype: Any) -> SqueezeExcite:
     if of == 'input':
         options = {'reduced': round(inputs * ratio), 'act': act}
     else:
@@ -150,7 +151,7 @@ class Net(nn.Module):
     hidden = 'map'
 
     @nn.compact
-    def __call__(self, image_NHWC, *, train: bool):
+    def __call__(self, image_NHWC: jax.Array, *, train: bool) -> layers.Outputs:
         """float (N, H, W, C) -> float32 logits (N, K).
 
         ``out`` has stem, stage1.., conv_head if that is before pooling, pre_logits and logits.
@@ -164,10 +165,10 @@ class Net(nn.Module):
         stages = self._stages()
         rates = iter(branches.drop_path_rates(self.drop_path, sum(map(len, stages))))
         for i, blocks in enumerate(stages):
-            for j, (block, options) in enumerate(blocks):
+            for j, (kind, options) in enumerate(blocks):
                 own = options.pop('act', 'hardswish')
                 options['act'] = layers.activation(self.act or own)
-                block = self._block(block)
+                block = self._block(kind)
                 y = block(**policy, **options, name=f'blocks.{i}.{j}')(x_NHWC, next(rates))
                 if isinstance(y, tuple):
                     y, out[f'stage{i + 1}_block{j}_attn'] = y
@@ -189,7 +190,7 @@ class Net(nn.Module):
         out['logits'] = layers.head(x_NF, self.num_classes, init)
         return out['logits'], out
 
-    def _policy(self, train):
+    def _policy(self, train: bool) -> dict[str, Any]:
         """What all blocks are given."""
         dtype = layers.compute_dtype(self.dtype)
         padding = layers.pick('padding', self.padding, {'torch': None, 'same': 'SAME'})
@@ -202,13 +203,13 @@ class Net(nn.Module):
             'residual': branches.residual(self.drop_path, train=train),
         }
 
-    def _block(self, name):
+    def _block(self, name: str) -> Callable:
         return self._lift(layers.pick('block', name, BLOCKS))
 
-    def _lift(self, Block):
+    def _lift(self, Block: type[nn.Module]) -> Callable:
         return nn.remat(Block) if self.remat else Block
 
-    def _stages(self):
+    def _stages(self) -> list[list[tuple[str, dict[str, Any]]]]:
         """The table as lists of (block's name, its options), its width and depth scaled."""
         stages = []
         for i, rows in enumerate(self.stages):

@@ -1,13 +1,17 @@
 """What MLP-Mixer, gMLP and ResMLP share: blocks over the patches of an image, and their mean."""
 
 
+from collections.abc import Callable
+
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from imgjax.models.parts import branches, convolve, layers
 
 
-def forward(model, image_NHWC, block, norm, *, train: bool):
+def forward(model: nn.Module, image_NHWC: jax.Array, block: Callable, norm: Callable, *,
+            train: bool) -> layers.Outputs:
     """Returns (logits, out) of a model of blocks over patches, for its ``__call__`` to return.
 
     Args:

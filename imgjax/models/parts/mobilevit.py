@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -23,7 +24,7 @@ class ConvNormAct(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x_NHWC):
+    def __call__(self, x_NHWC: jax.Array) -> jax.Array:
         std = (2 * self.groups / self.features) ** 0.5 / self.kernel_size
         x_NHWF = convolve.Conv(
             self.features, self.kernel_size, self.strides, groups=self.groups, dtype=self.dtype,
@@ -46,7 +47,7 @@ class InvertedResidual(nn.Module):
     residual: Callable
 
     @nn.compact
-    def __call__(self, x_NHWC, rate):
+    def __call__(self, x_NHWC: jax.Array, rate: branches.Rate) -> jax.Array:
         width = x_NHWC.shape[-1] * self.expansion
         y_NHWF = self.unit(width, 1, act=self.act, name='conv1_1x1')(x_NHWC)
         y_NHWF = self.unit(width, 3, self.strides, width, self.act, name='conv2_kxk')(y_NHWF)
@@ -56,12 +57,12 @@ class InvertedResidual(nn.Module):
         return self.residual()(x_NHWC, y_NHWF, rate)
 
 
-def resize(x_NHWC, h: int, w: int, corners: bool):
+def resize(x_NHWC: jax.Array, h: int, w: int, corners: bool) -> jax.Array:
     """Bilinear interpolation without smoothing.
 
     With ``corners`` the centres of the border pixels stay where they are, or else the borders do.
     """
-    def weights(old, new):
+    def weights(old: int, new: int) -> jax.Array:
         if corners:
             at_B = np.arange(new) * (old - 1) / max(1, new - 1)
         else:
@@ -75,21 +76,22 @@ def resize(x_NHWC, h: int, w: int, corners: bool):
     return jnp.einsum('wW,nhWc->nhwc', weights(W, w), y_NHWC)
 
 
-def unfold(x_NHWC, p: int):
+def unfold(x_NHWC: jax.Array, p: int) -> jax.Array:
     """x_NPLC: for each of the p * p places in a patch the pixels there, of all L patches."""
     N, H, W, C = x_NHWC.shape
     return x_NHWC.reshape(N, H // p, p, W // p, p, C).transpose(0, 2, 4, 1, 3, 5).reshape(
         N, p * p, -1, C)
 
 
-def fold(x_NPLC, h: int, w: int, p: int):
+def fold(x_NPLC: jax.Array, h: int, w: int, p: int) -> jax.Array:
     """The image of height h and width w that ``unfold`` took apart."""
     N, _, _, C = x_NPLC.shape
     return x_NPLC.reshape(N, p, p, h // p, w // p, C).transpose(0, 3, 1, 4, 2, 5).reshape(
         N, h, w, C)
 
 
-def stages(model, image_NHWC, transform, unit, act, residual):
+def stages(model: nn.Module, image_NHWC: jax.Array, transform: Callable, unit: Callable,
+           act: Callable, residual: Callable) -> layers.Outputs:
     """Returns the last map of either version and ``out``, which has stem, stage1...
 
     Args:

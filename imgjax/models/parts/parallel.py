@@ -6,6 +6,7 @@ one sum over the devices each. Without such a mesh nothing here does anything.
 
 import contextlib
 import contextvars
+from collections.abc import Iterator
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -14,7 +15,7 @@ _MESH: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar('mesh', defa
 
 
 @contextlib.contextmanager
-def over(mesh: Mesh):
+def over(mesh: Mesh) -> Iterator[None]:
     """While it holds, what is traced is split over the axis `tensor` of this mesh."""
     token = _MESH.set(mesh if mesh.shape['tensor'] > 1 else None)
     try:
@@ -29,7 +30,7 @@ def parts() -> int:
     return mesh.shape['tensor'] if mesh else 1
 
 
-def split(x, axis: int, batch: bool = True):
+def split(x: jax.Array, axis: int, batch: bool = True) -> jax.Array:
     """Returns x, which each device holds a part of along `axis`.
 
     Args:
@@ -40,12 +41,12 @@ def split(x, axis: int, batch: bool = True):
     return _placed(x, {axis % x.ndim: 'tensor'}, batch)
 
 
-def whole(x):
+def whole(x: jax.Array) -> jax.Array:
     """Returns x, all of whose examples' numbers are on each device; what was split is summed."""
     return _placed(x, {}, True)
 
 
-def _placed(x, axes: dict, batch: bool):
+def _placed(x: jax.Array, axes: dict, batch: bool) -> jax.Array:
     mesh = _MESH.get()
     if mesh is None:
         return x

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +12,11 @@ from jax import lax
 
 from imgjax.process import backend
 
+Borders = Sequence[tuple[int, int]]  # pixels before and after, down and across
 
-def max_pool(x_NHWC, window: int, strides: int, padding: int = 0, ceil: bool = False):
+
+def max_pool(x_NHWC: jax.Array, window: int, strides: int, padding: int = 0,
+             ceil: bool = False) -> jax.Array:
     """Maxima over square windows, as many as torch's.
 
     Args:
@@ -30,7 +34,7 @@ def max_pool(x_NHWC, window: int, strides: int, padding: int = 0, ceil: bool = F
     return _max_pool_cpu(x_NHWC, window, strides, tuple(pads))
 
 
-def _with_borders(x_NHWC, pads, value: float):
+def _with_borders(x_NHWC: jax.Array, pads: Borders, value: float) -> jax.Array:
     """lax.pad, of operations that jax2onnx has for a batch of any size."""
     for axis, (before, after) in enumerate(pads, 1):
         edges = (lax.slice_in_dim(x_NHWC, 0, count, axis=axis) for count in (before, after))
@@ -39,7 +43,7 @@ def _with_borders(x_NHWC, pads, value: float):
     return x_NHWC
 
 
-def _max_pool(x_NHWC, window, strides, pads):
+def _max_pool(x_NHWC: jax.Array, window: int, strides: int, pads: Borders) -> jax.Array:
     return nn.max_pool(
         x_NHWC, window_shape=(window, window), strides=(strides, strides), padding=pads)
 
@@ -50,7 +54,8 @@ _max_pool_cpu = jax.custom_jvp(_max_pool, nondiff_argnums=(1, 2, 3))
 
 
 @_max_pool_cpu.defjvp
-def _max_pool_jvp(window, strides, pads, primals, tangents):
+def _max_pool_jvp(window: int, strides: int, pads: Borders, primals: tuple,
+                  tangents: tuple) -> tuple[jax.Array, jax.Array]:
     lowest = jnp.full((), -jnp.inf, primals[0].dtype)
     places = list(itertools.product(range(window), repeat=2))
     y_NHWC, tap_NHWC = None, None
@@ -70,18 +75,18 @@ def _max_pool_jvp(window, strides, pads, primals, tangents):
         for tap, place in reversed(list(enumerate(places)))])
 
 
-def _borders(pads):
+def _borders(pads: Borders) -> list[tuple[int, int, int]]:
     return [(0, 0, 0), *((*pad, 0) for pad in pads), (0, 0, 0)]
 
 
-def _seen(x_NHWC, place, window, strides):
+def _seen(x_NHWC: jax.Array, place: tuple[int, int], window: int, strides: int) -> jax.Array:
     """What every window has at one place."""
     (i, j), (N, H, W, C) = place, x_NHWC.shape
     ends = (N, H - window + i + 1, W - window + j + 1, C)
     return lax.slice(x_NHWC, (0, i, j, 0), ends, (1, strides, strides, 1))
 
 
-def avg_pool(x_NHWC, window: int, strides: int, padding: int = 0):
+def avg_pool(x_NHWC: jax.Array, window: int, strides: int, padding: int = 0) -> jax.Array:
     """Means over square windows, in which padding counts as zeros; ValueError as ``max_pool``."""
     pads = _pool_pads(x_NHWC.shape[1:3], window, strides, padding, False)
     # nn.avg_pool divides by an integer, which strict promotion refuses.
@@ -94,7 +99,7 @@ def avg_pool(x_NHWC, window: int, strides: int, padding: int = 0):
     return total_NHWC * (1 / window**2)
 
 
-def avg_pool_inside(x_NHWC, side: int):
+def avg_pool_inside(x_NHWC: jax.Array, side: int) -> jax.Array:
     """Means of the squares of that side; where one is cut by the border, of the pixels it has."""
     # flax divides by a float32 count, which strict promotion refuses for a bfloat16 input.
     window = (side, side)
@@ -104,7 +109,7 @@ def avg_pool_inside(x_NHWC, side: int):
     return y_NHWC.astype(x_NHWC.dtype)
 
 
-def adaptive_avg_pool(x_NHWC, size: tuple[int, int]):
+def adaptive_avg_pool(x_NHWC: jax.Array, size: tuple[int, int]) -> jax.Array:
     """Means over ``size`` windows, down and across, as torch's: they overlap where they must.
 
     A window reaches from the floor of its share of the image to the ceiling, so that ``size`` may
@@ -123,7 +128,8 @@ def adaptive_avg_pool(x_NHWC, size: tuple[int, int]):
     return y_NHWC.astype(x_NHWC.dtype)
 
 
-def _pool_pads(sides, window, strides, padding, ceil):
+def _pool_pads(sides: Sequence[int], window: int, strides: int, padding: int,
+               ceil: bool) -> Borders:
     pads = []
     for side in sides:
         room = side + 2 * padding - window

@@ -1,7 +1,9 @@
 """What both versions of Swin share: their stages, and the mean of the last map."""
 
+from collections.abc import Callable
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -10,7 +12,8 @@ from imgjax.models.parts import branches, convolve, layers
 normal = nn.initializers.normal(0.02)  # where kernels and tables of biases start
 
 
-def forward(model, image_NHWC, block, attention, merge, norm, *, train: bool):
+def forward(model: nn.Module, image_NHWC: jax.Array, block: type[nn.Module], attention: Callable,
+            merge: Callable, norm: Callable, *, train: bool) -> layers.Outputs:
     """Returns (logits, out) of either version, for its ``__call__`` to return.
 
     Args:

@@ -6,15 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from imgjax.models.parts.attention import Attended
 
-def partition(x_NHWC, h: int, w: int):
+
+def partition(x_NHWC: jax.Array, h: int, w: int) -> jax.Array:
     """Returns x_NGLC: the G windows of h by w pixels that tile the map, row by row, L = h * w."""
     N, H, W, C = x_NHWC.shape
     x_NYhXwC = x_NHWC.reshape(N, H // h, h, W // w, w, C)
     return x_NYhXwC.swapaxes(2, 3).reshape(N, -1, h * w, C)
 
 
-def merge(x_NGLC, h: int, w: int, height: int, width: int):
+def merge(x_NGLC: jax.Array, h: int, w: int, height: int, width: int) -> jax.Array:
     """Returns x_NHWC of that height and width: undoes ``partition``."""
     N, _, _, C = x_NGLC.shape
     x_NYXhwC = x_NGLC.reshape(N, height // h, width // w, h, w, C)
@@ -33,7 +35,7 @@ def relative_index(h: int, w: int) -> np.ndarray:
     return down_LL * (2 * w - 1) + right_LL
 
 
-def quads(x_NHWC):
+def quads(x_NHWC: jax.Array) -> jax.Array:
     """Returns the map at half its size with four pixels in one; odd sides are padded with zeros.
 
     The channels are those of the upper left pixel, the lower left, upper right and lower right.
@@ -45,14 +47,15 @@ def quads(x_NHWC):
     return x_NHyWxC.transpose(0, 1, 3, 4, 2, 5).reshape(N, H, W, 4 * C)
 
 
-def attend_inside(attend: Callable, q_NGLHK, k_NGLHK, v_NGLHK, bias_HLL, mask_GLL=None):
+def attend_inside(attend: Callable, q_NGLHK: jax.Array, k_NGLHK: jax.Array, v_NGLHK: jax.Array,
+                  bias_HLL: jax.Array, mask_GLL: jax.Array | None = None) -> Attended:
     """``attend`` (see attention.py) in every window -> (y_NGLHK, attn_NGHLL or None)."""
     if mask_GLL is not None:
         bias_HLL = bias_HLL[None] + mask_GLL[:, None]  # by windows, which are attend's examples
     return jax.vmap(attend, (0, 0, 0, None))(q_NGLHK, k_NGLHK, v_NGLHK, bias_HLL)
 
 
-def shifted(attention: Callable, x_NHWC, window: int, shift: bool):
+def shifted(attention: Callable, x_NHWC: jax.Array, window: int, shift: bool) -> Attended:
     """Attention in windows, of the map rolled by half a window if shift (arXiv:2103.14030).
 
     A window is at most as large as the map, and there is no shift along a side that it covers.
@@ -87,7 +90,7 @@ def shifted(attention: Callable, x_NHWC, window: int, shift: bool):
 def _edges(height: int, width: int, h: int, w: int, down: int, right: int) -> np.ndarray:
     """mask_GLL: -100 between pixels of one window that the roll brought together, else 0."""
 
-    def strips(side, window, shift):
+    def strips(side: int, window: int, shift: int) -> np.ndarray:
         at = np.arange(side)
         return (at >= side - window) * (shift > 0) + (at >= side - shift).astype(int)
 
