@@ -11,13 +11,14 @@ A family is a file of this folder that holds ``VARIANTS``, a dict of variant nam
 ``Model``, and ``Model(num_classes, **options)``, a flax.linen module called as
 ``model.apply(variables, image_NHWC, train=...) -> (logits_NK, out)``: the images are normalised
 floats of any channel count, the logits float32, and ``out`` names the intermediate arrays, in
-training also ``logits_dist`` of a second classifier, which is trained on the labels as well. Its
+training also ``logits_dist`` of a second classifier, which is also trained on the labels. Its
 collections are ``params`` and ``batch_stats``, its only other random stream is ``dropout``, and
-``num_classes=0`` gives the features in place of the logits. All have derivatives of both modes:
-``jax.grad``, ``jax.jvp``, ``jax.jacfwd`` and, by one over the other, products with the Hessian.
+``num_classes=0`` gives the features in place of the logits. All models have derivatives of both
+modes: ``jax.grad``, ``jax.jvp``, ``jax.jacfwd`` and, combined, products with the Hessian.
 
-A family of the user's own is a file ``projects/<file>.py`` in the directory of the command. It is
-named ``projects.<file>``; of its ``VARIANTS``, which it may leave out, that name takes ``<file>``.
+A family of the user's own is a file ``projects/<file>.py`` in the directory of the command, named
+``projects.<file>``. It may have no ``VARIANTS``; where these have an entry ``<file>``, its name
+stands for that variant.
 """
 
 import importlib
@@ -31,12 +32,12 @@ from flax import linen as nn
 from imgjax import projects
 from imgjax.errors import nearest, unknown
 
-_WORDS = {bool: 'True or False', int: 'a whole number', float: 'a number', str: 'a word'}
-_RATES = ('dropout', 'drop_path')  # shares of what is dropped in training
+_TYPES = {bool: 'True or False', int: 'a whole number', float: 'a number', str: 'a word'}
+_RATES = ('dropout', 'drop_path')  # options that take a number from 0 to below 1
 
 
 def families() -> list[str]:
-    """The names of the model families of this package, sorted; imports none of them."""
+    """Returns the names of the model families of this package, sorted; imports none of them."""
     return sorted(
         found.name
         for found in pkgutil.iter_modules(__path__)
@@ -45,12 +46,12 @@ def families() -> list[str]:
 
 
 def variants() -> dict[str, str]:
-    """Each variant's name -> the family it belongs to; imports every family of this package."""
+    """Returns name of a variant -> name of its family, for all families of this package."""
     return {name: family for family in families() for name in _import(family).VARIANTS}
 
 
 def module(name: str) -> types.ModuleType:
-    """The file of a family, found by its name, by the name of a variant, or `projects.<file>`.
+    """Returns the file of a family, by its name, by that of a variant, or by `projects.<file>`.
 
     Raises:
       ValueError: no model has that name, or the user's file is missing, does not import or has no
@@ -75,12 +76,12 @@ def module(name: str) -> types.ModuleType:
 
 
 def tensor_rules(name: str) -> tuple:
-    """How the family of a model is cut over the mesh axis `tensor`; () where it does not say."""
+    """Returns how the family of a model is split over the mesh axis `tensor`; () for not at all."""
     return getattr(module(name), 'TENSOR_RULES', ())
 
 
 def options(name: str) -> list[str]:
-    """The options that ``create`` takes for that model, sorted."""
+    """Returns the options that ``create`` takes for that model, sorted."""
     return _options(module(name))
 
 
@@ -107,26 +108,26 @@ def create(name: str, num_classes: int, **options) -> nn.Module:
     for option, value in options.items():
         if option not in valid:
             raise ValueError(unknown(f'option of model family {title!r}', option, valid))
-        wanted = _complaint(option, family.Model.__dataclass_fields__[option].type, value)
-        if wanted:
-            raise ValueError(f'option {option!r} of model family {title!r} takes {wanted}, '
+        expected = _expected(option, family.Model.__dataclass_fields__[option].type, value)
+        if expected:
+            raise ValueError(f'option {option!r} of model family {title!r} takes {expected}, '
                              f'got {value!r}')
     variant = getattr(family, 'VARIANTS', {}).get(name.rpartition('.')[2], {})
     return family.Model(num_classes, **{**variant, **options})
 
 
-def _complaint(option: str, kind, value) -> str:
-    """Returns what an option takes, in words, where `value` is not that; else ''.
+def _expected(option: str, kind, value) -> str:
+    """Returns in words what an option takes where `value` is something else, or ''.
 
-    Of annotations that are no plain type or tuple of one, what a value may be is not looked at.
+    Only annotations that are a plain type or a tuple of one are checked.
     """
     if typing.get_origin(kind) is tuple:
         inner, *more = typing.get_args(kind)
-        if more == [...] and inner in _WORDS:
+        if more == [...] and inner in _TYPES:
             fits = isinstance(value, list | tuple) and all(_is_a(inner, one) for one in value)
-            return '' if fits else f'several values, each {_WORDS[inner]}'
-    if kind in _WORDS and not _is_a(kind, value):
-        return _WORDS[kind]
+            return '' if fits else f'several values, each {_TYPES[inner]}'
+    if kind in _TYPES and not _is_a(kind, value):
+        return _TYPES[kind]
     if option in _RATES and not (_is_a(float, value) and 0 <= value < 1):
         return 'a number of at least 0 and below 1'
     return ''

@@ -18,18 +18,18 @@ RENAMES = {'head': 'classifier.6'}
 
 
 class Model(nn.Module):
-    """AlexNet (Krizhevsky 2014, arXiv:1404.5997): no norm, no groups, two dense layers at the end.
+    """AlexNet (Krizhevsky 2014, arXiv:1404.5997), without norms and without groups.
 
-    Images have 63 pixels a side or more; the last map is pooled to one size whatever theirs.
+    Each side of the image has at least 63 pixels; the last map is pooled to one size for all.
 
     Attributes:
-      num_classes: K, or 0 for the features.
-      widths: channels of every convolution; the second is 5x5, those after it 3x3.
+      num_classes: K; 0 gives the features in place of logits.
+      widths: channels of each convolution; the second is 5x5, those after it 3x3.
       stem: kernel size, strides and padding of the first convolution.
       pools: the convolutions, counted from 1, that a 3x3 max pooling of stride 2 follows.
-      grid: side to which the last map is averaged.
+      grid: side of the last map after average pooling.
       hidden: widths of the dense layers before the head.
-      dropout: rate before every one of them.
+      dropout: rate before each of these dense layers.
       act: activation, see ``layers.ACTIVATIONS``.
       dtype: compute dtype, 'float32' or 'bfloat16'.
     """
@@ -48,7 +48,7 @@ class Model(nn.Module):
     def __call__(self, image_NHWC: jax.Array, *, train: bool) -> layers.Outputs:
         """float (N, H, W, C) -> float32 logits (N, K).
 
-        ``out`` has stage1.., a convolution each and pooled, hidden1.., pre_logits and logits.
+        ``out`` has stage1.. (each convolution, after its pooling), hidden1.., pre_logits, logits.
 
         Raises:
           ValueError: the image is too small.
@@ -61,15 +61,15 @@ class Model(nn.Module):
         for i, width in enumerate(self.widths, 1):
             kernel_size, strides, padding = {1: self.stem, 2: (5, 1, 2)}.get(i, (3, 1, 1))
             conv = convolve.Conv(width, kernel_size, strides, padding, use_bias=True, dtype=dtype,
-                               kernel_init=layers.torch_uniform, name=f'features.{index}')
+                                 kernel_init=layers.torch_uniform, name=f'features.{index}')
             x_NHWC = act(conv(x_NHWC))
-            index += 2  # the activation counts
+            index += 2  # torch counts the activation
             if i in self.pools:
                 x_NHWC = pooling.max_pool(x_NHWC, 3, 2)
                 index += 1
             out[f'stage{i}'] = x_NHWC
         x_NHWC = pooling.adaptive_avg_pool(x_NHWC, (self.grid, self.grid))
-        # The dense layer's inputs are in torch's order.
+        # The dense layer has its inputs in torch's order.
         x_NF = x_NHWC.transpose(0, 3, 1, 2).reshape(x_NHWC.shape[0], -1)
         for i, width in enumerate(self.hidden):
             name = f'classifier.{3 * i + 1}'

@@ -31,10 +31,10 @@ BUFFERS = ('relative_position_index',)
 
 @functools.cache
 def relative_index(h: int, w: int) -> np.ndarray:
-    """Rows of the bias table, int (1 + h * w, 1 + h * w), query by key; the first is the token.
+    """Returns index_LL: for (query, key) the row in the table of biases; the class token is first.
 
-    The table has a row for each of (2 h - 1) (2 w - 1) offsets of two patches, and three more: from
-    the token to patches, from patches to the token and from the token to itself.
+    The table has a row for each of (2 h - 1) (2 w - 1) offsets of two patches, and three more: for
+    the token and a patch, for a patch and the token, and for the token and itself.
     """
     offsets = (2 * h - 1) * (2 * w - 1)
     index_LL = np.full((1 + h * w, 1 + h * w), offsets)
@@ -47,7 +47,7 @@ def relative_index(h: int, w: int) -> np.ndarray:
 class Attention(nn.Module):
     """Self-attention with a learned bias for every offset: x_NLD -> (y_NLD, attn_NHLL or None).
 
-    Keys have no bias, as one would add the same to all scores of a query.
+    Keys have no bias: it would add the same number to all scores of a query.
     """
 
     heads: int
@@ -108,24 +108,24 @@ class Block(nn.Module):
 class Model(nn.Module):
     """BEiT (Bao et al. 2021, arXiv:2106.08254) and BEiT v2 (Peng et al. 2022, arXiv:2208.06366).
 
-    The image given to ``init`` sets the resolution: the tables of biases are shaped by it.
+    The image given to ``init`` sets the resolution: the tables of biases have its shape.
 
     Attributes:
-      num_classes: K, or 0 for the features.
-      patch_size: side of a patch; must divide the image's.
+      num_classes: K; 0 gives the features in place of logits.
+      patch_size: side of a patch in pixels; must divide the sides of the image.
       width: D of the tokens; divisible by ``heads``.
       depth: number of blocks.
-      heads: attention heads.
-      mlp_ratio: hidden width of a block's MLP over ``width``.
-      layer_scale: start of a factor a channel after attention and MLP.
-      init_std: standard deviation of the kernels' start; those that end block i (from 1) of their
-        branch have it divided by sqrt(2 i).
-      epsilon: of the norms.
-      pool: 'avg', a norm of the patches' mean, or 'token', the normed class token.
+      heads: number of attention heads.
+      mlp_ratio: hidden width of a block's MLP, as a multiple of ``width``.
+      layer_scale: start of a learned factor per channel after attention and MLP.
+      init_std: standard deviation of the kernels at the start; in the last layer of a branch of
+        block i, counted from 1, it is divided by sqrt(2 i).
+      epsilon: added to the variance in the norms.
+      pool: 'avg', the norm of the mean of the patches, or 'token', the norm of the class token.
       attention: 'xla', or 'maps', which adds block00_attn.. to ``out``.
       dropout: rate before the head.
-      drop_path: stochastic depth, rising linearly from 0 to this rate in the last block.
-      remat: recomputes the blocks in the backward pass, for memory.
+      drop_path: rate of stochastic depth in the last block; it rises linearly from 0.
+      remat: recomputes the blocks in the backward pass, which saves memory.
       act: activation, see ``layers.ACTIVATIONS``.
       dtype: compute dtype, 'float32' or 'bfloat16'.
     """

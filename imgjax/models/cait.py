@@ -50,7 +50,7 @@ class TalkingHeads(nn.Module):
         scores_NLLH = jnp.einsum(
             'nqhk,nvhk->nqvh', q_NLHK, k_NLHK, preferred_element_type=jnp.float32)
         scores_NLLH *= (D // self.heads) ** -0.5
-        # Scores and what becomes of them stay float32, as in other attention of this package.
+        # Scores and maps stay float32, as in all attention of this package.
         talk = partial(layers.Dense, self.heads, kernel_init=normal, dtype=jnp.float32)
         attn_NLLH = jax.nn.softmax(talk(name='proj_l')(scores_NLLH), axis=2)
         attn_NLLH = talk(name='proj_w')(attn_NLLH)
@@ -78,7 +78,8 @@ class ClassAttention(nn.Module):
 class Block(nn.Module):
     """Pre-norm block: (x_NLD, drop_path rate) -> (y_NLD, attention maps or None).
 
-    With ``others_NLD`` attention is over x and the others, but only x goes on: class attention.
+    With ``others_NLD``, for class attention, attention is over x and the others, but only x is
+    updated.
     """
 
     attention: Callable
@@ -101,22 +102,22 @@ class Block(nn.Module):
 class Model(nn.Module):
     """Class-attention image transformer (Touvron et al. 2021, arXiv:2103.17239).
 
-    The image given to ``init`` sets the resolution: learned positions are shaped by it.
+    The image given to ``init`` sets the resolution: the learned positions have its shape.
 
     Attributes:
-      num_classes: K, or 0 for the features.
-      patch_size: side of a patch; must divide the image's.
+      num_classes: K; 0 gives the features in place of logits.
+      patch_size: side of a patch in pixels; must divide the sides of the image.
       width: D of the tokens; divisible by ``heads``.
-      depth: blocks of patches alone.
-      token_depth: blocks of the class token that follow; the patches no longer change there.
-      heads: attention heads.
-      mlp_ratio: hidden width of a block's MLP over ``width``.
-      layer_scale: start of a factor a channel after attention and MLP.
-      epsilon: of the norms.
+      depth: number of blocks of the patches alone.
+      token_depth: number of blocks of the class token after them, which leave the patches.
+      heads: number of attention heads.
+      mlp_ratio: hidden width of a block's MLP, as a multiple of ``width``.
+      layer_scale: start of a learned factor per channel after attention and MLP.
+      epsilon: added to the variance in the norms.
       attention: 'xla', or 'maps', which adds block00_attn.. and token00_attn.. to ``out``.
       dropout: rate before the head.
-      drop_path: stochastic depth at this one rate in all blocks of patches, as in the paper.
-      remat: recomputes the blocks in the backward pass, for memory.
+      drop_path: rate of stochastic depth, the same in all blocks of patches, as in the paper.
+      remat: recomputes the blocks in the backward pass, which saves memory.
       act: activation, see ``layers.ACTIVATIONS``.
       dtype: compute dtype, 'float32' or 'bfloat16'.
     """

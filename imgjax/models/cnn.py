@@ -28,23 +28,24 @@ VARIANTS = {
 
 
 class Model(nn.Module):
-    """LeNet-5 (LeCun et al. 1998, doi:10.1109/5.726791) and its modern kin, for 8 to 224 pixels.
+    """LeNet-5 (LeCun et al. 1998, doi:10.1109/5.726791) and newer forms, for 8 to 224 pixels.
 
-    Against the paper, ``lenet5`` has plain average pooling, a fully connected second convolution
-    and a dense softmax output, as everyone's has.
+    Unlike in the paper, ``lenet5`` has plain average pooling, a second convolution over all
+    channels and a dense softmax output, as today's implementations have.
 
     Attributes:
-      num_classes: K, or 0 for the features.
-      widths: channels of every convolution; each is followed by a pooling by two.
-      kernel_size: side of the convolutions' window.
+      num_classes: K; 0 gives the features in place of logits.
+      widths: channels of each convolution; each is followed by a pooling by two.
+      kernel_size: side of the window of the convolutions.
       padding: 'same' or 'valid'.
-      pad_to: smaller images get zeros around them up to this size (LeCun centred 28 in 32).
-      grid: a last feature map of twice this side or more is averaged down to about it, so that the
-        dense layers do not grow with the image; 0 for never.
+      pad_to: smaller images are padded with zeros to this size (LeCun centred 28 in 32 pixels).
+      grid: a last map of at least twice this side is average pooled to about this side, so that
+        the dense layers do not grow with the image; 0 for no such pooling.
       hidden: widths of the dense layers.
-      norm: 'batch', 'group', 'layer' (over channels) or 'none'; only then convolutions have a bias.
+      norm: 'batch', 'group', 'layer' (over channels) or 'none', with which alone convolutions have
+        a bias.
       pool: 'max' or 'avg'.
-      dropout: rate before every dense layer but the first, and before the head.
+      dropout: rate before each dense layer but the first, and before the head.
       act: activation, see ``layers.ACTIVATIONS``.
       dtype: compute dtype, 'float32' or 'bfloat16'.
     """
@@ -84,7 +85,7 @@ class Model(nn.Module):
         )
         dense = partial(layers.Dense, dtype=dtype, kernel_init=nn.initializers.he_normal())
         norm = layers.norm(self.norm, train=train, dtype=dtype)
-        # Padded, so that a map of odd side keeps its last row and one of side 1 stays.
+        # It is padded, so that a map of odd side keeps its last row, and one of side 1 its pixel.
         avg_pool = partial(nn.avg_pool, padding='SAME', count_include_pad=False)
         pool = layers.pick(
             'pool', self.pool, {'max': partial(nn.max_pool, padding='SAME'), 'avg': avg_pool}
@@ -92,7 +93,7 @@ class Model(nn.Module):
         drop = partial(nn.Dropout, self.dropout, deterministic=not train)
 
         out = {}
-        # Half of what is missing before, the rest behind.
+        # Half of the missing pixels are added before, the rest after.
         missing = [max(0, self.pad_to - side) for side in image_NHWC.shape[1:3]]
         pads = [(0, 0), *((n // 2, n - n // 2) for n in missing), (0, 0)]
         x_NHWC = jnp.pad(image_NHWC.astype(dtype), pads)

@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from imgjax.models.parts import branches, convolve, layers, windows
 from imgjax.models.parts.attention import ATTENTIONS, Attended
-from imgjax.models.parts.coat import MBConv, halve, hidden, stem
+from imgjax.models.parts.coat import MBConv, halve, hidden_layer, stem
 
 _96 = {'widths': (96, 192, 384, 768), 'stem': (64, 64)}
 _128 = {'widths': (128, 256, 512, 1024), 'stem': (128, 128)}
@@ -47,7 +47,7 @@ class Attention(nn.Module):
     Attributes:
       features: F, the output channels.
       width: channels of all heads together.
-      heads: divide the width.
+      heads: number of attention heads; divides ``width``.
     """
 
     features: int
@@ -103,28 +103,29 @@ class Transformer(nn.Module):
 class Model(nn.Module):
     """CoAtNet (Dai et al. 2021, arXiv:2106.04803): MBConv blocks, then attention over all pixels.
 
-    The image given to ``init`` sets the resolution: the relative positions are shaped by it.
+    The image given to ``init`` sets the resolution: the relative positions have its shape.
 
     Attributes:
-      num_classes: K, or 0 for the features.
-      widths: channels of every stage; each halves the map.
-      depths: blocks of every stage.
-      conv_stages: stages of MBConv blocks; those after are of attention.
-      stem: channels of its two convolutions; it halves the map, too.
-      form: 'paper', or 'rw' of timm's own weights: channels grow at the end of a branch, not at its
-        start, MBConv has an activation after the first norm and no biases, and the head no hidden
-        layer.
-      pool_first: MBConv strides by pooling before its first convolution, not in the 3x3 one.
-      se_early: squeeze and excitation before the last norm of an MBConv, not after it.
+      num_classes: K; 0 gives the features in place of logits.
+      widths: channels of each stage; each stage halves the map.
+      depths: number of blocks of each stage.
+      conv_stages: number of stages of MBConv blocks; the stages after them have attention.
+      stem: channels of the two convolutions of the stem, which also halves the map.
+      form: 'paper', or 'rw', which timm's own weights have: the channels grow at the end of a
+        branch, not at its start, MBConv has an activation after the first norm and no biases, and
+        the head has no hidden layer.
+      pool_first: whether MBConv halves the map by pooling before its first convolution, not by the
+        strides of the 3x3 one.
+      se_early: whether squeeze and excitation comes before the last norm of an MBConv, not after.
       shortcut_bias: whether the projection in the shortcut of a transformer block has a bias.
-      layer_scale: start of a factor a channel after attention and MLP; None for no such factors.
-      head_width: channels of an attention head; divides those of the attention.
+      layer_scale: start of a factor per channel after attention and MLP; None for no factors.
+      head_width: channels of an attention head; divides the channels of the attention.
       acts: activations of the convolutions, the MLPs, squeeze and excitation, and the head.
-      act: one in place of all four, see ``layers.ACTIVATIONS``; None for none.
+      act: one activation for all four, see ``layers.ACTIVATIONS``; None for ``acts``.
       attention: 'xla', or 'maps', which adds stage3_block0_attn.. (N, H, L, L) to ``out``.
       dropout: rate before the head.
-      drop_path: stochastic depth, rising linearly from 0 to this rate in the last block.
-      remat: recomputes the blocks in the backward pass, for memory.
+      drop_path: rate of stochastic depth in the last block; it rises linearly from 0.
+      remat: recomputes the blocks in the backward pass, which saves memory.
       dtype: compute dtype, 'float32' or 'bfloat16'.
     """
 
@@ -154,7 +155,7 @@ class Model(nn.Module):
         ``out`` has stem, stage1.., pre_logits and logits.
 
         Raises:
-          ValueError: the image cannot be halved as often, or heads do not divide the channels.
+          ValueError: the stages cannot halve the image, or the heads do not divide the channels.
         """
         dtype = layers.compute_dtype(self.dtype)
         acts = self.acts if self.act is None else (self.act,) * 4
@@ -199,7 +200,7 @@ class Model(nn.Module):
                     out[f'stage{i}_block{j}_attn'] = attn
             out[f'stage{i}'] = x_NHWC
         if paper:
-            x_NF = hidden(x_NHWC.mean(axis=(1, 2), dtype=jnp.float32), norm, head_act)
+            x_NF = hidden_layer(x_NHWC.mean(axis=(1, 2), dtype=jnp.float32), norm, head_act)
         else:
             x_NF = norm(name='norm')(x_NHWC).mean(axis=(1, 2), dtype=jnp.float32)
         out['pre_logits'] = x_NF

@@ -20,7 +20,7 @@ VARIANTS = {
 
 
 class Block(nn.Module):
-    """(x_NHWC, drop_path rate) -> y_NHWC: depthwise around a shortcut, then pointwise."""
+    """(x_NHWC, drop_path rate) -> y_NHWC: a depthwise residual branch, then a pointwise layer."""
 
     kernel_size: int
     conv: Callable
@@ -41,15 +41,15 @@ class Model(nn.Module):
     """ConvMixer (Trockman and Kolter 2022, arXiv:2201.09792).
 
     Attributes:
-      num_classes: K, or 0 for the features.
-      patch_size: side of a patch; what is left at the image's lower and right border is not seen.
-      width: channels.
+      num_classes: K; 0 gives the features in place of logits.
+      patch_size: side of a patch; pixels left over at the lower and right border are not used.
+      width: number of channels.
       depth: number of blocks.
-      kernel_size: of the depthwise convolutions.
+      kernel_size: side of the depthwise convolutions.
       dropout: rate before the head.
-      drop_path: stochastic depth of the depthwise part, rising linearly from 0 to this rate in the
-        last block.
-      remat: recomputes the blocks in the backward pass, for memory.
+      drop_path: rate of stochastic depth of the depthwise branch in the last block; it rises
+        linearly from 0.
+      remat: recomputes the blocks in the backward pass, which saves memory.
       act: activation, see ``layers.ACTIVATIONS``.
       dtype: compute dtype, 'float32' or 'bfloat16'.
     """

@@ -55,12 +55,12 @@ VARIANTS = {
     'test_convnext2': {'depths': (1, 1, 1, 1), 'widths': (32, 64, 96, 128), **_TEST},
     'tiny_convnext': {**_sizes(8, 1, 1), 'patch_size': 2, 'kernel_size': 3, 'layer_scale': 0.1},
 }
-# At the top here, so that only the classifier is called head.
+# These lie at the top level here, so that only the classifier is named head.
 RENAMES = {'head': 'head.fc', 'norm': 'head.norm', 'pre_logits': 'head.pre_logits'}
 
 
 class GlobalResponseNorm(nn.Module):
-    """x_NHWC plus itself scaled by its channels' norms over the image, relative to their mean."""
+    """x_NHWC plus x_NHWC times the norm of its channel over the image, relative to their mean."""
 
     dtype: Any
     epsilon: float = 1e-6
@@ -72,7 +72,7 @@ class GlobalResponseNorm(nn.Module):
         bias_C = self.param('bias', layers.zeros, shape, jnp.float32)
         x_NHWC = x_NHWC.astype(jnp.float32)
         square_N11C = jnp.sum(jnp.square(x_NHWC), axis=(1, 2), keepdims=True)
-        # The root has no gradient at 0, which is where a channel is that is off in all the image.
+        # The root has no gradient at 0, the norm of a channel that is 0 in the whole image.
         norm_N11C = jnp.sqrt(jnp.maximum(square_N11C, 1e-20))
         ratio_N11C = norm_N11C / (norm_N11C.mean(axis=-1, keepdims=True) + self.epsilon)
         factor_N11C = 1.0 + scale_C.reshape(1, 1, 1, -1) * ratio_N11C
@@ -93,7 +93,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """(x_NHWC, drop_path rate) -> y_NHWC: depthwise, norm and MLP around a shortcut."""
+    """(x_NHWC, drop_path rate) -> y_NHWC: a residual branch of depthwise, norm and MLP."""
 
     kernel_size: int
     conv: Callable
@@ -117,22 +117,22 @@ class Model(nn.Module):
     With ``response_norm`` and no ``layer_scale`` it is V2 (Woo et al. 2023, arXiv:2301.00808).
 
     Attributes:
-      num_classes: K, or 0 for the features.
-      depths: blocks of every stage; each stage but the first halves the image.
-      widths: channels of every stage, as many as stages.
+      num_classes: K; 0 gives the features in place of logits.
+      depths: number of blocks of each stage; each stage but the first halves the map.
+      widths: channels of each stage.
       stem: 'patch', or two 3x3 convolutions of stride 2, the first as wide as the second
         ('overlap') or about half of it ('tiered').
-      patch_size: of the stem 'patch'.
-      kernel_size: of the depthwise convolutions.
-      conv_mlp: the MLPs' weights are those of 1x1 convolutions; nothing else differs.
-      response_norm: global response norm in the MLPs.
-      layer_scale: start of a factor a channel at the end of a block; None for no such factor.
-      epsilon: of the norms.
-      norm_first: in the head the norm comes before the pooling.
+      patch_size: side of the patches of the stem 'patch'.
+      kernel_size: side of the depthwise convolutions.
+      conv_mlp: whether the weights of the MLPs are those of 1x1 convolutions, else of dense layers.
+      response_norm: whether the MLPs have global response norm.
+      layer_scale: start of a learned factor per channel at the end of a block; None for none.
+      epsilon: added to the variance in the norms.
+      norm_first: whether in the head the norm comes before the pooling.
       head_hidden: width of a hidden layer of the head; 0 for none.
       dropout: rate before the head.
-      drop_path: stochastic depth, rising linearly from 0 to this rate in the last block.
-      remat: recomputes the blocks in the backward pass, for memory.
+      drop_path: rate of stochastic depth in the last block; it rises linearly from 0.
+      remat: recomputes the blocks in the backward pass, which saves memory.
       act: activation, see ``layers.ACTIVATIONS``.
       dtype: compute dtype, 'float32' or 'bfloat16'.
     """

@@ -40,17 +40,17 @@ class DenseLayer(nn.Module):
 
 
 class Model(nn.Module):
-    """DenseNet-BC (Huang et al. 2016, arXiv:1608.06993): layers that see all before them.
+    """DenseNet-BC (Huang et al. 2016, arXiv:1608.06993): each layer reads all layers before it.
 
     Attributes:
-      num_classes: K, or 0 for the features.
-      depths: layers of every stage; a transition between stages halves channels and image.
+      num_classes: K; 0 gives the features in place of logits.
+      depths: number of layers of each stage; a transition between stages halves channels and map.
       growth: channels that a layer adds; the stem has twice as many.
       stem: 'imagenet' (7x7 of stride 2, then max pooling), 'deep' (three 3x3 in its place) or
         'cifar' (3x3, full resolution).
-      norm: 'batch', 'group', 'layer' or 'none'; only then convolutions have a bias.
-      dropout: rate after every convolution but the first; the paper has 0.2 without augmentation.
-      remat: recomputes the layers in the backward pass, for memory (Pleiss et al. 2017,
+      norm: 'batch', 'group', 'layer' or 'none'; convolutions have a bias only with 'none'.
+      dropout: rate after each convolution but the first; the paper has 0.2 without augmentation.
+      remat: recomputes the layers in the backward pass, which saves memory (Pleiss et al. 2017,
         arXiv:1707.06990).
       act: activation, see ``layers.ACTIVATIONS``.
       dtype: compute dtype, 'float32' or 'bfloat16'.

@@ -11,7 +11,7 @@ def _table(*rows) -> tuple:
         for block, depth, strides, expand, features in rows)
 
 
-# Block, how many, stride, expansion and channels of every stage (table 4 of the paper for S).
+# Block, number of blocks, strides, expansion and channels of each stage (for S table 4).
 _S = _table(
     ('plain', 2, 1, 1, 24),
     ('fused', 4, 2, 4, 48),
@@ -89,20 +89,21 @@ class Model(mbconv.Net):
     """EfficientNetV2 (Tan and Le 2021, arXiv:2104.00298).
 
     Attributes:
-      num_classes: K, or 0 for the features.
-      stages: table of the blocks, see ``mbconv``.
+      num_classes: K; 0 gives the features in place of logits.
+      stages: the table of the blocks, see ``parts.mbconv``.
       stem: channels of the first convolution, not scaled by ``width``.
-      head: width of the 1x1 convolution before pooling, not scaled either; 0 for none.
-      width: factor of the stages' channels, which are rounded to multiples of 8.
-      share: channels that rounding would bring below this share of them are rounded up instead.
-      depth: factor of the stages' depths, which are rounded up.
-      se: width of the squeeze-and-excitation of the inverted residuals, a quarter of the block's
-        'input' or of its 'expanded' width (in MobileNetV3's form), or 'none' at all.
-      padding: 'torch', the same on both sides, or 'same', TensorFlow's, which differs at stride 2.
-      epsilon: of the norms.
+      head: width of the 1x1 convolution before pooling, not scaled by ``width``; 0 for none.
+      width: factor of the channels of the stages, which are rounded to multiples of 8.
+      share: a number of channels is rounded up where the nearest multiple of 8 is less than this
+        share of it.
+      depth: factor of the depths of the stages, which are rounded up.
+      se: squeeze-and-excitation of the inverted residuals: its width is a quarter of the block's
+        'input' width or of the 'expanded' width (as in MobileNetV3); 'none' for none.
+      padding: 'torch', equal on both sides, or 'same', TensorFlow's, which differs at stride 2.
+      epsilon: added to the variance in the norms.
       dropout: rate before the head.
-      drop_path: stochastic depth, rising linearly from 0 to this rate in the last block.
-      remat: recomputes the blocks in the backward pass, for memory.
+      drop_path: rate of stochastic depth in the last block; it rises linearly from 0.
+      remat: recomputes the blocks in the backward pass, which saves memory.
       act: activation, see ``layers.ACTIVATIONS``.
       dtype: compute dtype, 'float32' or 'bfloat16'.
     """

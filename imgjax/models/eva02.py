@@ -39,11 +39,11 @@ MLPS = {name: name for name in ('plain', 'packed', 'swiglu', 'normed')}
 
 
 def angles(kind: str, h: int, w: int, width: int) -> np.ndarray:
-    """Angles (h * w, width / 2) by which rotary positions turn the pairs of a head's channels.
+    """Returns angles (h * w, width / 2) by which pairs of channels of a head are rotated.
 
-    The first half is of y, the second of x, each at ``width / 4`` frequencies that fall
-    geometrically. 'grid' counts patches as if 16 were along a side, which is EVA-02's way to keep
-    its positions at other resolutions; 'centred' spans two turns from border to border (DINOv3).
+    The first half is for y, the second for x, each at ``width / 4`` frequencies that fall
+    geometrically. With 'grid' a side always counts as 16 patches, so that EVA-02 keeps its
+    positions at other resolutions; with 'centred' a side is two full turns (DINOv3).
     """
     omega_F = ROTARY[kind] ** (-np.arange(width // 4) / (width // 4))
     if kind == 'grid':
@@ -55,7 +55,7 @@ def angles(kind: str, h: int, w: int, width: int) -> np.ndarray:
 
 
 def rotate(x_NLHK: jax.Array, angles_LF: np.ndarray, halves: bool) -> jax.Array:
-    """x_NLHK with its pairs of channels turned, in float32 (Su et al. 2021, arXiv:2104.09864).
+    """Returns x_NLHK with rotated pairs of channels (Su et al. 2021, arXiv:2104.09864).
 
     Pairs are the channels i and i + K / 2 if ``halves``, else 2 i and 2 i + 1.
     """
@@ -63,14 +63,15 @@ def rotate(x_NLHK: jax.Array, angles_LF: np.ndarray, halves: bool) -> jax.Array:
     axis = 3 if halves else 4
     pairs = (2, -1) if halves else (-1, 2)
     a, b = jnp.unstack(x_NLHK.astype(jnp.float32).reshape(*x_NLHK.shape[:3], *pairs), axis=axis)
-    turned = jnp.stack([a * cos - b * sin, b * cos + a * sin], axis=axis)
-    return turned.reshape(x_NLHK.shape).astype(x_NLHK.dtype)
+    rotated = jnp.stack([a * cos - b * sin, b * cos + a * sin], axis=axis)
+    return rotated.reshape(x_NLHK.shape).astype(x_NLHK.dtype)
 
 
 class Block(nn.Module):
     """Pre-norm block: (x_NLD, drop_path rate) -> (y_NLD, attn_NHLL or None).
 
-    ``rotary``: kind of angles, rows and columns of patches. ``proj_init``: where a branch ends.
+    ``rotary`` is the kind of angles, the rows and the columns of patches; ``proj_init`` is the
+    initializer of the last layer of a branch.
     """
 
     heads: int
@@ -100,10 +101,10 @@ class Block(nn.Module):
     def _dense(self, features: int, name: str, use_bias: bool = True,
                init: Callable | None = None) -> nn.Dense:
         return layers.Dense(features, use_bias, dtype=self.dtype, name=name,
-                        kernel_init=init or self.kernel_init)
+                            kernel_init=init or self.kernel_init)
 
     def _attention(self, x_NLD: jax.Array) -> Attended:
-        """Keys have no bias, as one would add the same to all scores of a query."""
+        """Keys have no bias: it would add the same number to all scores of a query."""
         N, L, D = x_NLD.shape
         if self.joint_qkv:
             qkv = jnp.split(self._dense(3 * D, 'attn.qkv', False)(x_NLD), 3, axis=-1)
@@ -115,7 +116,7 @@ class Block(nn.Module):
                    for name in 'qkv']
         q_NLHK, k_NLHK, v_NLHK = (y.reshape(N, L, self.heads, D // self.heads) for y in qkv)
         kind, h, w = self.rotary
-        # Other tokens have no position: the angle 0.
+        # Other tokens have no position: their angle is 0.
         angles_LF = np.pad(angles(kind, h, w, D // self.heads), ((L - h * w, 0), (0, 0)))
         q_NLHK, k_NLHK = (rotate(y, angles_LF, kind == 'centred') for y in (q_NLHK, k_NLHK))
         y_NLHK, attn_NHLL = self.attend(q_NLHK, k_NLHK, v_NLHK)
@@ -141,34 +142,34 @@ class Block(nn.Module):
 class Model(nn.Module):
     """EVA-02 (Fang et al. 2023, arXiv:2303.11331), DINOv3 (Simeoni et al. 2025, arXiv:2508.10104).
 
-    The image given to ``init`` sets the resolution where positions are learned, too.
+    The image given to ``init`` sets the resolution if ``learned_positions``.
 
     Attributes:
-      num_classes: K, or 0 for the features.
-      patch_size: side of a patch; must divide the image's.
+      num_classes: K; 0 gives the features in place of logits.
+      patch_size: side of a patch in pixels; must divide the sides of the image.
       width: D of the tokens; divisible by 4 times ``heads``.
       depth: number of blocks.
-      heads: attention heads.
-      mlp_ratio: hidden width of a block's MLP over ``width``.
-      mlp: 'plain', or a SwiGLU (Shazeer 2020, arXiv:2002.05202): 'packed', gate and value by one
-        matrix, 'swiglu', by two, or 'normed', with a norm before the last layer, too.
-      joint_qkv: queries, keys and values by one matrix.
+      heads: number of attention heads.
+      mlp_ratio: hidden width of a block's MLP, as a multiple of ``width``.
+      mlp: 'plain', or a SwiGLU (Shazeer 2020, arXiv:2002.05202): 'packed' has one matrix for gate
+        and value, 'swiglu' two, 'normed' two and a norm before the last layer.
+      joint_qkv: whether queries, keys and values have one matrix.
       qkv_bias: whether queries and values have a bias.
-      attention_norm: a norm before attention's last layer.
+      attention_norm: whether a norm comes before the last layer of attention.
       rotary: 'grid' or 'centred', see ``angles``.
-      learned_positions: added to the tokens, too.
-      registers: further tokens (Darcet et al. 2023, arXiv:2309.16588).
-      layer_scale: start of a factor a channel after attention and MLP; None for no such factors.
-      init_std: standard deviation of the kernels' start; those that end block i (from 1) of their
-        branch have it divided by sqrt(2 i).
-      epsilon: of the norms.
-      pool: 'avg' of the patches, or 'token', the class token.
-      norm_pooled: the last norm is of what pooling gives, not of the tokens before.
+      learned_positions: whether learned positions are also added to the tokens.
+      registers: number of register tokens (Darcet et al. 2023, arXiv:2309.16588).
+      layer_scale: start of a factor per channel after attention and MLP; None for no factors.
+      init_std: standard deviation of the kernels at the start; in the last layer of a branch of
+        block i, counted from 1, it is divided by sqrt(2 i).
+      epsilon: added to the variance in the norms.
+      pool: 'avg', the mean of the patches, or 'token', the class token.
+      norm_pooled: whether the last norm comes after the pooling, not before it.
       attention: 'xla', 'cudnn' (GPU, bfloat16) or 'maps', which adds block00_attn.. to ``out``.
       dropout: rate before the head.
-      drop_path: stochastic depth, rising linearly from 0 to this rate in the last block.
-      remat: recomputes the blocks in the backward pass, for memory.
-      act: activation, see ``layers.ACTIVATIONS``; in a SwiGLU of the gate.
+      drop_path: rate of stochastic depth in the last block; it rises linearly from 0.
+      remat: recomputes the blocks in the backward pass, which saves memory.
+      act: activation, see ``layers.ACTIVATIONS``; in a SwiGLU that of the gate.
       dtype: compute dtype, 'float32' or 'bfloat16'.
     """
 

@@ -20,7 +20,7 @@ VARIANTS = {
 
 
 class SpatialGate(nn.Module):
-    """One half of the channels times a map of the other over the patches, x_NLF -> y_NLG."""
+    """One half of the channels times a dense layer over patches of the other: x_NLF -> y_NLG."""
 
     std: float
     dtype: Any
@@ -52,7 +52,7 @@ class GatedMlp(nn.Module):
 
 
 class Block(nn.Module):
-    """(x_NLD, drop_path rate) -> y_NLD: norm and gated MLP around a shortcut."""
+    """(x_NLD, drop_path rate) -> y_NLD: a residual branch of norm and gated MLP."""
 
     mlp: Callable
     norm: Callable
@@ -67,19 +67,19 @@ class Block(nn.Module):
 class Model(nn.Module):
     """gMLP (Liu et al. 2021, arXiv:2105.08050); its head starts at zero.
 
-    The image given to ``init`` sets the resolution: the gates are shaped by it.
+    The image given to ``init`` sets the resolution: the gates have its shape.
 
     Attributes:
-      num_classes: K, or 0 for the features.
-      patch_size: side of a patch; must divide the image's.
+      num_classes: K; 0 gives the features in place of logits.
+      patch_size: side of a patch in pixels; must divide the sides of the image.
       width: D of the tokens.
       depth: number of blocks.
-      mlp_ratio: hidden width of a block, before the gate halves it, over ``width``.
-      gate_std: standard deviation that the gates' weights start with; near 0 every gate starts as
-        one, and no patch knows of another, which the paper finds to matter.
+      mlp_ratio: hidden width of a block before the gate halves it, as a multiple of ``width``.
+      gate_std: standard deviation of the gates' weights at the start; near 0 all gates start at 1
+        and patches are independent, which the paper finds to matter.
       dropout: rate before the head.
-      drop_path: stochastic depth, rising linearly from 0 to this rate in the last block.
-      remat: recomputes the blocks in the backward pass, for memory.
+      drop_path: rate of stochastic depth in the last block; it rises linearly from 0.
+      remat: recomputes the blocks in the backward pass, which saves memory.
       act: activation, see ``layers.ACTIVATIONS``.
       dtype: compute dtype, 'float32' or 'bfloat16'.
     """

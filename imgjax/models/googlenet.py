@@ -16,7 +16,7 @@ VARIANTS = {
         ((4, 4, 8, 4, 8, 4),), ((8, 4, 8, 4, 8, 8),))},
 }
 RENAMES = {'head': 'fc'}
-# Widths of 1x1; of 1x1 and 3x3; of 1x1 and the second 3x3; of the 1x1 after pooling.
+# Widths of the four branches: 1x1; 1x1 and 3x3; 1x1 and the second 3x3; 1x1 after pooling.
 BLOCKS = (
     ((64, 96, 128, 16, 32, 32), (128, 128, 192, 32, 96, 64)),
     ((192, 96, 208, 16, 48, 64), (160, 112, 224, 24, 64, 64), (128, 128, 256, 24, 64, 64),
@@ -40,7 +40,7 @@ class Inception(nn.Module):
         return jnp.concatenate([
             self.unit(one, 1, name='branch1')(x_NHWC),
             self.unit(three, 3, name='branch2.1')(three_NHWR),
-            # 5x5 in the paper; torchvision's weights have 3x3, and so has everyone who loads them.
+            # In the paper it is 5x5; torchvision's weights have 3x3.
             self.unit(five, 3, name='branch3.1')(five_NHWR),
             self.unit(pool, 1, name='branch4.1')(pooled_NHWC),
         ], axis=-1)
@@ -49,17 +49,18 @@ class Inception(nn.Module):
 class Model(nn.Module):
     """GoogLeNet (Szegedy et al. 2014, arXiv:1409.4842) with batch norm, without auxiliary heads.
 
-    Torchvision's weights want images normalised by a mean and a deviation of 0.5. Convolutions
-    start at He's spread; batch norm makes up for torchvision's, which is 0.01 for all.
+    Torchvision's weights take images normalised by a mean and a standard deviation of 0.5.
+    Convolutions start with He's variance, not with torchvision's standard deviation of 0.01, which
+    batch norm makes up for.
 
     Attributes:
-      num_classes: K, or 0 for the features.
-      blocks: six widths (see BLOCKS) of every block of every stage.
+      num_classes: K; 0 gives the features in place of logits.
+      blocks: six widths (see BLOCKS) of each block of each stage.
       pools: windows of the max poolings of stride 2 between the stages.
       stem: 'imagenet' (7x7 of stride 2, 1x1, 3x3, two max poolings) or 'cifar' (3x3, full
         resolution).
-      width: channels of the stem, which ends with three times as many in the 'imagenet' form.
-      norm: 'batch', 'group', 'layer' or 'none'; only then convolutions have a bias.
+      width: channels of the stem; the last of 'imagenet' has three times as many.
+      norm: 'batch', 'group', 'layer' or 'none'; convolutions have a bias only with 'none'.
       dropout: rate before the head.
       act: activation, see ``layers.ACTIVATIONS``.
       dtype: compute dtype, 'float32' or 'bfloat16'.

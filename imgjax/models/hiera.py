@@ -19,21 +19,21 @@ VARIANTS = {
     'hiera_base_plus_224': {'width': 112, 'depths': (2, 3, 16, 3), 'heads': 2},
     'hiera_large_224': {'width': 144, 'depths': (2, 6, 36, 4), 'heads': 2},
     'hiera_huge_224': {'width': 256, 'depths': (2, 6, 36, 4), 'heads': 4},
-    # Weights of layers this narrow have to start larger.
+    # Weights of layers as narrow as these must start larger.
     'tiny_hiera': {'width': 16, 'depths': (1, 1), 'heads': 2, 'patch_size': 3, 'strides': 2,
                    'local': (True, False), 'init_std': 0.2},
 }
 RENAMES = {'head': 'head.fc', 'norm': 'head.norm'}
 
-# Tokens are unrolled: x_NPGC, with G mask units that tile the image in squares and the P tokens of
-# each of them. The tokens of 2x2 neighbours are P / 4 apart, so that pooling is a maximum over the
-# first of two axes (4, P / 4), and what is left is in the same order.
+# Tokens are unrolled to x_NPGC: G mask units, squares that tile the image, of P tokens each. The
+# tokens of 2x2 neighbours are P / 4 places apart, so that pooling is a maximum over the first of
+# two axes (4, P / 4), and the tokens after it are in the same order.
 
 
 def unroll(x_NHWC: jax.Array, levels: int) -> jax.Array:
-    """Returns x_NPGC of units with 2**levels tokens a side, ready to be pooled as often."""
+    """Returns x_NPGC of mask units of 2**levels by 2**levels tokens."""
     N, H, W, C = x_NHWC.shape
-    # The bits of a row and of a column inside of its unit, the lowest last.
+    # The bits of the row and of the column inside of a unit, the lowest last.
     bits = (2,) * levels
     x = x_NHWC.reshape(N, H >> levels, *bits, W >> levels, *bits, C)
     rows, columns = range(1 + levels, 1, -1), range(2 + 2 * levels, 2 + levels, -1)
@@ -42,7 +42,7 @@ def unroll(x_NHWC: jax.Array, levels: int) -> jax.Array:
 
 
 def roll(x_NPGC: jax.Array, levels: int, height: int, width: int) -> jax.Array:
-    """Returns x_NHWC of that height and width: undoes ``unroll``."""
+    """Returns x_NHWC of that height and width: the inverse of ``unroll``."""
     N, _, _, C = x_NPGC.shape
     x = x_NPGC.reshape(N, *(2, 2) * levels, height >> levels, width >> levels, C)
     rows, columns = range(2 * levels - 1, 0, -2), range(2 * levels, 0, -2)
@@ -51,7 +51,7 @@ def roll(x_NPGC: jax.Array, levels: int, height: int, width: int) -> jax.Array:
 
 
 def pool(x_NPGC: jax.Array) -> jax.Array:
-    """The maximum of every 2x2 tokens; any axes may follow the second."""
+    """Returns the maxima of 2x2 tokens of x_NP..., which may have any axes after the second."""
     N, P = x_NPGC.shape[:2]
     return x_NPGC.reshape(N, 4, P // 4, *x_NPGC.shape[2:]).max(axis=1)
 
@@ -61,10 +61,10 @@ class MaskUnitAttention(nn.Module):
 
     Attributes:
       features: F, the output channels.
-      heads: divide F.
-      local: whether tokens see their own unit only.
-      pooled: whether queries are pooled, which leaves a quarter of the tokens.
-      init: of the last map's weights.
+      heads: number of attention heads; divides F.
+      local: whether tokens attend to their own unit only.
+      pooled: whether queries are pooled, so that the output has a quarter of the tokens.
+      init: initializer of the last layer.
     """
 
     features: int
@@ -84,7 +84,7 @@ class MaskUnitAttention(nn.Module):
         if self.pooled:
             q = pool(q)
             P //= 4
-        if self.local:  # each unit an example
+        if self.local:  # each unit is an example
             q, k, v = (x.swapaxes(1, 2).reshape(N * G, -1, *x.shape[3:]) for x in (q, k, v))
         else:
             q, k, v = (x.reshape(N, -1, *x.shape[3:]) for x in (q, k, v))
@@ -99,7 +99,7 @@ class MaskUnitAttention(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block: (x_NPGC, drop_path rate) -> (y_NPGF, attn).
 
-    Where the channels change the shortcut is a linear map of the normed tokens, pooled.
+    Where the channels change, the shortcut is a linear map of the normed tokens, then pooled.
     """
 
     attention: Callable
@@ -121,7 +121,7 @@ class Block(nn.Module):
 
 
 class Mlp(nn.Module):
-    """``layers.Mlp`` whose last map has a start of its own."""
+    """``layers.Mlp`` whose last layer has its own initializer ``init``."""
 
     hidden: int
     act: Callable
@@ -137,27 +137,28 @@ class Mlp(nn.Module):
 class Model(nn.Module):
     """Hiera (Ryali et al. 2023, arXiv:2306.00989); its head starts at zero.
 
-    Attention is inside of mask units, squares that are one token in the last stage, and over all
-    tokens in later stages. The image given to ``init`` sets the resolution: learned positions are
-    shaped by it.
+    Attention is inside of mask units, squares that are one token in the last stage, and in later
+    stages over all tokens. The image given to ``init`` sets the resolution: the learned positions
+    have its shape.
 
     Attributes:
-      num_classes: K, or 0 for the features.
-      patch_size: side of a patch's window, an odd number.
-      strides: step between patches; times the side of a unit it must divide the image's.
+      num_classes: K; 0 gives the features in place of logits.
+      patch_size: side of the window of a patch in pixels, an odd number.
+      strides: step between patches; the side of a unit in pixels must divide the image's.
       width: channels of the first stage; each further stage doubles them and halves the map.
-      depths: blocks of every stage.
-      heads: of the first stage, doubled with the channels, which they divide.
-      local: whether attention is inside of units, for every stage; a stage's first block, which
-        pools, follows the stage before.
-      mlp_ratio: hidden width of a block's MLP over its channels.
-      init_std: of the weights at the start; those that end a branch of block n = 1.. are divided
-        by sqrt(2 n).
+      depths: number of blocks of each stage.
+      heads: number of attention heads of the first stage, which each further stage doubles; divides
+        ``width``.
+      local: for each stage, whether attention is inside of units; the first block of a stage, which
+        pools, does as the stage before.
+      mlp_ratio: hidden width of a block's MLP, as a multiple of its channels.
+      init_std: standard deviation of the kernels at the start; in the last layer of a branch of
+        block i, counted from 1, it is divided by sqrt(2 i).
       attention: 'xla', 'cudnn' (GPU, bfloat16) or 'maps', which adds stage1_block0_attn.. to
-        ``out``: (N, G, H, Q, P) where inside of the G units, else (N, H, Q, L), tokens unrolled.
+        ``out``: (N, G, H, Q, P) inside of G units, else (N, H, Q, L), of unrolled tokens.
       dropout: rate before the head.
-      drop_path: stochastic depth, rising linearly from 0 to this rate in the last block.
-      remat: recomputes the blocks in the backward pass, for memory.
+      drop_path: rate of stochastic depth in the last block; it rises linearly from 0.
+      remat: recomputes the blocks in the backward pass, which saves memory.
       act: activation, see ``layers.ACTIVATIONS``.
       dtype: compute dtype, 'float32' or 'bfloat16'.
     """
@@ -201,26 +202,26 @@ class Model(nn.Module):
         if self.width % self.heads:
             raise ValueError(f'width {self.width} is not divisible by {self.heads} heads')
 
-        levels = len(self.depths) - 1  # how often the tokens will be pooled
+        levels = len(self.depths) - 1  # number of poolings
         out = {'stem': self._embed(image_NHWC, levels, dtype)}
         H, W = out['stem'].shape[1:3]
         x_NPGC = unroll(out['stem'], levels)
         rates = branches.drop_path_rates(self.drop_path, sum(self.depths))
-        count = 0  # blocks before
+        index = 0  # of the block
         for i, depth in enumerate(self.depths):
             C = self.width * 2**i
             for j in range(depth):
                 pooled = i > 0 and j == 0
-                last = nn.initializers.normal(self.init_std / math.sqrt(2 * (count + 1)))
+                last_init = nn.initializers.normal(self.init_std / math.sqrt(2 * (index + 1)))
                 x_NPGC, attn = block(
-                    attention=partial(attention, C, self.heads * 2**i, init=last, pooled=pooled,
-                                      local=self.local[i - pooled]),
-                    mlp=partial(Mlp, int(C * self.mlp_ratio), act, dense, last),
-                    name=f'blocks.{count}',
-                )(x_NPGC, rates[count])
+                    attention=partial(attention, C, self.heads * 2**i, init=last_init,
+                                      pooled=pooled, local=self.local[i - pooled]),
+                    mlp=partial(Mlp, int(C * self.mlp_ratio), act, dense, last_init),
+                    name=f'blocks.{index}',
+                )(x_NPGC, rates[index])
                 if attn is not None:
                     out[f'stage{i + 1}_block{j}_attn'] = attn
-                count += 1
+                index += 1
             out[f'stage{i + 1}'] = roll(x_NPGC, levels - i, H >> i, W >> i)
         x_NF = x_NPGC.mean(axis=(1, 2), dtype=jnp.float32)
         out['pre_logits'] = norm(name='norm', dtype=jnp.float32)(x_NF)
@@ -229,7 +230,7 @@ class Model(nn.Module):
         return out['logits'], out
 
     def _embed(self, x_NHWC: jax.Array, levels: int, dtype: Any) -> jax.Array:
-        """x_NHWC: overlapping patches and their learned positions."""
+        """Returns x_NHWC: overlapping patches plus their learned positions."""
         H, W = x_NHWC.shape[1:3]
         unit = self.strides << levels
         if H % unit or W % unit:

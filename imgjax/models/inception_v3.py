@@ -16,11 +16,11 @@ VARIANTS = {
                           'width': 1 / 16},
 }
 RENAMES = {'head': 'fc'}
-# timm's, after the TensorFlow original; the head's, too.
+# The initializer of timm and of the TensorFlow original, also for the head.
 init = nn.initializers.normal(0.1)
 
-# A block's branches: name, then (width, kernel) of every convolution; one of two kernels makes two
-# convolutions of the same input, side by side.
+# The branches of a block: name, then (width, kernel) of each convolution. With two kernels there
+# are two convolutions of the same input, whose outputs are concatenated.
 _DOUBLE = ('branch3x3dbl', (64, 1), (96, 3), (96, 3))
 REDUCE1 = (('branch3x3', (384, 3)), _DOUBLE)
 REDUCE2 = (('branch3x3', (192, 1), (320, 3)),
@@ -34,7 +34,7 @@ FIVES = (('branch1x1', (64, 1)), ('branch5x5', (48, 1), (64, 5)), _DOUBLE)
 
 
 def sevens(c: int) -> tuple:
-    """Branches whose 7x7 convolutions are made of 1x7 and 7x1, of width c in between."""
+    """Returns branches whose 7x7 convolutions are pairs of 1x7 and 7x1, of width c in between."""
     across, down = (c, (1, 7)), (c, (7, 1))
     return (
         ('branch1x1', (192, 1)),
@@ -44,12 +44,12 @@ def sevens(c: int) -> tuple:
 
 
 class Mixed(nn.Module):
-    """Branches side by side, x_NHWC -> y_NHWF.
+    """Parallel branches, whose outputs are concatenated: x_NHWC -> y_NHWF.
 
     Attributes:
-      branches: as above.
-      pool: width of a last branch, 1x1 after average pooling; with 0 the block halves the image
-        instead, by strides of the last convolutions and by max pooling.
+      branches: see the comment above.
+      pool: width of the last branch, a 1x1 convolution after average pooling; with 0 the block
+        halves the map, by the strides of the last convolutions and by max pooling.
       unit: constructor of convolution, norm and activation.
     """
 
@@ -59,13 +59,13 @@ class Mixed(nn.Module):
 
     @nn.compact
     def __call__(self, x_NHWC: jax.Array) -> jax.Array:
-        # First, for it says what is wrong with an image that is too small.
+        # This comes first, as its error says that an image is too small.
         if self.pool:
             pooled_NHWC = pooling.avg_pool(x_NHWC, 3, 1, padding=1)
             pooled_NHWC = self.unit(self.pool, 1, name='branch_pool')(pooled_NHWC)
         else:
             pooled_NHWC = pooling.max_pool(x_NHWC, 3, 2)
-        ends = []
+        outputs = []
         for name, *steps in self.branches:
             y_NHWF = x_NHWC
             for i, (width, *kernels) in enumerate(steps, 1):
@@ -75,23 +75,23 @@ class Mixed(nn.Module):
                 y_NHWF = jnp.concatenate(
                     [self.unit(width, kernel, *shrink, name=n)(y_NHWF)
                      for n, kernel in zip(names, kernels, strict=True)], axis=-1)
-            ends.append(y_NHWF)
-        return jnp.concatenate([*ends, pooled_NHWC], axis=-1)
+            outputs.append(y_NHWF)
+        return jnp.concatenate([*outputs, pooled_NHWC], axis=-1)
 
 
 class Model(nn.Module):
     """Inception-v3 (Szegedy et al. 2015, arXiv:1512.00567) without auxiliary head.
 
-    Images have 75 pixels a side or more, 299 in the paper.
+    Each side of the image has at least 75 pixels; in the paper it has 299.
 
     Attributes:
-      num_classes: K, or 0 for the features.
-      pools: of the blocks of the first stage, widths after pooling.
-      sevens: of those of the second, widths within the 7x7 convolutions.
+      num_classes: K; 0 gives the features in place of logits.
+      pools: for each block of the first stage, width of the branch after pooling.
+      sevens: for each block of the second stage, width inside the 7x7 convolutions.
       last: number of blocks of the third stage; with 0 there is no such stage.
       stem: 'imagenet' (five convolutions and two poolings) or 'cifar' (3x3, full resolution).
-      width: factor to the channels of every convolution.
-      norm: 'batch', 'group', 'layer' or 'none'; only then convolutions have a bias.
+      width: factor of the channels of each convolution.
+      norm: 'batch', 'group', 'layer' or 'none'; convolutions have a bias only with 'none'.
       dropout: rate before the head.
       act: activation, see ``layers.ACTIVATIONS``.
       dtype: compute dtype, 'float32' or 'bfloat16'.
@@ -152,5 +152,5 @@ class Model(nn.Module):
         return out['logits'], out
 
     def _strides(self) -> tuple[int, int]:
-        """Strides and padding of the first convolution."""
+        """Returns the strides and the padding of the first convolution."""
         return layers.pick('stem', self.stem, {'imagenet': (2, 0), 'cifar': (1, 1)})

@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from imgjax.models.parts import branches, convolve, layers, windows
 from imgjax.models.parts.attention import ATTENTIONS, Attended
-from imgjax.models.parts.coat import MBConv, hidden, stem
+from imgjax.models.parts.coat import MBConv, hidden_layer, stem
 
 _SIZES = {
     'tiny': {'widths': (64, 128, 256, 512), 'depths': (2, 2, 5, 2), 'stem': 64},
@@ -31,12 +31,12 @@ _xavier = nn.initializers.xavier_uniform()
 
 
 class PartitionAttention(nn.Module):
-    """Self-attention among the pixels of a window, x_NHWC -> (y_NHWC, attn_NGHLL).
+    """Self-attention between the pixels of a window, x_NHWC -> (y_NHWC, attn_NGHLL).
 
     Attributes:
-      heads: number of them.
-      window: its height and width.
-      grid: whether a window is spread over the map, every pixel from another place, not dense.
+      heads: number of attention heads.
+      window: height and width of a window.
+      grid: whether the pixels of a window are spread over the map at equal distances, not adjacent.
     """
 
     heads: int
@@ -50,7 +50,7 @@ class PartitionAttention(nn.Module):
         H, W, C = x_NHWC.shape[1:]
         h, w = self.window
         dense = partial(layers.Dense, dtype=self.dtype, kernel_init=_xavier)
-        # The pixels of a spread window are those at one place of the h by w dense windows.
+        # A grid has one pixel, at the same place, of each of h by w adjacent tiles.
         tiles = (H // h, W // w) if self.grid else (h, w)
         x_NGLC = windows.partition(x_NHWC, *tiles)
         if self.grid:
@@ -59,10 +59,10 @@ class PartitionAttention(nn.Module):
         qkv_NGL3HK = dense(3 * C, name='qkv')(x_NGLC).reshape(*NGL, 3, self.heads, -1)
         table_HYX = self.param('rel_pos.relative_position_bias_table', nn.initializers.normal(0.02),
                                (self.heads, 2 * h - 1, 2 * w - 1), jnp.float32)
-        # By the offset of the key from the query, not of the query from the key.
+        # Its rows are the offsets of the key from the query, not of the query from the key.
         bias_HLL = table_HYX.reshape(self.heads, -1)[:, windows.relative_index(h, w).T]
         q_NGLHK, k_NGLHK, v_NGLHK = (qkv_NGL3HK[:, :, :, i] for i in range(3))
-        y_NGLHK, attn_NGHLL = windows.attend_inside(
+        y_NGLHK, attn_NGHLL = windows.attend_in_windows(
             self.attend, q_NGLHK, k_NGLHK, v_NGLHK, bias_HLL)
         y_NGLC = dense(C, name='proj')(y_NGLHK.reshape(*NGL, C))
         if self.grid:
@@ -87,7 +87,7 @@ class Transformer(nn.Module):
 
 
 class Block(nn.Module):
-    """MBConv, then attention in windows and in grids: (x_NHWC, rate) -> (y_NHWC, two attn)."""
+    """MBConv, then attention in windows and in grids: (x_NHWC, rate) -> (y_NHWC, both maps)."""
 
     conv: Callable
     transformer: Callable
@@ -108,23 +108,23 @@ class Block(nn.Module):
 class Model(nn.Module):
     """MaxViT (Tu et al. 2022, arXiv:2204.01697), with TensorFlow's padding and norms.
 
-    The image given to ``init`` sets the windows, which must tile the feature map of every stage;
-    they do where the image's sides are multiples of 32.
+    The image given to ``init`` sets the size of the windows, which must tile the map of every
+    stage; they do where the sides of the image are multiples of 32.
 
     Attributes:
-      num_classes: K, or 0 for the features.
-      widths: channels of every stage; each halves the map.
-      depths: blocks of every stage.
-      stem: channels of the stem, which halves the map, too.
-      head_width: channels of an attention head; divides every stage's.
+      num_classes: K; 0 gives the features in place of logits.
+      widths: channels of each stage; each stage halves the map.
+      depths: number of blocks of each stage.
+      stem: channels of the stem, which also halves the map.
+      head_width: channels of an attention head; divides the channels of each stage.
       window: side of the windows and grids, or None for the size of the last stage's map.
       acts: activations of the convolutions, the MLPs, squeeze and excitation, and the head.
-      act: one in place of all four, see ``layers.ACTIVATIONS``; None for none.
+      act: one activation for all four, see ``layers.ACTIVATIONS``; None for ``acts``.
       attention: 'xla', or 'maps', which adds stage1_block0_attn_block, .._attn_grid.. (N, G, H, L,
         L) of the G windows to ``out``.
       dropout: rate before the head.
-      drop_path: stochastic depth, rising linearly from 0 to this rate in the last block.
-      remat: recomputes the blocks in the backward pass, for memory.
+      drop_path: rate of stochastic depth in the last block; it rises linearly from 0.
+      remat: recomputes the blocks in the backward pass, which saves memory.
       dtype: compute dtype, 'float32' or 'bfloat16'.
     """
 
@@ -184,13 +184,14 @@ class Model(nn.Module):
                     out[f'stage{i}_block{j}_attn_block'] = maps[0]
                     out[f'stage{i}_block{j}_attn_grid'] = maps[1]
             out[f'stage{i}'] = x_NHWC
-        out['pre_logits'] = hidden(x_NHWC.mean(axis=(1, 2), dtype=jnp.float32), norm, head_act)
+        x_NF = x_NHWC.mean(axis=(1, 2), dtype=jnp.float32)
+        out['pre_logits'] = hidden_layer(x_NF, norm, head_act)
         x_NF = nn.Dropout(self.dropout, deterministic=not train)(out['pre_logits'])
         out['logits'] = layers.head(x_NF, self.num_classes)
         return out['logits'], out
 
     def _window(self, image_NHWC: jax.Array, x_NHWC: jax.Array, channels: int) -> tuple[int, int]:
-        """The windows' height and width in the stage after x_NHWC; ValueError where none fit."""
+        """Returns height and width of the windows in the stage after x_NHWC, or ValueError."""
         shrink = 2 ** (1 + len(self.depths))
         height, width = (-(-side // 2) for side in x_NHWC.shape[1:3])
         h, w = (self.window or side // shrink for side in image_NHWC.shape[1:3])

@@ -38,7 +38,7 @@ RENAMES = {'head': 'head.fc', 'norm': 'head.norm'}
 
 
 def star_relu(module: nn.Module, name: str, x: jax.Array) -> jax.Array:
-    """s relu(x)^2 + b with two learnt numbers of the module, called ``name.scale`` and so on."""
+    """Returns s relu(x)^2 + b, with s and b the parameters ``name.scale`` and ``name.bias``."""
     scale_1 = module.param(f'{name}.scale', layers.ones, (1,), jnp.float32)
     bias_1 = module.param(f'{name}.bias', layers.zeros, (1,), jnp.float32)
     scale, bias = (y.astype(x.dtype).reshape((1,) * x.ndim) for y in (scale_1, bias_1))
@@ -46,7 +46,7 @@ def star_relu(module: nn.Module, name: str, x: jax.Array) -> jax.Array:
 
 
 class Pooling(nn.Module):
-    """The mean of every pixel's 3x3 neighbourhood less the pixel."""
+    """The mean of the 3x3 neighbourhood of each pixel minus the pixel: x_NHWC -> y_NHWC, None."""
 
     @nn.compact
     def __call__(self, x_NHWC: jax.Array) -> Attended:
@@ -56,7 +56,7 @@ class Pooling(nn.Module):
 
 
 class SeparableConv(nn.Module):
-    """Pointwise to twice the channels, 7x7 depthwise, and pointwise back."""
+    """Pointwise to twice the channels, 7x7 depthwise, pointwise back: x_NHWC -> y_NHWC, None."""
 
     conv: Callable
     activate: Callable
@@ -70,7 +70,7 @@ class SeparableConv(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention of all pixels without biases: x_NHWC -> y_NHWC, attn_NHLL or None."""
+    """Self-attention over all pixels, without biases: x_NHWC -> y_NHWC, attn_NHLL or None."""
 
     head_dim: int
     attend: Callable
@@ -118,7 +118,7 @@ class Block(nn.Module):
         return self._add(2, x_NHWC, y_NHWC, rate), attn_NHLL
 
     def _add(self, i: int, x_NHWC: jax.Array, y_NHWC: jax.Array, rate: branches.Rate) -> jax.Array:
-        # Dots in these names, because the bridge takes a leaf called scale for a norm's.
+        # These names have dots, as interop takes a parameter named scale for that of a norm.
         x_NHWC = branches.scaled(self, x_NHWC, f'res_scale{i}.scale', self.res_scale)
         y_NHWC = branches.scaled(self, y_NHWC, f'layer_scale{i}.scale', self.layer_scale)
         return self.residual()(x_NHWC, y_NHWC, rate)
@@ -143,24 +143,25 @@ class Model(nn.Module):
     """MetaFormer (Yu et al. 2021, arXiv:2111.11418, and 2022, arXiv:2210.13452).
 
     Attributes:
-      num_classes: K, or 0 for the features.
-      depths: blocks of every stage; each stage but the first halves the image.
-      widths: channels of every stage, as many as stages.
-      mixers: 'pool', 'conv' or 'attention' for every stage.
-      norm: in the blocks, 'layer' or 'group' (over the whole example).
-      epsilon: of the blocks' norms.
-      bias: in the blocks' norms and MLPs.
-      norm_down: a norm after the stem and before every other convolution that shrinks the image.
-      layer_scale: start of a factor a channel at the end of both branches; None for none.
-      res_scales: so many stages, the last ones, have such factors on their shortcuts, from 1.
-      mlp_head: the head is an MLP, not a dense layer.
+      num_classes: K; 0 gives the features in place of logits.
+      depths: number of blocks of each stage; each stage but the first halves the map.
+      widths: channels of each stage.
+      mixers: 'pool', 'conv' or 'attention' for each stage.
+      norm: norm of the blocks, 'layer' or 'group' (one group: over the whole example).
+      epsilon: added to the variance in the norms of the blocks.
+      bias: whether the norms and MLPs of the blocks have biases.
+      norm_down: whether a norm comes after the stem and before each other strided convolution.
+      layer_scale: start of a learned factor per channel at the end of both branches; None for none.
+      res_scales: number of the last stages that have such factors, from 1, on their shortcuts.
+      mlp_head: whether the head is an MLP, not a dense layer.
       head_dim: channels of an attention head; divides the width.
-      attention: 'xla', 'cudnn' (GPU, bfloat16) or 'maps', for stage3_block0_attn.. in ``out``.
+      attention: 'xla', 'cudnn' (GPU, bfloat16) or 'maps', which adds stage3_block0_attn.. to
+        ``out``.
       dropout: rate before the last layer.
-      drop_path: stochastic depth, rising linearly from 0 to this rate in the last block.
-      remat: recomputes the blocks in the backward pass, for memory.
-      act: 'star_relu', the paper's with two learnt numbers a layer (in the head the plain square
-        of relu), or any of ``layers.ACTIVATIONS``.
+      drop_path: rate of stochastic depth in the last block; it rises linearly from 0.
+      remat: recomputes the blocks in the backward pass, which saves memory.
+      act: 'star_relu', that of the paper, with two learned numbers per layer (in the head the plain
+        square of relu), or any of ``layers.ACTIVATIONS``.
       dtype: compute dtype, 'float32' or 'bfloat16'.
     """
 
@@ -187,10 +188,10 @@ class Model(nn.Module):
     def __call__(self, image_NHWC: jax.Array, *, train: bool) -> layers.Outputs:
         """float (N, H, W, C) -> float32 logits (N, K).
 
-        ``out`` has stem, stage1.., pre_logits (of an MLP head its input) and logits.
+        ``out`` has stem, stage1.., pre_logits (the input of an MLP head) and logits.
 
         Raises:
-          ValueError: an image below 3 pixels, or heads that do not divide the width.
+          ValueError: a side of the image is below 3 pixels, or the heads do not divide the width.
         """
         dtype = layers.compute_dtype(self.dtype)
         plain = {'star_relu': lambda x: jnp.square(jax.nn.relu(x)), **layers.ACTIVATIONS}
@@ -213,7 +214,8 @@ class Model(nn.Module):
             residual=branches.residual(self.drop_path, train=train))
 
         if min(image_NHWC.shape[1:3]) < 3:
-            raise ValueError(f'images of {image_NHWC.shape[1:3]} pixels are too small; 3 will do')
+            raise ValueError(f'images of {image_NHWC.shape[1:3]} pixels are too small: each side '
+                             f'must have 3')
         x_NHWC = conv(self.widths[0], 7, 4, padding=2, use_bias=True, name='stem.conv')(image_NHWC)
         x_NHWC = norm_down(name='stem.norm')(x_NHWC)
         out = {'stem': x_NHWC}

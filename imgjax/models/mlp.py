@@ -18,9 +18,9 @@ class Model(nn.Module):
     """Dense layers with an activation and dropout after each (Rumelhart et al. 1986).
 
     Attributes:
-      num_classes: K, or 0 for the features.
-      hidden: width of every hidden layer; may be empty, for multinomial logistic regression.
-      dropout: rate after every hidden layer (Srivastava et al. 2014), from the 'dropout' stream.
+      num_classes: K; 0 gives the features in place of logits.
+      hidden: width of each hidden layer; empty for multinomial logistic regression.
+      dropout: rate after each hidden layer (Srivastava et al. 2014), from the 'dropout' stream.
       act: activation, see ``layers.ACTIVATIONS``.
       dtype: compute dtype, 'float32' or 'bfloat16'.
     """

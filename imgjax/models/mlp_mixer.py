@@ -25,7 +25,7 @@ VARIANTS = {
 
 
 class Block(nn.Module):
-    """(x_NLD, drop_path rate) -> y_NLD: both MLPs after a norm, around shortcuts."""
+    """(x_NLD, drop_path rate) -> y_NLD: two residual branches, each of a norm and an MLP."""
 
     tokens: int
     channels: int
@@ -45,18 +45,18 @@ class Block(nn.Module):
 class Model(nn.Module):
     """MLP-Mixer (Tolstikhin et al. 2021, arXiv:2105.01601); its head starts at zero.
 
-    The image given to ``init`` sets the resolution: the MLPs over patches are shaped by it.
+    The image given to ``init`` sets the resolution: the MLPs over patches have its shape.
 
     Attributes:
-      num_classes: K, or 0 for the features.
-      patch_size: side of a patch; must divide the image's.
+      num_classes: K; 0 gives the features in place of logits.
+      patch_size: side of a patch in pixels; must divide the sides of the image.
       width: D of the tokens.
       depth: number of blocks.
-      token_ratio: hidden width of the MLP over patches, over ``width``.
-      mlp_ratio: the same of the MLP over channels.
+      token_ratio: hidden width of the MLP over patches, as a multiple of ``width``.
+      mlp_ratio: hidden width of the MLP over channels, as a multiple of ``width``.
       dropout: rate before the head.
-      drop_path: stochastic depth, rising linearly from 0 to this rate in the last block.
-      remat: recomputes the blocks in the backward pass, for memory.
+      drop_path: rate of stochastic depth in the last block; it rises linearly from 0.
+      remat: recomputes the blocks in the backward pass, which saves memory.
       act: activation, see ``layers.ACTIVATIONS``.
       dtype: compute dtype, 'float32' or 'bfloat16'.
     """

@@ -55,18 +55,18 @@ class Model(mbconv.Net):
     """MnasNet (Tan et al. 2018, arXiv:1807.11626).
 
     Attributes:
-      num_classes: K, or 0 for the features.
-      stages: table of the blocks, see ``mbconv``.
+      num_classes: K; 0 gives the features in place of logits.
+      stages: the table of the blocks, see ``parts.mbconv``.
       stem: channels of the first convolution, not scaled by ``width``.
-      head: width of the 1x1 convolution before pooling, not scaled either; 0 for none.
-      width: factor of the stages' channels, which are rounded to multiples of 8.
-      se: width of the squeeze-and-excitation where the table has it, a quarter of the block's
-        'input' or of its 'expanded' width (in MobileNetV3's form), or 'none' at all.
-      padding: 'torch', the same on both sides, or 'same', TensorFlow's, which differs at stride 2.
-      epsilon: of the norms.
+      head: width of the 1x1 convolution before pooling, not scaled by ``width``; 0 for none.
+      width: factor of the channels of the stages, which are rounded to multiples of 8.
+      se: squeeze-and-excitation where the table has it: its width is a quarter of the block's
+        'input' width or of the 'expanded' width (as in MobileNetV3); 'none' for none.
+      padding: 'torch', equal on both sides, or 'same', TensorFlow's, which differs at stride 2.
+      epsilon: added to the variance in the norms.
       dropout: rate before the head.
-      drop_path: stochastic depth, rising linearly from 0 to this rate in the last block.
-      remat: recomputes the blocks in the backward pass, for memory.
+      drop_path: rate of stochastic depth in the last block; it rises linearly from 0.
+      remat: recomputes the blocks in the backward pass, which saves memory.
       act: activation, see ``layers.ACTIVATIONS``.
       dtype: compute dtype, 'float32' or 'bfloat16'.
     """

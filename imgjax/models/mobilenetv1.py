@@ -25,15 +25,15 @@ class Model(mbconv.Net):
     """MobileNet (Howard et al. 2017, arXiv:1704.04861).
 
     Attributes:
-      num_classes: K, or 0 for the features.
-      stages: table of the blocks, see ``mbconv``.
+      num_classes: K; 0 gives the features in place of logits.
+      stages: the table of the blocks, see ``parts.mbconv``.
       stem: channels of the first convolution, not scaled by ``width``.
       head: width of a 1x1 convolution before pooling; 0 for none, as in the paper.
-      width: factor of the stages' channels, which are rounded to multiples of 8.
-      padding: 'torch', the same on both sides, or 'same', TensorFlow's, which differs at stride 2.
-      epsilon: of the norms.
+      width: factor of the channels of the stages, which are rounded to multiples of 8.
+      padding: 'torch', equal on both sides, or 'same', TensorFlow's, which differs at stride 2.
+      epsilon: added to the variance in the norms.
       dropout: rate before the head.
-      remat: recomputes the blocks in the backward pass, for memory.
+      remat: recomputes the blocks in the backward pass, which saves memory.
       act: activation, see ``layers.ACTIVATIONS``.
       dtype: compute dtype, 'float32' or 'bfloat16'.
     """

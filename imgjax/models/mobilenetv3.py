@@ -11,8 +11,8 @@ def _table(*stages) -> tuple:
         for rows in stages)
 
 
-# A stage is a list of blocks: what, how many, kernel, stride, expansion, channels, squeeze-and-
-# excitation and activation. Tables 1 and 2 of the paper.
+# A stage is a list of rows: block, number of blocks, kernel, strides, expansion, channels, squeeze-
+# and-excitation and activation (tables 1 and 2 of the paper).
 _LARGE = _table(
     [('separable', 1, 3, 1, 1, 16, 0, 'relu')],
     [('inverted', 1, 3, 2, 4, 24, 0, 'relu'),
@@ -60,20 +60,20 @@ class Model(mbconv.Net):
     """MobileNetV3 (Howard et al. 2019, arXiv:1905.02244).
 
     Attributes:
-      num_classes: K, or 0 for the features.
-      stages: table of the blocks, see ``mbconv``.
+      num_classes: K; 0 gives the features in place of logits.
+      stages: the table of the blocks, see ``parts.mbconv``.
       stem: channels of the first convolution, not scaled by ``width``.
-      head: width of the hidden layer after pooling, not scaled either; 0 for none.
-      width: factor of the stages' channels, which are rounded to multiples of 8.
-      se: the squeeze-and-excitation where the table has it: a quarter of the block's 'expanded'
-        width and a hard sigmoid, or EfficientNet's form of the 'input' width, or 'none' at all.
-      padding: 'torch', the same on both sides, or 'same', TensorFlow's, which differs at stride 2.
-      epsilon: of the norms.
+      head: width of the hidden layer after pooling, not scaled by ``width``; 0 for none.
+      width: factor of the channels of the stages, which are rounded to multiples of 8.
+      se: squeeze-and-excitation where the table has it: 'expanded', a quarter of the expanded width
+        and a hard sigmoid, 'input', EfficientNet's form with the input's width, or 'none'.
+      padding: 'torch', equal on both sides, or 'same', TensorFlow's, which differs at stride 2.
+      epsilon: added to the variance in the norms.
       dropout: rate before the head.
-      drop_path: stochastic depth, rising linearly from 0 to this rate in the last block.
-      remat: recomputes the blocks in the backward pass, for memory.
-      act: activation, see ``layers.ACTIVATIONS``; None for the paper's, those of the table, relu
-        in the squeeze-and-excitation and hardswish elsewhere.
+      drop_path: rate of stochastic depth in the last block; it rises linearly from 0.
+      remat: recomputes the blocks in the backward pass, which saves memory.
+      act: activation, see ``layers.ACTIVATIONS``; None for those of the paper: the table's, relu in
+        the squeeze-and-excitation and hardswish elsewhere.
       dtype: compute dtype, 'float32' or 'bfloat16'.
     """
 

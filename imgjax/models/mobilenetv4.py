@@ -34,12 +34,13 @@ def _mqa(features: int, heads: int, key_width: int, key_strides: int) -> dict[st
 
 
 def _uibs(features: int, *rows: tuple[int, ...]) -> tuple[dict[str, Any], ...]:
-    """A stage of the same channels throughout."""
+    """Returns a stage whose blocks all have the same channels."""
     return tuple(_uib(features, *row) if len(row) == 5 else _mqa(features, *row) for row in rows)
 
 
-# A row of _uibs is how many, the kernels of the depthwise convolutions before and in the middle (0
-# for none), stride and expansion; or heads, their width and the stride of keys. As timm has them.
+# A row of _uibs is either number of blocks, kernels of the depthwise convolutions at the start and
+# in the middle (0 for none), strides and expansion; or heads, their width and the strides of the
+# keys. They are timm's.
 _LAST = (_conv(1, 1, 1, 960),)
 _SMALL = (
     (_conv(1, 3, 2, 32), _conv(1, 1, 1, 32)),
@@ -111,8 +112,8 @@ class Universal(mbconv.Block):
     """Inverted residual whose depthwise convolutions, before and in the middle, may be absent.
 
     Attributes:
-      first: kernel of the first one, 0 for none; ``kernel`` is that of the middle one, which has
-        the stride if it is there.
+      first: kernel size of the first one, 0 for none; ``kernel`` is that of the middle one, which
+        has the strides if it is there.
     """
 
     layer_scale: Callable = branches.layer_scale(None)
@@ -134,17 +135,17 @@ class Universal(mbconv.Block):
         if self.kernel:
             y_NHWC = layer(y_NHWC, width, self.kernel, self.strides, 'dw_mid', self.act)
         y_NHWF = layer(y_NHWC, self.features, 1, 1, 'pw_proj')
-        return self._join(x_NHWC, self.layer_scale(name='layer_scale')(y_NHWF), rate)
+        return self._add_shortcut(x_NHWC, self.layer_scale(name='layer_scale')(y_NHWF), rate)
 
 
 class MobileAttention(mbconv.Block):
     """Attention of many queries to one set of keys and values (Shazeer 2019, arXiv:1911.02150).
 
-    Gives (y_NHWF, attn_NHLL in float32) in place of y_NHWF if ``attend`` gives maps.
+    It returns (y_NHWF, attn_NHLL in float32), not y_NHWF alone, if ``attend`` gives maps.
 
     Attributes:
-      key_width: of keys, values and queries.
-      key_strides: of a depthwise 3x3 convolution before keys and values, if above 1.
+      key_width: width of keys, values and queries.
+      key_strides: strides of a depthwise 3x3 convolution before keys and values; 1 for none.
     """
 
     layer_scale: Callable = branches.layer_scale(None)
@@ -156,7 +157,7 @@ class MobileAttention(mbconv.Block):
     @nn.compact
     def __call__(self, x_NHWC: jax.Array, rate: branches.Rate) -> jax.Array | Attended:
         N, H, W, C = x_NHWC.shape
-        # Xavier's scale: no rectifier halves what follows these.
+        # Xavier's variance, as no ReLU follows these convolutions.
         conv = partial(self.conv, kernel_init=nn.initializers.xavier_uniform())
 
         def project(y_NHWC, name):
@@ -174,7 +175,7 @@ class MobileAttention(mbconv.Block):
             q_NLHK, project(y_NHWC, 'attn.key'), project(y_NHWC, 'attn.value'))
         y_NHWK = y_NLHK.reshape(N, H, W, self.heads * self.key_width)
         y_NHWF = conv(self.features, 1, name='attn.output.proj')(y_NHWK)
-        y_NHWF = self._join(x_NHWC, self.layer_scale(name='layer_scale')(y_NHWF), rate)
+        y_NHWF = self._add_shortcut(x_NHWC, self.layer_scale(name='layer_scale')(y_NHWF), rate)
         return y_NHWF if attn_NHLL is None else (y_NHWF, attn_NHLL)
 
 
@@ -182,20 +183,20 @@ class Model(mbconv.Net):
     """MobileNetV4 (Qin et al. 2024, arXiv:2404.10518).
 
     Attributes:
-      num_classes: K, or 0 for the features.
-      stages: table of the blocks, see ``mbconv``.
+      num_classes: K; 0 gives the features in place of logits.
+      stages: the table of the blocks, see ``parts.mbconv``.
       stem: channels of the first convolution, not scaled by ``width``.
-      head: width of the hidden layer after pooling, not scaled either; 0 for none.
-      width: factor of the stages' channels, which are rounded to multiples of 8.
-      layer_scale: start of a factor a channel at the end of universal and attention blocks (Touvron
-        et al. 2021, arXiv:2103.17239); None for no such factors.
+      head: width of the hidden layer after pooling, not scaled by ``width``; 0 for none.
+      width: factor of the channels of the stages, which are rounded to multiples of 8.
+      layer_scale: start of a learned factor per channel at the end of 'universal' and 'attention'
+        blocks (Touvron et al. 2021, arXiv:2103.17239); None for none.
       attention: 'xla', 'cudnn' (GPU, bfloat16) or 'maps', which adds stage3_block4_attn.. to
         ``out``.
-      padding: 'torch', the same on both sides, or 'same', TensorFlow's, which differs at stride 2.
-      epsilon: of the norms.
+      padding: 'torch', equal on both sides, or 'same', TensorFlow's, which differs at stride 2.
+      epsilon: added to the variance in the norms.
       dropout: rate before the head.
-      drop_path: stochastic depth, rising linearly from 0 to this rate in the last block.
-      remat: recomputes the blocks in the backward pass, for memory.
+      drop_path: rate of stochastic depth in the last block; it rises linearly from 0.
+      remat: recomputes the blocks in the backward pass, which saves memory.
       act: activation, see ``layers.ACTIVATIONS``.
       dtype: compute dtype, 'float32' or 'bfloat16'.
     """
@@ -210,8 +211,8 @@ class Model(mbconv.Net):
     def _block(self, name: str) -> Callable:
         own = {'layer_scale': branches.layer_scale(self.layer_scale)}
         if name == 'universal':
-            return partial(self._lift(Universal), **own)
+            return partial(self._remat(Universal), **own)
         if name == 'attention':
             own['attend'] = layers.pick('attention', self.attention, ATTENTIONS)
-            return partial(self._lift(MobileAttention), **own)
+            return partial(self._remat(MobileAttention), **own)
         return super()._block(name)

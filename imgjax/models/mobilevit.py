@@ -28,8 +28,8 @@ RENAMES = {'head': 'head.fc'}
 class MobileBlock(nn.Module):
     """Transformers between convolutions: (x_NHWC, drop_path rate) -> y_NHWC.
 
-    A pixel attends to those at its own place in all patches; the 3x3 convolutions see to the rest.
-    Where patches do not tile the image, it is made larger for the transformers.
+    A pixel attends to the pixels at the same place of all patches; the 3x3 convolutions connect
+    the places. Where patches do not tile the map, the transformers get an enlarged map.
     """
 
     width: int
@@ -65,20 +65,20 @@ class Model(nn.Module):
     No parameter depends on the image's size.
 
     Attributes:
-      num_classes: K, or 0 for the features.
+      num_classes: K; 0 gives the features in place of logits.
       stem: channels of the first convolution.
-      widths: channels of every stage; each stage but the first halves the image.
-      depths: inverted residuals of every stage.
-      expansion: of the inverted residuals.
-      transformer_widths: of the last stages, which end in a block with transformers.
-      transformer_depths: of the same stages.
-      heads: attention heads; divide the transformers' widths.
-      mlp_ratio: hidden width of a transformer's MLP over its width.
+      widths: channels of each stage; each stage but the first halves the map.
+      depths: number of inverted residuals of each stage.
+      expansion: width inside the inverted residuals, as a multiple of the width of their input.
+      transformer_widths: widths of the transformers that end each of the last stages.
+      transformer_depths: number of transformers of each of these stages.
+      heads: number of attention heads; divides ``transformer_widths``.
+      mlp_ratio: hidden width of a transformer's MLP, as a multiple of its width.
       patch_size: side of the patches, in pixels of the stage.
-      features: of the last convolution.
+      features: channels of the last convolution.
       dropout: rate before the head.
-      drop_path: stochastic depth, rising linearly from 0 to this rate in the last block.
-      remat: recomputes the blocks in the backward pass, for memory.
+      drop_path: rate of stochastic depth in the last block; it rises linearly from 0.
+      remat: recomputes the blocks in the backward pass, which saves memory.
       act: activation, see ``layers.ACTIVATIONS``.
       dtype: compute dtype, 'float32' or 'bfloat16'.
     """

@@ -1,4 +1,4 @@
-"""MobileViT v2: attention by one score a pixel, linear in the number of patches, as timm has it."""
+"""MobileViT v2: attention by one score per pixel, linear in the number of patches, as in timm."""
 
 from collections.abc import Callable
 from functools import partial
@@ -22,15 +22,15 @@ VARIANTS['tiny_mobilevitv2'] = {
 RENAMES = {'head': 'head.fc'}
 
 
-norm = partial(layers.group_norm, groups=1)  # over all places and channels of an example
+norm = partial(layers.group_norm, groups=1)  # over the whole of an example
 
 
 class Transformer(nn.Module):
     """Separable self-attention and an MLP: (x_NPLC, drop_path rate) -> y_NPLC.
 
-    Every pixel has one score; the mean of the keys under their softmax over the patches is what
-    all values are multiplied with. The relu of the values belongs to attention, so ``act`` is not
-    in its place.
+    Each pixel has one score. The values are multiplied with the mean of the keys, weighted by the
+    softmax of the scores over the patches. The relu of the values is a part of the attention, which
+    ``act`` does not change.
     """
 
     hidden: int
@@ -57,7 +57,7 @@ class Transformer(nn.Module):
 class MobileBlock(nn.Module):
     """Transformers between convolutions, (x_NHWC, drop_path rate) -> y_NHWC, without a shortcut.
 
-    Where patches do not tile the image, it is made larger, and stays so.
+    Where patches do not tile the map, the output is an enlarged map.
     """
 
     depth: int
@@ -90,18 +90,18 @@ class Model(nn.Module):
     No parameter depends on the image's size.
 
     Attributes:
-      num_classes: K, or 0 for the features.
+      num_classes: K; 0 gives the features in place of logits.
       stem: channels of the first convolution.
-      widths: channels of every stage; each stage but the first halves the image.
-      depths: inverted residuals of every stage.
-      expansion: of the inverted residuals.
-      transformer_depths: of the last stages, which end in a block with transformers of half the
-        stage's channels.
-      mlp_ratio: hidden width of a transformer's MLP over its width.
+      widths: channels of each stage; each stage but the first halves the map.
+      depths: number of inverted residuals of each stage.
+      expansion: width inside the inverted residuals, as a multiple of the width of their input.
+      transformer_depths: number of transformers, of half the channels, that end each of the last
+        stages.
+      mlp_ratio: hidden width of a transformer's MLP, as a multiple of its width.
       patch_size: side of the patches, in pixels of the stage.
       dropout: rate before the head.
-      drop_path: stochastic depth, rising linearly from 0 to this rate in the last block.
-      remat: recomputes the blocks in the backward pass, for memory.
+      drop_path: rate of stochastic depth in the last block; it rises linearly from 0.
+      remat: recomputes the blocks in the backward pass, which saves memory.
       act: activation, see ``layers.ACTIVATIONS``.
       dtype: compute dtype, 'float32' or 'bfloat16'.
     """

@@ -36,8 +36,8 @@ VARIANTS = {
                    'group_width': 8, 'features': 64, 'skip_init': True, 'act': 'silu'},
 }
 RENAMES = {'head': 'head.fc'}
-# 1 over the deviation of act(x) for standard normal x. These are the published figures, drawn at
-# random and so right to three digits; for the last three, which have none, the integrals.
+# 1 / the standard deviation of act(x) for standard normal x. These are the published estimates from
+# random numbers, correct to three digits; the last three, not published, are integrals.
 GAMMAS = {
     'identity': 1.0,
     'elu': 1.2716004848480225,
@@ -57,14 +57,14 @@ GAMMAS = {
 
 
 class Block(nn.Module):
-    """Shortcut plus alpha times convolutions of x over its expected deviation.
+    """The shortcut plus alpha times convolutions of x / its expected standard deviation.
 
     (x_NHWC, drop_path rate) -> y_NHWF.
 
     Attributes:
       features: F.
       strides: of the first 3x3 convolution.
-      beta: 1 over the deviation of x that the architecture implies.
+      beta: 1 / the standard deviation of x that the architecture implies.
     """
 
     features: int
@@ -117,31 +117,32 @@ def _se(name: str, ratio: float, dtype: Any) -> Callable:
 class Model(nn.Module):
     """Norm-free network: NFNet (Brock et al. 2021, arXiv:2102.06171) or NF-ResNet (2101.08692).
 
-    Kernels are standardised, see ``convolve.StdConv``, and every activation is made up for by its
-    gamma. Blocks start as their shortcut. Attention has a gain of 2, for gates of 1/2.
+    Kernels are standardised, see ``convolve.StdConv``, and the gamma of an activation restores the
+    variance after it. Blocks start as their shortcut. Channel attention is multiplied by 2, as its
+    gates start near 1/2.
 
     Attributes:
-      num_classes: K, or 0 for the features.
-      depths: blocks of every stage; each stage but the first halves the image.
-      widths: channels that every stage puts out, at least as many as stages.
+      num_classes: K; 0 gives the features in place of logits.
+      depths: number of blocks of each stage; each stage but the first halves the map.
+      widths: output channels of each stage, at least as many numbers as stages.
       stem_width: channels before the first stage.
       stem: 'quad' (four 3x3, the first and last of stride 2), 'imagenet' (7x7 of stride 2, then max
         pooling) or 'cifar' (3x3, full resolution).
-      group_width: channels of a group of the 3x3 convolutions; 0 for one group.
-      bottle_ratio: width of the 3x3 convolutions over the block's.
-      extra_conv: a second 3x3 convolution.
+      group_width: channels per group of the 3x3 convolutions; 0 for one group.
+      bottle_ratio: width of the 3x3 convolutions, as a share of the width of the block.
+      extra_conv: whether a block has a second 3x3 convolution.
       features: channels of a 1x1 convolution after the stages; 0 for none.
-      attention: over channels at the end of a block, 'none', 'se' or 'eca'.
-      se_ratio: width of the squeeze-excite's bottleneck over the block's.
-      gamma_in_act: whether gammas multiply the activations, as published, or else the kernels.
+      attention: channel attention at the end of a block, 'none', 'se' or 'eca'.
+      se_ratio: width of the squeeze-and-excitation, as a share of the width of the block.
+      gamma_in_act: whether gammas multiply the activations, as published, else the kernels.
       padding: None, torch's, or 'SAME', TensorFlow's, see ``convolve.Conv``.
-      skip_init: a block's convolutions are multiplied by one learned number that starts at 0; if
-        not, the last one's gains do.
-      alpha: weight of a block's convolutions.
+      skip_init: whether one learned number, which starts at 0, multiplies the branch of a block;
+        else the gains of its last convolution start at 0.
+      alpha: weight of the branch of a block.
       dropout: rate before the head.
-      drop_path: stochastic depth, rising linearly from 0 to this rate in the last block.
-      remat: recomputes the blocks in the backward pass, for memory.
-      act: activation, see ``layers.ACTIVATIONS``; squeeze-excite has ReLU.
+      drop_path: rate of stochastic depth in the last block; it rises linearly from 0.
+      remat: recomputes the blocks in the backward pass, which saves memory.
+      act: activation, see ``layers.ACTIVATIONS``; squeeze-and-excitation has ReLU.
       dtype: compute dtype, 'float32' or 'bfloat16'.
     """
 
@@ -199,7 +200,7 @@ class Model(nn.Module):
                 strides = 2 if i > 0 and j == 0 else 1
                 x_NHWC = block(self.widths[i], strides, variance**-0.5,
                                name=f'stages.{i}.{j}')(x_NHWC, next(rates))
-                # The first shortcut of a stage comes out of a convolution: its variance is 1.
+                # The first shortcut of a stage is a convolution, whose output has variance 1.
                 variance = (variance if j else 1.0) + self.alpha**2
             out[f'stage{i + 1}'] = x_NHWC
         if self.features:

@@ -55,8 +55,8 @@ def stages(depth: int, w0: int, wa: float, wm: float,
            group_width: int) -> list[tuple[int, int, int]]:
     """Returns (width, blocks, groups) of every stage, by the paper's quantised linear widths.
 
-    Block j would have w0 + wa * j channels; it takes the nearest w0 * wm^k by ratio, and that a
-    multiple of 8 and of the group's width. Blocks of equal width are a stage.
+    The linear width of block j is w0 + wa * j. It is quantised to the nearest w0 * wm^k by ratio,
+    then to a multiple of 8 and of the group width. Blocks of equal width form a stage.
 
     >>> stages(13, 24, 36.44, 2.49, 8)
     [(24, 1, 3), (56, 1, 7), (152, 4, 19), (368, 7, 46)]
@@ -90,7 +90,7 @@ class Block(nn.Module):
         y_NHWF = self.act(self.conv(
             self.features, 3, self.strides, self.groups, name='conv2')(y_NHWF))
         if self.se_ratio:
-            reduced = round(C * self.se_ratio)  # of what comes into the block, not of F
+            reduced = round(C * self.se_ratio)  # a share of C, not of F
             y_NHWF = SqueezeExcite(reduced, self.act, dtype=self.dtype, name='se')(y_NHWF)
         y_NHWF = self.conv(self.features, 1, scale_init=layers.zeros, name='conv3')(y_NHWF)
         if self.strides > 1 or C != self.features:
@@ -99,23 +99,24 @@ class Block(nn.Module):
 
 
 class Model(nn.Module):
-    """RegNet (Radosavovic et al. 2020, arXiv:2003.13678), Y if it has squeeze-excite, else X.
+    """RegNet (Radosavovic et al. 2020, arXiv:2003.13678), Y with squeeze-and-excitation, else X.
 
     The last norm of a block starts at scale 0, so that every block starts as its shortcut.
 
     Attributes:
-      num_classes: K, or 0 for the features.
-      depth: blocks in all.
-      w0: width of the first block, a multiple of 8; see ``stages`` for this and the next three.
+      num_classes: K; 0 gives the features in place of logits.
+      depth: number of all blocks.
+      w0: width of the first block, a multiple of 8; see ``stages`` for this and wa, wm.
       wa: slope of the widths.
-      wm: ratio of the widths of stages.
-      group_width: channels of a group of the 3x3 convolutions.
-      se_ratio: width of the squeeze-excite's bottleneck over the block's input's; 0 for none.
+      wm: ratio of the widths of two stages.
+      group_width: channels per group of the 3x3 convolutions.
+      se_ratio: width of the squeeze-and-excitation, as a share of the width of the block's input;
+        0 for none.
       stem_width: channels of the 3x3 convolution before the stages.
-      stem_strides: its strides; each stage halves the image besides.
+      stem_strides: strides of that convolution; each stage also halves the map.
       dropout: rate before the head.
-      drop_path: stochastic depth, rising linearly from 0 to this rate in the last block.
-      remat: recomputes the blocks in the backward pass, for memory.
+      drop_path: rate of stochastic depth in the last block; it rises linearly from 0.
+      remat: recomputes the blocks in the backward pass, which saves memory.
       act: activation, see ``layers.ACTIVATIONS``.
       dtype: compute dtype, 'float32' or 'bfloat16'.
     """

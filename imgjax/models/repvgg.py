@@ -30,9 +30,9 @@ EPSILON = 1e-5  # of the norms
 
 
 class Block(nn.Module):
-    """Sum of 3x3, 1x1 and, where the shape allows, no convolution, each with a norm of its own.
+    """Sum of a 3x3 and a 1x1 convolution and, where shapes allow, the identity, each with a norm.
 
-    (x_NHWC, drop_path rate) -> y_NHWF. Fused it is one 3x3 convolution.
+    (x_NHWC, drop_path rate) -> y_NHWF. If ``fused`` it is one 3x3 convolution.
     """
 
     features: int
@@ -48,7 +48,7 @@ class Block(nn.Module):
     def __call__(self, x_NHWC: jax.Array, rate: branches.Rate) -> jax.Array:
         if self.fused:
             conv = convolve.Conv(self.features, 3, self.strides, groups=self.groups, use_bias=True,
-                               dtype=self.dtype, name='reparam_conv')
+                                 dtype=self.dtype, name='reparam_conv')
             return self.act(conv(x_NHWC))
 
         def branch(kernel_size, name):
@@ -66,17 +66,17 @@ class Model(nn.Module):
     """RepVGG (Ding et al. 2021, arXiv:2101.03697).
 
     Attributes:
-      num_classes: K, or 0 for the features.
-      depths: blocks of every stage; each halves the image.
-      widths: channels of every stage, at least as many as stages.
-      groups: of the convolutions of every second block of a stage.
+      num_classes: K; 0 gives the features in place of logits.
+      depths: number of blocks of each stage; each stage halves the map.
+      widths: channels of each stage, at least as many numbers as stages.
+      groups: number of groups of the convolutions in every second block of a stage.
       stem_width: channels of the block before the stages.
-      stem_strides: its strides.
-      fused: the plain form, for evaluation; ``fuse`` makes its variables.
+      stem_strides: strides of that block.
+      fused: whether the model is the plain form for evaluation, whose variables ``fuse`` gives.
       dropout: rate before the head.
-      drop_path: stochastic depth of the convolutions beside an identity, rising linearly from 0 to
-        this rate in the last block.
-      remat: recomputes the blocks in the backward pass, for memory.
+      drop_path: rate of stochastic depth in the last block, of the convolutions beside an identity;
+        it rises linearly from 0.
+      remat: recomputes the blocks in the backward pass, which saves memory.
       act: activation, see ``layers.ACTIVATIONS``.
       dtype: compute dtype, 'float32' or 'bfloat16'.
     """
@@ -101,7 +101,7 @@ class Model(nn.Module):
         ``out`` has stem, stage1.., pre_logits and logits.
 
         Raises:
-          ValueError: fused, and to be trained with stochastic depth.
+          ValueError: the fused form is trained with stochastic depth.
         """
         if self.fused and train and self.drop_path:
             raise ValueError('drop_path needs the branches: a fused RepVGG cannot train with it')
@@ -128,11 +128,11 @@ class Model(nn.Module):
 
 
 def fuse(variables: dict[str, Any]) -> dict[str, Any]:
-    """Returns the variables of ``Model(..., fused=True)`` from those of the form that trains.
+    """Returns the variables of ``Model(..., fused=True)`` from those of the trained form.
 
-    A norm in evaluation is a linear map of every channel, so a branch is a convolution with a bias,
-    and the branches' kernels, their centres aligned, add up to one. It is done in float64, for
-    the sum's sake. Its logits are those of the form that trains up to rounding.
+    In evaluation a norm is a linear map of each channel, so a branch is a convolution with a bias,
+    and the kernels of the branches, aligned at their centres, add up to one kernel. The sum is in
+    float64. The logits of both forms are equal up to rounding.
     """
     params, stats = variables['params'], variables['batch_stats']
     fused = {name: block if name.startswith('head') else _fuse(block, stats[name])
@@ -162,5 +162,5 @@ def _double(array: Any) -> np.ndarray:
 
 
 def _centred(kernel_IF: np.ndarray) -> np.ndarray:
-    """A 1x1 kernel as a 3x3 one."""
+    """Returns a 1x1 kernel as a 3x3 one."""
     return np.pad(kernel_IF[None, None], ((1, 1), (1, 1), (0, 0), (0, 0)))

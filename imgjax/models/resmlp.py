@@ -21,7 +21,7 @@ VARIANTS = {
 
 
 class Affine(nn.Module):
-    """x_NLD times a factor plus an offset a channel, in place of a norm."""
+    """x_NLD times a factor plus an offset per channel, in place of a norm."""
 
     dtype: Any
 
@@ -34,7 +34,7 @@ class Affine(nn.Module):
 
 
 class Block(nn.Module):
-    """(x_NLD, drop_path rate) -> y_NLD: the layer over patches and the MLP, around shortcuts."""
+    """(x_NLD, drop_path rate) -> y_NLD: residual branches of a layer over patches and of an MLP."""
 
     hidden: int
     layer_scale: float | None
@@ -61,19 +61,19 @@ class Block(nn.Module):
 class Model(nn.Module):
     """ResMLP (Touvron et al. 2021, arXiv:2105.03404); its head starts at zero.
 
-    The image given to ``init`` sets the resolution: the layers over patches are shaped by it.
+    The image given to ``init`` sets the resolution: the layers over patches have its shape.
 
     Attributes:
-      num_classes: K, or 0 for the features.
-      patch_size: side of a patch; must divide the image's.
+      num_classes: K; 0 gives the features in place of logits.
+      patch_size: side of a patch in pixels; must divide the sides of the image.
       width: D of the tokens.
       depth: number of blocks.
-      mlp_ratio: hidden width of the MLP over ``width``.
-      layer_scale: start of a factor a channel at the end of both branches, the smaller the deeper
-        the network; None for no such factors.
+      mlp_ratio: hidden width of the MLP, as a multiple of ``width``.
+      layer_scale: start of a learned factor per channel at the end of both branches, smaller for
+        deeper networks; None for none.
       dropout: rate before the head.
-      drop_path: stochastic depth, rising linearly from 0 to this rate in the last block.
-      remat: recomputes the blocks in the backward pass, for memory.
+      drop_path: rate of stochastic depth in the last block; it rises linearly from 0.
+      remat: recomputes the blocks in the backward pass, which saves memory.
       act: activation, see ``layers.ACTIVATIONS``.
       dtype: compute dtype, 'float32' or 'bfloat16'.
     """

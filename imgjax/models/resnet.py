@@ -60,7 +60,7 @@ def _se(name: str, features: int, dtype: Any) -> nn.Module:
 
 
 class _Block(nn.Module):
-    """What the blocks share: (x_NHWC, drop_path rate) -> y_NHWF with F = features * expansion."""
+    """The options of a block: (x_NHWC, drop_path rate) -> y_NHWF with F = features * expansion."""
 
     features: int
     strides: int
@@ -77,7 +77,7 @@ class _Block(nn.Module):
 
 
 class BasicBlock(_Block):
-    """Two 3x3 convolutions around a shortcut."""
+    """Two 3x3 convolutions with a shortcut."""
 
     expansion = 1
 
@@ -92,7 +92,7 @@ class BasicBlock(_Block):
 
 
 class BottleneckBlock(_Block):
-    """1x1, 3x3 (which has the stride: v1.5; in v1 the first has it) and 1x1 around a shortcut."""
+    """1x1, 3x3 (with the stride: v1.5; in v1 the first 1x1 has it) and 1x1, with a shortcut."""
 
     expansion = 4
 
@@ -130,7 +130,7 @@ BLOCKS = {'basic': BasicBlock, 'bottleneck': BottleneckBlock, 'preact': PreactBl
 
 
 def _shortcut(block: _Block, x_NHWC: jax.Array) -> jax.Array:
-    """x_NHWC at the block's output shape: as it is, zero-padded (option A) or projected (B)."""
+    """Returns x_NHWC in the output shape: unchanged, zero-padded (option A) or projected (B)."""
     s, width = block.strides, block.features * block.expansion
     extra = width - x_NHWC.shape[-1]
     if s == 1 and extra == 0:
@@ -141,7 +141,7 @@ def _shortcut(block: _Block, x_NHWC: jax.Array) -> jax.Array:
     first = 0
     if block.shortcut == 'avg':
         first = 1
-        if s > 1:  # at a border of odd side over the pixels that are there
+        if s > 1:  # at the border of an odd side over the pixels inside
             x_NHWC = pooling.avg_pool_inside(x_NHWC, s)
             s = 1
     y_NHWF = block.conv(width, 1, s, name=f'downsample.{first}')(x_NHWC)
@@ -151,30 +151,31 @@ def _shortcut(block: _Block, x_NHWC: jax.Array) -> jax.Array:
 class Model(nn.Module):
     """Residual network (He et al. 2015, arXiv:1512.03385), v1.5 in its bottleneck form.
 
-    With 'deep' stem and 'avg' shortcut it is ResNet-D (He et al. 2018, arXiv:1812.01187), with
-    groups ResNeXt (Xie et al. 2016, arXiv:1611.05431), with another base width or the block
-    'preact' a wide one (Zagoruyko and Komodakis 2016, arXiv:1605.07146).
+    With the stem 'deep' and the shortcut 'avg' it is ResNet-D (He et al. 2018, arXiv:1812.01187),
+    with groups ResNeXt (Xie et al. 2016, arXiv:1611.05431), with another base width or the block
+    'preact' a wide ResNet (Zagoruyko and Komodakis 2016, arXiv:1605.07146).
 
     Attributes:
-      num_classes: K, or 0 for the features.
-      depths: blocks of every stage; each stage but the first halves the image.
+      num_classes: K; 0 gives the features in place of logits.
+      depths: number of blocks of each stage; each stage but the first halves the map.
       widths: channels of every stage, at least as many as stages; a bottleneck puts out four times.
       block: 'basic', 'bottleneck' or 'preact'.
-      groups: of a bottleneck's 3x3 convolution.
-      base_width: a bottleneck's 3x3 convolution has this many channels a group and 64 of width.
-      stride_first: a bottleneck's first 1x1 convolution has the stride, not its 3x3 one (v1).
+      groups: number of groups of the 3x3 convolution of a bottleneck.
+      base_width: channels per group of the 3x3 convolution of a bottleneck for a width of 64.
+      stride_first: whether the first 1x1 convolution of a bottleneck has the stride, not the 3x3
+        one (v1).
       stem: 'imagenet' (7x7 of stride 2, then max pooling), 'deep' (three 3x3 in its place) or
         'cifar' (3x3, full resolution).
-      shortcut: where the shape changes 'conv', a 1x1 projection (option B), 'avg', the same after
+      shortcut: where the shape changes: 'conv', a 1x1 projection (option B), 'avg', the same after
         average pooling, or 'pad', strided subsampling with zeros for the new channels and no
-        parameters (option A); 'preact' projects in any case.
-      attention: over channels at the end of a block, 'none', 'se' or 'eca'.
+        parameters (option A); 'preact' always projects.
+      attention: channel attention at the end of a block, 'none', 'se' or 'eca'.
       norm: 'batch', 'group' (32 groups, or as many as fit the width), 'layer' or 'none'.
-      zero_init: the last norm of a block starts at scale 0, so that every block starts as its
+      zero_init: whether the last norm of a block starts at scale 0, so that a block starts as its
         shortcut (Goyal et al. 2017, arXiv:1706.02677); 'preact' has no such norm.
       dropout: rate before the head.
-      drop_path: stochastic depth, rising linearly from 0 to this rate in the last block.
-      remat: recomputes the blocks in the backward pass, for memory.
+      drop_path: rate of stochastic depth in the last block; it rises linearly from 0.
+      remat: recomputes the blocks in the backward pass, which saves memory.
       act: activation, see ``layers.ACTIVATIONS``.
       dtype: compute dtype, 'float32' or 'bfloat16'.
     """

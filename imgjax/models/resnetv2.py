@@ -50,9 +50,10 @@ class Block(nn.Module):
 
     Attributes:
       features: F.
-      strides: of its 3x3 convolution, the first of two.
-      bottleneck: 1x1, 3x3 and 1x1 convolutions, the first two of width F / 4; else two of 3x3.
-      pool: whether the shortcut averages over pixels before it is projected.
+      strides: strides of the (first) 3x3 convolution.
+      bottleneck: whether it has 1x1, 3x3 and 1x1 convolutions, the first two of width F / 4; else
+        two of 3x3.
+      pool: whether the shortcut is average pooled before its projection.
     """
 
     features: int
@@ -95,21 +96,21 @@ class Model(nn.Module):
     arXiv:1812.01187). The stride is in the 3x3 convolution.
 
     Attributes:
-      num_classes: K, or 0 for the features.
-      depths: blocks of every stage; each stage but the first halves the image.
-      widths: channels that every stage puts out, at least as many as stages.
+      num_classes: K; 0 gives the features in place of logits.
+      depths: number of blocks of each stage; each stage but the first halves the map.
+      widths: output channels of each stage, at least as many numbers as stages.
       stem_width: channels before the first stage.
       block: 'bottleneck' or 'basic'.
-      stem: 'imagenet' (7x7 of stride 2, then max pooling), 'bit' (the same, but the pooling's
-        border is zeros, which count), 'deep' (three 3x3 in place of the 7x7) or 'cifar' (3x3, full
-        resolution).
-      shortcut: where the shape changes 'conv', a 1x1 projection, or 'avg', the same after average
+      stem: 'imagenet' (7x7 of stride 2, then max pooling), 'bit' (the same, but the pooling pads
+        with zeros, which may be the maximum), 'deep' (three 3x3 in place of the 7x7) or 'cifar'
+        (3x3, full resolution).
+      shortcut: where the shape changes: 'conv', a 1x1 projection, or 'avg', the same after average
         pooling.
       conv: 'plain' or 'standardised', see ``convolve.StdConv``.
       norm: 'batch', 'group' (32 groups, or as many as fit the width), 'layer' or 'none'.
       dropout: rate before the head.
-      drop_path: stochastic depth, rising linearly from 0 to this rate in the last block.
-      remat: recomputes the blocks in the backward pass, for memory.
+      drop_path: rate of stochastic depth in the last block; it rises linearly from 0.
+      remat: recomputes the blocks in the backward pass, which saves memory.
       act: activation, see ``layers.ACTIVATIONS``.
       dtype: compute dtype, 'float32' or 'bfloat16'.
     """
@@ -181,5 +182,5 @@ class Model(nn.Module):
     def _head(self, x_NF: jax.Array) -> jax.Array:
         """Float32 logits; like timm's, the head is a 1x1 convolution: its kernel has four axes."""
         head = convolve.Conv(self.num_classes, 1, use_bias=True, kernel_init=layers.small_normal,
-                           name='head')
+                             name='head')
         return head(x_NF.reshape(len(x_NF), 1, 1, -1)).reshape(len(x_NF), -1)

@@ -25,15 +25,16 @@ class Model(nn.Module):
     The image is a sequence of H steps of W * C values, as in Le et al. 2015 (arXiv:1504.00941).
 
     Attributes:
-      num_classes: K, or 0 for the features.
+      num_classes: K; 0 gives the features in place of logits.
       cell: 'lstm' or 'gru'.
       hidden: width of the state, per direction.
       num_layers: recurrent layers, stacked.
-      bidirectional: reads the rows both ways and joins the two (Schuster and Paliwal 1997).
+      bidirectional: whether a second layer reads the rows from the bottom to the top, and both
+        outputs are concatenated (Schuster and Paliwal 1997).
       pool: 'last', the final state (of both directions), or 'mean', the mean over the rows.
       dropout: rate between the layers and before the head.
       act: activation of candidate and output inside the cell, see ``layers.ACTIVATIONS``; the gates
-        stay sigmoid. Unbounded ones can blow up over long images.
+        stay sigmoid. Unbounded activations can diverge over long images.
       dtype: compute dtype, 'float32' or 'bfloat16'.
     """
 
@@ -64,7 +65,7 @@ class Model(nn.Module):
             'pool',
             self.pool,
             {
-                # Each direction's last step: the backward one ends at the top row.
+                # The last step of each direction: that of the backward one is the top row.
                 'last': lambda ys_NTF: jnp.concatenate(
                     [ys_NTF[0][:, -1], *(y_NTF[:, 0] for y_NTF in ys_NTF[1:])], axis=-1
                 ),
@@ -78,12 +79,12 @@ class Model(nn.Module):
         x_NTF = image_NHWC.astype(dtype).reshape(N, H, -1)
         for i in range(1, self.num_layers + 1):
             ys_NTF = []
-            for way in ('forward', 'backward')[: 1 + self.bidirectional]:
-                step = cell(name=f'{way}{i}')
-                # flax starts from float32, which strict promotion refuses next to bfloat16 gates.
+            for direction in ('forward', 'backward')[: 1 + self.bidirectional]:
+                step = cell(name=f'{direction}{i}')
+                # flax would start from float32, which strict promotion refuses with bfloat16 gates.
                 zeros_NF = jnp.zeros((N, self.hidden), dtype)
                 start = (zeros_NF, zeros_NF) if self.cell == 'lstm' else zeros_NF
-                scan = nn.RNN(step, reverse=way == 'backward', keep_order=True)
+                scan = nn.RNN(step, reverse=direction == 'backward', keep_order=True)
                 ys_NTF.append(scan(x_NTF, initial_carry=start))
             out[f'layer{i}'] = jnp.concatenate(ys_NTF, axis=-1)
             x_NTF = drop()(out[f'layer{i}'])

@@ -22,9 +22,9 @@ RENAMES = {'head': 'fc'}
 
 
 class Block(nn.Module):
-    """Half of the channels passes by, half is convolved, then the halves are shuffled.
+    """Half of the channels stays, half is convolved, then the halves are shuffled.
 
-    With strides all channels go both ways: x_NHWC -> y_NHWF.
+    x_NHWC -> y_NHWF. With strides above 1 both branches get all channels and convolve them.
     """
 
     features: int
@@ -37,14 +37,14 @@ class Block(nn.Module):
     def __call__(self, x_NHWC: jax.Array) -> jax.Array:
         half, s = self.features // 2, self.strides
         if s == 1:
-            by_NHWC, y_NHWC = jnp.split(x_NHWC, 2, axis=-1)
+            first_NHWC, y_NHWC = jnp.split(x_NHWC, 2, axis=-1)
         else:
-            by_NHWC, y_NHWC = self._depthwise('branch1', 0, x_NHWC), x_NHWC
-            by_NHWC = self._pointwise('branch1', 2, half, by_NHWC)
+            first_NHWC, y_NHWC = self._depthwise('branch1', 0, x_NHWC), x_NHWC
+            first_NHWC = self._pointwise('branch1', 2, half, first_NHWC)
         y_NHWC = self._pointwise('branch2', 0, half, y_NHWC)
         y_NHWC = self._depthwise('branch2', 3, y_NHWC)
         y_NHWC = self._pointwise('branch2', 5, half, y_NHWC)
-        both_NHW2C = jnp.stack([by_NHWC, y_NHWC], axis=-2)
+        both_NHW2C = jnp.stack([first_NHWC, y_NHWC], axis=-2)
         return both_NHW2C.swapaxes(3, 4).reshape(*y_NHWC.shape[:3], self.features)
 
     def _depthwise(self, branch: str, i: int, x_NHWC: jax.Array) -> jax.Array:
@@ -61,14 +61,14 @@ class Model(nn.Module):
     """ShuffleNet V2 (Ma et al. 2018, arXiv:1807.11164).
 
     Attributes:
-      num_classes: K, or 0 for the features.
-      depths: blocks of every stage; each halves the image.
-      widths: channels of every stage, even, at least as many as stages.
+      num_classes: K; 0 gives the features in place of logits.
+      depths: number of blocks of each stage; each stage halves the map.
+      widths: channels of each stage, even numbers, at least as many as stages.
       stem_width: channels before the stages.
-      features: channels of the 1x1 convolution after them.
+      features: channels of the 1x1 convolution after the stages.
       stem: 'imagenet' (3x3 of stride 2, then max pooling) or 'cifar' (3x3, full resolution).
       dropout: rate before the head.
-      remat: recomputes the blocks in the backward pass, for memory.
+      remat: recomputes the blocks in the backward pass, which saves memory.
       act: activation, see ``layers.ACTIVATIONS``.
       dtype: compute dtype, 'float32' or 'bfloat16'.
     """

@@ -13,17 +13,17 @@ from imgjax.models.parts import convolve, layers, pooling
 VARIANTS = {
     'squeezenet1_0': {'stem': (96, 7, 2), 'squeezes': ((16, 16, 32), (32, 48, 48, 64), (64,))},
     'squeezenet1_1': {'stem': (64, 3, 2), 'squeezes': ((16, 16), (32, 32), (48, 48, 64, 64))},
-    # Few pixels and 'relu' may leave a class at 0 on every image, where it has no gradient.
+    # With few pixels and 'relu' the logit of a class may be 0, without gradient, on all images.
     'tiny_squeezenet': {'stem': (16, 3, 1), 'squeezes': ((4,), (8,)), 'act': 'gelu',
                         'dropout': 0.0},
 }
 RENAMES = {'head': 'classifier.1'}
-# Where a new head starts: an activation follows it, and ReLU has no slope at 0.
+# Where the bias of a new head starts: a ReLU follows it, which has no gradient at 0.
 NEW_HEAD_BIAS = 1.0
 
 
 class Fire(nn.Module):
-    """A narrow 1x1 convolution, then 1x1 and 3x3 ones side by side, each four times as wide."""
+    """A narrow 1x1 convolution, then parallel 1x1 and 3x3 ones, each four times as wide."""
 
     squeeze: int
     conv: Callable
@@ -40,14 +40,14 @@ class Fire(nn.Module):
 class Model(nn.Module):
     """SqueezeNet (Iandola et al. 2016, arXiv:1602.07360) without bypasses.
 
-    Its head is a 1x1 convolution on the last map: logits are means of its activation, not of it, so
-    they are never negative with 'relu'.
+    The head is a 1x1 convolution on the last map, and the logits are the means after its
+    activation; so with 'relu' they are never negative.
 
     Attributes:
-      num_classes: K, or 0 for the features.
+      num_classes: K; 0 gives the features in place of logits.
       stem: width, kernel size and strides of the first convolution.
-      squeezes: width between the layers of every fire module, stage by stage; a 3x3 max pooling of
-        stride 2 is before each stage.
+      squeezes: width of the 1x1 convolution of each fire module, by stages; a 3x3 max pooling of
+        stride 2 comes before each stage.
       dropout: rate before the head.
       act: activation, see ``layers.ACTIVATIONS``.
       dtype: compute dtype, 'float32' or 'bfloat16'.
@@ -64,7 +64,7 @@ class Model(nn.Module):
     def __call__(self, image_NHWC: jax.Array, *, train: bool) -> layers.Outputs:
         """float (N, H, W, C) -> float32 logits (N, K).
 
-        ``out`` has stem, stage1.., pre_logits (the last map's means) and logits.
+        ``out`` has stem, stage1.., pre_logits (the means of the last map) and logits.
 
         Raises:
           ValueError: the image is too small.

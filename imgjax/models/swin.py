@@ -57,7 +57,7 @@ class WindowAttention(nn.Module):
                               ((2 * h - 1) * (2 * w - 1), self.heads), jnp.float32)
         bias_HLL = table_RH[windows_lib.relative_index(h, w)].transpose(2, 0, 1)
         q_NGLHK, k_NGLHK, v_NGLHK = (qkv_NGL3HK[:, :, :, i] for i in range(3))
-        y_NGLHK, attn_NGHLL = windows_lib.attend_inside(
+        y_NGLHK, attn_NGHLL = windows_lib.attend_in_windows(
             self.attend, q_NGLHK, k_NGLHK, v_NGLHK, bias_HLL, mask_GLL)
         y_NGLC = dense(C, name='proj')(y_NGLHK.reshape(*NGL, C))
         return parallel.whole(y_NGLC), attn_NGHLL
@@ -75,7 +75,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x_NHWC: jax.Array, rate: branches.Rate) -> Attended:
-        y_NHWC, attn_NGHLL = windows_lib.shifted(
+        y_NHWC, attn_NGHLL = windows_lib.shifted_windows(
             self.attention(name='attn'), self.norm(name='norm1')(x_NHWC), self.window, self.shift)
         x_NHWC = self.residual()(x_NHWC, y_NHWC, rate)
         y_NHWC = self.mlp(name='mlp')(self.norm(name='norm2')(x_NHWC))
@@ -85,23 +85,22 @@ class Block(nn.Module):
 class Model(nn.Module):
     """Swin transformer (Liu et al. 2021, arXiv:2103.14030).
 
-    The image given to ``init`` bounds the windows, which are no larger than the feature map; maps
-    that they do not tile are padded. With other windows it is S3 (Chen et al. 2021,
-    arXiv:2111.14725).
+    The image given to ``init`` limits the windows, which are no larger than the map; a map that
+    they do not tile is padded. With other windows it is S3 (Chen et al. 2021, arXiv:2111.14725).
 
     Attributes:
-      num_classes: K, or 0 for the features.
-      patch_size: side of a patch; must divide the image's.
+      num_classes: K; 0 gives the features in place of logits.
+      patch_size: side of a patch in pixels; must divide the sides of the image.
       width: channels of the first stage; each further stage doubles them and halves the map.
-      depths: blocks of every stage; every second one shifts its windows.
-      heads: attention heads of every stage; divide its channels.
-      windows: side of a window in every stage, in tokens.
-      mlp_ratio: hidden width of a block's MLP over its channels.
+      depths: number of blocks of each stage; every second block shifts its windows.
+      heads: number of attention heads of each stage; divides its channels.
+      windows: side of a window in tokens, for each stage.
+      mlp_ratio: hidden width of a block's MLP, as a multiple of its channels.
       attention: 'xla', or 'maps', which adds stage1_block0_attn.. (N, G, H, L, L) of the G windows
         to ``out``.
       dropout: rate before the head.
-      drop_path: stochastic depth, rising linearly from 0 to this rate in the last block.
-      remat: recomputes the blocks in the backward pass, for memory.
+      drop_path: rate of stochastic depth in the last block; it rises linearly from 0.
+      remat: recomputes the blocks in the backward pass, which saves memory.
       act: activation, see ``layers.ACTIVATIONS``.
       dtype: compute dtype, 'float32' or 'bfloat16'.
     """
@@ -137,7 +136,7 @@ class Model(nn.Module):
             return partial(WindowAttention, self.heads[i], attend, dtype)
 
         def merge(x_NHWC, features, name):
-            x_NHWC = norm(name=f'{name}.norm')(windows_lib.quads(x_NHWC))
+            x_NHWC = norm(name=f'{name}.norm')(windows_lib.space_to_depth(x_NHWC))
             return layers.Dense(features, use_bias=False, dtype=dtype, kernel_init=normal,
                                 name=f'{name}.reduction')(x_NHWC)
 

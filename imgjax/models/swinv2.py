@@ -45,9 +45,9 @@ BUFFERS = ('relative_position_index', 'relative_coords_table', 'attn_mask', 'k_b
 
 
 def log_offsets(h: int, w: int, unit_h: int, unit_w: int) -> np.ndarray:
-    """Returns offset_R2: every row of the table that ``windows.relative_index`` is about.
+    """Returns offset_R2: the offset of each row of the table of ``windows.relative_index``.
 
-    An offset of unit - 1 pixels counts 8 and is scaled to log2(1 + 8) / 3, with its sign.
+    They are scaled so that unit - 1 pixels are 8, then an offset d is sign(d) log2(1 + |d|) / 3.
     """
     y_HW, x_HW = np.mgrid[1 - h:h, 1 - w:w]
     offset_HW2 = 8 * np.stack([y_HW / max(1, unit_h - 1), x_HW / max(1, unit_w - 1)], axis=-1)
@@ -56,7 +56,7 @@ def log_offsets(h: int, w: int, unit_h: int, unit_w: int) -> np.ndarray:
 
 
 def _unit(x: jax.Array, epsilon: float = 1e-12) -> jax.Array:
-    """x of length 1 along its last axis, in float32."""
+    """Returns x, scaled to length 1 along its last axis, in float32."""
     x = x.astype(jnp.float32)
     return x * lax.rsqrt(jnp.maximum(jnp.square(x).sum(axis=-1, keepdims=True), epsilon**2))
 
@@ -64,11 +64,11 @@ def _unit(x: jax.Array, epsilon: float = 1e-12) -> jax.Array:
 class WindowAttention(nn.Module):
     """Self-attention inside of windows: (x_NGLC, (h, w), mask_GLL) -> (y_NGLC, attn_NGHLL).
 
-    The scores are cosines of queries and keys times a learned factor a head, at most 100; a small
-    network gives their bias for every head and offset of the query from the key.
+    The scores are the cosines of queries and keys times a learned factor per head, at most 100. A
+    small network gives their bias for every head and offset of the query from the key.
 
     Attributes:
-      trained: side of the window that the offsets are measured by, or 0 for the window's own.
+      trained: side of the window that offsets are relative to, or 0 for the window's own.
     """
 
     heads: int
@@ -91,9 +91,9 @@ class WindowAttention(nn.Module):
         start = nn.initializers.constant(math.log(10))
         scale_H11 = self.param('logit_scale', start, (self.heads, 1, 1), jnp.float32)
         scale_H11 = jnp.exp(jnp.minimum(scale_H11, math.log(100)))
-        undone = q_NGLHK.shape[-1] ** 0.5  # attend divides by it
-        q_NGLHK = _unit(q_NGLHK) * (scale_H11 * undone).reshape(1, 1, 1, self.heads, 1)
-        y_NGLHK, attn_NGHLL = windows_lib.attend_inside(
+        root = q_NGLHK.shape[-1] ** 0.5  # attend divides by it
+        q_NGLHK = _unit(q_NGLHK) * (scale_H11 * root).reshape(1, 1, 1, self.heads, 1)
+        y_NGLHK, attn_NGHLL = windows_lib.attend_in_windows(
             self.attend, q_NGLHK.astype(self.dtype), _unit(k_NGLHK).astype(self.dtype), v_NGLHK,
             self._bias(*sides), mask_GLL)
         y_NGLC = dense(C, name='proj')(y_NGLHK.reshape(*NGL, C))
@@ -122,7 +122,7 @@ class Block(nn.Module):
     def __call__(self, x_NHWC: jax.Array, rate: branches.Rate) -> Attended:
         # The norms start at 0, so that a block starts as its shortcut.
         norm = partial(self.norm, scale_init=layers.zeros)
-        y_NHWC, attn_NGHLL = windows_lib.shifted(
+        y_NHWC, attn_NGHLL = windows_lib.shifted_windows(
             self.attention(name='attn'), x_NHWC, self.window, self.shift)
         x_NHWC = self.residual()(x_NHWC, norm(name='norm1')(y_NHWC), rate)
         y_NHWC = norm(name='norm2')(self.mlp(name='mlp')(x_NHWC))
@@ -132,25 +132,25 @@ class Block(nn.Module):
 class Model(nn.Module):
     """Swin transformer V2 (Liu et al. 2021, arXiv:2111.09883).
 
-    No parameter depends on the image's size. Windows are no larger than the feature map; maps that
-    they do not tile are padded.
+    No parameter depends on the size of the image. Windows are no larger than the map; a map that
+    they do not tile is padded.
 
     Attributes:
-      num_classes: K, or 0 for the features.
-      patch_size: side of a patch; must divide the image's.
+      num_classes: K; 0 gives the features in place of logits.
+      patch_size: side of a patch in pixels; must divide the sides of the image.
       width: channels of the first stage; each further stage doubles them and halves the map.
-      depths: blocks of every stage; every second one shifts its windows.
-      heads: attention heads of every stage; divide its channels.
-      windows: side of a window in every stage, in tokens.
-      trained_windows: the sides that the weights were trained with where they are others, which
-        the offsets inside of a window are measured by; 0 for the window's own.
-      mlp_ratio: hidden width of a block's MLP over its channels.
+      depths: number of blocks of each stage; every second block shifts its windows.
+      heads: number of attention heads of each stage; divides its channels.
+      windows: side of a window in tokens, for each stage.
+      trained_windows: side of the windows that the weights were trained with, for each stage; the
+        offsets inside of a window are relative to it; 0 for that of ``windows``.
+      mlp_ratio: hidden width of a block's MLP, as a multiple of its channels.
       attention: 'xla', or 'maps', which adds stage1_block0_attn.. (N, G, H, L, L) of the G windows
         to ``out``.
       dropout: rate before the head.
-      drop_path: stochastic depth, rising linearly from 0 to this rate in the last block.
-      remat: recomputes the blocks in the backward pass, for memory.
-      act: activation of the blocks, see ``layers.ACTIVATIONS``.
+      drop_path: rate of stochastic depth in the last block; it rises linearly from 0.
+      remat: recomputes the blocks in the backward pass, which saves memory.
+      act: activation of the MLPs, see ``layers.ACTIVATIONS``.
       dtype: compute dtype, 'float32' or 'bfloat16'.
     """
 
@@ -188,6 +188,6 @@ class Model(nn.Module):
         def merge(x_NHWC, features, name):
             reduction = layers.Dense(features, use_bias=False, dtype=dtype, kernel_init=normal,
                                      name=f'{name}.reduction')
-            return norm(name=f'{name}.norm')(reduction(windows_lib.quads(x_NHWC)))
+            return norm(name=f'{name}.norm')(reduction(windows_lib.space_to_depth(x_NHWC)))
 
         return forward(self, image_NHWC, Block, attention, merge, norm, train=train)

@@ -22,18 +22,18 @@ RENAMES = {'head': 'head.fc'}
 class Model(nn.Module):
     """VGG (Simonyan and Zisserman 2014, arXiv:1409.1556): 3x3 convolutions, pooled by two.
 
-    The dense layers of the paper slide over the last map as convolutions, and their outputs are
-    averaged; a map smaller than their window is stretched to it.
+    The dense layers of the paper are convolutions over the last map, whose outputs are averaged; a
+    map smaller than their window is enlarged to it.
 
     Attributes:
-      num_classes: K, or 0 for the features.
-      depths: convolutions of every stage; a stage ends with a max pooling by two.
-      widths: channels of every stage, at least as many as stages.
-      norm: after every convolution, 'none', 'batch', 'group' or 'layer'; there is a bias in any
-        case.
+      num_classes: K; 0 gives the features in place of logits.
+      depths: number of convolutions of each stage; a stage ends with a max pooling by two.
+      widths: channels of each stage, at least as many numbers as stages.
+      norm: norm after each convolution, 'none', 'batch', 'group' or 'layer'; convolutions always
+        have a bias.
       grid: side of the window of the first dense layer.
       hidden: widths of the dense layers before the head.
-      dropout: rate after every one of them; the paper has 0.5.
+      dropout: rate after each of these dense layers; the paper has 0.5.
       act: activation, see ``layers.ACTIVATIONS``.
       dtype: compute dtype, 'float32' or 'bfloat16'.
     """
@@ -68,16 +68,16 @@ class Model(nn.Module):
             for _ in range(depth):
                 x_NHWC = conv(self.widths[i], name=f'features.{index}')(x_NHWC)
                 x_NHWC = act(norm(name=f'features.{index + 1}')(x_NHWC))
-                index += 2 if self.norm == 'none' else 3  # the activation counts
+                index += 2 if self.norm == 'none' else 3  # torch counts the activation
             x_NHWC = pooling.max_pool(x_NHWC, 2, 2)
-            index += 1  # and so does the pooling
+            index += 1  # and the pooling
             out[f'stage{i + 1}'] = x_NHWC
 
         sides = tuple(max(self.grid, side) for side in x_NHWC.shape[1:3])
         x_NHWC = pooling.adaptive_avg_pool(x_NHWC, sides)
         for i, width in enumerate(self.hidden, 1):
             window = self.grid if i == 1 else 1
-            # Where the window cannot move, as at 224 pixels, this stride makes it a dense layer.
+            # Where one window covers the map, as at 224 pixels, this stride makes it a dense layer.
             strides = window if x_NHWC.shape[1:3] == (window, window) else 1
             fc = conv(width, window, strides, padding=0, name=f'pre_logits.fc{i}')
             x_NHWC = drop()(act(fc(x_NHWC)))

@@ -103,7 +103,7 @@ class Block(nn.Module):
 
 
 def sincos_2d(h: int, w: int, width: int, temperature: float = 10_000.0) -> np.ndarray:
-    """Fixed float32 position table (1, h * w, width) of MoCo v3 (arXiv:2104.02057).
+    """Returns the fixed float32 positions (1, h * w, width) of MoCo v3 (arXiv:2104.02057).
 
     The quarters of the last axis are sin x, cos x, sin y, cos y. ValueError unless 4 | width.
     """
@@ -118,34 +118,34 @@ def sincos_2d(h: int, w: int, width: int, temperature: float = 10_000.0) -> np.n
 class Model(nn.Module):
     """Vision transformer (Dosovitskiy et al. 2020, arXiv:2010.11929); its head starts at zero.
 
-    The image given to ``init`` sets the resolution: learned positions are shaped by it.
+    The image given to ``init`` sets the resolution: the learned positions have its shape.
 
     Attributes:
-      num_classes: K, or 0 for the features.
-      patch_size: side of a patch; must divide the image's.
+      num_classes: K; 0 gives the features in place of logits.
+      patch_size: side of a patch in pixels; must divide the sides of the image.
       width: D of the tokens; divisible by ``heads``.
       depth: number of blocks.
-      heads: attention heads.
-      mlp_ratio: hidden width of a block's MLP over ``width``.
+      heads: number of attention heads.
+      mlp_ratio: hidden width of a block's MLP, as a multiple of ``width``.
       qkv_bias: whether queries, keys and values have a bias.
       pos: 'learned' or 'sincos' (fixed, patches only).
-      pos_tokens: whether tokens other than patches have a learned position too (not in DeiT III,
+      pos_tokens: whether tokens other than patches also have a learned position (not in DeiT III,
         Touvron et al. 2022, arXiv:2204.07118).
-      pre_norm: whether the embedding is normed, and the patches' map without bias (CLIP).
-      layer_scale: start of a factor a channel after attention and MLP (Touvron et al. 2021,
-        arXiv:2103.17239); None for no such factors.
-      epsilon: of the norms.
-      pool: 'token', a class token, or 'token_avg', it and the mean of the others side by side; or
-        with none the 'avg' or 'max' of the normed patches, or 'map', attention by a learned query.
-      distilled: a second token with a head of its own (DeiT, Touvron et al. 2020,
-        arXiv:2012.12877): in training ``out`` has its logits_dist, which get a loss as the logits
-        do, and evaluation takes the mean of both heads.
+      pre_norm: whether a norm follows the embedding, whose linear map has no bias (CLIP).
+      layer_scale: start of a learned factor per channel after attention and MLP (Touvron et al.
+        2021, arXiv:2103.17239); None for none.
+      epsilon: added to the variance in the norms.
+      pool: 'token', a class token, 'token_avg', it and the mean of the others, concatenated; or
+        without one 'avg' or 'max' of the normed patches, or 'map', attention by a learned query.
+      distilled: whether a second token has its own head (DeiT, Touvron et al. 2020,
+        arXiv:2012.12877): in training ``out`` has its logits_dist, which also get a loss, and in
+        evaluation the logits are the mean of both heads.
       attention: 'xla', 'cudnn' (GPU, bfloat16) or 'maps', which adds block00_attn.. to ``out``.
       dropout: rate after positions, attention and both MLP layers.
-      drop_path: stochastic depth, rising linearly from 0 to this rate in the last block.
-      scan_layers: one traced block scanned over parameters ``blocks`` of leading axis ``depth``,
-        not ``blocks.0``..: compiles in constant time.
-      remat: recomputes the blocks in the backward pass, for memory.
+      drop_path: rate of stochastic depth in the last block; it rises linearly from 0.
+      scan_layers: whether one block is scanned over parameters ``blocks`` with a leading axis of
+        ``depth``, in place of ``blocks.0``..: it compiles in constant time.
+      remat: recomputes the blocks in the backward pass, which saves memory.
       act: activation, see ``layers.ACTIVATIONS``.
       dtype: compute dtype, 'float32' or 'bfloat16'.
     """
@@ -225,8 +225,8 @@ class Model(nn.Module):
 
     def _blocks(self, policy: dict[str, Any],
                 x_NLD: jax.Array) -> Iterator[tuple[str, dict[str, jax.Array]]]:
-        """Yields (name in out, arrays) block by block."""
-        # Inside a scan nothing can be merged with the forward pass, and the barrier only costs.
+        """Yields (name in out, arrays) of each block."""
+        # Inside a scan XLA cannot merge the recomputation with the forward pass: no barrier.
         block = nn.remat(Block, prevent_cse=not self.scan_layers) if self.remat else Block
         rates = branches.drop_path_rates(self.drop_path, self.depth)
         if self.scan_layers:
@@ -243,7 +243,7 @@ class Model(nn.Module):
                 yield f'block{i:02}', arrays
 
     def _embed(self, x_NHWC: jax.Array, dtype: Any) -> jax.Array:
-        """Tokens x_NLD: a linear map of every patch, positions, and other tokens if any."""
+        """Returns the tokens x_NLD: a linear map of every patch, positions, and other tokens."""
         N, H, W, _ = x_NHWC.shape
         P, D = self.patch_size, self.width
         x_NLD = convolve.patches(

@@ -30,10 +30,10 @@ VARIANTS['tiny_xcit'] = {'width': 16, 'depth': 2, 'heads': 2, 'patch_size': 4, '
 
 
 def fourier(h: int, w: int, width: int = 32) -> np.ndarray:
-    """Fixed float32 table (h, w, 2 * width) of waves of y, then of x, sine and cosine in turns.
+    """Returns float32 waves (h, w, 2 * width) of y, then of x, alternating sine and cosine.
 
-    Positions span one turn at the highest frequency, whatever the image's size, and frequencies
-    fall geometrically from 1 towards 1 / 10,000.
+    A side of any length is one full turn at the highest frequency; the frequencies fall
+    geometrically from 1 towards 1 / 10,000.
     """
     omega_F = 10_000.0 ** (-2 * np.arange(width // 2) / width)
 
@@ -62,7 +62,7 @@ class CrossCovariance(nn.Module):
         temperature_H11 = self.param('temperature', layers.ones, (self.heads, 1, 1), jnp.float32)
 
         def unit(x_NLHK):
-            """Every channel as a vector of length 1 over the tokens."""
+            """Returns each channel, scaled to length 1 over the tokens."""
             x_NLHK = x_NLHK.astype(jnp.float32)
             squares_N1HK = jnp.sum(jnp.square(x_NLHK), axis=1, keepdims=True)
             return (x_NLHK * jax.lax.rsqrt(jnp.maximum(squares_N1HK, 1e-24))).astype(self.dtype)
@@ -75,12 +75,12 @@ class CrossCovariance(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention between channels, between neighbours by convolution, and an MLP: as x_NLD -> y_NLD.
+    """Attention between channels, convolutions between neighbours and an MLP: x_NLD -> y_NLD.
 
     Attributes:
       grid: height and width in patches.
-      conv: of the neighbours, 3x3 a channel.
-      batch_norm: between its two layers.
+      conv: constructor of the two depthwise 3x3 convolutions.
+      batch_norm: constructor of the norm between the two.
     """
 
     attention: Callable
@@ -114,7 +114,7 @@ class Block(nn.Module):
 class ClassBlock(nn.Module):
     """Attention and MLP of the first token: x_NLD -> (y_NLD, attn_NH1L in float32 or None).
 
-    Of the patches only norms are taken, which the next block and the head see.
+    The patches are only normed, for the next block and the head.
     """
 
     attention: Callable
@@ -136,7 +136,7 @@ class ClassBlock(nn.Module):
         else:
             x_NLD = jnp.concatenate([norm(x_NLD[:, :1]), x_NLD[:, 1:]], axis=1)
         token_N1D = scale(self.mlp(name='mlp')(x_NLD[:, :1]), name='gamma2')
-        # What the reference does: the patches are added to themselves.
+        # As in the reference, the patches are added to themselves.
         return x_NLD + jnp.concatenate([token_N1D, x_NLD[:, 1:]], axis=1), attn_NH1L
 
 
@@ -146,21 +146,21 @@ class Model(nn.Module):
     No parameter depends on the image's size.
 
     Attributes:
-      num_classes: K, or 0 for the features.
-      patch_size: a power of two; the patches are made by as many 3x3 convolutions of stride 2.
+      num_classes: K; 0 gives the features in place of logits.
+      patch_size: side of a patch, 2^n: n 3x3 convolutions of stride 2 make the patches.
       width: D of the tokens; divisible by ``heads`` and half ``patch_size``.
-      depth: blocks of patches alone.
-      token_depth: blocks of the class token that follow.
-      heads: attention heads.
-      mlp_ratio: hidden width of a block's MLP over ``width``.
-      norm_patches: whether the class token's blocks norm the patches a second time.
-      layer_scale: start of a factor a channel after each branch of a block.
-      init_std: standard deviation of the dense kernels' start.
+      depth: number of blocks of the patches alone.
+      token_depth: number of blocks of the class token after them.
+      heads: number of attention heads.
+      mlp_ratio: hidden width of a block's MLP, as a multiple of ``width``.
+      norm_patches: whether the blocks of the class token norm the patches a second time.
+      layer_scale: start of a learned factor per channel after each branch of a block.
+      init_std: standard deviation of the dense kernels at the start.
       epsilon: of the layer norms.
       attention: of the class token, 'xla' or 'maps', which adds token00_attn.. to ``out``.
       dropout: rate before the head.
-      drop_path: stochastic depth at this one rate in all blocks of patches, as in the paper.
-      remat: recomputes the blocks in the backward pass, for memory.
+      drop_path: rate of stochastic depth, the same in all blocks of patches, as in the paper.
+      remat: recomputes the blocks in the backward pass, which saves memory.
       act: activation, see ``layers.ACTIVATIONS``.
       dtype: compute dtype, 'float32' or 'bfloat16'.
     """
@@ -198,7 +198,7 @@ class Model(nn.Module):
         N, P, D = image_NHWC.shape[0], self.patch_size, self.width
         steps = P.bit_length() - 1
         if P < 2 or P != 2**steps:
-            raise ValueError(f'patch_size {P} is no power of two, which strides of 2 lead to')
+            raise ValueError(f'patch_size {P} is no power of two: strides of 2 make the patches')
         if image_NHWC.shape[1] % P or image_NHWC.shape[2] % P:
             raise ValueError(f'patches of {P} pixels do not tile an image of '
                              f'{image_NHWC.shape[1]} by {image_NHWC.shape[2]}')

@@ -1,4 +1,4 @@
-"""Attention over tokens, and over channels: what several families share."""
+"""Attention over tokens and over channels."""
 
 import math
 from collections.abc import Callable
@@ -20,7 +20,7 @@ def attend(q_NLHK: jax.Array, k_NLHK: jax.Array, v_NLHK: jax.Array,
     """Softmax attention (Vaswani et al. 2017, arXiv:1706.03762), scaled by 1 / sqrt(K).
 
     Args:
-      q_NLHK, k_NLHK, v_NLHK: of one dtype; q may be of another length than k and v.
+      q_NLHK, k_NLHK, v_NLHK: of one dtype; the length L of q may differ from that of k and v.
       bias_HLL: float32, added to the scores; any shape that broadcasts to attn_NHLL with its rank
         or one less.
 
@@ -40,7 +40,7 @@ def attend(q_NLHK: jax.Array, k_NLHK: jax.Array, v_NLHK: jax.Array,
 
 @jax.custom_jvp
 def _average(scores_NHLL: jax.Array, v_NHLK: jax.Array) -> jax.Array:
-    """The values' averages y_NHLK under the scores' softmax."""
+    """Returns y_NHLK, the averages of the values weighted by the softmax of the scores."""
     return _weighted(jax.nn.softmax(scores_NHLL), v_NHLK)
 
 
@@ -50,18 +50,18 @@ def _weighted(attn_NHLL: jax.Array, v_NHLK: jax.Array) -> jax.Array:
 
 @_average.defjvp
 def _average_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
-    # Transposed, this sums y * dy over the channels where jax.nn.softmax's gradient sums
-    # attn * dattn over the values (Dao et al. 2022, arXiv:2205.14135, appendix B.2): the same sum
-    # of fewer numbers.
+    # Transposed, this sums y * dy over the channels, where the gradient of jax.nn.softmax sums
+    # attn * dattn over the values: the same sum of fewer numbers (Dao et al. 2022,
+    # arXiv:2205.14135, appendix B.2).
     scores_NHLL, v_NHLK = primals
     dscores_NHLL, dv_NHLK = tangents
     attn_NHLL = jax.nn.softmax(scores_NHLL)
     y_NHLK = _weighted(attn_NHLL, v_NHLK)
-    change_NHLL = attn_NHLL * dscores_NHLL
-    less_NHL1 = layers.once(-change_NHLL.sum(-1, keepdims=True))
-    moved_NHLK = (less_NHL1 * y_NHLK.astype(jnp.float32)).astype(y_NHLK.dtype)
+    weighted_NHLL = attn_NHLL * dscores_NHLL
+    minus_mean_NHL1 = layers.once(-weighted_NHLL.sum(-1, keepdims=True))
+    correction_NHLK = (minus_mean_NHL1 * y_NHLK.astype(jnp.float32)).astype(y_NHLK.dtype)
     return y_NHLK, (
-        _weighted(change_NHLL, v_NHLK) + moved_NHLK + _weighted(attn_NHLL, dv_NHLK))
+        _weighted(weighted_NHLL, v_NHLK) + correction_NHLK + _weighted(attn_NHLL, dv_NHLK))
 
 
 def cudnn(q_NLHK: jax.Array, k_NLHK: jax.Array, v_NLHK: jax.Array,
@@ -72,11 +72,11 @@ def cudnn(q_NLHK: jax.Array, k_NLHK: jax.Array, v_NLHK: jax.Array,
     return jax.nn.dot_product_attention(q_NLHK, k_NLHK, v_NLHK, implementation='cudnn'), None
 
 
-# 'maps' gives what others throw away.
+# Only 'maps' returns the attention maps.
 ATTENTIONS = {'xla': lambda *args: (attend(*args)[0], None), 'cudnn': cudnn, 'maps': attend}
 
 
-# What config.mesh.tensor cuts in transformers: attention by heads, the MLP by hidden units.
+# How config.mesh.tensor splits a transformer: attention by heads, the MLP by hidden units.
 BY_HEADS = (
     (r'attn/qkv/(kernel|bias)$', 'heads'),
     (r'attn/proj/kernel$', -2),
@@ -86,9 +86,9 @@ BY_HEADS = (
 
 
 class Heads(nn.Module):
-    """Queries, keys and values by heads: x_..D -> (..., 3, H, K), by one map kept as (D, 3 D).
+    """Queries, keys and values of each head: x (..., D) -> (..., 3, H, K), by one dense layer.
 
-    On a mesh with an axis `tensor` each device computes its heads.
+    Its kernel is (D, 3 D). On a mesh with an axis `tensor` each device computes its own heads.
     """
 
     heads: int
@@ -103,7 +103,7 @@ class Heads(nn.Module):
         kernel_DF = self.param('kernel', self.kernel_init, (D, 3 * D), jnp.float32)
         bias_F = self.param('bias', layers.zeros, (3 * D,), jnp.float32) if self.use_bias else None
         x, kernel_DF, bias_F = nn.dtypes.promote_dtype(x, kernel_DF, bias_F, dtype=self.dtype)
-        if parallel.parts() == 1:  # the same numbers, by the program of a dense layer
+        if parallel.parts() == 1:  # the same numbers by the faster program of a dense layer
             y = layers.dot(x, kernel_DF)
             y = y if bias_F is None else y + bias_F.reshape((1,) * (y.ndim - 1) + (-1,))
             return y.reshape(*x.shape[:-1], *shape)
@@ -119,7 +119,7 @@ class Heads(nn.Module):
 class Attention(nn.Module):
     """Multi-head self-attention (Vaswani et al. 2017, arXiv:1706.03762) with one qkv projection.
 
-    x_NLD -> (y_NLD, attn_NHLL in float32 or None), as ``attend(q, k, v)`` gives them.
+    x_NLD -> (y_NLD, attn_NHLL in float32 or None); ``attend`` is one of ``ATTENTIONS``.
     """
 
     heads: int
@@ -131,7 +131,7 @@ class Attention(nn.Module):
     def __call__(self, x_NLD: jax.Array) -> Attended:
         N, L, D = x_NLD.shape
         dense = partial(layers.Dense, dtype=self.dtype)
-        # Fan-in of the joint kernel is Xavier's scale for three separate square ones.
+        # By its fan-in the joint kernel starts as three square ones would by Xavier's rule.
         init = nn.initializers.variance_scaling(1.0, 'fan_in', 'uniform')
         qkv_NL3HK = Heads(self.heads, self.qkv_bias, init, self.dtype, name='qkv')(x_NLD)
         y_NLHK, attn_NHLL = self.attend(*(qkv_NL3HK[:, :, i] for i in range(3)))
@@ -140,13 +140,15 @@ class Attention(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """x_NHWC times a gate a channel, made of their means (Hu et al. 2017, arXiv:1709.01507).
+    """x_NHWC times a gate per channel, computed from the channel means (Hu et al. 2017).
+
+    arXiv:1709.01507.
 
     Attributes:
       reduced: width of the bottleneck.
       act: activation in the bottleneck.
-      gate: of the result.
-      names: of its two layers.
+      gate: activation of the gates.
+      names: names of the two layers.
     """
 
     reduced: int
@@ -164,7 +166,7 @@ class SqueezeExcite(nn.Module):
 
 
 class ECA(nn.Module):
-    """Efficient channel attention (Wang et al. 2019, arXiv:1910.03151): x_NHWC times a gate."""
+    """x_NHWC times a gate per channel: ECA (Wang et al. 2019, arXiv:1910.03151)."""
 
     dtype: Any
 

@@ -9,15 +9,16 @@ from flax import linen as nn
 
 from imgjax.models.parts import layers
 
-Rate = float | jax.Array  # share of the examples that stochastic depth drops a branch for
+# The rate of stochastic depth: the share of the examples for which a branch is dropped.
+Rate = float | jax.Array
 
 
 class Residual(nn.Module):
-    """x plus the branch y, which stochastic depth (Huang et al. 2016, arXiv:1603.09382) drops.
+    """x plus the branch y, with stochastic depth (Huang et al. 2016, arXiv:1603.09382).
 
-    It drops y whole for some examples. Unlike ``nn.Dropout`` it takes the rate as a call argument,
-    a float32 scalar that may be traced, so that blocks under ``nn.scan`` can have rates of their
-    own.
+    In training the whole branch is dropped for a share ``rate`` of the examples. Unlike in
+    ``nn.Dropout`` the rate is an argument of the call and may be traced, so that the blocks of an
+    ``nn.scan`` can have different rates.
     """
 
     deterministic: bool
@@ -46,7 +47,7 @@ def drop_path_rates(drop_path: float, depth: int) -> list[float]:
 
 
 class LayerScale(nn.Module):
-    """x times a learned factor ``gamma`` a channel (Touvron et al. 2021, arXiv:2103.17239)."""
+    """x times a learned factor ``gamma`` per channel (Touvron et al. 2021, arXiv:2103.17239)."""
 
     start: float
 
@@ -58,16 +59,20 @@ class LayerScale(nn.Module):
 
 
 def layer_scale(start: float | None) -> Callable:
-    """The constructor of ``LayerScale``, called as ``scale(name='ls1')(x)``; None: no factor."""
+    """Returns the constructor of ``LayerScale``, called as ``scale(name='ls1')(x)``.
+
+    Where ``start`` is None, it constructs the identity.
+    """
     if start is None:
         return lambda name: lambda x: x
     return functools.partial(LayerScale, start)
 
 
 def scaled(module: nn.Module, x: jax.Array, name: str, start: float | None) -> jax.Array:
-    """x times that parameter of the module, a factor a channel; x as it is where start is None.
+    """Returns x times a learned factor per channel, the parameter ``name`` of the module.
 
-    For families whose factors are no modules of their own, unlike ``LayerScale``.
+    Where ``start`` is None, it returns x. It serves families whose factors are parameters of the
+    block, not of a module as in ``LayerScale``.
     """
     if start is None:
         return x

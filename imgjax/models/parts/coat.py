@@ -1,4 +1,4 @@
-"""What MaxViT and CoAtNet share: the stem, the MBConv block before its attention, the head."""
+"""What MaxViT and CoAtNet share: the stem, the MBConv block and the hidden layer of the head."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,7 +12,7 @@ from imgjax.models.parts.attention import SqueezeExcite
 
 
 def halve(x_NHWC: jax.Array) -> jax.Array:
-    """Averages of 2x2 pixels; at an odd border with zeros."""
+    """Returns the averages of 2x2 pixels; a side of odd length is padded with zeros."""
     N, H, W, C = x_NHWC.shape
     x_NHWC = jnp.pad(x_NHWC, ((0, 0), (0, H % 2), (0, W % 2), (0, 0)))
     return x_NHWC.reshape(N, (H + 1) // 2, 2, (W + 1) // 2, 2, C).mean(axis=(2, 4))
@@ -20,13 +20,13 @@ def halve(x_NHWC: jax.Array) -> jax.Array:
 
 def stem(x_NHWC: jax.Array, widths: tuple[int, int], conv: Callable, norm: Callable,
          act: Callable) -> jax.Array:
-    """Returns x_NHWC at half its size: two 3x3 convolutions, layers of the calling module."""
+    """Returns the map at half the size of the image, by two 3x3 convolutions of the caller."""
     x_NHWC = conv(widths[0], 3, 2, name='stem.conv1')(x_NHWC)
     return conv(widths[1], 3, name='stem.conv2')(act(norm(name='stem.norm1')(x_NHWC)))
 
 
-def hidden(x_NF: jax.Array, norm: Callable, act: Callable) -> jax.Array:
-    """The features that the classifier sees: norm and a layer as wide, float32."""
+def hidden_layer(x_NF: jax.Array, norm: Callable, act: Callable) -> jax.Array:
+    """Returns the float32 features of the classifier: a norm and a dense layer as wide as x_NF."""
     y_NF = norm(name='hidden.norm', dtype=jnp.float32)(x_NF)
     dense = layers.Dense(x_NF.shape[-1], kernel_init=layers.torch_uniform, name='hidden.fc')
     return act(dense(y_NF))
@@ -43,13 +43,15 @@ class MBConv(nn.Module):
       strides: 1 or 2.
       conv: constructor of the convolutions, bound to dtype and padding.
       norm: constructor of the batch norms.
-      act: after them.
-      se_act: of squeeze and excitation.
+      act: activation after the norms.
+      se_act: activation of squeeze and excitation.
       residual: constructor of ``branches.Residual``.
-      paper: whether the hidden channels are four times the output's, not the input's, the shortcut
-        and the last convolution have a bias, and the first norm is without activation.
-      se_early: squeeze and excitation before the last norm, not after it.
-      pool_first: strides by pooling before the first convolution, not in the 3x3 one.
+      paper: the form of the paper: the hidden channels are four times the output's, not the
+        input's, the shortcut and the last convolution have a bias, and no activation follows the
+        first norm.
+      se_early: whether squeeze and excitation comes before the last norm, not after it.
+      pool_first: whether pooling before the first convolution halves the map, not the strides of
+        the 3x3 one.
     """
 
     features: int
@@ -91,5 +93,5 @@ class MBConv(nn.Module):
         return self.residual()(x_NHWC, y_NHWF, rate)
 
 
-# A channel's fan-out in a depthwise convolution is its window, which is the fan-in.
+# In a depthwise convolution the fan-out of a channel is its window, which is also the fan-in.
 _depthwise = nn.initializers.variance_scaling(2.0, 'fan_in', 'normal')

@@ -18,13 +18,13 @@ class Conv(nn.Module):
     """2-D convolution, x_NHWC -> y_NHWF, with the parameters of ``nn.Conv``: kernel HWIO, bias.
 
     Attributes:
-      features: F, the output channels.
+      features: F, the number of output channels.
       kernel_size: side of the square window, or (height, width).
-      strides: step along both sides.
-      padding: zeros on every side; None for ``kernel_size // 2`` (torch's usual symmetrical
-        padding, which differs from 'SAME' at strides above 1), or 'SAME' or 'VALID'.
-      groups: feature groups.
-      dilation: of the window; the default padding grows with it.
+      strides: step in both directions.
+      padding: number of zeros on every side; None for ``kernel_size // 2`` (torch's usual
+        symmetrical padding, which differs from 'SAME' at strides above 1), or 'SAME' or 'VALID'.
+      groups: number of groups of channels.
+      dilation: distance between two taps of the window; the default padding grows with it.
     """
 
     features: int
@@ -72,15 +72,16 @@ def grouped(features: int, kernel_size: int, strides: int = 1, groups: int = 1, 
 
 
 class StdConv(Conv):
-    """``Conv`` by a kernel made to have mean 0 and variance 1 over the inputs of every channel.
+    """``Conv`` with weight standardisation (Qiao et al. 2019, arXiv:1903.10520).
 
-    Weight standardisation (Qiao et al. 2019, arXiv:1903.10520); with a gamma the scaled form of
-    Brock et al. 2021 (arXiv:2101.08692), whose deviation is gamma / sqrt(fan-in) times a learned
-    ``gain`` a channel.
+    For every output channel the kernel is scaled to mean 0 and variance 1. With a gamma it is the
+    scaled form of Brock et al. 2021 (arXiv:2101.08692): the standard deviation is
+    gamma / sqrt(fan-in) times a learned ``gain`` per channel.
 
     Attributes:
       epsilon: added to the variance.
-      gamma: 1 over the deviation that the activation before leaves of a standard normal input.
+      gamma: 1 / the standard deviation of act(x) for standard normal x, where act is the
+        activation before this layer.
     """
 
     epsilon: float = 1e-6
@@ -102,8 +103,8 @@ class ConvNorm(nn.Module):
     """A convolution ``conv``, a norm ``bn`` and an activation, x_NHWC -> y_NHWF.
 
     Attributes:
-      conv: constructor of the convolution, bound but for its name.
-      norm: constructor of the norm, as ``norm`` gives it.
+      conv: constructor of the convolution, which only lacks the name.
+      norm: constructor of the norm, as ``layers.norm`` gives it.
     """
 
     conv: Any
@@ -117,7 +118,7 @@ class ConvNorm(nn.Module):
 
 def patches(x_NHWC: jax.Array, size: int, features: int, *, dtype: Any, use_bias: bool = True,
             kernel_init: Any = _lecun_normal, name: str = 'patch_embed.proj') -> jax.Array:
-    """Returns y_NHWF: a linear map of every patch, a convolution of the calling module.
+    """Returns y_NHWF, a linear map of every patch, by a convolution of the calling module.
 
     Raises:
       ValueError: patches of that size do not tile the image.

@@ -1,8 +1,8 @@
-"""The forms that a convolution is run in, equal but for rounding.
+"""The forms in which a convolution can run; their results are equal up to rounding.
 
-`python -m benchmarks.layers` times every form of every kind of layer; a choice made here is a row
-there. Linear maps of pixels and of patches are dots everywhere; for all else other backends than
-the CPU run XLA's convolution, as none was measured.
+`python -m benchmarks.layers` times each form for each kind of layer; a choice here is a row there.
+Linear maps of pixels and of patches are matrix products on all backends; for other convolutions
+only the CPU has forms of its own, and other backends, not measured, run XLA's convolution.
 """
 
 import functools
@@ -22,16 +22,16 @@ Padding = tuple[Pair, Pair]  # ((above, below), (left, right)) in pixels
 
 def convolve(x_NHWC: jax.Array, kernel_HWIO: jax.Array, *, strides: Pair, padding: Padding | str,
              dilation: Pair, groups: int) -> jax.Array:
-    """Returns y_NHWF: each group of the input's channels convolved to its share of F.
+    """Returns y_NHWF: each group of the C channels is convolved to its share of the F channels.
 
     Args:
       x_NHWC: float32 or bfloat16.
       kernel_HWIO: of the same dtype, I = C / groups.
       strides: down and across.
-      padding: ((above, below), (left, right)) in pixels, zeros; or 'SAME' (TensorFlow's) or
+      padding: zeros in pixels ((above, below), (left, right)), or 'SAME' (TensorFlow's), or
         'VALID'.
-      dilation: pixels between two taps of the kernel, 1 for none, down and across.
-      groups: divides both C and F.
+      dilation: distance in pixels between two taps of the kernel, down and across; 1 for none.
+      groups: number of groups; divides both C and F.
     """
     form, padding = choose(x_NHWC.shape, kernel_HWIO.shape, strides, padding, dilation, groups)
     return FORMS[form](x_NHWC, kernel_HWIO, strides, padding, dilation, groups)
@@ -39,11 +39,13 @@ def convolve(x_NHWC: jax.Array, kernel_HWIO: jax.Array, *, strides: Pair, paddin
 
 def choose(shape: tuple[int, ...], kernel_shape: tuple[int, ...], strides: Pair,
            padding: Padding | str, dilation: Pair, groups: int) -> tuple[str, Padding]:
-    """Returns which of FORMS to run, by name, and the padding in pixels; arguments as `convolve`.
+    """Returns the name of the form in FORMS to run, and the padding in pixels.
+
+    The other arguments are those of `convolve`.
 
     Args:
-      shape: of x_NHWC.
-      kernel_shape: of kernel_HWIO.
+      shape: shape of x_NHWC.
+      kernel_shape: shape of kernel_HWIO.
     """
     (N, H, W, channels), (h, w, _, features) = shape, kernel_shape
     if isinstance(padding, str):
@@ -57,7 +59,7 @@ def choose(shape: tuple[int, ...], kernel_shape: tuple[int, ...], strides: Pair,
             return 'dot', pads
         if (h, w) == strides and dilation == (1, 1) and H >= h and W >= w:
             return 'patches', pads
-    # An export, of any batch size and for any backend, holds the plain convolution.
+    # An export, for any batch size and backend, has the plain convolution.
     if backend.platform() != 'cpu' or not isinstance(N, int):
         return 'lax', pads
     if groups == channels == features:
@@ -75,12 +77,12 @@ def _lax(x_NHWC: jax.Array, kernel_HWIO: jax.Array, strides: Pair, padding: Padd
 
 
 def _dot(x_NHWC: jax.Array, kernel_HWIO: jax.Array, strides: Pair, *_) -> jax.Array:
-    """A kernel of one pixel: a linear map of every pixel that the strides meet."""
+    """A kernel of one pixel: a linear map of each pixel that the strides select."""
     return layers.dot(x_NHWC[:, ::strides[0], ::strides[1]], kernel_HWIO[0, 0])
 
 
 def _patches(x_NHWC: jax.Array, kernel_HWIO: jax.Array, *_) -> jax.Array:
-    """Windows that neither overlap nor leave gaps: a linear map of every patch."""
+    """Windows without overlaps and gaps: a linear map of each patch."""
     h, w, channels, features = kernel_HWIO.shape
     N, H, W, _ = x_NHWC.shape
     H, W = H // h, W // w
@@ -91,9 +93,9 @@ def _patches(x_NHWC: jax.Array, kernel_HWIO: jax.Array, *_) -> jax.Array:
 
 def _taps(x_NHWC: jax.Array, kernel_HWIO: jax.Array, strides: Pair, padding: Padding,
           dilation: Pair, _: int) -> jax.Array:
-    """A sum over the kernel's taps of linear maps, without those that meet borders alone.
+    """A sum of linear maps over the taps of the kernel, without taps that see padding alone.
 
-    XLA's convolution of images that are smaller than the kernel takes thirty times as long.
+    XLA's convolution of images that are smaller than the kernel takes 30 times as long.
     """
     size, kernel = x_NHWC.shape[1:3], kernel_HWIO.shape[:2]
     out = [(size[a] + sum(padding[a]) - (kernel[a] - 1) * dilation[a] - 1) // strides[a] + 1
@@ -104,13 +106,14 @@ def _taps(x_NHWC: jax.Array, kernel_HWIO: jax.Array, strides: Pair, padding: Pad
                  for a in (0, 1)]
         if any(first > last for first, last in spans):
             continue
-        met, made = [slice(None)], [slice(None)]
+        inputs, outputs = [slice(None)], [slice(None)]
         for a, (first, last) in enumerate(spans):
             offset = tap[a] * dilation[a] - padding[a][0]
-            met.append(slice(offset + first * strides[a], offset + last * strides[a] + 1,
-                             strides[a]))
-            made.append(slice(first, last + 1))
-        y_NHWF = y_NHWF.at[tuple(made)].add(layers.dot(x_NHWC[tuple(met)], kernel_HWIO[tap]))
+            inputs.append(slice(offset + first * strides[a], offset + last * strides[a] + 1,
+                                strides[a]))
+            outputs.append(slice(first, last + 1))
+        y_NHWF = y_NHWF.at[tuple(outputs)].add(
+            layers.dot(x_NHWC[tuple(inputs)], kernel_HWIO[tap]))
     return y_NHWF
 
 
@@ -121,29 +124,29 @@ def _span(offset: int, stride: int, side: int, out: int) -> Pair:
 
 def _split(x_NHWC: jax.Array, kernel_HWIO: jax.Array, strides: Pair, padding: Padding,
            dilation: Pair, groups: int) -> jax.Array:
-    """Several groups of channels, each convolved by itself.
+    """Several groups of channels, each by a convolution of its own.
 
-    XLA's convolution of groups has a gradient 100 times slower. Narrow groups go together, by a
-    kernel that is zero from one to the other: a convolution of 16 channels takes as long as of 4.
+    The gradient of XLA's grouped convolution is 100 times slower. Narrow groups share one, whose
+    kernel is zero between groups: a convolution of 16 channels takes as long as one of 4.
     """
     h, w, width, features = kernel_HWIO.shape
-    together = next(n for n in range(1, groups + 1)
-                    if groups % n == 0 and (n * width >= 16 or n == groups))
-    parts = groups // together
+    joined = next(n for n in range(1, groups + 1)
+                  if groups % n == 0 and (n * width >= 16 or n == groups))
+    parts = groups // joined
     kernel_HWPGIF = kernel_HWIO.reshape(
-        h, w, width, parts, together, features // groups).transpose(0, 1, 3, 4, 2, 5)
-    one_GG = jnp.eye(together, dtype=kernel_HWIO.dtype)
+        h, w, width, parts, joined, features // groups).transpose(0, 1, 3, 4, 2, 5)
+    one_GG = jnp.eye(joined, dtype=kernel_HWIO.dtype)
     kernel_HWPGIGF = (kernel_HWPGIF[:, :, :, :, :, None]
-                      * one_GG.reshape(1, 1, 1, together, 1, together, 1))
-    kernel_HWPIF = kernel_HWPGIGF.reshape(h, w, parts, together * width, features // parts)
+                      * one_GG.reshape(1, 1, 1, joined, 1, joined, 1))
+    kernel_HWPIF = kernel_HWPGIGF.reshape(h, w, parts, joined * width, features // parts)
     return jnp.concatenate(
         [convolve(x, kernel_HWPIF[:, :, i], strides=strides, padding=padding, dilation=dilation,
                   groups=1)
          for i, x in enumerate(jnp.split(x_NHWC, parts, axis=-1))], axis=-1)
 
 
-# Depthwise: every channel by a kernel of its own, a sum over the kernel's taps of the shifted image
-# times a number a channel. XLA's CPU convolution runs it at 1 GFLOP/s.
+# Depthwise convolution: a sum over the taps of the kernel of the shifted image times one number per
+# channel. XLA's CPU convolution runs it at 1 GFLOP/s.
 
 
 def _depthwise(x_NHWC: jax.Array, kernel_HWIO: jax.Array, strides: Pair, padding: Padding,
@@ -164,13 +167,13 @@ def _shifted(x_NHWC: jax.Array, kernel_HWC: jax.Array, strides: Pair, padding: P
         row_NHWC = sum(
             _view(x_NHWC, (i, j), (h, w), strides, dilation) * kernel_HWC[i, j][None, None, None]
             for j in range(w))
-        # Added up by rows XLA makes a loop of each; of all taps at once it makes slower ones.
+        # XLA makes one loop of each row; of the sum of all taps it makes slower ones.
         y_NHWC = row_NHWC if y_NHWC is None else y_NHWC + row_NHWC
     return layers.once(y_NHWC)
 
 
-# Forward-mode derivatives are written as transposes of the gradients that are fast: reverse mode
-# transposes them back, which turns the order of their terms round.
+# The forward-mode derivatives are written as transposes of fast gradients: reverse mode transposes
+# them back, which reverses the order of their terms.
 
 
 @functools.partial(_shifted.defjvp, symbolic_zeros=True)
@@ -188,10 +191,10 @@ def _shifted_jvp(strides: Pair, padding: Padding, dilation: Pair, primals: tuple
 
 def _by_image(dx_NHWC: jax.Array, kernel_HWC: jax.Array, y_shape: tuple[int, ...], strides: Pair,
               padding: Padding, dilation: Pair) -> jax.Array:
-    """The change of y by that of x.
+    """Returns the derivative of y in the direction dx.
 
-    Transposed it is the sum of the layer itself, with the kernel turned round, over a dy that has
-    zeros where a stride left pixels out.
+    Its transpose is the sum of the layer itself with the kernel reversed, over a dy with zeros for
+    the pixels that the strides skip.
     """
     h, w, _ = kernel_HWC.shape
     reach = [(k - 1) * d for k, d in zip((h, w), dilation, strict=True)]
@@ -200,7 +203,7 @@ def _by_image(dx_NHWC: jax.Array, kernel_HWC: jax.Array, y_shape: tuple[int, ...
     sides = [dx_NHWC.shape[1 + axis] + reach[axis] for axis in (0, 1)]
     total_NHWC = None
     for i in reversed(range(h)):
-        # An operation of its own, for its cotangent to be the sum of a row.
+        # It is a separate operation, so that its cotangent is the sum of a row.
         row_NHWC = dx_NHWC * jnp.ones((), dx_NHWC.dtype)
         for j in reversed(range(w)):
             term_NHWC = row_NHWC * kernel_HWC[h - 1 - i, w - 1 - j][None, None, None]
@@ -217,10 +220,10 @@ def _by_image(dx_NHWC: jax.Array, kernel_HWC: jax.Array, y_shape: tuple[int, ...
 
 def _by_kernel(x_NHWC: jax.Array, dkernel_HWC: jax.Array, strides: Pair, padding: Padding,
                dilation: Pair) -> jax.Array:
-    """The change of y by that of the kernel.
+    """Returns the derivative of y in the direction dkernel.
 
-    Transposed it is a sum over images and pixels: over some of the images in the loop that
-    multiplies, over the rest by one reduction for all taps, which is what XLA is fast at.
+    Its transpose is a sum over images and pixels: over up to _SUMMED_IMAGES images in the loop that
+    multiplies, then by one reduction for all taps, at which XLA is fast.
     """
     h, w, channels = dkernel_HWC.shape
     x_NHWC = lax.pad(x_NHWC, jnp.zeros((), x_NHWC.dtype), _borders(padding))
@@ -245,7 +248,7 @@ def _borders(padding: Padding) -> list[tuple[int, int, int]]:
 
 
 def _view(x_NHWC: jax.Array, tap: Pair, kernel: Pair, strides: Pair, dilation: Pair) -> jax.Array:
-    """The pixel that the tap meets in every window."""
+    """Returns the pixel at that tap in every window."""
     starts, stops = [0], [x_NHWC.shape[0]]
     for axis in (0, 1):
         rest = (kernel[axis] - 1 - tap[axis]) * dilation[axis]

@@ -8,22 +8,22 @@ _FROZEN = contextvars.ContextVar('frozen', default=lambda name: False)
 
 
 @contextlib.contextmanager
-def norms(is_frozen: Callable[[str], bool]) -> Iterator[None]:
-    """While it holds, a ``BatchNorm`` traced for training runs as in inference where it is frozen.
+def norms(choose: Callable[[str], bool]) -> Iterator[None]:
+    """In this context frozen batch norms that are traced for training run as in inference.
 
-    It normalises with the stored statistics, which stay as they are: those of a batch would make
-    another function of the frozen layers than the one that is evaluated.
+    They normalise with the stored statistics, which do not change: with those of a batch the frozen
+    layers would be another function than the one that is evaluated.
 
     Args:
-      is_frozen: the dotted path of a BatchNorm, such as 'layer1.0.bn1' -> bool.
+      choose: dotted path of a BatchNorm, such as 'layer1.0.bn1' -> whether it is frozen.
     """
-    token = _FROZEN.set(is_frozen)
+    token = _FROZEN.set(choose)
     try:
         yield
     finally:
         _FROZEN.reset(token)
 
 
-def holds_for(name: str) -> bool:
-    """Is the BatchNorm of that dotted path frozen here?"""
+def is_frozen(name: str) -> bool:
+    """Returns whether the BatchNorm of that dotted path runs in inference mode."""
     return _FROZEN.get()(name)

@@ -1,7 +1,7 @@
-"""What more than one model family is made of: choices by name, convolution, norms, head.
+"""Layers and choices that many families share: activations, dense layers, norms, MLP and head.
 
-Parameters are float32 everywhere and weight matrices are called ``kernel``; ``dtype`` is the
-compute dtype. Everything runs under jax's strict dtype and rank promotion.
+Parameters are always float32 and weight matrices are named ``kernel``; ``dtype`` is the compute
+dtype. All layers run under the strict dtype and rank promotion of jax.
 """
 
 import functools
@@ -31,9 +31,12 @@ Outputs = tuple[jax.Array, dict[str, jax.Array]]
 
 
 def gelu(x: jax.Array) -> jax.Array:
-    """x times the normal distribution's share below x (Hendrycks and Gimpel, arXiv:1606.08415)."""
-    # jax.nn.gelu's erfc is more exact where the result is 0 to seven digits, and slower; an export,
-    # of any batch size, holds it, as TensorFlow does not know the operation that erf becomes.
+    """Returns x times the normal distribution function at x (Hendrycks and Gimpel 2016).
+
+    arXiv:1606.08415.
+    """
+    # The erfc of jax.nn.gelu is slower, and more exact only where the result is 0 to seven digits.
+    # An export, of any batch size, uses it, as TensorFlow has no operation for lax.erf.
     if not isinstance(x.shape[0], int):
         return jax.nn.gelu(x, approximate=False)
     half = jnp.asarray(0.5, x.dtype)
@@ -59,10 +62,10 @@ ACTIVATIONS = {
 
 
 def dot(x: jax.Array, kernel_IO: jax.Array, dimension_numbers: Any = None, **options) -> jax.Array:
-    """x kernel_IO over the last axis of x, as ``nn.Dense`` calls it.
+    """Returns x @ kernel_IO over the last axis of x, with the signature that ``nn.Dense`` calls.
 
-    The axes before the last are one meanwhile: XLA's CPU backend would lay x and the gradient out
-    anew for a contraction over several, for every kernel's gradient.
+    The axes before the last are joined for the product: XLA's CPU backend copies x and the gradient
+    to another layout where the gradient of a kernel is a contraction over several axes.
     """
     del dimension_numbers
     y = lax.dot_general(
@@ -80,21 +83,25 @@ def multiple_of_8(channels: float, least: float = 0.0) -> int:
 
 
 def pick(kind: str, name: str, options: dict[str, Any]) -> Any:
-    """``options[name]``; ValueError in one line with the nearest and all right names otherwise."""
+    """Returns ``options[name]``.
+
+    Raises:
+      ValueError: the name is unknown; in one line with the nearest name and all names.
+    """
     if name in options:
         return options[name]
     raise ValueError(unknown(kind, name, options))
 
 
 def activation(name: str) -> Callable[[jax.Array], jax.Array]:
-    """The elementwise function of that name; ``gelu`` is the exact one. ValueError if unknown."""
+    """Returns the elementwise function of that name in ``ACTIVATIONS``; ValueError as ``pick``."""
     return pick('act', name, ACTIVATIONS)
 
 
 def compute_dtype(dtype: Any) -> jnp.dtype:
-    """The compute dtype of that name or scalar type; ValueError for any but these two.
+    """Returns the compute dtype, float32 or bfloat16, of that name or scalar type.
 
-    float16 is left out on purpose: it needs loss scaling, which the training step does not do.
+    float16 is refused with a ValueError: it needs loss scaling, which the training step lacks.
     """
     allowed = {'float32': jnp.dtype('float32'), 'bfloat16': jnp.dtype('bfloat16')}
     return pick('dtype', dtype if isinstance(dtype, str) else jnp.dtype(dtype).name, allowed)
@@ -103,12 +110,12 @@ def compute_dtype(dtype: Any) -> jnp.dtype:
 class BatchNorm(nn.Module):
     """Batch norm (Ioffe and Szegedy 2015, arXiv:1502.03167) over all but the last axis of x.
 
-    In training x is normalised with the batch's own variance, while the running one takes the
-    unbiased estimate, as torch and fused TensorFlow do. Statistics are float32. Where
-    ``frozen.norms`` holds for this module, training is as inference.
+    In training x is normalised with the biased variance of the batch, and the running variance
+    takes the unbiased one, as in torch and in fused TensorFlow. Statistics are float32. Where
+    ``frozen.norms`` says that this module is frozen, it runs in training as in inference.
 
     Attributes:
-      momentum: share of the old statistics that a step keeps (torch's is 1 less this).
+      momentum: weight of the old statistics in a step (in torch 1 minus this).
     """
 
     train: bool
@@ -127,7 +134,7 @@ class BatchNorm(nn.Module):
         running_var = self.variable('batch_stats', 'var', jnp.ones, (C,), jnp.float32)
         mean_C, var_C = running_mean.value, running_var.value
         x = x.astype(jnp.float32)
-        if self.train and not frozen.holds_for('.'.join(self.path)):
+        if self.train and not frozen.is_frozen('.'.join(self.path)):
             axes = tuple(range(x.ndim - 1))
             mean_C = jnp.mean(x, axes)
             var_C = jnp.maximum(0.0, jnp.mean(jnp.square(x), axes) - jnp.square(mean_C))
@@ -137,14 +144,14 @@ class BatchNorm(nn.Module):
                 running_mean.value = old * running_mean.value + new * mean_C
                 running_var.value = (
                     old * running_var.value + new * count / max(1, count - 1) * var_C)
-        every = (1,) * (x.ndim - 1) + (C,)
+        shape = (1,) * (x.ndim - 1) + (C,)
         factor_C = lax.rsqrt(var_C + self.epsilon) * scale_C
-        y = (x - mean_C.reshape(every)) * factor_C.reshape(every) + bias_C.reshape(every)
+        y = (x - mean_C.reshape(shape)) * factor_C.reshape(shape) + bias_C.reshape(shape)
         return y.astype(self.dtype)
 
 
-# flax's norms mix float32 statistics with a bfloat16 input, which strict promotion refuses, so
-# these run in float32 and the cast comes last; XLA fuses both casts.
+# flax's norms mix float32 statistics with a bfloat16 input, which strict promotion refuses. So
+# these run in float32 and cast the result; XLA fuses both casts.
 
 
 def group_norm(*, dtype: Any, groups: int | None = None, **options) -> Callable:
@@ -159,16 +166,16 @@ def group_norm(*, dtype: Any, groups: int | None = None, **options) -> Callable:
 
 def layer_norm(*, dtype: Any, **options) -> Callable:
     """Layer norm (Ba et al. 2016, arXiv:1607.06450) over the last axis of x."""
-    # E[x^2] - E[x]^2 is off by 5e-4 where the mean is 30 standard deviations, the direct one by
-    # 4e-6; it costs a second pass over x, 1 to 2 % of a step of ViT-S on two CPU cores.
+    # The variance E[x^2] - E[x]^2 is wrong by 5e-4 where the mean is 30 standard deviations, that
+    # of x - E[x] by 4e-6. The second costs 1 to 2 % of a step of ViT-S on two CPU cores.
     options = {'use_fast_variance': False, **options}
     return lambda x: nn.LayerNorm(**options)(x.astype(jnp.float32)).astype(dtype)
 
 
 def norm(name: str, *, train: bool, dtype: Any) -> Callable:
-    """The constructor of the norm 'batch', 'group', 'layer' or 'none', bound to its policy.
+    """Returns the constructor of the norm 'batch', 'group', 'layer' or 'none'; else ValueError.
 
-    It is called as ``norm(name='bn1', scale_init=...)(x)``. ValueError if unknown.
+    It is called as ``norm(name='bn1', scale_init=...)(x)``.
     """
     makers = {
         'batch': functools.partial(BatchNorm, train=train, dtype=dtype),
@@ -180,11 +187,11 @@ def norm(name: str, *, train: bool, dtype: Any) -> Callable:
 
 
 def once(x: jax.Array) -> jax.Array:
-    """x, which is computed once however many read it.
+    """Returns x behind an optimization barrier, so that it is computed once for all its uses.
 
-    XLA's CPU backend fuses a sum into each of its readers: the gradient of a residual stream would
-    be added up anew, from the network's end, by every block. The border stands where
-    ``backend.compiler_options`` are given. An export, of any batch size, has none.
+    XLA's CPU backend fuses a sum into each operation that uses it: every block would add up the
+    gradient of the residual stream again, from the end of the network. The barrier works only
+    with ``backend.compiler_options``. An export, of any batch size, has no barrier.
     """
     if backend.platform() != 'cpu' or not isinstance(x.shape[0], int):
         return x
@@ -192,11 +199,11 @@ def once(x: jax.Array) -> jax.Array:
 
 
 class Mlp(nn.Module):
-    """Two dense layers over the last axis of x, dropout after both.
+    """Two dense layers over the last axis of x, each followed by dropout.
 
     Attributes:
-      hidden: width between them.
-      drop: constructor of the dropout, or None.
+      hidden: width between the two.
+      drop: constructor of the dropout; None for no dropout.
     """
 
     hidden: int
@@ -217,7 +224,7 @@ class Mlp(nn.Module):
 
 
 def prepend(tokens_1LD: jax.Array, x_NLD: jax.Array) -> jax.Array:
-    """Returns x_NLD with those tokens before it, which are the same for all examples."""
+    """Returns x_NLD behind these tokens, which are the same for all examples."""
     tokens_NLD = jnp.broadcast_to(
         tokens_1LD.astype(x_NLD.dtype), (x_NLD.shape[0], *tokens_1LD.shape[1:]))
     return jnp.concatenate([tokens_NLD, x_NLD], axis=1)
@@ -225,10 +232,10 @@ def prepend(tokens_1LD: jax.Array, x_NLD: jax.Array) -> jax.Array:
 
 def head(x_NF: jax.Array, num_classes: int, kernel_init: Callable = small_normal,
          name: str = 'head') -> jax.Array:
-    """Float32 logits_NK by a dense layer of the calling module; x_NF if no classes.
+    """Returns the float32 logits_NK by a dense layer of the calling module; x_NF for 0 classes.
 
-    The layer is computed in float32 whatever the model's dtype: bfloat16 logits have three digits,
-    too few for calibration and for confidences near 1.
+    The layer runs in float32 for all dtypes of the model: bfloat16 logits have three digits, too
+    few for calibration and for confidences near 1.
     """
     x_NF = x_NF.astype(jnp.float32)
     return (

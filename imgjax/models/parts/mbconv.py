@@ -1,8 +1,8 @@
-"""What the mobile networks share: inverted residual blocks, and the network of a table of them.
+"""What the mobile networks share: their blocks, and the network that a table of blocks gives.
 
 A table is a tuple of stages, a stage a tuple of rows, and a row a dict: ``block`` (a key of
-``BLOCKS``), ``depth`` (how many of it, only the first with the row's ``strides``) and the options
-of that block, ``features`` among them.
+``BLOCKS``), ``depth`` (the number of these blocks, of which the first has the row's ``strides``)
+and the options of that block, among them ``features``.
 """
 
 import math
@@ -17,7 +17,7 @@ from flax import linen as nn
 from imgjax.models.parts import branches, convolve, layers
 from imgjax.models.parts.attention import SqueezeExcite
 
-# Channels that rounding would bring below this share of them are rounded up instead.
+# A number of channels is rounded up where the nearest multiple of 8 is less than this share of it.
 LEAST = 0.9
 
 
@@ -25,9 +25,10 @@ class Block(nn.Module):
     """What the blocks share: (x_NHWC, drop_path rate) -> y_NHWF.
 
     Attributes:
-      expand: width inside the block over that of its input.
-      ratio: width of the squeeze-and-excitation, 0 for none; ``squeeze`` knows of which width.
-      shortcut: whether x is added where its shape is that of y.
+      expand: width inside the block, as a multiple of the width of its input.
+      ratio: width of the squeeze-and-excitation, as a share of the width that ``squeeze`` takes;
+        0 for none.
+      shortcut: whether x is added to y where both have one shape.
     """
 
     features: int
@@ -47,28 +48,28 @@ class Block(nn.Module):
             return y_NHWC
         return self.squeeze(self.ratio, inputs, y_NHWC.shape[-1], self.act)(y_NHWC)
 
-    def _join(self, x_NHWC: jax.Array, y_NHWF: jax.Array, rate: branches.Rate) -> jax.Array:
+    def _add_shortcut(self, x_NHWC: jax.Array, y_NHWF: jax.Array, rate: branches.Rate) -> jax.Array:
         if not self.shortcut or self.strides > 1 or x_NHWC.shape[-1] != self.features:
             return y_NHWF
         return self.residual()(x_NHWC, y_NHWF, rate)
 
 
 class Plain(Block):
-    """Convolution, norm and activation; a shortcut only where the table says so."""
+    """Convolution, norm and activation; it has a shortcut only where the table says so."""
 
     shortcut: bool = False
 
     @nn.compact
     def __call__(self, x_NHWC: jax.Array, rate: branches.Rate) -> jax.Array:
         y_NHWF = self.conv(self.features, self.kernel, self.strides, name='conv')(x_NHWC)
-        return self._join(x_NHWC, self.act(self.norm(name='bn1')(y_NHWF)), rate)
+        return self._add_shortcut(x_NHWC, self.act(self.norm(name='bn1')(y_NHWF)), rate)
 
 
 class Separable(Block):
     """Depthwise convolution, then a 1x1 one (Howard et al. 2017, arXiv:1704.04861).
 
     Attributes:
-      last_act: whether an activation follows the second one, too.
+      last_act: whether an activation follows the second convolution, too.
     """
 
     last_act: bool = False
@@ -79,7 +80,7 @@ class Separable(Block):
         y_NHWC = self.conv(width, self.kernel, self.strides, width, name='conv_dw')(x_NHWC)
         y_NHWC = self._excite(self.act(self.norm(name='bn1')(y_NHWC)), width)
         y_NHWF = self.norm(name='bn2')(self.conv(self.features, 1, name='conv_pw')(y_NHWC))
-        return self._join(x_NHWC, self.act(y_NHWF) if self.last_act else y_NHWF, rate)
+        return self._add_shortcut(x_NHWC, self.act(y_NHWF) if self.last_act else y_NHWF, rate)
 
 
 class Inverted(Block):
@@ -93,11 +94,11 @@ class Inverted(Block):
         y_NHWC = self.conv(width, self.kernel, self.strides, width, name='conv_dw')(y_NHWC)
         y_NHWC = self._excite(self.act(self.norm(name='bn2')(y_NHWC)), inputs)
         y_NHWF = self.norm(name='bn3')(self.conv(self.features, 1, name='conv_pwl')(y_NHWC))
-        return self._join(x_NHWC, y_NHWF, rate)
+        return self._add_shortcut(x_NHWC, y_NHWF, rate)
 
 
 class Fused(Block):
-    """Inverted residual with one full convolution for its first two (arXiv:2104.00298)."""
+    """Inverted residual whose first two convolutions are one full one (arXiv:2104.00298)."""
 
     @nn.compact
     def __call__(self, x_NHWC: jax.Array, rate: branches.Rate) -> jax.Array:
@@ -106,7 +107,7 @@ class Fused(Block):
         y_NHWC = self.conv(width, self.kernel, self.strides, name='conv_exp')(x_NHWC)
         y_NHWC = self._excite(self.act(self.norm(name='bn1')(y_NHWC)), inputs)
         y_NHWF = self.norm(name='bn2')(self.conv(self.features, 1, name='conv_pwl')(y_NHWC))
-        return self._join(x_NHWC, y_NHWF, rate)
+        return self._add_shortcut(x_NHWC, y_NHWF, rate)
 
 
 BLOCKS = {'plain': Plain, 'separable': Separable, 'inverted': Inverted, 'fused': Fused}
@@ -126,7 +127,7 @@ def _excitation(ratio: float, inputs: int, width: int, act: Callable, *, of: str
 class Net(nn.Module):
     """A strided 3x3 convolution, the stages of a table, and a hidden layer before the head.
 
-    The families' ``Model`` are this one with their tables; what they take is documented there.
+    The ``Model`` of a family is a subclass with its tables and documents the options.
     """
 
     num_classes: int
@@ -141,13 +142,14 @@ class Net(nn.Module):
     act: str | None = 'relu'
     dtype: Any = 'float32'
 
-    # These are options, too, of the families that declare them as a field.
+    # A family that declares one of these as a field makes it an option.
     depth = 1.0
     fixed_ends = False
     share = LEAST
     se = 'none'
     drop_path = 0.0
-    # The hidden layer: 'map' (before pooling, with a norm), 'pooled' (with a bias) or 'normed'.
+    # The hidden layer: 'map' (before pooling, with a norm), or after pooling 'pooled' (with a bias)
+    # or 'normed'.
     hidden = 'map'
 
     @nn.compact
@@ -156,8 +158,8 @@ class Net(nn.Module):
 
         ``out`` has stem, stage1.., conv_head if that is before pooling, pre_logits and logits.
         """
-        policy = self._policy(train)
-        conv, norm = policy['conv'], policy['norm']
+        shared = self._shared_options(train)
+        conv, norm = shared['conv'], shared['norm']
         act = layers.activation(self.act or 'hardswish')
 
         x_NHWC = act(norm(name='bn1')(conv(self.stem, 3, 2, name='conv_stem')(image_NHWC)))
@@ -169,7 +171,7 @@ class Net(nn.Module):
                 own = options.pop('act', 'hardswish')
                 options['act'] = layers.activation(self.act or own)
                 block = self._block(kind)
-                y = block(**policy, **options, name=f'blocks.{i}.{j}')(x_NHWC, next(rates))
+                y = block(**shared, **options, name=f'blocks.{i}.{j}')(x_NHWC, next(rates))
                 if isinstance(y, tuple):
                     y, out[f'stage{i + 1}_block{j}_attn'] = y
                 x_NHWC = y
@@ -190,8 +192,8 @@ class Net(nn.Module):
         out['logits'] = layers.head(x_NF, self.num_classes, init)
         return out['logits'], out
 
-    def _policy(self, train: bool) -> dict[str, Any]:
-        """What all blocks are given."""
+    def _shared_options(self, train: bool) -> dict[str, Any]:
+        """Returns the options that all blocks share."""
         dtype = layers.compute_dtype(self.dtype)
         padding = layers.pick('padding', self.padding, {'torch': None, 'same': 'SAME'})
         squeeze = partial(_excitation, of=self.se, mixed=self.act is None, dtype=dtype)
@@ -204,13 +206,13 @@ class Net(nn.Module):
         }
 
     def _block(self, name: str) -> Callable:
-        return self._lift(layers.pick('block', name, BLOCKS))
+        return self._remat(layers.pick('block', name, BLOCKS))
 
-    def _lift(self, Block: type[nn.Module]) -> Callable:
+    def _remat(self, Block: type[nn.Module]) -> Callable:
         return nn.remat(Block) if self.remat else Block
 
     def _stages(self) -> list[list[tuple[str, dict[str, Any]]]]:
-        """The table as lists of (block's name, its options), its width and depth scaled."""
+        """Returns the table, scaled in width and depth, as lists of (name of a block, options)."""
         stages = []
         for i, rows in enumerate(self.stages):
             ends = self.fixed_ends and i in (0, len(self.stages) - 1)

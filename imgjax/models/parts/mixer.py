@@ -1,4 +1,4 @@
-"""What MLP-Mixer, gMLP and ResMLP share: blocks over the patches of an image, and their mean."""
+"""What MLP-Mixer, gMLP and ResMLP share: blocks over the patches of an image, then their mean."""
 
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ def forward(model: nn.Module, image_NHWC: jax.Array, block: Callable, norm: Call
         width, depth, dropout and drop_path.
       image_NHWC: of the compute dtype.
       block: constructor of a block, (x_NLD, drop_path rate) -> y_NLD.
-      norm: constructor of the norm after them.
+      norm: constructor of the norm after the blocks.
       train: whether dropout is active.
     """
     x_NHWD = convolve.patches(

@@ -34,9 +34,9 @@ class ConvNormAct(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """Widens, convolves a channel alone and narrows: (x_NHWC, drop_path rate) -> y_NHWF.
+    """Inverted residual (Sandler et al. 2018, arXiv:1801.04381): 1x1, depthwise 3x3 and 1x1.
 
-    Where strides or widths differ there is no shortcut (Sandler et al. 2018, arXiv:1801.04381).
+    (x_NHWC, drop_path rate) -> y_NHWF. It has a shortcut only if x and y have one shape.
     """
 
     features: int
@@ -58,9 +58,9 @@ class InvertedResidual(nn.Module):
 
 
 def resize(x_NHWC: jax.Array, h: int, w: int, corners: bool) -> jax.Array:
-    """Bilinear interpolation without smoothing.
+    """Returns x_NHWC at height h and width w, by bilinear interpolation without smoothing.
 
-    With ``corners`` the centres of the border pixels stay where they are, or else the borders do.
+    With ``corners`` the centres of the corner pixels are aligned, else the borders of the image.
     """
     def weights(old: int, new: int) -> jax.Array:
         if corners:
@@ -77,14 +77,14 @@ def resize(x_NHWC: jax.Array, h: int, w: int, corners: bool) -> jax.Array:
 
 
 def unfold(x_NHWC: jax.Array, p: int) -> jax.Array:
-    """x_NPLC: for each of the p * p places in a patch the pixels there, of all L patches."""
+    """Returns x_NPLC: for each of P = p * p places in a patch the pixels of all L patches."""
     N, H, W, C = x_NHWC.shape
     return x_NHWC.reshape(N, H // p, p, W // p, p, C).transpose(0, 2, 4, 1, 3, 5).reshape(
         N, p * p, -1, C)
 
 
 def fold(x_NPLC: jax.Array, h: int, w: int, p: int) -> jax.Array:
-    """The image of height h and width w that ``unfold`` took apart."""
+    """Returns the image of height h and width w: the inverse of ``unfold``."""
     N, _, _, C = x_NPLC.shape
     return x_NPLC.reshape(N, p, p, h // p, w // p, C).transpose(0, 3, 1, 4, 2, 5).reshape(
         N, h, w, C)
@@ -92,13 +92,13 @@ def fold(x_NPLC: jax.Array, h: int, w: int, p: int) -> jax.Array:
 
 def stages(model: nn.Module, image_NHWC: jax.Array, transform: Callable, unit: Callable,
            act: Callable, residual: Callable) -> layers.Outputs:
-    """Returns the last map of either version and ``out``, which has stem, stage1...
+    """Returns the last map of either version and ``out``, which has stem and stage1...
 
     Args:
-      model: has stem, widths, depths, expansion, transformer_depths, drop_path and remat, and gets
-        the layers.
+      model: the calling module, which gets the layers; it has the options stem, widths, depths,
+        expansion, transformer_depths, drop_path and remat.
       image_NHWC: float.
-      transform: stage, from 0 at the first with transformers -> constructor of that block.
+      transform: index of a stage among those with transformers -> constructor of its last block.
       unit: constructor of ``ConvNormAct``.
       act: activation.
       residual: constructor of ``branches.Residual``.
@@ -114,7 +114,7 @@ def stages(model: nn.Module, image_NHWC: jax.Array, transform: Callable, unit: C
         blocks = [partial(inverted, features, 2 if i and not j else 1) for j in range(depth)]
         if i >= first:
             blocks.append(transform(i - first))
-        for j, make in enumerate(blocks):
-            x_NHWC = make(name=f'stages.{i}.{j}')(x_NHWC, next(rates))
+        for j, block in enumerate(blocks):
+            x_NHWC = block(name=f'stages.{i}.{j}')(x_NHWC, next(rates))
         out[f'stage{i + 1}'] = x_NHWC
     return x_NHWC, out

@@ -1,7 +1,7 @@
-"""Where a model is cut over the mesh axis `tensor` (Shoeybi et al. 2019, arXiv:1909.08053).
+"""How a model is split over the mesh axis `tensor` (Shoeybi et al. 2019, arXiv:1909.08053).
 
-A block splits its attention by heads and its MLP by hidden units, and is whole again after either:
-one sum over the devices each. Without such a mesh nothing here does anything.
+A block splits its attention by heads and its MLP by hidden units; after each a sum over the devices
+makes the activations whole again. Without such a mesh these functions do nothing.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ _MESH: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar('mesh', defa
 
 @contextlib.contextmanager
 def over(mesh: Mesh) -> Iterator[None]:
-    """While it holds, what is traced is split over the axis `tensor` of this mesh."""
+    """In this context a model that is traced is split over the axis `tensor` of the mesh."""
     token = _MESH.set(mesh if mesh.shape['tensor'] > 1 else None)
     try:
         yield
@@ -25,24 +25,24 @@ def over(mesh: Mesh) -> Iterator[None]:
 
 
 def parts() -> int:
-    """Returns over how many devices a block is split; 1 without a mesh for it."""
+    """Returns the number of devices that a block is split over; 1 without such a mesh."""
     mesh = _MESH.get()
     return mesh.shape['tensor'] if mesh else 1
 
 
 def split(x: jax.Array, axis: int, batch: bool = True) -> jax.Array:
-    """Returns x, which each device holds a part of along `axis`.
+    """Returns x, split along `axis`: each device has a part of it.
 
     Args:
       x: an array.
-      axis: of heads or hidden units.
+      axis: the axis of heads or hidden units.
       batch: whether the first axis is one of examples; it is not for a parameter.
     """
     return _placed(x, {axis % x.ndim: 'tensor'}, batch)
 
 
 def whole(x: jax.Array) -> jax.Array:
-    """Returns x, all of whose examples' numbers are on each device; what was split is summed."""
+    """Returns x, split by examples alone; the partial sums of split layers are added up."""
     return _placed(x, {}, True)
 
 

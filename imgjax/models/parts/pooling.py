@@ -1,4 +1,4 @@
-"""Pooling over windows, with the borders that torch has."""
+"""Pooling over windows, with torch's padding."""
 
 import functools
 import itertools
@@ -17,11 +17,14 @@ Borders = Sequence[tuple[int, int]]  # pixels before and after, down and across
 
 def max_pool(x_NHWC: jax.Array, window: int, strides: int, padding: int = 0,
              ceil: bool = False) -> jax.Array:
-    """Maxima over square windows, as many as torch's.
+    """Returns the maxima over square windows, with the output shape that torch gives.
 
     Args:
-      padding: pixels on every side, which never are the maximum.
-      ceil: whether the pixels left over below and on the right have windows of their own.
+      x_NHWC: the map.
+      window: side of a window.
+      strides: step between two windows.
+      padding: pixels on every side, which are never the maximum.
+      ceil: whether the remaining pixels below and on the right get windows of their own.
 
     Raises:
       ValueError: the image is smaller than a window.
@@ -35,7 +38,7 @@ def max_pool(x_NHWC: jax.Array, window: int, strides: int, padding: int = 0,
 
 
 def _with_borders(x_NHWC: jax.Array, pads: Borders, value: float) -> jax.Array:
-    """lax.pad, of operations that jax2onnx has for a batch of any size."""
+    """Does what lax.pad does, by operations that jax2onnx has for a batch of any size."""
     for axis, (before, after) in enumerate(pads, 1):
         edges = (lax.slice_in_dim(x_NHWC, 0, count, axis=axis) for count in (before, after))
         first, last = (jnp.full_like(edge, value) for edge in edges)
@@ -48,8 +51,8 @@ def _max_pool(x_NHWC: jax.Array, window: int, strides: int, pads: Borders) -> ja
         x_NHWC, window_shape=(window, window), strides=(strides, strides), padding=pads)
 
 
-# XLA's CPU backend is slow at the gradient of nn.max_pool. Ties go to the first pixel of the
-# window, as there.
+# XLA's CPU backend is slow at the gradient of nn.max_pool. As there, of equal maxima the first
+# pixel of the window gets the gradient.
 _max_pool_cpu = jax.custom_jvp(_max_pool, nondiff_argnums=(1, 2, 3))
 
 
@@ -61,17 +64,17 @@ def _max_pool_jvp(window: int, strides: int, pads: Borders, primals: tuple,
     y_NHWC, tap_NHWC = None, None
     x_NHWC = lax.pad(primals[0], lowest, _borders(pads))
     for tap, place in enumerate(places):
-        seen_NHWC = _seen(x_NHWC, place, window, strides)
+        pixel_NHWC = _pixels_at(x_NHWC, place, window, strides)
         if tap == 0:
-            y_NHWC, tap_NHWC = seen_NHWC, jnp.zeros(seen_NHWC.shape, jnp.uint8)
+            y_NHWC, tap_NHWC = pixel_NHWC, jnp.zeros(pixel_NHWC.shape, jnp.uint8)
             continue
-        tap_NHWC = jnp.where(seen_NHWC > y_NHWC, jnp.uint8(tap), tap_NHWC)
-        y_NHWC = jnp.maximum(y_NHWC, seen_NHWC)
+        tap_NHWC = jnp.where(pixel_NHWC > y_NHWC, jnp.uint8(tap), tap_NHWC)
+        y_NHWC = jnp.maximum(y_NHWC, pixel_NHWC)
     zero = jnp.zeros((), primals[0].dtype)
     dx_NHWC = lax.pad(tangents[0], zero, _borders(pads))
     # Reverse mode transposes this, the last term first.
     return y_NHWC, functools.reduce(jnp.add, [
-        jnp.where(tap_NHWC == tap, _seen(dx_NHWC, place, window, strides), zero)
+        jnp.where(tap_NHWC == tap, _pixels_at(dx_NHWC, place, window, strides), zero)
         for tap, place in reversed(list(enumerate(places)))])
 
 
@@ -79,15 +82,15 @@ def _borders(pads: Borders) -> list[tuple[int, int, int]]:
     return [(0, 0, 0), *((*pad, 0) for pad in pads), (0, 0, 0)]
 
 
-def _seen(x_NHWC: jax.Array, place: tuple[int, int], window: int, strides: int) -> jax.Array:
-    """What every window has at one place."""
+def _pixels_at(x_NHWC: jax.Array, place: tuple[int, int], window: int, strides: int) -> jax.Array:
+    """Returns the pixel at one place of every window."""
     (i, j), (N, H, W, C) = place, x_NHWC.shape
     ends = (N, H - window + i + 1, W - window + j + 1, C)
     return lax.slice(x_NHWC, (0, i, j, 0), ends, (1, strides, strides, 1))
 
 
 def avg_pool(x_NHWC: jax.Array, window: int, strides: int, padding: int = 0) -> jax.Array:
-    """Means over square windows, in which padding counts as zeros; ValueError as ``max_pool``."""
+    """Returns the means over square windows; padding counts as zeros. Else as ``max_pool``."""
     pads = _pool_pads(x_NHWC.shape[1:3], window, strides, padding, False)
     # nn.avg_pool divides by an integer, which strict promotion refuses.
     if backend.platform() == 'onnx':  # jax2onnx has no nn.pooling.pool with borders
@@ -100,7 +103,7 @@ def avg_pool(x_NHWC: jax.Array, window: int, strides: int, padding: int = 0) -> 
 
 
 def avg_pool_inside(x_NHWC: jax.Array, side: int) -> jax.Array:
-    """Means of the squares of that side; where one is cut by the border, of the pixels it has."""
+    """Returns the means over squares of that side; at the border over the pixels inside the map."""
     # flax divides by a float32 count, which strict promotion refuses for a bfloat16 input.
     window = (side, side)
     y_NHWC = nn.avg_pool(
@@ -110,10 +113,10 @@ def avg_pool_inside(x_NHWC: jax.Array, side: int) -> jax.Array:
 
 
 def adaptive_avg_pool(x_NHWC: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Means over ``size`` windows, down and across, as torch's: they overlap where they must.
+    """Returns the means over (rows, columns) = ``size`` windows, as torch's AdaptiveAvgPool2d.
 
-    A window reaches from the floor of its share of the image to the ceiling, so that ``size`` may
-    be larger than the image, too.
+    Window i of n over a side of L pixels reaches from floor(i L / n) to ceil((i + 1) L / n), so
+    windows may overlap, and ``size`` may be larger than the map.
     """
     y_NHWC = x_NHWC.astype(jnp.float32)
     for axis, out in enumerate(size, 1):

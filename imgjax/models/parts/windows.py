@@ -1,4 +1,4 @@
-"""Windows of a feature map and attention inside of them: what several families share."""
+"""Windows of a feature map, and attention inside of windows."""
 
 from collections.abc import Callable
 
@@ -17,14 +17,14 @@ def partition(x_NHWC: jax.Array, h: int, w: int) -> jax.Array:
 
 
 def merge(x_NGLC: jax.Array, h: int, w: int, height: int, width: int) -> jax.Array:
-    """Returns x_NHWC of that height and width: undoes ``partition``."""
+    """Returns x_NHWC of that height and width: the inverse of ``partition``."""
     N, _, _, C = x_NGLC.shape
     x_NYXhwC = x_NGLC.reshape(N, height // h, width // w, h, w, C)
     return x_NYXhwC.swapaxes(2, 3).reshape(N, height, width, C)
 
 
 def relative_index(h: int, w: int) -> np.ndarray:
-    """Returns index_LL: the row for (query, key) in a table of the offsets inside of a window.
+    """Returns index_LL: for (query, key) the row in a table of the offsets inside of a window.
 
     The offset of the query from the key, i rows down and j columns to the right, is row
     (i + h - 1) * (2 * w - 1) + j + w - 1 of (2 * h - 1) * (2 * w - 1).
@@ -35,8 +35,8 @@ def relative_index(h: int, w: int) -> np.ndarray:
     return down_LL * (2 * w - 1) + right_LL
 
 
-def quads(x_NHWC: jax.Array) -> jax.Array:
-    """Returns the map at half its size with four pixels in one; odd sides are padded with zeros.
+def space_to_depth(x_NHWC: jax.Array) -> jax.Array:
+    """Returns the map at half its size, 2x2 pixels in each; odd sides are padded with zeros.
 
     The channels are those of the upper left pixel, the lower left, upper right and lower right.
     """
@@ -47,7 +47,7 @@ def quads(x_NHWC: jax.Array) -> jax.Array:
     return x_NHyWxC.transpose(0, 1, 3, 4, 2, 5).reshape(N, H, W, 4 * C)
 
 
-def attend_inside(attend: Callable, q_NGLHK: jax.Array, k_NGLHK: jax.Array, v_NGLHK: jax.Array,
+def attend_in_windows(attend: Callable, q_NGLHK: jax.Array, k_NGLHK: jax.Array, v_NGLHK: jax.Array,
                   bias_HLL: jax.Array, mask_GLL: jax.Array | None = None) -> Attended:
     """``attend`` (see attention.py) in every window -> (y_NGLHK, attn_NGHLL or None)."""
     if mask_GLL is not None:
@@ -55,19 +55,18 @@ def attend_inside(attend: Callable, q_NGLHK: jax.Array, k_NGLHK: jax.Array, v_NG
     return jax.vmap(attend, (0, 0, 0, None))(q_NGLHK, k_NGLHK, v_NGLHK, bias_HLL)
 
 
-def shifted(attention: Callable, x_NHWC: jax.Array, window: int, shift: bool) -> Attended:
-    """Attention in windows, of the map rolled by half a window if shift (arXiv:2103.14030).
+def shifted_windows(attention: Callable, x_NHWC: jax.Array, window: int, shift: bool) -> Attended:
+    """Attention in windows, with ``shift`` of the map rolled by half a window (arXiv:2103.14030).
 
     A window is at most as large as the map, and there is no shift along a side that it covers.
-    Where windows do not tile the map it is padded with zeros, which take part.
+    Where windows do not tile the map it is padded with zeros, which take part in attention.
 
     Args:
-      attention: (x_NGLC, (h, w), mask_GLL or None) -> (y_NGLC, attn); the float32 mask is to be
-        added to the scores, for what lies at two edges of the map is only brought together by the
-        roll.
+      attention: (x_NGLC, (h, w), mask_GLL or None) -> (y_NGLC, attn); the float32 mask is added
+        to the scores, so that pixels do not attend to those from the opposite edge of the map.
       x_NHWC: the map.
-      window: its side.
-      shift: whether to roll.
+      window: side of a window.
+      shift: whether the map is rolled.
 
     Returns:
       y_NHWC and attn.
@@ -79,7 +78,7 @@ def shifted(attention: Callable, x_NHWC: jax.Array, window: int, shift: bool) ->
         x_NHWC = jnp.roll(x_NHWC, (-down, -right), (1, 2))
     x_NHWC = jnp.pad(x_NHWC, ((0, 0), (0, -H % h), (0, -W % w), (0, 0)))
     height, width = x_NHWC.shape[1:3]
-    mask_GLL = _edges(height, width, h, w, down, right) if down or right else None
+    mask_GLL = _shift_mask(height, width, h, w, down, right) if down or right else None
     y_NGLC, attn = attention(partition(x_NHWC, h, w), (h, w), mask_GLL)
     y_NHWC = merge(y_NGLC, h, w, height, width)[:, :H, :W]
     if down or right:
@@ -87,8 +86,8 @@ def shifted(attention: Callable, x_NHWC: jax.Array, window: int, shift: bool) ->
     return y_NHWC, attn
 
 
-def _edges(height: int, width: int, h: int, w: int, down: int, right: int) -> np.ndarray:
-    """mask_GLL: -100 between pixels of one window that the roll brought together, else 0."""
+def _shift_mask(height: int, width: int, h: int, w: int, down: int, right: int) -> np.ndarray:
+    """Returns mask_GLL: -100 between pixels of a window that come from opposite edges, else 0."""
 
     def strips(side: int, window: int, shift: int) -> np.ndarray:
         at = np.arange(side)
