@@ -90,7 +90,7 @@ class Model(nn.Module):
         norm = partial(layers.norm(self.norm, train=train, dtype=dtype), epsilon=1e-3)
         act = layers.activation(self.act)
 
-        def unit(*args, name):
+        def unit(*args, name: str) -> convolve.ConvNorm:
             return convolve.ConvNorm(partial(conv, *args), norm, act, name=name)
 
         if layers.pick('stem', self.stem, {'imagenet': True, 'cifar': False}):

@@ -123,7 +123,7 @@ class Model(nn.Module):
         norm = partial(layers.norm(self.norm, train=train, dtype=dtype), epsilon=1e-3)
         act = layers.activation(self.act)
 
-        def unit(features, *args, name):
+        def unit(features: int, *args, name: str) -> convolve.ConvNorm:
             features = max(1, round(features * self.width))
             return convolve.ConvNorm(partial(conv, features, *args), norm, act, name=name)
 

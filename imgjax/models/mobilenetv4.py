@@ -121,7 +121,8 @@ class Universal(mbconv.Block):
 
     @nn.compact
     def __call__(self, x_NHWC: jax.Array, rate: branches.Rate) -> jax.Array:
-        def layer(y_NHWC, features, kernel, strides, name, act=lambda y: y):
+        def layer(y_NHWC: jax.Array, features: int, kernel: int, strides: int, name: str,
+                  act: Callable = layers.ACTIVATIONS['identity']) -> jax.Array:
             groups = 1 if kernel == 1 else features
             y_NHWC = self.conv(features, kernel, strides, groups, name=f'{name}.conv')(y_NHWC)
             return act(self.norm(name=f'{name}.bn')(y_NHWC))
@@ -160,7 +161,7 @@ class MobileAttention(mbconv.Block):
         # Xavier's variance, as no ReLU follows these convolutions.
         conv = partial(self.conv, kernel_init=nn.initializers.xavier_uniform())
 
-        def project(y_NHWC, name):
+        def project(y_NHWC: jax.Array, name: str) -> jax.Array:
             if self.key_strides > 1:
                 y_NHWC = conv(C, 3, self.key_strides, C, name=f'{name}.down_conv')(y_NHWC)
                 y_NHWC = self.norm(name=f'{name}.norm')(y_NHWC)

@@ -120,7 +120,7 @@ class Model(nn.Module):
                             attend=lambda *args: (attend(*args)[0], None))
         block = nn.remat(MobileBlock) if self.remat else MobileBlock
 
-        def transform(stage):
+        def transform(stage: int) -> Callable:
             width = self.transformer_widths[stage]
             transformer = partial(
                 Transformer, attention, norm=norm, drop=lambda: lambda x: x,

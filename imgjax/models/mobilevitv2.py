@@ -131,7 +131,7 @@ class Model(nn.Module):
         residual = branches.residual(self.drop_path, train=train)
         block = nn.remat(MobileBlock) if self.remat else MobileBlock
 
-        def transform(stage):
+        def transform(stage: int) -> Callable:
             return partial(block, self.transformer_depths[stage], self.patch_size, self.mlp_ratio,
                            unit, act, residual, dtype)
 

@@ -146,7 +146,7 @@ class Model(nn.Module):
         act = layers.activation(self.act)
         norm = partial(layers.BatchNorm, train=train, dtype=dtype)
 
-        def conv(*args, name, scale_init=layers.ones):
+        def conv(*args, name: str, scale_init: Callable = layers.ones) -> convolve.ConvNorm:
             return convolve.ConvNorm(partial(convolve.grouped, *args, dtype=dtype),
                                      partial(norm, scale_init=scale_init), name=name)
 

@@ -51,7 +51,7 @@ class Block(nn.Module):
                                  dtype=self.dtype, name='reparam_conv')
             return self.act(conv(x_NHWC))
 
-        def branch(kernel_size, name):
+        def branch(kernel_size: int, name: str) -> jax.Array:
             conv = partial(convolve.grouped, self.features, kernel_size, self.strides, self.groups,
                            dtype=self.dtype)
             return convolve.ConvNorm(conv, self.norm, name=name)(x_NHWC)

@@ -132,10 +132,10 @@ class Model(nn.Module):
         norm = partial(layers.layer_norm, epsilon=1e-5, dtype=dtype)
         attend = layers.pick('attention', self.attention, ATTENTIONS)
 
-        def attention(i):
-            return partial(WindowAttention, self.heads[i], attend, dtype)
+        def attention(stage: int) -> Callable:
+            return partial(WindowAttention, self.heads[stage], attend, dtype)
 
-        def merge(x_NHWC, features, name):
+        def merge(x_NHWC: jax.Array, features: int, name: str) -> jax.Array:
             x_NHWC = norm(name=f'{name}.norm')(windows_lib.space_to_depth(x_NHWC))
             return layers.Dense(features, use_bias=False, dtype=dtype, kernel_init=normal,
                                 name=f'{name}.reduction')(x_NHWC)

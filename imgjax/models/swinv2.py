@@ -182,10 +182,11 @@ class Model(nn.Module):
         norm = partial(layers.layer_norm, epsilon=1e-5, dtype=dtype)
         attend = layers.pick('attention', self.attention, ATTENTIONS)
 
-        def attention(i):
-            return partial(WindowAttention, self.heads[i], self.trained_windows[i], attend, dtype)
+        def attention(stage: int) -> Callable:
+            return partial(WindowAttention, self.heads[stage], self.trained_windows[stage], attend,
+                           dtype)
 
-        def merge(x_NHWC, features, name):
+        def merge(x_NHWC: jax.Array, features: int, name: str) -> jax.Array:
             reduction = layers.Dense(features, use_bias=False, dtype=dtype, kernel_init=normal,
                                      name=f'{name}.reduction')
             return norm(name=f'{name}.norm')(reduction(windows_lib.space_to_depth(x_NHWC)))

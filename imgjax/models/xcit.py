@@ -61,7 +61,7 @@ class CrossCovariance(nn.Module):
         q_NLHK, k_NLHK, v_NLHK = (qkv_NL3HK[:, :, i] for i in range(3))
         temperature_H11 = self.param('temperature', layers.ones, (self.heads, 1, 1), jnp.float32)
 
-        def unit(x_NLHK):
+        def unit(x_NLHK: jax.Array) -> jax.Array:
             """Returns each channel, scaled to length 1 over the tokens."""
             x_NLHK = x_NLHK.astype(jnp.float32)
             squares_N1HK = jnp.sum(jnp.square(x_NLHK), axis=1, keepdims=True)
