@@ -5,9 +5,10 @@ WORKDIR ?= runs/$(subst :,_,$(subst .py,,$(notdir $(CONFIG))))
 BIN := .venv/bin
 MINUTES ?= 10
 SEED ?= 0
+TABLE ?= runs/gpu.md
 export TFDS_DATA_DIR ?= $(CURDIR)/data
 
-.PHONY: train studies test test-drills soak test-zoo test-cluster test-reference lint clean
+.PHONY: train studies gpu test test-drills soak test-zoo test-cluster test-reference lint clean
 
 train: .venv/installed
 	@$(BIN)/python -m launch.train --config=$(CONFIG) --workdir=$(WORKDIR) $(FLAGS)
@@ -17,6 +18,10 @@ studies: .venv/installed
 	@for name in digits_augment digits_lr_wd digits_activation; do \
 	  $(BIN)/python -m launch.study --study=configs/studies/$$name.py --workdir=runs/$$name || exit; \
 	done
+
+# The table of docs/gpu.md. A machine with a GPU may have no network: it takes the packages there are.
+gpu:
+	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu --minutes=$(MINUTES) --out=$(TABLE) $(FLAGS)
 
 test: lint
 	@$(BIN)/python -m pytest $(PYTEST) || { code=$$?; \

@@ -8,13 +8,14 @@ rounds in which the forms take turns; the one that a model runs is in bold. `--p
 what imgjax/process/backend.py says to XLA and the allocator.
 """
 
+import functools
 import statistics
-import time
 
 import jax
 import numpy as np
 from absl import app, flags
 
+from benchmarks import turns
 from imgjax.models.parts import forms
 from imgjax.process import backend
 
@@ -42,37 +43,39 @@ LAYERS = [
 ]
 
 
-def gradient(form: str, strides, padding, groups: int):
-    """Returns (x, kernel) -> the layer's mean and its gradients, compiled."""
+def gradient(form: str, strides, padding, groups: int, options: dict):
+    """Returns (x, kernel) -> the layer's mean and its gradients, compiled with these options."""
     def loss(x, kernel):
         return forms.FORMS[form](x, kernel, strides, padding, (1, 1), groups).mean()
 
-    options = {} if _PLAIN.value else backend.compiler_options()
     return jax.jit(jax.value_and_grad(loss, (0, 1)), compiler_options=options)
+
+
+def geometry(kernel_shape, stride: int):
+    """Returns the strides and the padding of a layer: halves of the kernel, or none of patches."""
+    half = kernel_shape[0] // 2
+    return (stride, stride), ((0, 0) if stride == kernel_shape[0] else (half, half),) * 2
 
 
 def main(_) -> None:
     if not _PLAIN.value:
         backend.keep_memory()
+    options = {} if _PLAIN.value else backend.compiler_options()
     rng = np.random.default_rng(0)
     print('| layer | x, NHWC | kernel, HWIO | stride | groups | ms |')
     print('|---|---|---|---|---|---|')
     for name, shape, kernel_shape, stride, groups, candidates in LAYERS:
-        strides, half = (stride, stride), kernel_shape[0] // 2
-        padding = ((0, 0) if stride == kernel_shape[0] else (half, half),) * 2
+        strides, padding = geometry(kernel_shape, stride)
         chosen, padding = forms.choose(
             shape, kernel_shape, strides, padding, (1, 1), groups)
         x, kernel = (jax.device_put(rng.normal(size=each).astype(np.float32))
                      for each in (shape, kernel_shape))
-        runs = {form: gradient(form, strides, padding, groups) for form in candidates}
-        times = {form: [] for form in candidates}
+        runs = {form: gradient(form, strides, padding, groups, options) for form in candidates}
         for run in runs.values():
             jax.block_until_ready(run(x, kernel))
-        for _ in range(_ROUNDS.value):
-            for form, run in runs.items():
-                began = time.perf_counter()
-                jax.block_until_ready(run(x, kernel))
-                times[form].append(time.perf_counter() - began)
+        times = turns.in_turns(
+            {form: turns.timed(functools.partial(run, x, kernel), jax.block_until_ready)
+             for form, run in runs.items()}, _ROUNDS.value, 0)
         shown = []
         for form in candidates:
             text = f'{form} {statistics.median(times[form]) * 1000:.1f}'

@@ -1,94 +1,147 @@
-"""A training step of ours as a process that benchmarks/train_step.py drives.
+"""A training step of ours as a process that benchmarks/train_step.py and gpu.py drive.
 
-Its one argument is JSON: name, size, batch, dtype, and whether to do without process/backend.py
-(plain). It prints a line when it is ready, and for every number of steps read from standard input a
-line with the seconds they took.
+It needs JAX, Flax and Optax alone: the step is built without the data pipeline, as the program that
+a run of one device dispatches.
 """
 
-import json
 import resource
 import sys
 import time
+import types
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs import base
-from imgjax import build, feed, sharding, state, train
+from benchmarks import turns
+from imgjax import models, state, step
+from imgjax.perf import flops, throughput
 from imgjax.process import backend
-from imgjax.rundir import dataset_info
 
 # Side of the square matrices whose product is the ceiling of the utilisation.
 CEILING_SIDE = {'cpu': 2048, 'gpu': 8192, 'tpu': 8192}
 
 
-def memory_mb() -> float:
+def base_config() -> dict:
+    """Returns configs/base.py as plain data, also where ml_collections is missing."""
+    try:
+        import ml_collections as collections
+    except ModuleNotFoundError:  # a dict does, where no flag is read
+        collections = types.ModuleType('ml_collections')
+        collections.config_dict = types.SimpleNamespace(create=dict)
+    with mock.patch.dict(sys.modules, {'ml_collections': collections}):
+        from configs import base
+
+        config = base.get_config()
+        return config.to_dict() if hasattr(config, 'to_dict') else config
+
+
+def build(config: dict, size: int, channels: int = 3, classes: int = 1000):
+    """Returns (the pure train step, hparams, init: hparams -> TrainState) of a config.
+
+    Args:
+      config: plain.
+      size: side of the images in pixels.
+      channels: of the images.
+      classes: of the labels.
+    """
+    options = dict(config['model']['options'])
+    model = models.create(config['model']['name'], num_classes=classes,
+                          dtype=jnp.dtype(config['model']['dtype']), **options)
+    shape = (size, size, channels)
+    return (step.make_train_step(model, config), jax.device_put(state.hparams_of(config)),
+            lambda hparams: state.init(model, config, shape, hparams))
+
+
+def examples(count: int, size: int, channels: int = 3, classes: int = 1000, seed: int = 0) -> dict:
+    """Returns random images uint8 (count, size, size, channels) with labels, on the device."""
+    rng = np.random.default_rng(seed)
+    return jax.device_put({
+        'image': rng.integers(0, 256, (count, size, size, channels), np.uint8),
+        'label': rng.integers(0, classes, count).astype(np.int32),
+        'weight': np.ones(count, np.float32)})
+
+
+def initial(init, hparams):
+    """Returns the state before the first step; it runs once, so it is compiled with few passes."""
+    return jax.jit(init).lower(hparams).compile(
+        {'xla_backend_optimization_level': 1})(hparams)
+
+
+def memory_mb() -> dict:
     """Returns the most that was held: on the device where it says so, else by the process."""
     stats = jax.devices()[0].memory_stats() or {}
     peak = stats.get('peak_bytes_in_use')
-    return (peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024) / 2**20
+    return {'peak': (peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024) / 2**20}
 
 
-def matmul_flops(dtype) -> float:
-    """Returns FLOP/s of a large matrix product, the best of ten."""
-    side = CEILING_SIDE[jax.default_backend()]
-    a = jnp.ones((side, side), dtype)
-    product = jax.jit(lambda a: a @ a)
-    product(a).block_until_ready()
-    seconds = []
-    for _ in range(10):
-        began = time.perf_counter()
-        product(a).block_until_ready()
-        seconds.append(time.perf_counter() - began)
-    return 2 * side**3 / min(seconds)
+def matmul_flops(dtype, side: int = 0, rounds: int = 5) -> list[float]:
+    """Returns FLOP/s of a product of random matrices, a number for each round.
+
+    Args:
+      dtype: of the matrices.
+      side: of them; 0 takes what is large for the backend.
+      rounds: how often it is measured.
+    """
+    side = side or CEILING_SIDE[jax.default_backend()]
+    key = jax.random.key(0)  # zeros and ones are multiplied faster
+    a, b = (jax.random.normal(jax.random.fold_in(key, i), (side, side), dtype) for i in (0, 1))
+    product = jax.jit(lambda a, b: a @ b)
+    jax.block_until_ready(product(a, b))
+    run = turns.timed(lambda: product(a, b), jax.block_until_ready)
+    return [2 * side**3 / seconds
+            for seconds in turns.in_turns({'product': run}, rounds, 0.1)['product']]
 
 
-def prepare(name: str, size: int, batch: int, dtype: str):
-    """Returns (steps -> seconds, seconds of compiling, FLOPs of a step)."""
-    config = base.get_config().to_dict()
-    config['model'] |= {'name': name, 'dtype': dtype}
+def start(name: str, size: int, batch: int, dtype: str, plain: bool = False,
+          options: dict | None = None, side: int = 0):
+    """Returns what turns.serve takes.
+
+    Args:
+      name: of imgjax.models.
+      size: side of the images in pixels.
+      batch: images of a step.
+      dtype: of the computation.
+      plain: without what imgjax/process/backend.py says to XLA and the allocator.
+      options: of the model.
+      side: of the matrices whose product is the ceiling, as in matmul_flops.
+    """
+    if plain:
+        backend.compiler_options = dict
+    else:
+        backend.keep_memory()
+    config = base_config()
+    config['model'] |= {'name': name, 'dtype': dtype, 'options': options or {}}
     config['optimizer'] |= {'name': 'sgd'}
     config |= {'batch_size': batch, 'steps': 1000}
-    classes = [str(i) for i in range(1000)]
-    dataset = dataset_info.DatasetInfo(classes, [size, size, 3], batch, batch, '', '')
-    setup = build.setup(config, dataset, jax.devices()[:1])
-    hparams = jax.device_put(state.hparams_of(config), sharding.replicated(setup.mesh))
-    current = train.initial_state(setup, hparams)
-    rng = np.random.default_rng(0)
-    item = jax.device_put({
-        'image': rng.integers(0, 256, (batch, size, size, 3), np.uint8),
-        'label': rng.integers(0, 1000, batch).astype(np.int32),
-        'weight': np.ones(batch, np.float32)}, sharding.batch_sharding(setup.mesh))
+    train_step, hparams, init = build(config, size)
+    current, batch_of_images = initial(init, hparams), examples(batch, size)
     began = time.perf_counter()
-    dispatch, flops = feed.compile_step(setup, 1, current, {}, item, hparams)
+    traced = jax.jit(train_step, donate_argnums=0,
+                     compiler_options=backend.compiler_options()).trace(
+                         current, batch_of_images, hparams)
+    dispatch = traced.lower().compile()
     compiling = time.perf_counter() - began
 
     def run(steps: int) -> float:
         nonlocal current
         began = time.perf_counter()
         for _ in range(steps):
-            current, measured = dispatch(current, {}, item, hparams)
+            current, measured = dispatch(current, batch_of_images, hparams)
         jax.block_until_ready(measured)
         return time.perf_counter() - began
 
-    return run, compiling, flops
-
-
-def main() -> None:
-    wanted = json.loads(sys.argv[1])
-    if wanted.pop('plain'):
-        backend.compiler_options = dict
-    else:
-        backend.keep_memory()
-    ceiling = matmul_flops(wanted['dtype'])
-    run, compiling, flops = prepare(**wanted)
     run(1)
-    print(json.dumps({'compile': compiling, 'flops': flops, 'ceiling': ceiling,
-                      'device': jax.devices()[0].device_kind}), flush=True)
-    for line in sys.stdin:
-        print(json.dumps({'seconds': run(int(line)), 'memory': memory_mb()}), flush=True)
+    device, need = jax.devices()[0], dispatch.memory_analysis()
+    ready = {
+        'compile': compiling, 'flops': flops.count(traced.jaxpr), 'device': device.device_kind,
+        'parameters': state.parameter_count(current), 'peak': throughput.peak_flops(
+            device.device_kind), 'ceiling': max(matmul_flops(dtype, side)),
+        'program': need and (need.argument_size_in_bytes + need.temp_size_in_bytes
+                             + need.output_size_in_bytes - need.alias_size_in_bytes) / 2**20}
+    return run, ready, memory_mb
 
 
 if __name__ == '__main__':
-    main()
+    turns.serve(start)

@@ -6,17 +6,18 @@
 A step is forward, loss, backward, SGD with momentum and, in ours, the look at norms and finiteness
 that every run has; the images lie on the device. The ways take turns in processes of their own, so
 that a busy machine slows all of them; medians over the rounds, and the ratio of each round. Torch
-runs channels_last, eager and compiled; on a GPU in bfloat16 by autocast. MFU is FLOPs of our step
-as lowered over what the largest matrix product reaches. Memory is the most that was held: of a
-device what its allocator says, on the CPU the process's, compiler and libraries included.
+runs channels_last, eager and compiled; on a GPU in bfloat16 by autocast. MFU is FLOPs of our step's
+matrix products and convolutions over what a large matrix product reaches. Memory is the most that
+was held: of a device what its allocator says, on the CPU the process's, compiler and libraries
+included.
 """
 
-import json
 import statistics
-import subprocess
 import sys
 
 from absl import app, flags
+
+from benchmarks import turns
 
 _MODELS = flags.DEFINE_list(
     'models', ['resnet50:224:16', 'vit_small_patch16_224:224:16', 'convnext_tiny:224:16',
@@ -33,50 +34,20 @@ _ROUNDS = flags.DEFINE_integer('rounds', 5, 'How often each way has its turn.')
 _SECONDS = flags.DEFINE_float('seconds', 5.0, 'About how long a turn lasts; at least a step.')
 
 
-class Way:
-    """A process that runs training steps when asked to."""
-
-    def __init__(self, *command: str):
-        self._process = subprocess.Popen(
-            command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self.dataset = self._read()
-        first = self._ask(1)['seconds']
-        self.steps = max(1, round(_SECONDS.value / first))
-
-    def measure(self) -> float:
-        """Returns seconds a step."""
-        found = self._ask(self.steps)
-        self.memory = found['memory']
-        return found['seconds'] / self.steps
-
-    def _ask(self, steps: int) -> dict:
-        print(steps, file=self._process.stdin, flush=True)
-        return self._read()
-
-    def _read(self) -> dict:
-        line = self._process.stdout.readline()
-        if not line:
-            raise app.UsageError(f'{" ".join(self._process.args)}: failed; see its error above')
-        return json.loads(line)
-
-    def close(self) -> None:
-        self._process.stdin.close()
-        self._process.wait()
-
-
-def ways(name: str, size: int, batch: int) -> dict[str, Way]:
+def ways(name: str, size: int, batch: int) -> dict[str, turns.Way]:
     """Returns {what it is called: way}, ours first."""
     wanted = {'name': name, 'size': size, 'batch': batch, 'dtype': _DTYPE.value}
     found = {}
-    for name, plain in {'ours': False, 'ours, plain': True}.items():
+    for title, plain in {'ours': False, 'ours, plain': True}.items():
         if not plain or 'plain' in _PEERS.value:
-            found[name] = Way(sys.executable, '-m', 'benchmarks.step_ours',
-                              json.dumps(wanted | {'plain': plain}))
+            found[title] = turns.Way('step_ours', wanted | {'plain': plain})
+            found[title].begin()
     if 'torch' in _PEERS.value:
         for mode in ('', *_COMPILE.value):
-            found[f'torch compile {mode}' if mode else 'torch eager'] = Way(
-                _PEER_PYTHON.value, 'benchmarks/step_torch.py',
-                json.dumps(wanted | {'compile': mode}))
+            title = f'torch compile {mode}' if mode else 'torch eager'
+            found[title] = turns.Way(
+                'step_torch', wanted | {'compile': mode}, python=_PEER_PYTHON.value)
+            found[title].begin()
     return found
 
 
@@ -90,20 +61,16 @@ def main(_) -> None:
         except ValueError:
             raise app.UsageError(f'--models: takes variant:size:batch, got {wanted!r}') from None
         found = ways(name, size, batch)
-        times = {way: [] for way in found}
-        for _ in range(_ROUNDS.value):
-            for way, process in found.items():
-                times[way].append(process.measure())
-        ours = found['ours'].dataset
-        for way, process in found.items():
-            step = statistics.median(times[way])
-            ratios = [a / b for a, b in zip(times[way], times['ours'], strict=True)]
-            used = ours['flops'] / step / ours['ceiling'] if ours['flops'] else float('nan')
-            print(f'| {name}, {size} px, {batch} | {way} | {step * 1000:.0f} | {batch / step:.1f} '
-                  f'| {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) '
-                  f'| {used:.0%} | {process.memory:.0f} | {process.dataset["compile"]:.0f} |',
-                  flush=True)
-            process.close()
+        times = turns.in_turns({title: way.run for title, way in found.items()},
+                               _ROUNDS.value, _SECONDS.value)
+        ours = found['ours'].ready
+        for title, way in found.items():
+            step = statistics.median(times[title])
+            print(f'| {name}, {size} px, {batch} | {title} | {step * 1000:.0f} | {batch / step:.1f}'
+                  f' | {turns.ratio(times[title], times["ours"])} '
+                  f'| {ours["flops"] / step / ours["ceiling"]:.0%} | {way.memory["peak"]:.0f} '
+                  f'| {way.ready["compile"]:.0f} |', flush=True)
+            way.close()
     print(f'\n{ours["device"]}, {_DTYPE.value}, ceiling {ours["ceiling"] / 1e9:.0f} GFLOP/s, '
           f'{_ROUNDS.value} rounds; ratios are medians (lowest to highest)')
 
