@@ -2,7 +2,7 @@
 
     make gpu
     python -m benchmarks.gpu --rows='train step conv,attention' --minutes=5 --out=runs/gpu.md
-    python -m benchmarks.gpu --tiny       # on any CPU, in about two minutes: does every row work?
+    python -m benchmarks.gpu --tiny       # on any CPU, in a few minutes: does every row work?
 
 It takes a checkout of imgjax and the packages that are there: JAX, Flax, Optax and Orbax for most
 rows, torch and timm for what is beside ours. A row that needs another says which. Each line is
