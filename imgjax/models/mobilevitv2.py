@@ -21,7 +21,6 @@ VARIANTS['tiny_mobilevitv2'] = {
     'stem': 16, 'widths': (8, 16), 'depths': (1, 1), 'transformer_depths': (1,)}
 RENAMES = {'head': 'head.fc'}
 
-
 norm = partial(layers.group_norm, groups=1)  # over the whole of an example
 
 

@@ -158,7 +158,8 @@ class Model(nn.Module):
     Attributes:
       num_classes: K; 0 gives the features in place of logits.
       depths: number of blocks of each stage; each stage but the first halves the map.
-      widths: channels of every stage, at least as many as stages; a bottleneck puts out four times.
+      widths: channels of each stage, at least as many numbers as stages; the output of a bottleneck
+        has four times as many.
       block: 'basic', 'bottleneck' or 'preact'.
       groups: number of groups of the 3x3 convolution of a bottleneck.
       base_width: channels per group of the 3x3 convolution of a bottleneck for a width of 64.

@@ -275,3 +275,22 @@ def test_gelu_is_exact():
     exact = x * 0.5 * (1 + jax.scipy.special.erf(x / np.sqrt(np.float32(2))))
     np.testing.assert_allclose(layers.activation('gelu')(x), exact, atol=1e-6)
     assert np.abs(np.asarray(layers.activation('gelu_tanh')(x) - exact)).max() > 1e-5
+
+
+@pytest.mark.parametrize('depth', [1, 2, 12, 48])
+def test_drop_path_rates_rise_linearly(depth):
+    rates = np.asarray(branches.drop_path_rates(0.3, depth), np.float32)
+    np.testing.assert_array_equal(rates, np.linspace(0, 0.3, depth, dtype=np.float32))
+
+
+@pytest.mark.parametrize(('channels', 'least', 'rounded'), [
+    (1, 0, 8), (11.9, 0, 8), (12, 0, 16), (20, 0, 24), (35, 0, 32), (35, 0.9, 32), (11, 0.9, 16)])
+def test_multiple_of_8(channels, least, rounded):
+    assert layers.multiple_of_8(channels, least) == rounded
+
+
+def test_prepended_tokens_are_the_same_for_all_examples():
+    x_NLD, tokens_1LD = normal(3, 4, 5), normal(1, 2, 5)
+    y_NLD = layers.prepend(jnp.asarray(tokens_1LD), jnp.asarray(x_NLD))
+    np.testing.assert_array_equal(y_NLD[:, 2:], x_NLD)
+    np.testing.assert_array_equal(y_NLD[:, :2], np.repeat(tokens_1LD, 3, axis=0))

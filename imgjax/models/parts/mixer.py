@@ -1,6 +1,5 @@
 """What MLP-Mixer, gMLP and ResMLP share: blocks over the patches of an image, then their mean."""
 
-
 from collections.abc import Callable
 
 import jax
