@@ -65,7 +65,7 @@ def _run(run, distributed: bool) -> None:
             processes.start(values.coordinator_address, values.num_processes, values.process_id,
                             values.heartbeat_seconds, stop.leave)
         compile_cache.enable()
-        terminal.speak(log)
+        terminal.report_regularly(log)
         with backend.memory_for('this command', 'run it where there is more'):
             result = run()
     except RunError as error:

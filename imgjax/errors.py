@@ -1,4 +1,4 @@
-"""What can end a run, and the exit code each end has.
+"""The errors that end a run, each with its exit code.
 
 Every message is one line that names the field or the file, and the fix.
 """
@@ -9,10 +9,10 @@ from collections.abc import Collection, Iterable
 
 
 class RunError(Exception):
-    """A run that cannot go on; `exit_code` is what the process returns.
+    """A run cannot go on; the process ends with `exit_code`.
 
-    `together` is true where every process of the run raises the same at the same point: each says
-    why before it ends. Otherwise the others are told to end by the one that failed.
+    `together` is true where every process of the run raises the same error at the same point, and
+    each ends by itself. Otherwise the process that failed makes the others end.
     """
 
     exit_code = 1
@@ -20,7 +20,7 @@ class RunError(Exception):
 
 
 class ConfigError(RunError):
-    """A flag, a config field or a run directory that does not fit: nothing was written."""
+    """A flag, a config field or a run directory does not fit; nothing was written."""
 
     exit_code = 2
 
@@ -32,7 +32,7 @@ class OutOfMemoryError(RunError):
 
 
 class DataError(RunError):
-    """A dataset, an image or a checkpoint that cannot be used."""
+    """A dataset, an image or a checkpoint cannot be used."""
 
     exit_code = 3
 
@@ -50,7 +50,7 @@ class LockedError(RunError):
 
 
 class DoesNotFitError(RunError):
-    """A step that the devices have too little memory for; `result` is printed all the same."""
+    """The devices have too little memory for a step; `result` is printed all the same."""
 
     def __init__(self, message: str, result: dict):
         super().__init__(message)
@@ -58,7 +58,7 @@ class DoesNotFitError(RunError):
 
 
 class ReplicaError(RunError):
-    """Copies of the state that must be equal are not: a device or its memory has failed."""
+    """Copies of the state differ that must be equal: a device or its memory has failed."""
 
     exit_code = 76
 
@@ -70,13 +70,13 @@ class WorkerError(RunError):
 
 
 class PreemptedError(RunError):
-    """Asked to stop; the state is saved and the same command goes on."""
+    """The run was asked to stop; its state is saved, and the same command continues it."""
 
     exit_code = 75
     together = True
 
 
-# Not an exception: the watchdog ends a process whose main thread is stuck (runtime.watchdog).
+# No exception has it: the watchdog ends a process whose main thread hangs (process/watchdog.py).
 WATCHDOG_EXIT_CODE = 76
 
 
@@ -86,7 +86,7 @@ def one_line(error: BaseException, most: int = 200) -> str:
 
 
 def nearest(name: str, valid: Iterable) -> str:
-    """Returns "; did you mean 'x'?" for the valid name that is close, or '' where none is.
+    """Returns "; did you mean 'x'?" with the closest valid name, or '' if none is close.
 
     Case makes no difference. The beginning of a name is close to it, and so is a last part that
     no other name has (`seed` to `hparams.seed`); two names whose last parts are not alike are not
@@ -111,6 +111,6 @@ def _last_part(name: str) -> str:
 
 
 def unknown(kind: str, name: str, valid: Collection[str]) -> str:
-    """Returns the line for a name that is none of `valid`: the nearest, and all there are."""
+    """Returns the error for a name that is not valid: the closest valid name, and all of them."""
     return (f'unknown {kind} {name!r}{nearest(name, valid) or "."} There are '
             f'{", ".join(valid) or "none"}')

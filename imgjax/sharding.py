@@ -1,9 +1,9 @@
-"""Which device holds what: one mesh from the config, and rules for the train state.
+"""Which part of the batch and of the train state each device stores: one mesh, and rules.
 
-The axis `data` splits the batch. `fsdp` splits the batch too, and cuts the state where it is kept;
-parameters are brought together before a step uses them (Rajbhandari et al. 2019, arXiv:1910.02054).
-`tensor` splits attention and MLPs of the families that say how (TENSOR_RULES, Shoeybi et al. 2019,
-arXiv:1909.08053); other parameters it cuts where they are kept, as `fsdp` does.
+The axis `data` splits the batch. `fsdp` splits the batch too, and each device stores a part of the
+state; a step gathers the parameters before it uses them (Rajbhandari et al. 2019,
+arXiv:1910.02054). `tensor` splits attention and MLPs of the families that say how (TENSOR_RULES,
+Shoeybi et al. 2019, arXiv:1909.08053); other parameters it splits in storage only, as `fsdp` does.
 """
 
 import contextlib
@@ -28,13 +28,13 @@ MIN_FSDP_ELEMENTS = 1024
 
 
 def make_mesh(shape: dict, devices=None) -> Mesh:
-    """Returns the mesh with the axes of AXES; a `data` of -1 takes what is left.
+    """Returns the mesh with the axes of AXES; a `data` of -1 takes the remaining devices.
 
-    Where devices are in several slices (TPU pods joined by a slower network), `data` goes over
-    these, and the other axes stay inside of one.
+    Where the devices are in several slices (TPU pods joined by a slower network), `data` extends
+    over the slices, and each of the other axes stays inside of one.
 
     Raises:
-      ConfigError: the axes do not multiply to the number of devices, or there are none.
+      ConfigError: the product of the axes is not the number of devices, or there are no devices.
     """
     devices = backend.devices() if devices is None else devices
     inner = shape['fsdp'] * shape['tensor']
@@ -59,12 +59,16 @@ def make_mesh(shape: dict, devices=None) -> Mesh:
 
 
 def batch_parts(mesh: Mesh) -> int:
-    """Returns into how many parts a batch is split."""
+    """Returns the number of parts that a batch is split into."""
     return mesh.shape['data'] * mesh.shape['fsdp']
 
 
 def check_batch_size(batch_size: int, accumulation_steps: int, mesh: Mesh) -> None:
-    """Raises ConfigError when a training batch cannot be split evenly."""
+    """Checks that a training batch can be split evenly.
+
+    Raises:
+      ConfigError: it cannot; the line names the nearest size that can.
+    """
     parts = accumulation_steps * batch_parts(mesh)
     if batch_size % parts:
         raise ConfigError(
@@ -74,39 +78,39 @@ def check_batch_size(batch_size: int, accumulation_steps: int, mesh: Mesh) -> No
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """On every device the same."""
+    """Returns the sharding of arrays that every device stores whole."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
-    """Examples over all devices; `leading` axes before the batch axis stay whole."""
+    """Returns the sharding of a batch, whose batch axis comes after `leading` whole axes."""
     return NamedSharding(mesh, PartitionSpec(*[None] * leading, ('data', 'fsdp')))
 
 
 def rows_here(mesh: Mesh, process: int | None = None) -> tuple[int, int]:
-    """Returns (k, n): of n equal parts of every batch, a process has to load the k-th.
+    """Returns (k, n): a process loads part k, from 0, of the n equal parts of every batch.
 
     Args:
       mesh: the devices of all processes.
-      process: which process; None is this one.
+      process: the index of the process; None is this one.
 
     Raises:
-      ConfigError: its devices do not hold one such part.
+      ConfigError: its devices do not take one such part.
     """
     process = jax.process_index() if process is None else process
     owners = np.vectorize(lambda device: device.process_index)(mesh.devices)
     owners = owners.reshape(batch_parts(mesh), -1)
-    held = np.flatnonzero((owners == process).any(axis=1))
-    first, share = held[0], len(held)
-    if held[-1] - first + 1 != share or first % share or len(owners) % share:
-        raise ConfigError(f'config.mesh: process {process} holds the parts {held.tolist()} of '
+    parts = np.flatnonzero((owners == process).any(axis=1))
+    first, share = parts[0], len(parts)
+    if parts[-1] - first + 1 != share or first % share or len(owners) % share:
+        raise ConfigError(f'config.mesh: process {process} takes the parts {parts.tolist()} of '
                           f'{len(owners)} of a batch, which is no equal share; choose axes that '
                           'divide the devices of a process, or are multiples of them')
     return int(first // share), len(owners) // share
 
 
 def to_device(batch: dict, placement: NamedSharding) -> dict:
-    """Returns a host batch (the rows of `rows_here`) as global arrays on the devices."""
+    """Returns a batch of this process (the rows of `rows_here`) as global arrays on the devices."""
     part, parts = rows_here(placement.mesh)  # type: ignore[arg-type]  # it has devices
 
     def one(rows):
@@ -125,11 +129,11 @@ def place(tree, placements, own: bool = False) -> Any:
     """Returns host arrays, the same in every process, as global arrays on the devices.
 
     Args:
-      tree: of NumPy arrays.
-      placements: a sharding, or one for each of them.
-      own: they get memory of their own, which a step can take over (donation). On a CPU they would
-        share the host array's where it is aligned, whatever device_put's may_alias says (jax
-        0.10.2), and the first step would have to copy them.
+      tree: a pytree of NumPy arrays.
+      placements: one sharding for all of them, or a pytree with one for each.
+      own: whether the results get memory of their own, which a step can take over (donation). On a
+        CPU they otherwise share the memory of a host array that is aligned, whatever device_put's
+        may_alias says (jax 0.10.2), and the first step would have to copy them.
     """
     def one(array, placement):
         array = np.asarray(array)
@@ -145,17 +149,17 @@ def place(tree, placements, own: bool = False) -> Any:
 
 
 def to_host(tree, wanted: bool = True) -> Any:
-    """Returns global arrays as NumPy arrays of their own memory; every process has to call it.
+    """Returns global arrays as NumPy arrays with memory of their own; every process has to call it.
 
     Args:
-      tree: of arrays on a mesh.
-      wanted: whether this process gets them; others only help to bring them together.
+      tree: a pytree of arrays on a mesh.
+      wanted: whether this process gets the arrays; the others only take part in gathering them.
     """
     def one(leaf):
         if not isinstance(leaf, jax.Array):
             return leaf
         if not (leaf.is_fully_addressable or leaf.is_fully_replicated):
-            # One after the other: a process that went on to the next would hang the others (Gloo).
+            # One at a time: a process that starts to gather the next array hangs the others (Gloo).
             leaf = jax.block_until_ready(_gathered(leaf.sharding.mesh)(leaf))
         return np.array(jax.device_get(leaf)) if wanted else None
 
@@ -168,35 +172,35 @@ def _gathered(mesh: Mesh):
 
 
 class Layout(NamedTuple):
-    """How a step has its parameters: cut where they are kept, together where they are used.
+    """How the parameters of a step are sharded: where they are stored, and where they are used.
 
     Attributes:
-      mesh: the devices; None where every one of them holds the whole state.
-      kept: a NamedSharding for each parameter.
-      used: the same, without `fsdp`.
-      splits: whether the model is split over `tensor`: its family has rules.
+      mesh: the devices; None where each of them stores the whole state.
+      stored: a NamedSharding for each parameter.
+      used: the same without `fsdp`.
+      splits: whether the model is split over `tensor`, as its family has rules.
     """
 
     mesh: Mesh | None = None
-    kept: Any = None
+    stored: Any = None
     used: Any = None
     splits: bool = False
 
     def gather(self, params) -> Any:
-        """Returns the parameters as a step computes with them; done once a step."""
+        """Returns the parameters as a step computes with them; called once per step."""
         return jax.lax.with_sharding_constraint(params, self.used) if self.mesh else params
 
     def scatter(self, grads) -> Any:
-        """Returns gradients as the optimizer has them, each device those of what it keeps."""
+        """Returns the gradients sharded as the optimizer needs them: as parameters are stored."""
         if self.mesh is None:
             return grads
         if self.mesh.shape['tensor'] > 1:
-            # Or XLA would cut the activations, too, along what `tensor` cuts of a parameter.
+            # Without it XLA splits the activations too, along the axis that `tensor` splits.
             grads = jax.lax.with_sharding_constraint(grads, self.used)
-        return jax.lax.with_sharding_constraint(grads, self.kept)
+        return jax.lax.with_sharding_constraint(grads, self.stored)
 
     def traced(self) -> contextlib.AbstractContextManager:
-        """The context in which a model is traced."""
+        """Returns the context in which a model has to be traced."""
         return parallel.over(self.mesh) if self.splits else contextlib.nullcontext()
 
 
@@ -212,7 +216,7 @@ def layout(abstract_params, mesh: Mesh, rules=()) -> Layout:
       rules: TENSOR_RULES of the model's family.
 
     Raises:
-      ConfigError: a rule is of no parameter, or an axis cannot be split evenly.
+      ConfigError: a rule matches no parameter, or an axis cannot be split evenly.
     """
     if mesh.size == mesh.shape['data']:
         return WHOLE
@@ -221,7 +225,7 @@ def layout(abstract_params, mesh: Mesh, rules=()) -> Layout:
     for pattern, _ in rules if mesh.shape['tensor'] > 1 else ():
         if not any(re.search(pattern, name) for name, _ in named):
             raise ConfigError(f'config.mesh.tensor: the rule {pattern!r} matches no parameter')
-    kept = state_shardings(abstract_params, mesh, rules)
+    stored = state_shardings(abstract_params, mesh, rules)
 
     def used(path, leaf):
         axis = _tensor_axis(path, leaf, mesh, rules)
@@ -231,21 +235,23 @@ def layout(abstract_params, mesh: Mesh, rules=()) -> Layout:
         whole = axis is None or _rule_of(path, rules) == 'heads'
         return _cut(mesh, {} if whole else {axis: 'tensor'})
 
-    return Layout(mesh, kept, jax.tree_util.tree_map_with_path(used, abstract_params), bool(rules))
+    return Layout(mesh, stored, jax.tree_util.tree_map_with_path(used, abstract_params),
+                  bool(rules))
 
 
 def state_shardings(abstract_state, mesh: Mesh, rules=()) -> Any:
-    """Returns a NamedSharding a leaf: a rule's axis is cut by `tensor`, the largest by `fsdp`.
+    """Returns a NamedSharding per leaf: `tensor` splits the axis of its rule, `fsdp` the largest.
 
-    Of leaves without a rule `tensor` and `fsdp` cut the largest axis that they divide together.
-    Optimizer moments and EMA have the names and shapes of their parameters, so they are cut alike.
+    In leaves without a rule `tensor` and `fsdp` split the largest axis that they divide together.
+    Optimizer moments and EMA have the paths and shapes of their parameters, and are split alike.
 
     Args:
       abstract_state: a pytree of arrays or their shapes.
       mesh: the devices.
-      rules: (pattern, axis) pairs; the first whose pattern is found in a leaf's path counts. The
-        axis is negative, as layers of a scan have one more in front; 'heads' is the last one, of
-        a map to heads, which is kept cut but used whole: its order is not that of the heads.
+      rules: (pattern, axis) pairs; the first pattern that is found in the path of a leaf counts.
+        The axis is negative, as layers of a scan have one more in front. 'heads' is the last axis
+        of a map to attention heads, which is stored split and used whole, as its order is not that
+        of the heads.
     """
     def rule(path, leaf) -> NamedSharding:
         axis = _tensor_axis(path, leaf, mesh, rules)
@@ -279,7 +285,7 @@ def _rule_of(path, rules):
 
 
 def _tensor_axis(path, leaf, mesh: Mesh, rules) -> int | None:
-    """Returns which axis of a leaf `tensor` cuts by its rule, from 0; None where it cuts none."""
+    """Returns the axis of a leaf, from 0, that `tensor` splits by its rule, or None."""
     axis, parts = _rule_of(path, rules), mesh.shape['tensor']
     if axis is None or parts == 1:
         return None

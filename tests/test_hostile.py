@@ -178,7 +178,7 @@ CHECKPOINTS = {
     'meta data of another kind': (put('meta/metadata', lambda p: p.write_text('[]')), 'damaged'),
     'deep meta data': (put('meta/metadata', lambda p: p.write_text('[' * 500_000)), 'Recursion'),
     'giant meta data': (put('meta/metadata', sparse(2**43)), "'meta/metadata' is larger than"),
-    'a giant data file': (put('state/d/x', sparse(2**43)), 'its files are of 8,796,093,'),
+    'a giant data file': (put('state/d/x', sparse(2**43)), 'its files have 8,796,093,'),
     'a description of a giant tree': (put('state/_METADATA', sparse(2**30)), 'is larger than'),
     'a deep description': (
         put('state/_METADATA', lambda p: p.write_text('[' * 500_000)), 'nested too deeply'),

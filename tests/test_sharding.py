@@ -273,5 +273,5 @@ def test_the_rows_of_a_process_are_those_of_its_devices(sizes, processes, expect
 def test_processes_that_share_no_equal_part_are_an_error():
     devices = [Device(number, 0, int(number >= 3)) for number in range(8)]
     mesh = sharding.make_mesh({'data': 8, 'fsdp': 1, 'tensor': 1}, devices)
-    with pytest.raises(ConfigError, match='config.mesh: process 0 holds the parts'):
+    with pytest.raises(ConfigError, match='config.mesh: process 0 takes the parts'):
         sharding.rows_here(mesh, 0)

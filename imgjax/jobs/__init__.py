@@ -1,4 +1,4 @@
-"""Job files for clusters: one training command, and what starts it again."""
+"""Job files for clusters: a training command, and what starts it again after a failure."""
 
 import json
 import os
@@ -13,14 +13,18 @@ from ml_collections import config_flags
 from imgjax.errors import ConfigError
 from imgjax.rundir import outputs
 
-# Starting again cannot help: flags or config, data, divergence, a directory that another run holds.
+# Exit codes after which starting again cannot help: wrong flags or config, wrong data, divergence,
+# a run directory that another run has locked.
 FINAL_CODES = (2, 3, 4, 5)
 
 
 def asked(defined) -> dict:
-    """Returns the values of an entry point's flags by their names, and of its config's.
+    """Returns the values of an entry point's flags by name, with those of its config.
 
-    `config` is the file as it was named, `fields` the overrides.
+    `config` is the name of the config file as it was given, `fields` are the overrides.
+
+    Args:
+      defined: the flags that the entry point defines.
     """
     config = flags.FLAGS['config']
     return {'config': config_flags.get_config_filename(config) if config.present else '',
@@ -31,7 +35,7 @@ def overrides(arguments: list[str]) -> list[str]:
     """Returns the arguments that set fields of the config, as launch.train takes them.
 
     Raises:
-      ConfigError: one of them has no =, so that it is not clear where it ends.
+      ConfigError: one of them has no =, so that the end of its value is unknown.
     """
     found = [text for text in arguments if re.match(r'--?(no)?config\.', text)]
     for text in found:
@@ -42,30 +46,30 @@ def overrides(arguments: list[str]) -> list[str]:
 
 def train_command(python: str, config: str, fields: list[str], workdir: str,
                   heartbeat_seconds: int) -> list[str]:
-    """Returns the words of the training command; `fields` are of `overrides`."""
+    """Returns the words of the training command; `fields` are what `overrides` returns."""
     return [python, '-m', 'launch.train', f'--config={config}', *fields, f'--workdir={workdir}',
             f'--heartbeat_seconds={heartbeat_seconds}']
 
 
 def study_command(python: str, study: str, workdir: str, cells: str,
                   heartbeat_seconds: int) -> list[str]:
-    """Returns the words of the command of a study."""
+    """Returns the words of the command that runs a study."""
     return [python, '-m', 'launch.study', f'--study={study}', f'--workdir={workdir}',
             f'--cells={cells}', f'--heartbeat_seconds={heartbeat_seconds}']
 
 
 def write(flag: str, path: str, text: str, command: str, mark: str) -> None:
-    """Writes a job file, in a folder that is made where it is missing.
+    """Writes a job file, and makes its folder where that is missing.
 
     Args:
-      flag: which names the file.
-      path: of it.
-      text: what it shall hold.
-      command: what writes it.
-      mark: a line of each file that the command writes; one without it is not replaced.
+      flag: the flag that names the file.
+      path: the path of the file.
+      text: the content to write.
+      command: the command that writes the file.
+      mark: a line of each file that the command writes; a file without it is not replaced.
 
     Raises:
-      ConfigError: it may not be written.
+      ConfigError: the file may not be written.
     """
     outputs.check_file(flag, path, command, (mark.encode(),), makes_folder=True)
     outputs.make_folder(os.path.dirname(os.path.realpath(path)))
@@ -74,10 +78,10 @@ def write(flag: str, path: str, text: str, command: str, mark: str) -> None:
 
 
 def check(**fields) -> None:
-    """Refuses what no job file can carry.
+    """Checks that values can stand in a job file.
 
     Raises:
-      ConfigError: a text with a line break or another control character, or a required one empty.
+      ConfigError: a text has a line break or another control character, or a required one is empty.
     """
     for name, value in fields.items():
         for text in value if isinstance(value, (list, tuple)) else [value]:
@@ -91,7 +95,7 @@ def check(**fields) -> None:
 
 
 def check_name(name: str) -> None:
-    """Refuses what is no DNS label: the names of a JobSet and a TPU VM.
+    """Checks that a name is a DNS label, as the names of a JobSet and a TPU VM have to be.
 
     Raises:
       ConfigError: it is not.
@@ -102,9 +106,9 @@ def check_name(name: str) -> None:
 
 
 def render(template: str, **values) -> str:
-    """Fills in a template of launch/, where every value is quoted by a filter.
+    """Fills in a template of launch/, in which a filter quotes every value.
 
-    `sh` gives a word of a shell, `words` several, `sbatch` a value of a line #SBATCH,
+    `sh` writes one word of a shell, `words` several, `sbatch` the value of an #SBATCH line, and
     `yaml` any value of YAML.
     """
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True,
@@ -115,10 +119,10 @@ def render(template: str, **values) -> str:
 
 
 def _sbatch(text: str) -> str:
-    # In double quotes sbatch takes a backslash for itself; outside of them a blank ends the value.
+    # Within double quotes sbatch drops a backslash; outside of them a blank ends the value.
     return '"' + re.sub(r'(["\\])', r'\\\1', text) + '"'
 
 
 def _yaml(value) -> str:
-    # JSON is YAML, but for \uD83D and the like, of which YAML makes no characters.
+    # JSON is YAML but for surrogate pairs such as \uD83D, which YAML does not join.
     return json.dumps(value, ensure_ascii=False)

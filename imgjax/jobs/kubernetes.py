@@ -1,4 +1,4 @@
-"""The JobSet of a run on Kubernetes."""
+"""Writes the JobSet of a run on Kubernetes."""
 
 import posixpath
 
@@ -7,7 +7,7 @@ from imgjax.errors import ConfigError
 from imgjax.rundir import outputs
 
 _MARK = '# A run on Kubernetes with the JobSet controller'  # of launch/jobset.yaml
-PORT = 8476  # of the first process, JAX's own on Kubernetes
+PORT = 8476  # of the first process; the port that JAX uses on Kubernetes
 
 
 def jobset(template: str, *, config: str, fields: list[str], workdir: str, name: str, nodes: int,
@@ -17,26 +17,26 @@ def jobset(template: str, *, config: str, fields: list[str], workdir: str, name:
     """Returns the text of the YAML, for `kubectl apply -f`.
 
     Args:
-      template: launch/jobset.yaml.
-      config: a config file, as launch.train takes it, in the image.
-      fields: overrides of the config (jobs.overrides).
+      template: the content of launch/jobset.yaml.
+      config: a config file in the image, as launch.train takes it.
+      fields: overrides of the config, as jobs.overrides returns them.
       workdir: the run directory, below `mount`.
-      name: of the JobSet.
-      nodes: pods, each with a process.
-      chips: of a pod, or 0.
-      resource: what Kubernetes calls them, nvidia.com/gpu or google.com/tpu.
-      node_selector: labels of the nodes, each KEY=VALUE.
-      image: of the container.
-      directory: where the checkout lies in the image.
-      python: of the environment in the image.
-      claim: the PersistentVolumeClaim that run directories lie on.
-      mount: where it is mounted.
-      grace_seconds: from SIGTERM to SIGKILL.
-      heartbeat_seconds: of silence, after which a process is taken for dead.
-      max_restarts: so often all pods start again.
+      name: the name of the JobSet.
+      nodes: the number of pods, each with one process.
+      chips: the number of chips per pod, or 0.
+      resource: the name of the chips in Kubernetes, nvidia.com/gpu or google.com/tpu.
+      node_selector: the labels that a node needs, each KEY=VALUE.
+      image: the image of the container.
+      directory: the folder of the checkout in the image.
+      python: the Python of the environment in the image.
+      claim: the PersistentVolumeClaim of the disk for run directories.
+      mount: the folder where that disk is mounted.
+      grace_seconds: the time from SIGTERM to SIGKILL.
+      heartbeat_seconds: the seconds of silence after which a process is taken for dead.
+      max_restarts: how often all pods may start again.
 
     Raises:
-      ConfigError: a value that cannot be in a manifest.
+      ConfigError: a value cannot stand in a manifest.
     """
     jobs.check(config=config, workdir=workdir, resource=resource, node_selector=node_selector,
                image=image, directory=directory, python=python, claim=claim, mount=mount,
@@ -60,7 +60,7 @@ def jobset(template: str, *, config: str, fields: list[str], workdir: str, name:
 
 
 def run(template: str, output: str, **fields) -> dict:
-    """Writes the JobSet (fields as of `jobset`); returns {manifest: the path of the file}."""
+    """Writes the JobSet, with the fields of `jobset`; returns {manifest: the path of the file}."""
     text = jobset(template, **fields)
     output = outputs.path('output', output)
     jobs.write('output', output, text, 'launch.kubernetes', _MARK)

@@ -1,4 +1,4 @@
-"""The batch script of a run on Slurm, and its submission."""
+"""Writes the batch script of a run on Slurm, and submits it."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from imgjax.errors import ConfigError
 from imgjax.rundir import outputs
 
 _MARK = '# Slurm starts the job again after the failure of a node'  # of launch/slurm.sh
-MAX_FAILURES = 3  # starts in a row that end by a fault and save nothing
+MAX_FAILURES = 3  # starts in a row that end by a fault before they save anything
 
 
 def _absolute(path: str) -> str:
@@ -19,7 +19,7 @@ def _absolute(path: str) -> str:
 
 
 def logs(workdir: str) -> str:
-    """Returns the folder of the script and the logs: a run directory holds a run alone."""
+    """Returns the folder of the script and the logs, which is beside the run directory."""
     return f'{workdir.rstrip("/")}.slurm'
 
 
@@ -30,30 +30,30 @@ def script(template: str, *, config: str, study: str, fields: list[str], workdir
     """Returns the text of the batch script.
 
     Args:
-      template: launch/slurm.sh.
+      template: the content of launch/slurm.sh.
       config: a config file, as launch.train takes it.
-      study: a study file, as launch.study takes it, in place of the config: each task of `array`,
-        0 to N - 1, has its part of the cells.
-      fields: overrides of the config (jobs.overrides).
-      workdir: the run directory, on a disk that all nodes see; with `array`, that of task I is
-        WORKDIR/I. Of a study, its own.
+      study: a study file in place of the config, as launch.study takes it; each task of `array`, 0
+        to N - 1, runs its part of the cells.
+      fields: overrides of the config, as jobs.overrides returns them.
+      workdir: the run directory, on a disk that all nodes see; with `array`, task I runs in
+        WORKDIR/I. For a study, the directory of the study.
       cells: the folder of a study's run directories; '' is `cells` beside the workdir.
-      name: of the job.
-      nodes: how many.
-      processes: a node; 1 has all of its GPUs.
-      gpus: a node, or 0.
-      time: the limit, as sbatch takes it; '' is the partition's.
-      partition: or '' for the default one.
-      options: more of sbatch's own, each as --NAME=VALUE.
+      name: the name of the job.
+      nodes: the number of nodes.
+      processes: processes per node; a single one uses all GPUs of its node.
+      gpus: GPUs per node, or 0.
+      time: the time limit, as sbatch takes it; '' is that of the partition.
+      partition: the partition, or '' for the default one.
+      options: more options of sbatch, each as --NAME=VALUE.
       array: the indices of a job array as sbatch takes them, or ''.
-      array_field: the field of the config that the index of an array is given to.
-      grace_seconds: before the time limit the run is asked to stop.
-      heartbeat_seconds: of silence, after which a process is taken for dead.
-      max_requeues: so often a job starts again.
-      python: of the environment; a bare name is that of this machine's PATH.
+      array_field: the field of the config that is set to the index of an array's task.
+      grace_seconds: how long before the time limit the run is asked to stop.
+      heartbeat_seconds: the seconds of silence after which a process is taken for dead.
+      max_requeues: how often a job may start again.
+      python: the Python of the environment; a bare name is looked up in this machine's PATH.
 
     Raises:
-      ConfigError: a value that cannot be in a script.
+      ConfigError: a value cannot stand in a script.
     """
     _check_study(config, study, fields, array)
     jobs.check(config=study or config, workdir=workdir, cells=cells,
@@ -78,7 +78,7 @@ def script(template: str, *, config: str, study: str, fields: list[str], workdir
         nodes=nodes, processes=processes, gpus=gpus, time=time, partition=partition,
         options=options, study=study, cells=cells, parts=_parts(array) if study and array else 1,
         array=array, array_field=array_field, grace_seconds=grace_seconds,
-        # The first process to end may be a killed one; its peers learn of it by the heartbeat.
+        # The first process to end may have been killed; its peers notice by the heartbeat.
         wait_seconds=heartbeat_seconds + 10, max_requeues=max_requeues,
         max_failures=MAX_FAILURES, directory=os.getcwd(),
         final_codes='|'.join(map(str, jobs.FINAL_CODES)))
@@ -101,16 +101,15 @@ def run(template: str, dry_run: bool, **fields) -> dict:
     """Writes the batch script of a run and submits it.
 
     Args:
-      template: launch/slurm.sh.
-      dry_run: return the script, and write and submit nothing.
-      **fields: those of `script`.
+      template: the content of launch/slurm.sh.
+      dry_run: whether to return the script, and to write and submit nothing.
+      **fields: the arguments of `script`.
 
-    Returns {script: its path or, for a dry run, its text; job: the number that Slurm gave}.
-
-    Both lie in WORKDIR.slurm, beside the logs.
+    Returns:
+      {script: its path in WORKDIR.slurm or, for a dry run, its text; job: Slurm's number of it}.
 
     Raises:
-      ConfigError: no sbatch on this machine, or Slurm refuses the job; the line has its reason.
+      ConfigError: this machine has no sbatch, or Slurm refuses the job for the reason in the line.
     """
     text = script(template, **fields)
     if dry_run:

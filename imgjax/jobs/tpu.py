@@ -1,4 +1,4 @@
-"""The script of a run on a Cloud TPU slice."""
+"""Writes the script of a run on a Cloud TPU slice."""
 
 import shlex
 
@@ -16,25 +16,25 @@ def script(template: str, *, config: str, fields: list[str], workdir: str, name:
     """Returns the text of the script, which a machine with gcloud runs.
 
     Args:
-      template: launch/tpu_vm.sh.
-      config: a config file, as launch.train takes it, on the hosts.
-      fields: overrides of the config (jobs.overrides).
+      template: the content of launch/tpu_vm.sh.
+      config: a config file on the hosts, as launch.train takes it.
+      fields: overrides of the config, as jobs.overrides returns them.
       workdir: the run directory, on a disk that all hosts mount.
-      name: of the slice.
-      project: of Google Cloud, or '' for gcloud's own.
-      zone: of the slice.
-      accelerator: its type, such as v5litepod-16.
-      version: of the software of its hosts.
-      spot: may it be taken away?
-      options: more of `queued-resources create`, each as --NAME=VALUE.
-      directory: where the checkout lies on the hosts.
-      python: of the environment on the hosts.
-      heartbeat_seconds: of silence, after which a process is taken for dead.
-      max_restarts: so often the run starts again.
-      poll_seconds: between two looks at a slice that is waited for.
+      name: the name of the slice.
+      project: the project of Google Cloud, or '' for gcloud's default.
+      zone: the zone of the slice.
+      accelerator: the type of the slice, such as v5litepod-16.
+      version: the version of the software on its hosts.
+      spot: whether Google may take the slice away.
+      options: more options of `queued-resources create`, each as --NAME=VALUE.
+      directory: the folder of the checkout on the hosts.
+      python: the Python of the environment on the hosts.
+      heartbeat_seconds: the seconds of silence after which a process is taken for dead.
+      max_restarts: how often the run may start again.
+      poll_seconds: the time between two looks at a slice that is not ready.
 
     Raises:
-      ConfigError: a value that cannot be in a script.
+      ConfigError: a value cannot stand in a script.
     """
     jobs.check(config=config, workdir=workdir, project=project, zone=zone, version=version,
                accelerator=accelerator, options=options, directory=directory, python=python,
@@ -54,7 +54,7 @@ def script(template: str, *, config: str, fields: list[str], workdir: str, name:
 
 
 def run(template: str, output: str, **fields) -> dict:
-    """Writes the script (fields as of `script`); returns {script: the path of the file}."""
+    """Writes the script, with the fields of `script`; returns {script: the path of the file}."""
     text = script(template, **fields)
     output = outputs.path('output', output)
     jobs.write('output', output, text, 'launch.tpu', _MARK)

@@ -1,1 +1,1 @@
-"""What a program costs: FLOPs, bytes, collectives, and the chips that they are compared with."""
+"""What a program costs in FLOPs, bytes and collectives, and the limits of the chips it runs on."""

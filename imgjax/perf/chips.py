@@ -10,15 +10,15 @@ class Chip(NamedTuple):
     """One chip, which is one device of JAX.
 
     Attributes:
-      flops: peak bfloat16 FLOP/s, dense. float32 models meet it too: by default a TPU multiplies
+      flops: peak dense bfloat16 FLOP/s. float32 models reach it too: by default a TPU multiplies
         their matrices in one bfloat16 pass.
       hbm: bytes of memory.
-      hbm_speed: bytes/s between it and the chip.
-      link_speed: bytes/s that a chip can send over all of its links to other chips of the slice;
-        it receives as many at the same time. Half of what is published as bidirectional.
-      dimensions: of a slice.
-      source: where that is published.
-      kinds: how JAX begins the name of such a device (`device_kind`).
+      hbm_speed: bytes/s between the memory and the chip.
+      link_speed: bytes/s that a chip can send over all of its links to other chips of the slice,
+        while it receives as many. Half of what is published as bidirectional.
+      dimensions: the number of dimensions of a slice.
+      source: the page that publishes these figures.
+      kinds: beginnings of the names that JAX gives such a device (`device_kind`).
     """
 
     flops: float
@@ -40,8 +40,7 @@ CHIPS = {
     'v5p': Chip(459e12, 95 * 2**30, 2765e9, 600e9, 3, f'{_DOCS}/v5p', ('TPU v5',)),
     'v6e': Chip(918e12, 32 * 2**30, 1638e9, 400e9, 2, f'{_DOCS}/v6e', ('TPU v6 lite',)),
 }
-# Dense bfloat16 FLOP/s by the beginning of `device_kind`; the data sheets give those of the chips
-# that no topology describes.
+# Peak dense bfloat16 FLOP/s by the beginning of `device_kind`, for GPUs from their data sheets.
 _PEAK_FLOPS = {
     'NVIDIA A100': 312e12,
     'NVIDIA H100 PCIe': 756e12,
@@ -55,9 +54,9 @@ _PEAK_FLOPS = {
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """Returns the peak FLOP/s of a device, None where it is not known (of a CPU).
+    """Returns the peak FLOP/s of a device; None if it is unknown, as of a CPU.
 
-    The longest name in the table counts that `device_kind` begins with.
+    The longest name in the table that `device_kind` begins with counts.
 
     >>> peak_flops('TPU v5p slice'), peak_flops('TPU v5 lite')
     (459000000000000.0, 197000000000000.0)

@@ -1,4 +1,4 @@
-"""What the devices of a compiled program send each other: by kind, how often, how many bytes."""
+"""The collectives of a compiled program: their kinds, how often they run, their bytes."""
 
 import math
 import re
@@ -13,11 +13,11 @@ class Collective(NamedTuple):
     """One instruction of a program.
 
     Attributes:
-      kind: of KINDS.
-      group: devices that take part with each other.
-      bytes: of the whole: what an all-reduce reduces, an all-gather ends with, a reduce-scatter
-        begins with, and what a device hands over in the other two.
-      runs: how often it runs in a step.
+      kind: one of KINDS.
+      group: the number of devices that take part together.
+      bytes: of the whole array: the input of an all-reduce or a reduce-scatter, the result of an
+        all-gather, and what one device sends in the other two.
+      runs: how often it runs per step.
     """
 
     kind: str
@@ -27,7 +27,7 @@ class Collective(NamedTuple):
 
 
 def find(program: hlo.Program, devices: int) -> list[Collective]:
-    """Returns the collectives of a program of so many devices, those in loops with their trips."""
+    """Returns the collectives of a program for that number of devices; loops count iterations."""
     found, chains = [], {}
     into = ('while', 'call', 'conditional', 'async-start', 'fusion')
     for computation, instruction, times in hlo.executed(program, into):
@@ -37,17 +37,17 @@ def find(program: hlo.Program, devices: int) -> list[Collective]:
         taken = sum(computation[name].bytes for name in instruction.operands)
         made = instruction.bytes
         if instruction.opcode == 'all-gather-start':
-            made -= taken  # its result names what it took too
+            made -= taken  # its result also contains the operand
         elif instruction.opcode == 'collective-permute-start':
             made = taken
-        # The TPU's compiler makes a reduce-scatter of an all-reduce whose result is sliced.
+        # The TPU's compiler turns an all-reduce whose result is sliced into a reduce-scatter.
         if kind == 'all-reduce' and _is_scattered(computation, instruction):
             kind = 'reduce-scatter'
         group = group_size(instruction.attributes, devices)
         if group == 1:
             continue
         one = Collective(kind, group, taken if kind == 'reduce-scatter' else made, times)
-        # The TPU's compiler runs one collective beside several fusions, and names it in each.
+        # The TPU's compiler runs one collective during several fusions, and names it in each.
         channel = re.search(r'channel_id=(\d+)', instruction.attributes)
         if 'chain_id' in instruction.attributes and channel:
             first = chains.setdefault((kind, channel[1]), one)
@@ -63,7 +63,7 @@ def _is_scattered(computation: dict, instruction: hlo.Instruction) -> bool:
 
 
 def group_size(attributes: str, devices: int) -> int:
-    """Returns how many devices take part in each group of a collective, however that is written.
+    """Returns the number of devices in each group of a collective, in any of its notations.
 
     >>> group_size('replica_groups={{0,1},{2,3}}', 4)
     2
@@ -88,7 +88,7 @@ def group_size(attributes: str, devices: int) -> int:
 
 
 def totals(found: list[Collective]) -> dict[str, dict[str, int]]:
-    """Returns kind -> {'count', 'bytes'} of a step, the largest first."""
+    """Returns kind -> {'count', 'bytes'} per step, the kind with the most bytes first."""
     sums = {}
     for one in found:
         entry = sums.setdefault(one.kind, {'count': 0, 'bytes': 0})

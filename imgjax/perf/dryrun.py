@@ -1,7 +1,7 @@
-"""A dry run: the real train step, compiled ahead of time for devices that need not be there.
+"""A dry run: the real train step, compiled ahead of time for devices that need not be here.
 
-Config -> dataset -> setup on the described devices -> compiled step -> figures -> does it fit, what
-bounds it -> what would make it fit. Nothing is computed on a device and nothing is written.
+Config -> dataset -> setup on the described devices -> compiled step -> costs -> whether it fits and
+what bounds it -> what would make it fit. Nothing runs on a device, and nothing is written.
 """
 
 import copy
@@ -26,7 +26,7 @@ from imgjax.rundir import dataset_info
 
 log = logging.getLogger('imgjax')
 
-# Classes, side of the images (0: many sizes), images to train on: of sets that are often elsewhere.
+# (classes, side of the images or 0 for many sizes, training images) of sets that are known.
 KNOWN = {
     'imagenet2012': (1000, 0, 1_281_167),
     'cifar10': (10, 32, 50_000),
@@ -37,14 +37,14 @@ _UNITS = {'': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
 
 
 class Compiled(NamedTuple):
-    """A step that was lowered for its devices.
+    """A step that was compiled for its devices.
 
     Attributes:
       setup: what was compiled.
-      traced: the dispatch of a streamed feed.
-      step: what XLA made of it; None where it found too little memory.
-      peak_bytes: of memory on a device, the largest at any time; None where XLA did not tell.
-      seconds: what compiling took.
+      traced: the traced dispatch of a streamed feed.
+      step: the compiled program; None where XLA found too little memory.
+      peak_bytes: the largest use of memory on a device; None where XLA does not give it.
+      seconds: the time that compiling took.
     """
 
     setup: build.Setup
@@ -56,18 +56,20 @@ class Compiled(NamedTuple):
 
 def run(config, topology: str, classes: int = 0, image_size: int = 0,
         train_examples: int = 0) -> dict:
-    """Returns what is known of a config's step on a topology, and logs it as a table.
+    """Returns the costs of a config's step on a topology, and logs them as a table.
 
     Args:
-      config: what a get_config returned, or its plain data.
-      topology: such as 'v5e:16x16' or 'cpu:8'; see topology.prepare, which comes first.
-      classes: of the dataset, with which it need not be at hand; 0 asks KNOWN, then the dataset.
-      image_size: side of its images where the config does not say.
-      train_examples: of it, for a config that counts epochs; 0 is 1,000 a class.
+      config: what get_config of a recipe returns, or its plain data.
+      topology: such as 'v5e:16x16' or 'cpu:8'; topology.prepare has to be called before.
+      classes: the number of classes of a dataset that need not be here; 0 takes that of KNOWN, or
+        opens the dataset.
+      image_size: the side of the images where the config does not give it.
+      train_examples: the number of training images, for a config that counts epochs; 0 is 1,000
+        per class.
 
     Raises:
       ConfigError: names the field or flag.
-      DoesNotFitError: it has the result.
+      DoesNotFitError: the step takes too much memory; the error carries the result.
     """
     devices = topology_lib.devices(topology)
     kind = topology_lib.parse(topology)[0]
@@ -87,7 +89,7 @@ def run(config, topology: str, classes: int = 0, image_size: int = 0,
 
 def _described(config: dict, classes: int, side: int,
                examples: int) -> tuple[dict, dataset_info.DatasetInfo]:
-    """Returns the config completed and what is known of the dataset, which need not be there."""
+    """Returns the completed config and the description of a dataset that need not be here."""
     options = config['data']
     known = KNOWN.get(options['name'], (0, 0, 0))
     classes, examples = classes or known[0], examples or known[2] or 1000 * classes
@@ -140,7 +142,7 @@ def trace(setup: build.Setup) -> Any:
 
 
 def needed_bytes(message: str, arguments: int) -> int | None:
-    """Returns the memory that a program would take, by XLA's refusal of it; None if untold.
+    """Returns the memory that a program needs, from XLA's error; None if the error has no number.
 
     Args:
       message: of the error, in one of the two forms that the TPU's compiler has.
@@ -156,7 +158,7 @@ def needed_bytes(message: str, arguments: int) -> int | None:
 
 
 def figures(compiled: Compiled, kind: str) -> dict:
-    """Returns the figures of a device, as plain data; None where XLA gave no program."""
+    """Returns the costs per device as plain data; those that need a program are None without it."""
     setup, chip = compiled.setup, CHIPS.get(kind)
     devices, step, batch_size = setup.mesh.size, compiled.step, setup.config['batch_size']
     done, of_model = _flops(compiled)
@@ -197,7 +199,7 @@ def figures(compiled: Compiled, kind: str) -> dict:
 
 
 def _flops(compiled: Compiled) -> tuple[int, int]:
-    """Returns the FLOPs of a step over all devices, and those without what remat does again.
+    """Returns the FLOPs of a step over all devices, with and without what remat computes again.
 
     A CPU's forms of a convolution are sums, so they are counted in the forms of other platforms.
     """
@@ -224,7 +226,7 @@ def _bytes_on_device(leaf) -> int:
 
 
 def _changes(config: dict, devices: int):
-    """Yields (what is changed, config): what may make a step fit, the cheapest first."""
+    """Yields (description, config) of changes that may make a step fit, the cheapest first."""
     remat = 'remat' in models.options(config['model']['name']) and (
         not config['model']['options'].get('remat'))
     most = devices // config['mesh']['tensor']
@@ -253,7 +255,7 @@ def _changes(config: dict, devices: int):
 
 
 def _tried(config: dict, dataset: dataset_info.DatasetInfo, devices: list, kind: str) -> list[dict]:
-    """Compiles the changes in their order until one fits; returns what each came to."""
+    """Compiles the changes in their order until one fits; returns the costs with each."""
     tries = []
     for change, changed in _changes(config, len(devices)):
         log.info('it does not fit; trying %s', change)
@@ -285,7 +287,7 @@ def _size(count: int | None) -> str:
 
 
 def table(result: dict) -> str:
-    """Returns a result as lines for people: what each device holds, does and sends."""
+    """Returns a result as lines for people: the memory, FLOPs and traffic of each device."""
     lines = {
         'devices': f'{result["devices"]}, for a batch of {result["batch_size"]:,} images',
         'parameters': f'{_size(result["parameter_bytes"])}, {result["parameters"]:,} in all',

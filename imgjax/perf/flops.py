@@ -1,8 +1,8 @@
-"""Floating-point operations of a traced function: those of its matrix products and convolutions.
+"""Floating-point operations of a traced function, counted in its matrix products and convolutions.
 
-They are counted in the jaxpr, since XLA's cost analysis counts the body of a loop once and knows
-nothing of a fused form. Multiplications with padding, and with the zeros that a strided
-convolution's gradient is spread with, are none: a convolution and its two gradients count alike.
+They are counted in the jaxpr, since XLA's cost analysis counts the body of a loop once and does not
+count fused forms. Multiplications by padding, and by the zeros between the elements of the
+gradient of a strided convolution, do not count: a convolution and its two gradients are equal.
 """
 
 import math
@@ -12,10 +12,10 @@ from jax.extend import core
 
 
 def count(jaxpr) -> int:
-    """Returns the FLOPs of a jaxpr (or closed jaxpr), a multiply-add being two.
+    """Returns the FLOPs of a jaxpr (or closed jaxpr); a multiply-add counts as two.
 
-    The body of a scan counts as often as it runs; of a cond the largest branch counts, of a while
-    loop, whose trips nobody knows, one.
+    The body of a scan counts as often as it runs, the largest branch of a cond once, and the body
+    of a while loop, whose number of iterations is unknown, once.
 
     >>> import jax
     >>> count(jax.make_jaxpr(lambda x: x @ x)(np.zeros((8, 8), np.float32)))
@@ -56,15 +56,15 @@ def _convolution(equation) -> int:
     # N of the result x F x C of a group; batch and feature groups are in these shapes.
     pairs = out[numbers.out_spec[0]] * out[numbers.out_spec[1]] * kernel[numbers.rhs_spec[1]]
     for axis, (low, _) in enumerate(params['padding']):
-        pairs *= _meetings(
+        pairs *= _products(
             image[numbers.lhs_spec[2 + axis]], kernel[numbers.rhs_spec[2 + axis]],
             out[numbers.out_spec[2 + axis]], params['window_strides'][axis], low,
             params['lhs_dilation'][axis], params['rhs_dilation'][axis])
     return 2 * pairs
 
 
-def _meetings(size: int, taps: int, out: int, stride: int, low: int, spread: int,
+def _products(size: int, taps: int, out: int, stride: int, low: int, spread: int,
               dilation: int) -> int:
-    """Returns how many (place of the result, tap) meet an element of the image along one axis."""
+    """Returns how many pairs (place of the result, tap) along an axis read an element."""
     place = (np.arange(out)[:, None] * stride + np.arange(taps)[None, :] * dilation - low)
     return int(((place >= 0) & (place <= (size - 1) * spread) & (place % spread == 0)).sum())

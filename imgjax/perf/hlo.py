@@ -1,7 +1,7 @@
-"""A compiled program as XLA prints it: instructions, how often each runs, what it moves in memory.
+"""A compiled program read from XLA's text: instructions, how often each runs, memory traffic.
 
-XLA's own cost analysis counts the body of a loop once, and what stays in a TPU's on-chip memory
-like what goes to HBM; both can be told from the text.
+XLA's own cost analysis counts the body of a loop once, and does not distinguish a TPU's on-chip
+memory from HBM; the text shows both.
 """
 
 import re
@@ -18,7 +18,7 @@ _CALLED = {
     'async-start': r'calls=%([\w.-]+)',
     'conditional': r'(?:true|false)_computation=%([\w.-]+)|branch_computations=\{([^}]*)\}',
 }
-# What names a value, or waits for it, and moves nothing.
+# Instructions that name a value or wait for it, and move no bytes.
 _FREE = {'parameter', 'constant', 'get-tuple-element', 'tuple', 'bitcast', 'after-all', 'while',
          'call', 'conditional', 'async-start', 'iota', 'partition-id', 'replica-id',
          'opt-barrier'}
@@ -26,23 +26,23 @@ _SLICES = ('slice', 'dynamic-slice', 'gather')
 
 
 class Array(NamedTuple):
-    """A part of an instruction's result: its bytes, and whether they lie in main memory."""
+    """One array of an instruction's result: its bytes, and whether they are in main memory."""
 
     bytes: int
     in_hbm: bool
 
 
 class Instruction(NamedTuple):
-    """A line of a computation.
+    """One line of a computation.
 
     Attributes:
-      name: of its result.
+      name: the name of its result.
       opcode: such as 'fusion'.
-      arrays: of its result, which may be a tuple.
-      operands: names of what it takes.
+      arrays: the arrays of its result, several for a tuple.
+      operands: the names of its operands.
       inside: the text between its parentheses.
-      attributes: the text behind them.
-      is_root: whether its result is the computation's.
+      attributes: the text behind the parentheses.
+      is_root: whether its result is that of the computation.
     """
 
     name: str
@@ -55,19 +55,19 @@ class Instruction(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """Of the result, wherever it lies."""
+        """The bytes of the result, in any memory."""
         return sum(array.bytes for array in self.arrays)
 
 
 class Program(NamedTuple):
-    """Computation name -> instruction name -> Instruction, and the name of the entry."""
+    """Computations by name, each {instruction name: Instruction}, and the name of the entry."""
 
     entry: str
     computations: dict[str, dict[str, Instruction]]
 
 
 def parse(text: str) -> Program:
-    """Reads what `compiled.as_text()` gives."""
+    """Parses what `compiled.as_text()` returns."""
     computations, entry, current = {}, '', None
     for line in text.splitlines():
         header = _COMPUTATION.match(line)
@@ -92,7 +92,7 @@ def _instruction(line: str) -> Instruction:
 
 
 def _through(text: str) -> tuple[str, str]:
-    """Splits behind the parenthesis that closes the first one."""
+    """Splits a text after the parenthesis that closes the first one."""
     depth = 0
     for place, letter in enumerate(text):
         depth += (letter == '(') - (letter == ')')
@@ -122,10 +122,10 @@ def called(instruction: Instruction) -> list[str]:
 
 
 def trips(program: Program, loop: Instruction) -> int:
-    """Returns how often the body of a while loop runs; 1 where the text does not tell.
+    """Returns how often the body of a while loop runs; 1 where the text does not say it.
 
-    The CPU's compiler writes it down. The TPU's leaves the condition: a counter from 0 below a
-    constant, which is how lax.scan counts.
+    The CPU's compiler writes the number. The TPU's writes only the condition, that a counter from 0
+    is below a constant, as lax.scan counts.
     """
     known = re.search(r'known_trip_count[^\d]*(\d+)', loop.attributes)
     if known:
@@ -139,13 +139,13 @@ def trips(program: Program, loop: Instruction) -> int:
 
 def executed(program: Program, into=('while', 'call', 'conditional', 'async-start'),
              name: str = '', times: int = 1) -> Iterator[tuple[dict, Instruction, int]]:
-    """Yields (its computation, instruction, times it runs), every branch of a condition once.
+    """Yields (computation, instruction, how often it runs); each branch of a condition once.
 
     Args:
-      program: as of `parse`.
-      into: the opcodes whose computations are entered.
-      name: the computation to begin with; the entry.
-      times: how often that runs.
+      program: as `parse` returns it.
+      into: opcodes whose computations are entered too.
+      name: the computation to begin with; '' is the entry.
+      times: how often that computation runs.
     """
     computation = program.computations[name or program.entry]
     for instruction in computation.values():
@@ -159,9 +159,9 @@ def executed(program: Program, into=('while', 'call', 'conditional', 'async-star
 def traffic(program: Program) -> int:
     """Returns the bytes that one run reads from and writes to main memory.
 
-    Every instruction outside of a fusion reads its operands and writes its result once; of an
-    operand that is only sliced, the slices are read. What the layout places on the chip does not
-    count, nor what pads tiles; a collective inside of a fusion is left to the interconnect.
+    Every instruction outside of a fusion reads its operands and writes its result once; where an
+    operand is only sliced, it reads the slices. On-chip memory and the padding of tiles do not
+    count; the traffic of a collective inside a fusion counts for the interconnect only.
     """
     return sum(times * _moved(program, computation, instruction)
                for computation, instruction, times in executed(program))
@@ -218,7 +218,7 @@ def _touched(program: Program, body: dict, name: str) -> int:
             total += user.bytes
         elif (user.opcode == 'dynamic-update-slice' and first) or user.opcode == 'tuple' or (
                 _is_carried(user)):
-            continue  # it stays as it is
+            continue  # it is passed on without being read
         elif user.opcode == 'fusion':
             inner = program.computations[called(user)[0]]
             for number, operand in enumerate(user.operands):
@@ -231,12 +231,12 @@ def _touched(program: Program, body: dict, name: str) -> int:
 
 
 def _is_carried(instruction: Instruction) -> bool:
-    # A collective that goes on beside the rest of a fusion; collectives.find counts it.
+    # A collective that runs during a fusion; collectives.find counts it.
     return 'chain_id' in instruction.attributes or instruction.opcode == 'custom-call'
 
 
 def _made(program: Program, body: dict) -> list[int]:
-    """Returns the bytes that each part of a fused computation's result writes."""
+    """Returns how many bytes a fused computation writes for each array of its result."""
     def one(instruction: Instruction) -> int:
         if instruction.opcode == 'bitcast' and instruction.operands[0] in body:
             return one(body[instruction.operands[0]])

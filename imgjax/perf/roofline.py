@@ -1,4 +1,4 @@
-"""Roofline bounds: no step can be shorter than each of the chip's limits says.
+"""Roofline bounds: each limit of a chip gives a least time that a step takes.
 
 Williams, Waterman and Patterson, `Roofline <https://doi.org/10.1145/1498765.1498785>`_, 2009, with
 the interconnect as a third roof.
@@ -25,13 +25,13 @@ def sent_bytes(collective: Collective) -> float:
 
 def seconds(chip: Chip, flops: float, hbm_bytes: float | None,
             collectives: list[Collective]) -> dict[str, float]:
-    """Returns what a step takes at least: {'compute', 'hbm', 'interconnect'}, in seconds.
+    """Returns the least seconds of a step by each limit: {'compute', 'hbm', 'interconnect'}.
 
     Args:
-      chip: every device of the slice.
-      flops: of a device.
-      hbm_bytes: read and written by a device; None if nobody knows.
-      collectives: of a device; all links carry them at full speed, at the same time.
+      chip: the chip, of which every device of the slice is one.
+      flops: FLOPs of one device.
+      hbm_bytes: bytes that one device reads and writes in its memory; None if unknown.
+      collectives: of one device; all links are taken to carry them at full speed at once.
     """
     sent = sum(one.runs * sent_bytes(one) for one in collectives)
     return {'compute': flops / chip.flops, 'hbm': (hbm_bytes or 0) / chip.hbm_speed,

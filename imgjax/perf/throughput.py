@@ -9,15 +9,15 @@ from imgjax.perf.chips import peak_flops
 
 def performance(*, steps: int, seconds: float, stalled: float, batch_size: int,
                 flops: float | None, compile_seconds: float) -> dict:
-    """Returns the `perf` part of a row; it is the only part that differs between equal runs.
+    """Returns the `perf` part of a row, the only part that differs between equal runs.
 
     Args:
-      steps: steps in this stretch of the run.
-      seconds: what they took.
-      stalled: seconds of it that the loop waited for data.
-      batch_size: examples of a step over all devices.
-      flops: of one step over all devices; None if XLA did not tell.
-      compile_seconds: tracing and compiling the step, once a process.
+      steps: the steps that were measured.
+      seconds: the time that they took.
+      stalled: how many of these seconds the loop waited for data.
+      batch_size: examples per step over all devices.
+      flops: FLOPs of one step over all devices; None if XLA does not give them.
+      compile_seconds: the time to trace and compile the step, once per process.
     """
     reached = flops * steps / seconds if flops else None
     peak = peak_flops(jax.devices()[0].device_kind)

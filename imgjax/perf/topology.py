@@ -1,4 +1,4 @@
-"""Devices by the name of their topology, 'v5e:16x16' or 'cpu:8': those described need not exist."""
+"""Devices by the name of their topology, 'v5e:16x16' or 'cpu:8'; TPUs need not exist here."""
 
 import os
 import re
@@ -30,14 +30,14 @@ def parse(name: str) -> tuple[str, tuple[int, ...]]:
 
 
 def prepare(name: str) -> None:
-    """Tells JAX, before its first use of a device, to compute on the CPU and to look for no TPU.
+    """Makes JAX, before it first uses a device, compute on the CPU and look for no TPU.
 
     Raises:
       ConfigError: as of `parse`.
     """
     kind, sides = parse(name)
     jax.config.update('jax_platforms', 'cpu')
-    # A program from the cache would say nothing about compiling, and may be of no use here.
+    # A program from the cache tells nothing about compiling, and may not run here.
     jax.config.update('jax_enable_compilation_cache', False)
     os.environ |= {'JAX_PLATFORMS': 'cpu', 'TPU_SKIP_MDS_QUERY': '1',
                    'ALLOW_MULTIPLE_LIBTPU_LOAD': '1'}  # no TPU is used, so none has to be locked
@@ -69,7 +69,7 @@ def devices(name: str) -> list:
         options['chip_config_name'] = 'megacore'
     try:
         described = topologies.get_topology_desc(platform='tpu', topology_name=name, **options)
-    except Exception as error:  # libtpu raises what it likes: NotImplementedError, JaxRuntimeError
+    except Exception as error:  # libtpu raises many types: NotImplementedError, JaxRuntimeError
         text = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         if 'not installed' in text:
             text = "the TPU's compiler is missing; pip install 'imgjax[tpu]'"
@@ -78,5 +78,5 @@ def devices(name: str) -> list:
 
 
 def host_memory() -> int:
-    """Returns the bytes of this machine's memory, which the devices of cpu:8 share."""
+    """Returns the bytes of memory of this machine, which CPU devices share."""
     return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')

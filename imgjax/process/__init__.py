@@ -1,1 +1,1 @@
-"""What a process is told: peers, backend, when to stop; its lock, its watchdog, its terminal."""
+"""One process of a run: its peers, its backend, its lock, when it stops, and what it prints."""

@@ -1,8 +1,8 @@
-"""What the CPU backend needs to be told to be fast; other backends are told nothing.
+"""Settings that make the CPU backend fast, and the memory that devices have; others need none.
 
-A loop of one's own calls `keep_memory()` before all else and compiles its step by
+A training loop of your own calls `keep_memory()` before all else and compiles its step by
 `jax.jit(step, compiler_options=compiler_options())`. `python -m benchmarks.train_step
---peers=plain` and `python -m benchmarks.layers --plain` time what it is worth.
+--peers=plain` and `python -m benchmarks.layers --plain` measure the gain.
 """
 
 import contextlib
@@ -20,16 +20,16 @@ from imgjax.errors import ConfigError, OutOfMemoryError, one_line
 
 _COMPILER_OPTIONS = {
     'cpu': {
-        # XLA hands dots, convolutions and sums over axes to YNNPACK. Its sums are the faster ones,
-        # its convolutions, above all their kernels' gradients, the slower ones.
+        # XLA hands dots, convolutions and sums over axes to YNNPACK, whose sums are faster than
+        # XLA's own; its convolutions, above all the gradients of their kernels, are slower.
         'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_REDUCE',
-        # The pass that removes lax.optimization_barrier before fusion: layers.once and nn.remat
-        # would do nothing.
+        # This pass removes lax.optimization_barrier before fusion, and layers.once and nn.remat
+        # would then have no effect.
         'xla_disable_hlo_passes': 'cse_barrier_expander',
     },
 }
 
-# glibc's malloc.h, of which Python knows nothing.
+# From glibc's malloc.h; Python has no names for them.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
@@ -37,10 +37,10 @@ _made_for = contextvars.ContextVar('made_for', default='')
 
 
 def platform() -> str:
-    """Returns the platform that programs are made for: 'cpu', 'gpu' or 'tpu', or 'onnx'.
+    """Returns the platform that programs are traced for: 'cpu', 'gpu', 'tpu' or 'onnx'.
 
-    It decides which forms a model is traced in. It is the one this process computes on, but inside
-    `made_for`.
+    Models choose the form of a layer by it. It is the platform that this process computes on,
+    except inside `made_for`.
     """
     return _made_for.get() or jax.default_backend()
 
@@ -49,7 +49,7 @@ def devices() -> list:
     """Returns jax.devices().
 
     Raises:
-      ConfigError: there are none of the kind that JAX_PLATFORMS asks for.
+      ConfigError: JAX_PLATFORMS asks for a kind of device that is not here.
     """
     try:
         return jax.devices()
@@ -62,7 +62,7 @@ def devices() -> list:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Did the host or a device have too little memory?"""
+    """Returns whether an error says that the host or a device has too little memory."""
     return isinstance(error, MemoryError) or (
         isinstance(error, jax.errors.JaxRuntimeError)
         and any(words in str(error) for words in ('RESOURCE_EXHAUSTED', 'OUT_OF_MEMORY')))
@@ -70,14 +70,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def memory_for(what: str, advice: str) -> Iterator[None]:
-    """Has an error for want of memory end in one line.
+    """Turns the errors for too little memory that its block raises into one line.
 
     Args:
-      what: that is done within it, such as 'a training step'.
-      advice: how to need less.
+      what: what the block does, such as 'a training step'.
+      advice: how to need less memory.
 
     Raises:
-      OutOfMemoryError: in place of what JAX or NumPy raise.
+      OutOfMemoryError: in place of the errors of JAX and NumPy.
     """
     try:
         yield
@@ -90,11 +90,11 @@ def memory_for(what: str, advice: str) -> Iterator[None]:
 
 
 def free_memory(mesh: jax.sharding.Mesh) -> int | None:
-    """Returns the bytes that each device of a mesh has free, the fewest of them; None if unknown.
+    """Returns how many bytes are free on the device of a mesh with the fewest; None if unknown.
 
-    A CPU device has what the host has: on Linux what the kernel says is available, within the
-    limits of the process's control groups (of a container or a Slurm job), and what this process
-    has freed and kept for its next step.
+    A CPU device has the memory of the host. On Linux that is what the kernel calls available,
+    within the limits of the process's control groups (of a container or a Slurm job), plus what
+    this process has freed without returning it.
     """
     stats = [device.memory_stats() or {} for device in mesh.local_devices]
     if mesh.local_devices[0].platform != 'cpu':
@@ -103,13 +103,13 @@ def free_memory(mesh: jax.sharding.Mesh) -> int | None:
     try:
         with open('/proc/meminfo', encoding='ascii') as file:
             available = {line.split()[0]: int(line.split()[1]) * 2**10 for line in file}
-        return int(min(available['MemAvailable:'], _free_in_groups())) + _freed_and_kept()
+        return int(min(available['MemAvailable:'], _free_in_groups())) + _freed_not_returned()
     except (OSError, ValueError, KeyError):  # not Linux
         return None
 
 
 def _free_in_groups(groups: str = '/proc/self/cgroup', root: str = '/sys/fs/cgroup') -> float:
-    """Returns the bytes that the process's control groups leave it; inf where they set no limit."""
+    """Returns how many bytes the process's control groups leave it; inf without a limit."""
     with open(groups, encoding='utf-8') as file:
         lines = [line.rstrip('\n').split(':', 2) for line in file]
     free = math.inf
@@ -123,7 +123,7 @@ def _free_in_groups(groups: str = '/proc/self/cgroup', root: str = '/sys/fs/cgro
 
 
 def _free_in(root: str, group: str, limit: str, usage: str, prefix: str) -> float:
-    """Returns the bytes that a control group and those above it leave, as their files say."""
+    """Returns how many bytes a control group and those above it leave, by their files."""
     free = math.inf
     while group:
         folder = f'{root}{group}'.rstrip('/')
@@ -131,7 +131,7 @@ def _free_in(root: str, group: str, limit: str, usage: str, prefix: str) -> floa
             most, used = (_number(f'{folder}/memory.{name}') for name in (limit, usage))
             with open(f'{folder}/memory.stat', encoding='ascii') as file:
                 stat = dict(line.split() for line in file)
-            # What is kept of files is given back as soon as memory is asked for.
+            # The kernel frees its cache of files as soon as a process asks for memory.
             cached = sum(int(stat.get(f'{prefix}{name}_file', 0)) for name in (
                 'inactive', 'active'))
             free = min(free, max(0, most - used + cached))
@@ -152,11 +152,11 @@ class _Mallinfo(ctypes.Structure):
         'fordblks', 'keepcost')]
 
 
-def _freed_and_kept() -> int:
-    """Returns the bytes that the process has freed and not returned (keep_memory), about.
+def _freed_not_returned() -> int:
+    """Returns about how many bytes the process has freed and not returned (see keep_memory).
 
-    glibc calls also free what was never touched, so the memory that the process really has is the
-    other limit.
+    glibc also counts pages as free that were never touched, so that the resident memory of the
+    process is a second limit.
     """
     mallinfo = getattr(ctypes.CDLL(None), 'mallinfo2', None)
     if mallinfo is None:  # no glibc, or one before 2.33
@@ -171,9 +171,9 @@ def _freed_and_kept() -> int:
 
 @contextlib.contextmanager
 def made_for(name: str) -> Iterator[None]:
-    """Has programs be traced for platform `name`, whose devices need not be here.
+    """Lets its block trace programs for the platform `name`, whose devices need not be here.
 
-    jax.jit keeps what it has traced: a function traced outside is not traced anew.
+    A function that jax.jit traced outside of the block is not traced again inside.
     """
     token = _made_for.set(name)
     try:
@@ -183,18 +183,18 @@ def made_for(name: str) -> Iterator[None]:
 
 
 def compiler_options() -> dict[str, str]:
-    """Returns what jax.jit's compiler_options are for a program worth compiling well."""
+    """Returns the compiler_options of jax.jit for programs whose speed matters."""
     return _COMPILER_OPTIONS.get(platform(), {})
 
 
 def keep_memory() -> None:
-    """Has this process keep the memory that it frees, where the devices are the host's cores.
+    """Makes this process keep the memory that it frees, where its devices are the host's cores.
 
-    XLA frees a step's temporaries, glibc returns them to the system, and the next step faults every
-    page in again. Only glibc's main arena can keep large blocks, and only the main thread surely
-    has it, so the steps are run by the thread that calls them and no longer ahead of it. (One arena
-    for all threads keeps them too, but the threads wait for it: compiling took 10 to 50 % longer,
-    and small models' steps 30 to 70 %.) It has an effect only before the first use of a device.
+    XLA frees the temporaries of a step, glibc returns them to the system, and the next step faults
+    in every page again. Only glibc's main arena can keep large blocks, and only the main thread is
+    certain to use it; so steps run in the thread that calls them, and no longer ahead of it. (One
+    arena for all threads keeps the blocks too, but threads wait for it: compiling took 10 to 50 %
+    longer, and the steps of small models 30 to 70 %.) It must be called before a device is used.
     """
     mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)  # glibc only
     if mallopt is None or not _is_cpu_only():
@@ -211,7 +211,7 @@ def _platforms() -> str | None:
 
 
 def _is_cpu_only() -> bool:
-    # jax.default_backend() would start the threads that this is for.
+    # jax.default_backend() would start the threads that keep_memory has to come before.
     platforms = _platforms()
     if platforms:
         return platforms == 'cpu'

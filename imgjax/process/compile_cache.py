@@ -1,8 +1,8 @@
-"""What XLA compiled is kept between runs: JAX's persistent compilation cache, in a safe place.
+"""JAX's persistent compilation cache, in a folder that only this user can write to.
 
 An entry is an executable that JAX loads and runs, so the cache is used only where nobody else can
-write. JAX_COMPILATION_CACHE_DIR takes another place, which is then the user's to keep, and
-JAX_ENABLE_COMPILATION_CACHE=false none.
+write. JAX_COMPILATION_CACHE_DIR names another folder, whose safety is then the user's concern;
+JAX_ENABLE_COMPILATION_CACHE=false turns the cache off.
 """
 
 import hashlib
@@ -17,14 +17,14 @@ import jax
 
 log = logging.getLogger('imgjax')
 
-_MAX_BYTES = 4 * 2**30  # of one version's folder; JAX removes what was not used for longest
-_MIN_SECONDS = 0.2  # of compiling; what is faster is not worth a file
+_MAX_BYTES = 4 * 2**30  # of the folder of a version; JAX removes the least recently used entries
+_MIN_SECONDS = 0.2  # of compiling; a faster program is not worth a file
 
 
 def enable() -> None:
-    """Turns the cache on for this process; a place that is not safe is said in one line.
+    """Turns the cache on for this process, or logs in one line why the folder is not safe.
 
-    Programs from the cache give the same bits as those compiled anew. No device is touched.
+    Programs from the cache give the same bits as newly compiled ones. No device is touched.
     """
     config: Any = jax.config  # whose flags are attributes that its class does not name
     if config.jax_compilation_cache_dir or not config.jax_enable_compilation_cache:
@@ -41,7 +41,7 @@ def enable() -> None:
 
 
 def directory() -> str:
-    """Returns the folder of this JAX, this jaxlib and this kind of CPU.
+    """Returns the cache folder for this version of JAX and jaxlib and this kind of CPU.
 
     Raises:
       ValueError: this user has no home directory.
@@ -57,7 +57,7 @@ def directory() -> str:
 
 
 def _cpu() -> str:
-    """Returns 12 hex digits of the CPU's kind: code for one may crash on another."""
+    """Returns 12 hex digits for the kind of CPU, as code compiled for one may crash on another."""
     kind = [platform.machine(), platform.processor()]
     try:
         with open('/proc/cpuinfo', encoding='utf-8', errors='replace') as file:
@@ -72,11 +72,11 @@ def _cpu() -> str:
 
 
 def _make(place: str) -> None:
-    """Makes the folder and checks that only this user can write in it, or in what it lies in.
+    """Makes the folder, and checks that only this user can write in it and in those above it.
 
     Raises:
       OSError: it cannot be made.
-      ValueError: somebody else could put files there.
+      ValueError: another user could put files there.
     """
     home = os.path.dirname(os.path.dirname(os.path.dirname(place)))
     os.makedirs(home, 0o700, exist_ok=True)
@@ -96,7 +96,7 @@ def _make(place: str) -> None:
             raise ValueError(f'{path} is not yours')
         if found.st_mode & (0o077 if path == place else 0o022):
             raise ValueError(f'others may use {path}; chmod 700 it')
-    while True:  # whoever may rename a folder above may put another in its place
+    while True:  # who can rename a folder above can also put another in its place
         found = os.stat(at)
         if found.st_uid not in (0, os.geteuid()) or (
                 found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX):

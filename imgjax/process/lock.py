@@ -1,4 +1,4 @@
-"""The run lock: a run directory belongs to one process at a time."""
+"""The run lock: one process at a time may write to a run directory."""
 
 import contextlib
 import datetime
@@ -14,14 +14,14 @@ from imgjax.process import processes
 
 @contextlib.contextmanager
 def run_lock(workdir: str) -> Iterator[None]:
-    """Holds the run directory for this process; the kernel lets go when the process ends.
+    """Locks a run directory for this process; the kernel unlocks it when the process ends.
 
     Raises:
-      LockedError: another process holds it; the line names that process.
+      LockedError: another process has locked it; the line names that process.
     """
     with contextlib.ExitStack() as opened:
         file = opened.enter_context(_locked(workdir))
-        while not _is_lock_of(workdir, file):  # who held it before has just taken it away
+        while not _is_lock_of(workdir, file):  # the process before has just removed its lock file
             file = opened.enter_context(_locked(workdir))
         now = datetime.datetime.now().isoformat(timespec='seconds')
         file.truncate(0)
@@ -32,7 +32,7 @@ def run_lock(workdir: str) -> Iterator[None]:
 
 
 def _locked(workdir: str) -> TextIO:
-    """Returns the lock file of a run directory, locked."""
+    """Returns the lock file of a run directory, which it has locked."""
     try:
         file = open(os.path.join(workdir, 'lock'), 'a+', encoding='utf-8',
                     opener=lambda name, how: os.open(

@@ -1,9 +1,8 @@
 """The processes of one run: how they find each other, agree on when to stop, and end.
 
-JAX's own multi-controller runtime connects them, and its coordination service carries the few
-words that they have to tell each other. A single process needs none of it, and every function here
-then answers at once. (It is not connected to itself: its heartbeat would kill it after a laptop's
-sleep, and the signal is heard without.)
+JAX's multi-controller runtime connects them, and its coordination service carries the few words
+that they exchange. A single process needs none of this, and every function here then returns at
+once. (It is not connected to itself, as the heartbeat would kill it after a laptop's sleep.)
 """
 
 import logging
@@ -12,6 +11,7 @@ import re
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 import jax
 
@@ -20,35 +20,37 @@ from imgjax.process.coordinator import count, count_of_environment, index, store
 
 log = logging.getLogger('imgjax')
 
-HEARTBEAT_SECONDS = 30  # a peer that is silent for so long is gone
+HEARTBEAT_SECONDS = 30  # a peer that is silent for this long is taken for dead
 _FOREVER_MS = 2**31 - 1
-_END_SECONDS = 600  # the first process still writes the page when the others are through
+_END_SECONDS = 600  # the first process still writes the page when the others have ended
 
 _changed = threading.Condition()
-_polls = {'done': 0, 'told': None, 'stop': None}
-_words = {'count': 0}
+# Of stop_agreed: how many calls there were, the call that this process offers, the call agreed on.
+_calls: dict[str, int | None] = {'done': 0, 'offered': None, 'agreed': None}
+_messages = {'count': 0}
 
 
 def first() -> bool:
-    """Is this the process that writes: logs, checkpoints, the page, the result?"""
+    """Returns whether this process writes the logs, checkpoints, page and result of the run."""
     return index() == 0
 
 
-def start(address: str | None, num: int | None, place: int | None, heartbeat: int, leave) -> None:
+def start(address: str | None, num: int | None, place: int | None, heartbeat: int,
+          leave: Callable[[int], None]) -> None:
     """Connects the processes of a job; does nothing where there is only one.
 
-    Slurm, Open MPI, Kubernetes and TPU VMs tell by their environment which processes there are;
-    elsewhere the three arguments do.
+    Slurm, Open MPI, Kubernetes and TPU VMs say in the environment which processes there are; in
+    other places the first three arguments do.
 
     Args:
       address: host:port of the first process.
-      num: how many processes.
-      place: which of them this is.
+      num: how many processes there are.
+      place: the index of this one.
       heartbeat: seconds of silence after which a peer is taken for dead.
-      leave: ends this process with an exit code, called when another one has failed.
+      leave: ends this process with an exit code; called when another one has failed.
 
     Raises:
-      ConfigError: some of the three are missing or do not fit.
+      ConfigError: some of the first three are missing or do not fit.
     """
     given = {'coordinator_address': address, 'num_processes': num, 'process_id': place}
     missing = [name for name, value in given.items() if value is None]
@@ -62,16 +64,16 @@ def start(address: str | None, num: int | None, place: int | None, heartbeat: in
                           'and --process_id, or none of them')
     else:
         _check(address, num, place)
-    jax.config.update('jax_enable_preemption_service', False)  # SIGTERM has one owner: runtime
+    jax.config.update('jax_enable_preemption_service', False)  # process/stop.py handles SIGTERM
     jax.distributed.initialize(address, num, place, heartbeat_timeout_seconds=heartbeat)
     if _one_on_a_node():
-        # JAX gives a process of Slurm or Open MPI one GPU; one that is alone has all of its node.
+        # JAX gives each process of Slurm or Open MPI one GPU; the only process of a node takes all.
         jax.config.update('jax_cuda_visible_devices', 'all')
         jax.config.update('jax_rocm_visible_devices', 'all')
-    threading.Thread(target=_hear_stop, daemon=True, name='stop of the run').start()
-    threading.Thread(target=_hear_end, args=(leave,), daemon=True, name='end of a peer').start()
+    threading.Thread(target=_agree_on_stop, daemon=True, name='stop of the run').start()
+    threading.Thread(target=_follow_end, args=(leave,), daemon=True, name='end of a peer').start()
     if not first():
-        log.setLevel(logging.ERROR)  # the first process says it for all
+        log.setLevel(logging.ERROR)  # the first process logs for all
 
 
 def _check(address: str, num: int, place: int) -> None:
@@ -88,41 +90,43 @@ def _one_on_a_node() -> bool:
 
 
 def stop_agreed(asked: bool) -> bool:
-    """Has any process been asked to stop? All of them say yes at the same call, counted from 0.
+    """Returns whether any process was asked to stop; all return True at the same call.
 
-    All processes call this in the same order (their loops are the same), but not at the same time:
-    one may be a dispatch ahead. So each tells the call before which it can still stop, and the
-    latest of these is it. A thread tells it, as the main one may be waiting for its peers.
+    All processes make the same calls, as their loops are the same, but not at the same time: one
+    may be a dispatch ahead. So each offers the next call at which it could stop, and they agree on
+    the latest of these. A thread makes the offer, as the main one may be waiting for its peers.
 
     Args:
-      asked: whether this process was.
+      asked: whether this process was asked to stop.
     """
     if count() == 1:
         return asked
-    if asked and _polls['stop'] is None:
+    if asked and _calls['agreed'] is None:
         store().key_value_set('imgjax/stop', '1', allow_overwrite=True)
     with _changed:
-        _polls['done'] += 1
-        while (_polls['told'] is not None and _polls['done'] >= _polls['told']
-               and _polls['stop'] is None):
+        _calls['done'] += 1
+        while (_calls['offered'] is not None and _calls['done'] >= _calls['offered']
+               and _calls['agreed'] is None):
             _changed.wait()
-        return _polls['stop'] is not None and _polls['done'] >= _polls['stop']
+        return _calls['agreed'] is not None and _calls['done'] >= _calls['agreed']
 
 
-def _hear_stop() -> None:
+def _agree_on_stop() -> None:
+    """Waits until a process is asked to stop, and then agrees with the others on the call."""
     client = store()
     client.blocking_key_value_get('imgjax/stop', _FOREVER_MS)
     with _changed:
-        _polls['told'] = _polls['done'] + 1
-    client.key_value_set(f'imgjax/stop_at/{index()}', str(_polls['told']))
+        _calls['offered'] = _calls['done'] + 1
+    client.key_value_set(f'imgjax/stop_at/{index()}', str(_calls['offered']))
     latest = max(int(client.blocking_key_value_get(f'imgjax/stop_at/{place}', _FOREVER_MS))
                  for place in range(count()))
     with _changed:
-        _polls['stop'] = latest
+        _calls['agreed'] = latest
         _changed.notify_all()
 
 
-def _hear_end(leave) -> None:
+def _follow_end(leave: Callable[[int], None]) -> None:
+    """Waits until another process says that it ends, and ends this one too."""
     place, code = store().blocking_key_value_get('imgjax/end', _FOREVER_MS).split()
     if int(place) != index():
         print(f'imgjax: process {place} of this run ended with exit code {code}, and this one '
@@ -130,45 +134,45 @@ def _hear_end(leave) -> None:
         leave(int(code))
 
 
-def broadcast_from_first(make) -> str:
-    """Returns the string that `make()` gives in the first process, in all of them.
+def broadcast_from_first(make: Callable[[], str]) -> str:
+    """Returns in every process the string that `make()` returns in the first one.
 
     Where `make` raises, the first process ends, and the others with it.
     """
     if count() == 1:
         return make()
-    _words['count'] += 1
-    key = f'imgjax/word/{_words["count"]}'
+    _messages['count'] += 1
+    key = f'imgjax/message/{_messages["count"]}'
     if first():
-        word = make()
-        store().key_value_set(key, word)
-        return word
+        message = make()
+        store().key_value_set(key, message)
+        return message
     return store().blocking_key_value_get(key, _FOREVER_MS)
 
 
-def gather_to_first(word: str) -> list[str]:
-    """Returns what each process says, in their order, in the first one; [] in the others."""
+def gather_to_first(message: str) -> list[str]:
+    """Returns the messages of all processes, by their index, in the first one; [] in the others."""
     if count() == 1:
-        return [word]
-    _words['count'] += 1
-    key = f'imgjax/word/{_words["count"]}'
+        return [message]
+    _messages['count'] += 1
+    key = f'imgjax/message/{_messages["count"]}'
     client = store()
     if not first():
-        client.key_value_set(f'{key}/{index()}', word)
+        client.key_value_set(f'{key}/{index()}', message)
         return []
-    said = [word, *(client.blocking_key_value_get(f'{key}/{place}', _FOREVER_MS)
-                    for place in range(1, count()))]
+    messages = [message, *(client.blocking_key_value_get(f'{key}/{place}', _FOREVER_MS)
+                           for place in range(1, count()))]
     client.key_value_delete(f'{key}/')
-    return said
+    return messages
 
 
 def end(code: int, together: bool) -> None:
-    """Lets the others end in order; the caller ends this process right after.
+    """Prepares the end of this process, which the caller has to end right after.
 
     Args:
       code: the exit code.
-      together: every process comes to this point (done, or stopped at the same step). Otherwise
-        the others are told to leave with the same code, as they would wait for this one.
+      together: whether every process comes to this point (done, or stopped at the same step).
+        Otherwise it makes the others end with the same code, as they would wait for this one.
     """
     if count() == 1:
         return
@@ -178,11 +182,11 @@ def end(code: int, together: bool) -> None:
             client.key_value_set('imgjax/end', f'{index()} {code}', allow_overwrite=True)
         else:
             client.wait_at_barrier('imgjax/together', _END_SECONDS * 1000)
-        # The first process is the service: were it gone before the others, they would abort.
+        # The first process runs the coordination service: the others abort if it ends before them.
         client.key_value_set(f'imgjax/gone/{index()}', '1', allow_overwrite=True)
         if first():
             for place in range(1, count()):
                 client.blocking_key_value_get(f'imgjax/gone/{place}', 10_000)
-            time.sleep(1.0)  # between saying so and being gone
+            time.sleep(1.0)  # the others have set their key, and are about to end
     except Exception as error:  # a peer is gone: nothing is left to wait for
         log.debug('leaving alone: %s', error)

@@ -14,9 +14,10 @@ from imgjax.errors import PreemptedError
 from imgjax.process import processes
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_ONE_PRESS = 0.3  # seconds: one Ctrl-C may come twice, also from `timeout` or `make` above
+_ONE_PRESS = 0.3  # seconds; one Ctrl-C may arrive twice, also through `timeout` or `make`
 
-_stop: dict[str, Any] = {'asked': False, 'heard': 0, 'at': 0.0}
+# Whether this process was asked to stop, how many hear_stop are open, when Ctrl-C came last.
+_stop: dict[str, Any] = {'asked': False, 'open': 0, 'at': 0.0}
 
 
 def leave(code: int, together: bool = False) -> None:
@@ -24,39 +25,39 @@ def leave(code: int, together: bool = False) -> None:
 
     Args:
       code: the exit code.
-      together: the other processes of the run come to this point too.
+      together: whether the other processes of the run come to this point too.
     """
     processes.end(code, together)
     for worker in multiprocessing.active_children():
         worker.kill()
-    with contextlib.suppress(OSError, RuntimeError):  # a signal may have come within a write
+    with contextlib.suppress(OSError, RuntimeError):  # a signal may have interrupted a write
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code)
 
 
 def end_at_signals() -> None:
-    """Has SIGTERM and Ctrl-C end the process at once, but within `hear_stop`."""
+    """Makes SIGTERM and Ctrl-C end the process at once, except within `hear_stop`."""
     for signum in _SIGNALS:
         signal.signal(signum, _stop_at_once)
     _end_at_second_interrupt()
 
 
 def _stop_at_once(signum, frame) -> None:
-    if _stop['asked']:  # hear_stop() holds, and _end_at_second_interrupt does the rest
+    if _stop['asked']:  # within hear_stop, where _end_at_second_interrupt acts
         return
-    # Outside hear_stop() nothing is under way that would have to be saved.
+    # Outside of hear_stop there is nothing that has to be saved.
     _say('asked to stop; nothing had to be saved')
     leave(PreemptedError.exit_code)
 
 
 def _say(text: str) -> None:
-    """Writes a line to stderr within a handler of signals, where print() may be under way."""
+    """Writes a line to stderr from a signal handler, which may have interrupted print()."""
     os.write(2, f'{chr(10) if os.isatty(2) else ""}imgjax: {text}\n'.encode())
 
 
 def _end_at_second_interrupt() -> None:
-    """Has a thread end the process at the second Ctrl-C, also while the main one is in C++."""
+    """Starts a thread that ends the process at the second Ctrl-C, also while C++ code runs."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
@@ -78,11 +79,10 @@ def _end_at_second_interrupt() -> None:
 
 @contextlib.contextmanager
 def hear_stop() -> Iterator[None]:
-    """While it holds, SIGTERM and Ctrl-C only set what preempted() tells; then the old handlers
-    are back.
+    """Makes SIGTERM and Ctrl-C only set what preempted() returns, and restores the old handlers.
 
-    Within another one it changes nothing: what was asked for is told until that one ends. A second
-    Ctrl-C goes to the old handler, which in a script or notebook raises KeyboardInterrupt.
+    Inside another hear_stop nothing changes: preempted() returns True until the outer one ends. A
+    second Ctrl-C goes to the old handler, which in a script or notebook raises KeyboardInterrupt.
 
     JAX's own preemption notifier is not used for one process: it answers a second later, and it
     misses the signal when it is polled faster than its protocol runs (measured with jax 0.10.2:
@@ -100,27 +100,27 @@ def hear_stop() -> Iterator[None]:
             _say('asked to stop: it ends this step and saves; Ctrl-C again ends it at once')
         _stop.update(asked=True, at=now)
 
-    # Other threads may not set handlers.
+    # Only the main thread may set handlers.
     if threading.current_thread() is threading.main_thread():
         before = {signum: signal.signal(signum, note) for signum in _SIGNALS}
-    _stop['heard'] += 1
+    _stop['open'] += 1
     try:
         yield
     finally:
-        _stop['heard'] -= 1
-        if not _stop['heard']:
-            _stop['asked'] = False  # whoever comes next in this process was not asked
+        _stop['open'] -= 1
+        if not _stop['open']:
+            _stop['asked'] = False  # the next run in this process was not asked to stop
         for signum, handler in before.items():
             signal.signal(signum, signal.SIG_DFL if handler is None else handler)
 
 
 def asked_alone() -> bool:
-    """Was this process asked to stop, and is there no other one that has to agree?"""
+    """Returns whether this process was asked to stop and no other one has to agree."""
     return _stop['asked'] and processes.count() == 1
 
 
 def preempted() -> bool:
-    """Polled in every loop: has this job been asked to stop?
+    """Returns whether the run was asked to stop; every loop calls it once per turn.
 
     A signal to one process of a run stops all of them, at the same call of this function.
     """

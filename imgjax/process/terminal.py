@@ -1,4 +1,4 @@
-"""A line at least every minute: who reads a log without a progress bar sees that work goes on."""
+"""Progress bars, and where none is shown a line in the log at least every minute."""
 
 import logging
 import os
@@ -10,17 +10,17 @@ import tqdm
 
 from imgjax.report.text import duration
 
-FIRST, LATER = 25.0, 55.0  # seconds of silence before the first of these lines, and the others
+FIRST, LATER = 25.0, 55.0  # seconds without a line before the first of these, and before others
 
-_bars = []  # those that are open, the newest last
+_bars = []  # the open bars, the newest last
 
 
 class Bar(tqdm.tqdm):
-    """A progress bar that also counts where it is not shown."""
+    """A progress bar that counts even where it is not shown."""
 
     def __init__(self, *, total: int, initial: int, unit: str, **more):
         super().__init__(total=total, initial=initial, unit=unit, **more)
-        self.n, self.total, self.unit = initial, total, unit  # which a hidden one does not keep
+        self.n, self.total, self.unit = initial, total, unit  # tqdm drops them where it is hidden
         self.desc = ''
         _bars.append(self)
 
@@ -31,12 +31,12 @@ class Bar(tqdm.tqdm):
         return None
 
     def close(self) -> None:
-        _bars[:] = [bar for bar in _bars if bar is not self]  # tqdm calls different bars equal
+        _bars[:] = [bar for bar in _bars if bar is not self]  # == of tqdm compares positions
         super().close()
 
 
-class _Heard(logging.Handler):
-    """Knows when a log spoke last."""
+class _LastLine(logging.Handler):
+    """Remembers when the log had its last line."""
 
     def __init__(self):
         super().__init__()
@@ -46,44 +46,44 @@ class _Heard(logging.Handler):
         self.at = time.monotonic()
 
 
-def speak(log: logging.Logger) -> None:
-    """Lets `log` say what is done whenever it was silent for long and no bar is shown."""
-    heard, begun = _Heard(), time.monotonic()
-    log.addHandler(heard)
+def report_regularly(log: logging.Logger) -> None:
+    """Starts a thread that logs what is done where the log is silent for long and shows no bar."""
+    last, started = _LastLine(), time.monotonic()
+    log.addHandler(last)
 
     def watch() -> None:
         patience = FIRST
         while True:
-            time.sleep(max(0.1, heard.at + patience - time.monotonic()))
+            time.sleep(max(0.1, last.at + patience - time.monotonic()))
             if _bars and not _bars[-1].disable:
-                heard.at = time.monotonic()  # the bar speaks
-            elif time.monotonic() >= heard.at + patience:
+                last.at = time.monotonic()  # the bar shows it
+            elif time.monotonic() >= last.at + patience:
                 patience = LATER
-                log.info('%s', sentence(time.monotonic() - begun))
-                heard.at = time.monotonic()  # also where the log is told to be silent
+                log.info('%s', sentence(time.monotonic() - started))
+                last.at = time.monotonic()  # also where the level of the log hides the line
 
     threading.Thread(target=watch, daemon=True, name='alive').start()
 
 
 def sentence(seconds: float) -> str:
     """Returns what is done now: 'at work for 1 min 20 s: decoding: 640 of 1,400 (image)'."""
-    said = f'at work for {duration(seconds)}'
+    words = f'at work for {duration(seconds)}'
     if not _bars:
-        return said
+        return words
     bar = _bars[-1]
-    return f'{said}: {bar.desc}{bar.n:,} of {bar.total:,} ({bar.unit})'
+    return f'{words}: {bar.desc}{bar.n:,} of {bar.total:,} ({bar.unit})'
 
 
 def progress(total: int, initial: int, unit: str, scale: int = 1) -> Bar:
-    """Returns a progress bar on stderr; where that is no terminal, `speak` says the same.
+    """Returns a progress bar on stderr; where that is no terminal, the log reports progress.
 
     Args:
       total: steps in all.
       initial: steps done before.
       unit: what is counted.
-      scale: units a step (images of a batch).
+      scale: units per step (the images of a batch).
     """
-    # Some terminals without a window say they are 0 wide; a bar would show nothing there.
+    # Some terminals without a window report a width of 0, where a bar would show nothing.
     shown = sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns > 0
     return Bar(
         total=total * scale, initial=initial * scale, unit=unit, unit_scale=True, file=sys.stderr,

@@ -1,4 +1,4 @@
-"""The watchdog: ends a process that makes no progress."""
+"""The watchdog, which ends a process that makes no progress."""
 
 import contextlib
 import faulthandler
@@ -13,10 +13,10 @@ from imgjax.process import stop
 
 @contextlib.contextmanager
 def watchdog(seconds: float) -> Iterator[Callable[[], None]]:
-    """Ends the process with 76 when the `beat` it yields was not called for `seconds`.
+    """Yields `beat`, and ends the process with exit code 76 if it is not called for `seconds`.
 
-    A data worker that hangs, or a peer that is gone, leaves the main thread in a call that never
-    returns; only another thread can end that.
+    Where a data worker hangs or a peer is gone, the main thread waits in a call that never returns,
+    and only another thread can end the process.
     """
     state = {'last': time.monotonic(), 'over': False}
 

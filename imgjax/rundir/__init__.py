@@ -1,1 +1,1 @@
-"""What lies in a run directory, and the checks before any of it is used."""
+"""The files of a run directory, and the checks before any of them is used."""

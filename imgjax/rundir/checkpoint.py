@@ -1,8 +1,8 @@
-"""Checkpoints: Orbax writes them, digests say whether what comes back is what was saved.
+"""Checkpoints: Orbax writes and reads them, and digests verify that they are what was saved.
 
-A step lies in `<workdir>/checkpoints/<step>/` with two items: `state`, and `meta`, a JSON with
-the digest of every leaf. Nothing that fails its digest is used: it is put aside in
-`damaged/` and the step before it is restored.
+The checkpoint of a step is `<workdir>/checkpoints/<step>/` with two items: `state`, and `meta`, a
+JSON with the digest of every leaf. A checkpoint that fails its digests is never used: it is moved
+to `damaged/`, and the step before it is restored.
 """
 
 import contextlib
@@ -25,12 +25,12 @@ log = logging.getLogger('imgjax')
 
 
 def directory(workdir: str) -> str:
-    """Returns where the steps of a run lie (absolute, as Orbax wants it)."""
+    """Returns the folder of a run's checkpoints, as the absolute path that Orbax needs."""
     return os.path.abspath(os.path.join(workdir, 'checkpoints'))
 
 
 def steps(workdir: str) -> list[int]:
-    """Returns the steps that are committed on disk, oldest first."""
+    """Returns the steps whose checkpoints are complete on disk, in ascending order."""
     path = directory(workdir)
     names = os.listdir(path) if os.path.isdir(path) else []
     return sorted(int(name) for name in names
@@ -38,7 +38,7 @@ def steps(workdir: str) -> list[int]:
 
 
 class _KeepBest(checkpoint_managers.PreservationPolicy):
-    """Keeps the step of the best evaluation, the earliest of equals.
+    """Preserves the step with the best evaluation, the earliest of equal ones.
 
     Orbax's own BestN forgets the metrics of the steps before a restart; metrics.jsonl has them.
     """
@@ -54,10 +54,10 @@ class _KeepBest(checkpoint_managers.PreservationPolicy):
 
 
 class Writer:
-    """Saves steps in the background; a save that fails (a full disk) is tried again later.
+    """Saves steps in the background; after a failed save (a full disk) the next one tries again.
 
-    Of several processes the first writes, alone: one that fails to write then keeps no other one
-    waiting, and the files do not tell how many processes there were.
+    Only the first of several processes writes: if another one failed to write, the rest would wait
+    for it, and the files do not depend on the number of processes.
     """
 
     def __init__(self, workdir: str, options: dict, score_of=lambda step: None):
@@ -66,7 +66,8 @@ class Writer:
         Args:
           workdir: the run directory.
           options: config['checkpoint'].
-          score_of: score of a step's evaluation, or None, for keeping the best.
+          score_of: returns the score of a step's evaluation, or None without one; the best step is
+            preserved by it.
         """
         self._workdir = workdir
         self._options = options
@@ -90,7 +91,7 @@ class Writer:
                 multiprocessing_options=ocp.options.MultiprocessingOptions(**_alone('save'))))
 
     def improves(self, step: int) -> bool:
-        """Is the evaluation at `step` better than that of every step that was saved?
+        """Returns whether the evaluation at `step` is better than that of every saved step.
 
         Every process has to call it.
         """
@@ -103,16 +104,16 @@ class Writer:
         return processes.broadcast_from_first(answer) == 'yes'
 
     def save(self, state, config_hash: str) -> None:
-        """Starts saving `state`; waits for the save before it, if that is still under way.
+        """Starts saving `state`, after the save before it has ended.
 
         Every process has to call it.
 
         Args:
-          state: TrainState; may be donated as soon as this returns.
-          config_hash: of the run's config; `restore` takes no step of another one.
+          state: TrainState; it may be donated as soon as this returns.
+          config_hash: the hash of the run's config; `restore` refuses the steps of another one.
 
         Raises:
-          ReplicaError: devices that hold the same part of the state do not hold the same bits.
+          ReplicaError: devices that store the same part of the state have different bits.
           DivergedError: a leaf is not finite; such a state is not saved.
         """
         self.wait()
@@ -140,11 +141,11 @@ class Writer:
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(host),
                     meta=ocp.args.JsonSave(meta | {'meta_digest': digests.digest_of(meta)})))
-        except Exception as error:  # Orbax raises many types; each means: not saved
+        except Exception as error:  # of many types, each of which means: not saved
             self._failed(error)
 
     def wait(self) -> bool:
-        """Waits for the save under way; returns whether the newest one asked for is on disk."""
+        """Waits for a save that runs; returns whether the newest requested step is on disk."""
         if self._pending is None:
             return True
         try:
@@ -162,7 +163,7 @@ class Writer:
         return True
 
     def _failed(self, error: Exception) -> None:
-        """Says so, takes away what the failed save left, and forgets Orbax's idea of it."""
+        """Logs that a save failed, removes what it left, and closes Orbax's manager."""
         log.warning('checkpoint of step %s was not saved (%s); training goes on', self._pending,
                     one_line(error, 300))
         self._pending = None
@@ -170,48 +171,51 @@ class Writer:
         try:
             if manager is not None:
                 manager.close()
-        except Exception as again:  # the same failure, told a second time
+        except Exception as again:  # the same failure is raised a second time
             log.debug('closing after a failed save: %s', again)
         purge(self._workdir)
 
     def close(self) -> None:
-        """Ends the writer; a save under way is finished first."""
+        """Closes the writer after a save that still runs."""
         self.wait()
         if self._manager is not None:
             self._manager.close()
 
 
 def _alone(purpose: str) -> dict:
-    """What tells Orbax that this process works alone, so that no other has to come to barriers."""
+    """Returns options for Orbax by which this process waits for no other one at a barrier."""
     place = processes.index()
     return dict(primary_host=place, active_processes={place},
                 barrier_sync_key_prefix=f'{purpose}{place}')
 
 
 def _saved_mark(workdir: str) -> str:
-    """A file that says that a step was saved once: an empty directory is then no new run."""
+    """Returns the path of a file that exists once a step was saved.
+
+    With it, a directory without checkpoints is not taken for a new run.
+    """
     return os.path.join(workdir, 'saved')
 
 
 def purge(workdir: str) -> None:
-    """Takes away what killed or failed saves left; only for the holder of the run lock."""
+    """Removes what killed or failed saves left; only the process with the run lock may call it."""
     for name in os.listdir(directory(workdir)):
         if '.orbax-checkpoint-tmp' in name:
             shutil.rmtree(os.path.join(directory(workdir), name), ignore_errors=True)
 
 
 class _NotDamaged(DataError):
-    """A step could not be restored for a reason that is not its damage; it stays where it is."""
+    """A step cannot be restored, but is not damaged; it stays where it is."""
 
 
 def restore(workdir: str, step: int, target, config_hash: str) -> tuple[Any, dict]:
     """Returns (state, meta) of one step, verified.
 
     Args:
-      workdir: the run directory; only read.
-      step: which step.
-      target: the state as ShapeDtypeStructs, with shardings to restore onto devices.
-      config_hash: of the run's config.
+      workdir: the run directory, which is only read.
+      step: the step to restore.
+      target: the state as ShapeDtypeStructs, with the shardings to restore it with.
+      config_hash: the hash of the run's config.
 
     Raises:
       DataError: the step is missing, unreadable, or not what was saved.
@@ -239,7 +243,7 @@ def restore(workdir: str, step: int, target, config_hash: str) -> tuple[Any, dic
                                  'by another version of imgjax, use that one')
             files.check_arrays(os.path.join(path, 'state'), {
                 name.replace('/', '.'): leaf for name, leaf in leaves.items()})
-            # As NumPy arrays: each process reads by itself, and looks before devices see any of it.
+            # As NumPy arrays: each process reads alone, and verifies them before devices get them.
             blank = jax.tree.map(
                 lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), target)
             state = reader.restore(
@@ -251,7 +255,7 @@ def restore(workdir: str, step: int, target, config_hash: str) -> tuple[Any, dic
                              f'{bad[0]!r}')
     except _NotDamaged:
         raise
-    except Exception as error:  # damage shows as any type that a parser can raise
+    except Exception as error:  # damage can raise any type in a parser
         text = one_line(error, 300)
         outside = isinstance(error, PermissionError | MemoryError) or any(
             word in text for word in ('RESOURCE_EXHAUSTED', 'PERMISSION_DENIED'))
@@ -279,7 +283,7 @@ def restore_newest(workdir: str, target, config_hash: str, *,
     Args:
       workdir: the run directory.
       target, config_hash: as in `restore`.
-      put_aside: move what does not verify to <workdir>/damaged (the run lock is needed).
+      put_aside: whether to move what does not verify to <workdir>/damaged; it needs the run lock.
 
     Raises:
       DataError: steps were saved, but none is usable.
@@ -292,11 +296,11 @@ def restore_common(runs: dict[str, str], target, *,
                    put_aside: bool) -> list[tuple[Any, dict]] | None:
     """Returns (state, meta) of each run, at the newest step that verifies in all of them.
 
+    It is None where one of them has saved nothing yet, or where they have no step in common.
+
     Args:
       runs: {run directory: hash of its config}.
       target, put_aside: as in `restore_newest`.
-
-    Returns None where one of them has saved nothing yet, or no step is common to all.
 
     Raises:
       DataError: steps were saved, but none is usable.
@@ -328,9 +332,9 @@ def restore_common(runs: dict[str, str], target, *,
 
 
 def drop_after(workdir: str, step: int) -> None:
-    """Takes away the steps after `step`, which are computed again; for the holder of the run lock.
+    """Removes the steps after `step`, which will be computed again; it needs the run lock.
 
-    Orbax saves no step before the newest that is there.
+    Orbax saves no step before the newest one on disk.
     """
     for later in steps(workdir):
         if later > step:
@@ -341,7 +345,7 @@ def drop_after(workdir: str, step: int) -> None:
 
 
 def _put_aside(workdir: str, step: int) -> None:
-    """Moves a step to damaged/<step>, <step>.1, ...: nothing is overwritten."""
+    """Moves a step to damaged/<step>, <step>.1 ..., so that nothing is overwritten."""
     damaged = os.path.join(workdir, 'damaged')
     os.makedirs(damaged, exist_ok=True)
     os.replace(os.path.join(directory(workdir), str(step)), files.free_path(damaged, str(step)))

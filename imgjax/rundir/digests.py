@@ -1,4 +1,4 @@
-"""What a train state is, bit by bit: its digest, whether it is finite, and its copies equal."""
+"""The digest of a train state, and whether it is finite and its copies are equal."""
 
 import json
 import os
@@ -18,8 +18,8 @@ from imgjax.process import processes
 def leaf_digests(state) -> dict[str, str]:
     """Returns a 128-bit digest of each leaf's dtype, shape and bytes, by its path.
 
-    They do not depend on how the leaf is sharded, nor on the number of processes, each of which has
-    to call it. xxh3 finds damage, not forgery.
+    They depend neither on the sharding of a leaf nor on the number of processes, each of which has
+    to call it. xxh3 detects damage, not forgery.
     """
     def one(leaf: tuple) -> tuple[str, str]:
         name, array = leaf
@@ -27,7 +27,7 @@ def leaf_digests(state) -> dict[str, str]:
         hasher.update(_bytes_of(array))
         return name, hasher.hexdigest()
 
-    # One thread reads 12 GB/s, less than memory gives; xxhash lets go of the GIL.
+    # One thread reads 12 GB/s, less than the memory can give; xxhash releases the GIL.
     with futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
         return dict(threads.map(one, named_leaves(sharding.to_host(state))))
 
@@ -37,37 +37,39 @@ def _bytes_of(array) -> np.ndarray:
 
 
 def named_leaves(state) -> list[tuple]:
-    """Returns (path, leaf) of each leaf, the parts of a path joined by slashes."""
+    """Returns (path, leaf) for each leaf; slashes join the parts of a path."""
     return [(jax.tree_util.keystr(path, simple=True, separator='/'), leaf)
             for path, leaf in jax.tree_util.tree_leaves_with_path(state)]
 
 
 def digest_of(digests: dict) -> str:
-    """Returns one digest of a dict of plain data: of the whole train state, given its leaves'."""
+    """Returns the digest of a dict of plain data, such as the digests of a state's leaves."""
     return xxhash.xxh3_128(json.dumps(digests, sort_keys=True).encode()).hexdigest()
 
 
 def state_digest(state) -> str:
-    """Returns the digest of a whole train state; equal for bitwise equal states only."""
+    """Returns the digest of a whole train state; only bitwise equal states have the same."""
     return digest_of(leaf_digests(state))
 
 
 def not_finite(host_state) -> str:
-    """Returns the path of the first leaf with a number that is not finite; '' without one."""
+    """Returns the path of the first leaf with a number that is not finite; '' if there is none."""
     for name, array in named_leaves(host_state):
         if jnp.issubdtype(array.dtype, jnp.inexact):
             with np.errstate(over='ignore', invalid='ignore'):
-                total = array.sum()  # several times faster than looking at each
+                total = array.sum()  # several times faster than a test of each
             if not np.isfinite(total) and not np.isfinite(array).all():
                 return name
     return ''
 
 
 def check_replicas(state) -> None:
-    """Compares the devices that hold the same part of a state; every process has to call it.
+    """Checks that devices which store the same part of a state have the same bits.
+
+    Every process has to call it.
 
     Raises:
-      ReplicaError: two of them differ. Which is right cannot be known.
+      ReplicaError: two devices differ. Which one is right cannot be known.
     """
     if not isinstance(state.step, jax.Array) or len(state.step.sharding.device_set) == 1:
         return
@@ -78,20 +80,20 @@ def check_replicas(state) -> None:
             hashers.setdefault(device, {})[name] = xxhash.xxh3_64_hexdigest(
                 _bytes_of(jax.device_get(shard.data)))
             parts.setdefault(device, []).append(str(shard.index))
-    held = {}  # part of the state -> (device, digests of its leaves)
+    first_with = {}  # part of the state -> (first device with it, digests of its leaves)
     for device, found in hashers.items():
         part = digest_of(parts[device])
-        other, digests = held.setdefault(part, (device, found))
+        other, digests = first_with.setdefault(part, (device, found))
         odd = [name for name in found if found[name] != digests[name]]
         if odd:
             _differ(state, f'{odd[0]!r} is not the same on devices {other} and {device}')
-    mine = {part: digest_of(digests) for part, (_, digests) in held.items()}
+    mine = {part: digest_of(digests) for part, (_, digests) in first_with.items()}
     seen = {}
-    for place, word in enumerate(processes.gather_to_first(json.dumps(mine))):
-        for part, digest in json.loads(word).items():
+    for place, message in enumerate(processes.gather_to_first(json.dumps(mine))):
+        for part, digest in json.loads(message).items():
             other, known = seen.setdefault(part, (place, digest))
             if digest != known:
-                _differ(state, f'processes {other} and {place} do not hold the same')
+                _differ(state, f'processes {other} and {place} have different parts of it')
 
 
 def _differ(state, what: str) -> NoReturn:

@@ -1,9 +1,9 @@
-"""What lies in a run directory is not trusted: it is looked at before anything reads or follows it.
+"""Reads and writes the files of a run directory, which are not trusted.
 
-Files are read up to a size, never through a link; what is written goes to a new file that takes
-the old one's place. `check_files` and `check_arrays` say whether a checkpoint declares what the
-model expects before Orbax and TensorStore read it: these would allocate what it declares.
-docs/security.md tells what is checked and what is not.
+Files are read up to a limit of size and never through a link; a new file is written and then takes
+the place of the old one. `check_files` and `check_arrays` compare what a checkpoint declares with
+what the model expects before Orbax and TensorStore read it, as these allocate what it declares.
+docs/security.md lists what is checked and what is not.
 """
 
 import contextlib
@@ -23,14 +23,14 @@ from imgjax.rundir import ocdbt
 
 log = logging.getLogger('imgjax')
 
-# Of a run directory, all that is read or written at its top.
+# All that is read or written at the top of a run directory.
 _FILES = ('config.json', 'dataset.json', 'environment.json', 'report.html', 'metrics.jsonl',
           'diverged.json', 'history.json', 'predictions.safetensors', 'result.json', 'lock',
           'saved')
 _DIRECTORIES = ('checkpoints', 'damaged', 'earlier', 'tensorboard', 'profile')
 
-JSON_BYTES = 8 * 2**20  # of dataset.json: some 200,000 class names
-_DEPTH = 64  # of JSON: names of nested fields are joined
+JSON_BYTES = 8 * 2**20  # of dataset.json, about 200,000 class names
+_DEPTH = 64  # the most levels of nested JSON
 _ROWS_BYTES = 2**30  # of metrics.jsonl
 _LINE_BYTES = 64 * 2**10  # of one row of it
 _ENTRIES = 100_000  # files and directories of one checkpoint
@@ -38,7 +38,7 @@ _LAST_STEP = 2**31 - 1  # the step is an int32
 
 
 def opener(path: str, flags: int) -> int:
-    """Is given to open(): the last part of the path may be no link, and no FIFO blocks."""
+    """Opens a file for open(opener=...): a link as the last part is refused, and no FIFO blocks."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
 
 
@@ -46,8 +46,8 @@ def read(path: str, limit: int) -> bytes:
     """Returns a plain file's bytes.
 
     Raises:
-      ValueError: it is no file, or larger than `limit` bytes.
-      OSError: as of open(), also where it is a link.
+      ValueError: it is no plain file, or larger than `limit` bytes.
+      OSError: as open() raises it, also for a link.
     """
     with open(path, 'rb', opener=opener) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -59,11 +59,11 @@ def read(path: str, limit: int) -> bytes:
 
 
 def read_json(path: str, limit: int = JSON_BYTES) -> Any:
-    """Returns the plain data of a JSON file; a name that stands twice, NaN and infinity are errors.
+    """Returns the plain data of a JSON file; a repeated name, NaN and infinity are errors.
 
     Raises:
-      ValueError: as of `read`; or it is no JSON, or nested deeper than anything that is written.
-      OSError: as of open().
+      ValueError: as `read` raises it; or it is no JSON, or nested more deeply than a run writes.
+      OSError: as open() raises it.
     """
     data = read(path, limit)
     try:
@@ -90,10 +90,10 @@ def _once(pairs: list[tuple]) -> dict:
 
 
 def read_rows(path: str) -> list:
-    """Returns the JSON value of each line; what is none is left out, and said.
+    """Returns the JSON value of each line; lines that are no JSON are left out and logged.
 
     Raises:
-      ConfigError: it is no plain file, or larger than a run's rows ever are.
+      ConfigError: it is no plain file, or larger than the rows of any run.
     """
     if not os.path.lexists(path):
         return []
@@ -102,7 +102,7 @@ def read_rows(path: str) -> list:
         raise ConfigError(f'{path}: no plain file of at most {_ROWS_BYTES:,} bytes; move it away')
     rows, bad, first = [], 0, b''
     with open(path, 'rb', opener=opener) as file:
-        whole = True  # whether the line before was read to its end
+        whole = True  # whether the line before was read up to its end
         while line := file.readline(_LINE_BYTES):
             begins, whole = whole, line.endswith(b'\n')
             try:
@@ -120,9 +120,9 @@ def read_rows(path: str) -> list:
 def replacing(path: str, binary: bool = False, **options) -> Iterator[IO]:
     """Opens a new file that takes the place of `path` when the block ends without an error.
 
-    It is of text, or of bytes where `binary`; of names that are no UTF-8 the text has '?'. No
-    reader sees a part of it, and a link at `path` or at the temporary name is replaced, not
-    followed. It is on the disk before its name is.
+    It takes text, or bytes where `binary`; '?' replaces what is not UTF-8 in text. No reader sees a
+    part of the file, and a link at `path` or at the temporary name is replaced, not followed. The
+    content is on the disk before the name is.
     """
     temporary = f'{path}.tmp'
     with contextlib.suppress(FileNotFoundError):
@@ -135,7 +135,7 @@ def replacing(path: str, binary: bool = False, **options) -> Iterator[IO]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        with contextlib.suppress(OSError):  # on a full disk it would take what is left
+        with contextlib.suppress(OSError):  # on a full disk it would use up the rest
             os.unlink(temporary)
         raise
 
@@ -144,8 +144,8 @@ def check_run(workdir: str) -> None:
     """Checks that a run directory holds plain files and directories where a run reads or writes.
 
     Raises:
-      ConfigError: a link, a special file, or the name of a step that could be read in two ways; or
-        a path that is no UTF-8, under which nothing writes checkpoints.
+      ConfigError: it holds a link, a special file, or a step whose name can be read in two ways; or
+        its path is not UTF-8, which Orbax cannot write to.
     """
     absolute = os.path.abspath(workdir)
     shown = absolute.encode(errors='replace').decode()
@@ -168,19 +168,19 @@ def check_run(workdir: str) -> None:
 
 
 def free_path(folder: str, name: str) -> str:
-    """Returns folder/name, or name.1, name.2, ...: the first that is not there."""
+    """Returns the first path that does not exist of folder/name, folder/name.1 and so on."""
     names = [name, *(f'{name}.{i}' for i in range(1, 1000))]
     return next(path for path in (os.path.join(folder, one) for one in names)
                 if not os.path.lexists(path))
 
 
 def is_of_run(name: str) -> bool:
-    """Is it the name of a file or folder that a run has at the top of its directory?"""
+    """Returns whether a run has a file or folder of this name at the top of its directory."""
     return name in (*_FILES, *_DIRECTORIES) or name.startswith('unreadable')
 
 
 def is_step(name: str) -> bool:
-    """Is it a name that the directory of a step has? '007', '1_0' and '٣' are numbers to int()."""
+    """Returns whether a step's folder can have this name; int() also reads '007', '1_0' and '٣'."""
     return (name.isascii() and name.isdecimal() and len(name) <= len(str(_LAST_STEP))
             and str(int(name)) == name and int(name) <= _LAST_STEP)
 
@@ -193,14 +193,14 @@ def _is_number(name: str) -> bool:
 
 
 def check_files(path: str, leaves: int) -> None:
-    """Checks what a checkpoint consists of before any of it is read.
+    """Checks the kinds and sizes of a checkpoint's files before any of them is read.
 
     Args:
       path: the directory of a step.
-      leaves: how many arrays it shall hold; the JSON files grow with them.
+      leaves: how many arrays it should hold; the JSON files grow with their number.
 
     Raises:
-      ValueError: a link, a special file, too many files, or a description larger than any is.
+      ValueError: it has a link, a special file, too many files, or too large a description.
     """
     if os.path.islink(path):
         raise ValueError('it is a link')
@@ -212,7 +212,7 @@ def check_files(path: str, leaves: int) -> None:
             raise ValueError(f'{name!r} is neither a plain file nor a directory')
         if found > _ENTRIES:
             raise ValueError(f'it holds more than {_ENTRIES:,} files')
-        arrays = '/d/' in f'/{name}'  # OCDBT's; the limit of these is in check_arrays
+        arrays = '/d/' in f'/{name}'  # files of OCDBT; check_arrays limits these
         if stat.S_ISREG(kind.st_mode) and not arrays and kind.st_size > limit:
             raise ValueError(f'{name!r} is larger than the {limit:,} bytes that describe the state')
 
@@ -226,25 +226,25 @@ def _walk(path: str) -> Iterator[os.DirEntry]:
 
 
 def check_arrays(path: str, arrays: dict) -> None:
-    """Checks that a checkpoint's arrays are declared as the model's are.
+    """Checks that a checkpoint declares its arrays as the model has them.
 
-    TensorStore unpacks no more of a chunk than it is declared to hold, but all of an OCDBT node:
-    of 50 KB it made 3 GB. So the nodes are looked at too.
+    TensorStore unpacks no more of a chunk than its declared size, but it unpacks an OCDBT node as a
+    whole: 50 KB became 3 GB. So the nodes are checked too.
 
     Args:
       path: the directory of the item that Orbax wrote: OCDBT with Zarr 2 in it.
-      arrays: {name with dots: what has a shape and a dtype}.
+      arrays: {name with dots: anything with a shape and a dtype}.
 
     Raises:
-      ValueError: the files are larger than the arrays, a node unpacks to more than any that is
-        written, or an array has another shape, dtype or coding than is written here.
+      ValueError: the files are larger than the arrays, a node unpacks to more than a written one
+        can, or an array has another shape, dtype or coding than is written here.
     """
     sizes = [math.prod(one.shape) * np.dtype(one.dtype).itemsize for one in arrays.values()]
     files = [(entry.path, entry.stat(follow_symlinks=False).st_size) for entry in _walk(path)
              if entry.is_file(follow_symlinks=False)]
-    held, most = sum(size for _, size in files), sum(sizes) * 1.1 + 2**24 + 8192 * len(sizes)
-    if held > most:
-        raise ValueError(f'its files are of {held:,} bytes, the state is of {sum(sizes):,}')
+    stored, most = sum(size for _, size in files), sum(sizes) * 1.1 + 2**24 + 8192 * len(sizes)
+    if stored > most:
+        raise ValueError(f'its files have {stored:,} bytes, the state has {sum(sizes):,}')
     ocdbt.check_nodes([file for file, _ in files])
     layout = read_json(os.path.join(path, '_METADATA'), 2**20 + 4096 * len(arrays))
     if layout['use_zarr3'] or not layout['use_ocdbt']:
@@ -262,18 +262,19 @@ def _check_declared(path: str, arrays: dict) -> None:
         text = bytes(reads[name].result().value)
         if len(text) > _LINE_BYTES:
             raise ValueError(f'{name!r} is described by {len(text):,} bytes')
-        said = json.loads(text)
+        declared = json.loads(text)
         dtype = np.dtype(array.dtype)
-        # Zarr 2 has no name for the dtypes that NumPy does not know: TensorStore writes their own.
+        # Zarr 2 has no names for dtypes that NumPy does not know; TensorStore writes its own.
         names = (dtype.str, dtype.name) if dtype.kind in 'biuf' else (dtype.name,)
         fits = (
-            said['shape'] == list(array.shape) and said['dtype'] in names
-            and len(said['chunks']) == len(array.shape)
+            declared['shape'] == list(array.shape) and declared['dtype'] in names
+            and len(declared['chunks']) == len(array.shape)
             and all(type(chunk) is int and 0 < chunk <= max(size, 1)
-                    for chunk, size in zip(said['chunks'], array.shape, strict=True))
-            and said['zarr_format'] == 2 and said['order'] == 'C' and not said['filters']
-            and said['fill_value'] in (None, 0)
-            and (said['compressor'] is None or said['compressor']['id'] == 'zstd'))
+                    for chunk, size in zip(declared['chunks'], array.shape, strict=True))
+            and declared['zarr_format'] == 2 and declared['order'] == 'C'
+            and not declared['filters']
+            and declared['fill_value'] in (None, 0)
+            and (declared['compressor'] is None or declared['compressor']['id'] == 'zstd'))
         if not fits:
             raise ValueError(f'{name!r} is declared as {text[:200].decode(errors="replace")}, and '
                              f'the model has {dtype.name}{list(array.shape)} there')

@@ -1,10 +1,10 @@
-"""A run that went on with other settings: history.json says what it was before, and until when.
+"""history.json: the earlier configs of a run that was continued with other settings.
 
-These settings say how long a run is and how often it looks, and may change between two starts. The
-state goes on as it is, optimizer and all. Everything that depends on `steps` (the learning rate,
-shares and milestones of the schedule) is from there on what it is in a run of the new number of
-steps at that step. So a checkpoint leads to the same next one as if it were a run's own, and a
-config has its own steps: those up to `until` are of an earlier one.
+A run may change its length, and how often it logs and evaluates, between two starts. Its state,
+with the optimizer, continues unchanged. Everything that depends on `steps` (the learning rate,
+shares and milestones of the schedule) is from then on what a run of the new number of steps has at
+that step. So the same checkpoint and config always lead to the same next checkpoint. The steps up
+to `until` belong to the earlier config, the later ones to the next.
 """
 
 import logging
@@ -21,10 +21,10 @@ MAY_CHANGE = ('steps', 'epochs', 'log_every', 'eval_every', 'eval_batch_size')
 
 
 def read(workdir: str) -> list[dict]:
-    """Returns {'until': the last step that was done so, 'config': plain}, the earliest first.
+    """Returns {'until': the last step with that config, 'config': plain} of each, the oldest first.
 
     Raises:
-      ConfigError: the file is not as it was written, or of another run.
+      ConfigError: the file is not as a run wrote it, or belongs to another run.
     """
     path = os.path.join(workdir, 'history.json')
     if not os.path.lexists(path):
@@ -48,7 +48,7 @@ def read(workdir: str) -> list[dict]:
 
 
 def hash_at(workdir: str, step: int, config_hash: str) -> str:
-    """Returns the hash of the config that a run did a step with; `config_hash` is of its newest."""
+    """Returns the hash of the config with which a run did a step; `config_hash` is the newest."""
     for entry in read(workdir):
         if step <= entry['until']:
             return config_lib.digest(entry['config'])
@@ -56,10 +56,10 @@ def hash_at(workdir: str, step: int, config_hash: str) -> str:
 
 
 def check(workdir: str, stored: dict, config: dict, done: int) -> None:
-    """Checks that a run may go on with `config` after `done` steps of the one that is stored there.
+    """Checks that a run may continue with `config` after `done` steps with the `stored` one.
 
     Raises:
-      ConfigError: the two differ in more than MAY_CHANGE, or `config` has fewer steps than done.
+      ConfigError: the two differ in more than MAY_CHANGE, or `config` has fewer steps than `done`.
     """
     changes = config_lib.differences(config, stored)
     if not changes:
@@ -78,28 +78,28 @@ def check(workdir: str, stored: dict, config: dict, done: int) -> None:
 
 
 def is_cell(workdir: str) -> bool:
-    """Is it the run directory of a cell of a study, by its name? See study/cells.py."""
+    """Returns whether a run directory is a cell of a study, by its name (see study/cells.py)."""
     name = os.path.basename(os.path.abspath(workdir))
     return bool(re.fullmatch('[0-9a-f]{16}-[0-9a-f]{8}', name))
 
 
 def go_on(workdir: str, config: dict, step: int) -> None:
-    """Makes a run directory that of `config` from `step` on, and notes what it was until then.
+    """Makes `config` the config of a run directory from `step` on, and writes history.json.
 
-    What was done after that step is lost, and done anew.
+    The work after that step is lost and will be done again.
     """
     stored = config_lib.read(workdir)
     entries = read(workdir)
     cut = [entry | {'until': min(entry['until'], step)} for entry in entries]
     changes = config_lib.differences(config, stored)
     if changes and step:
-        if cut and cut[-1]['config'] == stored:  # of a start that was killed right here
+        if cut and cut[-1]['config'] == stored:  # from a start that was killed here
             cut.pop()
         cut.append({'until': step, 'config': stored})
         log.info('after step %d with other settings: %s', step, '; '.join(changes.values()))
     if cut != entries:
         config_lib.write_json(os.path.join(workdir, 'history.json'), cut)
-    if stored != config:  # also of moved data or other devices: what is read here must work too
+    if stored != config:  # also after the data moved: what is read here must work too
         config_lib.write(workdir, config)
 
 

@@ -19,7 +19,7 @@ log = logging.getLogger('imgjax')
 
 
 def read_rows(workdir: str) -> list[dict]:
-    """Returns the rows of metrics.jsonl; a line that a crash cut short is left out, and said."""
+    """Returns the rows of metrics.jsonl; lines that are no rows are left out and logged."""
     path = os.path.join(workdir, 'metrics.jsonl')
     lines = files.read_rows(path)
     rows = [row for row in lines if _is_row(row)]
@@ -38,9 +38,9 @@ def _is_row(row) -> bool:
 
 
 def scores(rows: list[dict], split: str) -> dict[int, float]:
-    """Returns {step: what its evaluation is judged by, the higher the better}.
+    """Returns {step: the score of its evaluation}; a higher score is better.
 
-    That is the mean average precision, where images have several labels, else the accuracy.
+    The score is the mean average precision where images have several labels, else the accuracy.
     """
     found = {row['step']: row.get('mean_average_precision', row.get('accuracy'))
              for row in rows if row['split'] == split}
@@ -48,16 +48,16 @@ def scores(rows: list[dict], split: str) -> dict[int, float]:
 
 
 class Log:
-    """The rows of a run on disk, and as TensorBoard events made from them.
+    """The rows of a run in metrics.jsonl, and TensorBoard events that are made from them.
 
     A row is {'step', 'split', numbers ..., 'perf': {...}}; NaN and infinity are null. A full disk
-    does not stop a run: rows wait in memory until they can be written.
+    does not stop a run: rows stay in memory until they can be written.
     """
 
     def __init__(self, workdir: str, step: int, write: bool = True):
-        """Opens the log to go on after `step`: rows beyond it are of work that was lost.
+        """Opens the log to continue after `step`, and drops later rows, whose work was lost.
 
-        Without `write` the rows are only kept, as in all but the first of several processes.
+        Without `write` the rows are only in memory, as in all but the first of several processes.
         """
         self._writes = write
         self.rows = [row for row in read_rows(workdir) if row['step'] <= step]
@@ -65,7 +65,7 @@ class Log:
         self._path = os.path.join(workdir, 'metrics.jsonl')
         self._board = os.path.join(workdir, 'tensorboard')
         self._events: RecordWriter | None = None
-        # Of the newest row that has one: evaluations have none. Before any it is that of the first.
+        # Of the newest row with a time; evaluations have none. Without any it is that of the first.
         times = [row['perf']['time'] for row in self.rows if row.get('perf', {}).get('time')]
         self._wall_time = times[0] if times else time.time()
         self._waiting = list(self.rows)
@@ -86,11 +86,11 @@ class Log:
             self._write_events(row)
 
     def score(self, step: int, split: str) -> float | None:
-        """Returns what the row of that step and split is judged by; None without such a row."""
+        """Returns the score in the row of that step and split; None without such a row."""
         return scores(self.rows, split).get(step)
 
     def write(self, row: dict) -> None:
-        """Appends a row; its numbers are Python's."""
+        """Appends a row, whose numbers are Python's."""
         row = jsonable(row)
         self.rows.append(row)
         if self._writes:
@@ -100,13 +100,13 @@ class Log:
             self.sync()
 
     def sync(self) -> None:
-        """Brings the rows that wait to the disk; what does not fit waits on."""
+        """Writes the waiting rows to the disk; if they do not fit, they go on waiting."""
         if not self._waiting or not self._writes:
             return
         data = ''.join(json.dumps(row) + '\n' for row in self._waiting).encode()
         try:
             with open(self._path, 'r+b', buffering=0, opener=files.opener) as file:
-                file.truncate(self._size)  # takes away the part of a row that a full disk left
+                file.truncate(self._size)  # removes the part of a row that a full disk left
                 file.seek(self._size)
                 if file.write(data) != len(data):
                     raise OSError('the disk is full')
@@ -138,7 +138,7 @@ class Log:
             log.warning('%s: events are missing (%s)', self._board, error)
 
     def close(self) -> None:
-        """Writes what waits."""
+        """Writes the waiting rows and closes the events."""
         self.sync()
         if self._events is not None:
             with contextlib.suppress(OSError):  # on a full disk; they are made again from the rows
@@ -146,7 +146,7 @@ class Log:
 
 
 def jsonable(value) -> Any:
-    """Returns plain data with null for every number that JSON does not know."""
+    """Returns plain data with None in place of every number that JSON cannot hold."""
     if isinstance(value, dict):
         return {k: jsonable(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

@@ -1,14 +1,14 @@
-"""How much the nodes of an OCDBT store unpack to, told without unpacking them.
+"""How many bytes the nodes of an OCDBT store unpack to, found without unpacking them.
 
-OCDBT is the key-value store of TensorStore that Orbax puts arrays in. A node is packed by
-Zstandard, and TensorStore unpacks all of it to read one key.
+OCDBT is the key-value store of TensorStore in which Orbax stores arrays. Zstandard packs a node,
+and TensorStore unpacks the whole node to read one key.
 """
 
 import os
 import re
 
-# Before what Zstandard packed in OCDBT: one of three magic numbers, a length, a version, the number
-# of the compression. A node is written with up to 8 MiB, and blocks are counted as if full.
+# The header of a packed node: one of three magic numbers, a length, a version, the number of the
+# compression. A node is written with up to 8 MiB, and blocks count as if they were full.
 _NODE = re.compile(rb'\x0c\xdb(?:\x20\xde|\x12\x34|\x3a\x2a).{8}[\x80-\xff]{0,4}[\x00-\x7f]'
                    rb'(?:\x01|\x81\x80{0,3}\x00)', re.DOTALL)
 _NODE_HEAD, _NODE_BYTES = 32, 24 * 2**20
@@ -17,29 +17,29 @@ _ZSTD_BLOCK = 128 * 2**10  # the most that a block unpacks to
 
 
 def check_nodes(paths: list[str]) -> None:
-    """Bounds what each packed node in some plain files unpacks to, from its blocks' headers alone.
+    """Checks how much each packed node in plain files unpacks to, by the headers of its blocks.
 
-    Where the nodes begin is not asked of the files: all places are taken that look like one.
+    The files' own index of nodes is not used: every place that looks like a node is checked.
 
     Raises:
-      ValueError: a node unpacks to more than any is written with, or is in far too many blocks.
+      ValueError: a node unpacks to more than a written one can, or has far too many blocks.
     """
     budget = {'blocks': 100_000 + sum(map(os.path.getsize, paths)) // 4096}
     for path in paths:
         with open(path, 'rb', buffering=0) as file:
-            base, kept = 0, b''
+            base, tail = 0, b''  # the end of the part before, in which a header may begin
             while data := file.read(2**22):
-                data = kept + data
+                data = tail + data
                 found = _NODE.search(data)
                 while found:
                     _walk_frames(file.fileno(), base + found.end(), budget)
                     found = _NODE.search(data, found.start() + 1)
-                kept = data[-_NODE_HEAD:]
-                base += len(data) - len(kept)
+                tail = data[-_NODE_HEAD:]
+                base += len(data) - len(tail)
 
 
 def _walk_frames(file: int, at: int, budget: dict) -> None:
-    """Adds up what the blocks of a frame, and of those right behind it, unpack to (RFC 8878)."""
+    """Checks the bytes that a frame and those right behind it unpack to (RFC 8878)."""
     total = 0
     while True:
         head = os.pread(file, 18, at)

@@ -1,7 +1,7 @@
-"""Secrets stay out of what a run writes: config.json, environment.json, the page, the log.
+"""Keeps secrets out of what a run writes: config.json, environment.json, the page and the log.
 
-A secret is what has the form of a known kind of token, or stands in an environment variable whose
-name says so. A config with one is refused; in other texts it is replaced.
+A secret is a text with the form of a known kind of token, or the value of an environment variable
+with a name such as API_KEY. A config with a secret is refused; in other texts it is replaced.
 """
 
 import os
@@ -26,33 +26,33 @@ _NAMES = re.compile(
     r'(?:^|[_.-])(?:token|secret|password|passwd|credentials?|(?:api|access|private|secret)[_-]?key)'
     r's?(?:$|[_.-])', re.IGNORECASE)
 _ENVIRONMENT = re.compile(_NAMES.pattern + r'|_(?:KEY|PAT|PASS|PWD)$|^KEY$', re.IGNORECASE)
-_SHORTEST = 8  # shorter values of the environment stand in any text by chance
+_SHORTEST = 8  # shorter values of the environment occur in other texts by chance
 
 REPLACED = '[redacted]'
 
 
 def _environment() -> list[str]:
-    """Returns the values of variables that are named as secrets, the longest first."""
+    """Returns the values of environment variables with names of secrets, the longest first."""
     values = {value for name, value in os.environ.items()
               if _ENVIRONMENT.search(name) and len(value) >= _SHORTEST}
     return sorted(values, key=len, reverse=True)
 
 
 def text(words: str) -> str:
-    """Returns a text with each secret in it replaced."""
+    """Returns a text in which each secret is replaced."""
     for value in _environment():
         words = words.replace(value, REPLACED)
     return _FORMS.sub(REPLACED, words)
 
 
 def check_config(flat: dict) -> None:
-    """Checks that no field of a config holds a secret: a config is written down and shown.
+    """Checks that no field of a config holds a secret, as configs are written and shown.
 
     Args:
       flat: {'data.path': value, ...} as of config.flatten.
 
     Raises:
-      ConfigError: one line that names the field, and not its value.
+      ConfigError: a field holds one; the line names the field and not its value.
     """
     for field, value in flat.items():
         for name, words in _strings(field, value):
@@ -65,7 +65,7 @@ def check_config(flat: dict) -> None:
 
 
 def _strings(name: str, value) -> Iterator[tuple[str, str]]:
-    """Yields (name, string) for all strings in a field's value, names of dicts among them."""
+    """Yields (name, string) for all strings in a field's value, keys of dicts among them."""
     if isinstance(value, str):
         yield name, value
     elif isinstance(value, dict):

@@ -35,7 +35,7 @@ def test_silence_ends(monkeypatch):
     log.setLevel(logging.INFO)
     log.propagate = False
     log.addHandler(Heard())
-    terminal.speak(log)
+    terminal.report_regularly(log)
     assert enough.wait(60)
     log.setLevel(logging.ERROR)  # the thread stays; nobody hears it any more
     assert all(line.startswith('at work for ') for line in lines)

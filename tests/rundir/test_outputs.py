@@ -67,11 +67,11 @@ FOLDERS = {
     'a broken marker': (lambda at: put(at / 'out/.imgjax.json', '[]'), 'out', "'.imgjax.json'"),
     "a file of the user's in our way": (
         lambda at: (fill(f'{at}/out', 'a'), put(at / 'out/config.json')), 'out',
-        "its 'config.json' is not of launch.export"),
+        "launch.export did not write its 'config.json'"),
     'a link in our way': (
         lambda at: (fill(f'{at}/out', 'config.json'), os.remove(at / 'out/config.json'),
                     put(at / 'mine'), (at / 'out/config.json').symlink_to(at / 'mine')), 'out',
-        "its 'config.json' is not of"),
+        "did not write its 'config.json'"),
     'a file': (lambda at: put(at / 'out'), 'out', 'is no folder'),
     'a link to nothing': (lambda at: (at / 'out').symlink_to(at / 'gone'), 'out', 'is no folder'),
     'below a file': (lambda at: put(at / 'out'), 'out/in', 'out is no folder'),
