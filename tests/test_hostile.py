@@ -13,7 +13,6 @@ import jax
 import numpy as np
 import pytest
 import tensorstore
-from tests.test_checkpoint import OPTIONS, make_state, target_of
 
 from imgjax import config as config_lib
 from imgjax import train
@@ -21,6 +20,7 @@ from imgjax.commands import inspect
 from imgjax.errors import DataError, RunError
 from imgjax.rundir import checkpoint, dataset_info, digests, files
 from tests.drills.config import get_config
+from tests.rundir.test_checkpoint import OPTIONS, make_state, target_of
 
 VICTIM = 'years of work\n'
 KERNEL = 'params.dense.kernel'

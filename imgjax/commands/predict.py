@@ -113,7 +113,7 @@ def _classified(setup: build.Setup, state, paths: list[str], top_k: int) -> list
             found, ahead = list(ahead), threads.map(read, following)
             rows += classify(part, found)
             bar.update(len(part))
-    ignored.say('', len(paths), sorted(odd), options)
+    ignored.warn('', len(paths), sorted(odd), options)
     return rows
 
 

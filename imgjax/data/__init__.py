@@ -1,7 +1,7 @@
-"""Datasets: where examples come from, how they are decoded, which batch is step k's.
+"""Datasets: where examples come from, how they are decoded, and which of them batch k has.
 
 A source is one file of `sources/` with `open_split(split, options) -> Source`; every other name is
-taken for a TFDS dataset. Nothing here imports JAX.
+the name of a TFDS dataset. Nothing here imports JAX.
 """
 
 import importlib
@@ -34,17 +34,17 @@ class Examples(Protocol):
 
 
 class Source(NamedTuple):
-    """One split of a dataset, in random access.
+    """One split of a dataset in random access.
 
     Attributes:
       examples: the images with their labels and names.
-      class_names: one a label.
-      fingerprint: changes when the list of examples does.
-      labels: () -> int32 (N,), or float32 (N, K) where multi_label; decodes no image.
-      multi_label: an example may have none, one or several of the classes.
-      left_out: what was found and is not used: {kind: (how many, an example)}, as
-        imgjax.data.left_out counts it; `open_split` says it.
-      files: where each example is a file, uint64 (N, 2), its device and inode; else None.
+      class_names: one name per class.
+      fingerprint: a hash that changes when the list of examples does.
+      labels: () -> int32 (N,), or float32 (N, K) where multi_label; it decodes no image.
+      multi_label: whether an example may have none, one or several of the classes.
+      left_out: what was found and is not used, {kind: (how many, an example)}, as
+        imgjax.data.left_out counts it; `open_split` logs it.
+      files: device and inode of each example, uint64 (N, 2), where each is a file; else None.
     """
 
     examples: Examples
@@ -68,23 +68,24 @@ def labels_are_cheap(source: Source) -> bool:
 
 
 def names() -> list[str]:
-    """Returns the sources that have a file of their own; that of all others is sources/tfds.py."""
+    """Returns the names of the sources that have a file of their own; tfds.py opens all others."""
     from imgjax.data import sources
     return [m.name for m in pkgutil.iter_modules(sources.__path__) if m.name != 'tfds']
 
 
 def open_split(split: str, options: dict) -> Source:
-    """Opens one split of the dataset that config.data names, and says in one line what it holds.
+    """Opens one split of the dataset that config.data names, and logs in one line what it holds.
 
     Args:
-      split: such as 'train'; of every source also a slice or a sum of slices in the form of TFDS
+      split: such as 'train'; every source also takes slices and sums of slices as TFDS writes them
         (https://www.tensorflow.org/datasets/splits): 'train[:90%]', 'train[10%:]+test',
         'train[100:200]'.
       options: plain config['data'].
 
     Raises:
-      ConfigError: unknown dataset, split or option, or fewer than two classes to train.
-      DataError: the dataset is there but cannot be read, or two class names look the same.
+      ConfigError: the dataset, split or option is unknown, or there are fewer than two classes to
+        train.
+      DataError: the dataset exists but cannot be read, or two class names look the same.
     """
     name = options['name']
     if not re.fullmatch(r'[a-z0-9_]+', name):
@@ -106,13 +107,13 @@ def open_split(split: str, options: dict) -> Source:
     classes.check_names(source.class_names, options['path'] or name)
     if not len(source.examples):
         raise ConfigError(f'config.data: the split {split!r} of {name!r} is empty')
-    _say(split, source, options)
+    _log(split, source, options)
     ignored.look(split, source.examples, options)
     return source
 
 
-def _say(split: str, source: Source, options: dict) -> None:
-    """Logs what a split holds and leaves out; of several processes the first is heard."""
+def _log(split: str, source: Source, options: dict) -> None:
+    """Logs what a split holds and leaves out, of several processes in the first one."""
     found = (f'{split}: {len(source.examples):,} images of {len(source.class_names):,} classes in '
              f'{options["path"] or options["name"]}')
     if source.left_out:
@@ -122,10 +123,14 @@ def _say(split: str, source: Source, options: dict) -> None:
 
 
 def source_options(options: dict, **defaults) -> dict:
-    """Returns config.data.options completed by a source's defaults, whose types it must have.
+    """Returns config.data.options completed by the defaults of a source.
+
+    Args:
+      options: plain config['data'].
+      **defaults: all options that the source takes; a value must have the type of its default.
 
     Raises:
-      ConfigError: names the option that the source does not take, or its type.
+      ConfigError: the source does not take an option, or not of this type.
     """
     given = options.get('options', {})
     for key, value in given.items():

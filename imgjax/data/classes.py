@@ -1,4 +1,4 @@
-"""Class names of several splits: matched by name, whatever their order and spelling."""
+"""Matches the classes of several splits by name, whatever their order and Unicode spelling."""
 
 import logging
 import unicodedata
@@ -18,13 +18,13 @@ def _spelled(name: str) -> str:
 
 
 def check_names(names: Sequence[str], place: str) -> None:
-    """Checks that class names have one line each, and that no two of them look the same.
+    """Checks that each class name is one line, and that no two of them look the same.
 
-    Names look the same that differ in blanks, in invisible characters, or in the way in which
-    Unicode spells them (NFC and NFD), of which file systems turn one into the other.
+    Two names look the same if they differ only in blanks, in invisible characters, or in their
+    Unicode normal form (NFC or NFD), which file systems change.
 
     Raises:
-      DataError: shows the names as Python writes them in ASCII.
+      DataError: they do; the line shows the names in ASCII.
     """
     seen = {}
     for name in names:
@@ -39,12 +39,18 @@ def check_names(names: Sequence[str], place: str) -> None:
 
 
 class _Renumbered:
-    """Examples of a split, their labels in the order of other class names."""
+    """Examples of a split with their labels renumbered for other class names."""
 
     def __init__(self, source: Source, numbers: np.ndarray, classes: int,
                  rows: np.ndarray | None = None):
-        """Takes a split, the new number of each of its classes (-1: no example has it alone), how
-        many classes there are then, and which examples these are, all where it is None.
+        """Takes the split and the new numbers of its classes.
+
+        Args:
+          source: the split.
+          numbers: int (K,), the new number of each class; -1 for a class that no chosen example has
+            alone.
+          classes: the number of classes after that.
+          rows: int (N,), the chosen examples; None takes all.
         """
         self._source = source
         self._numbers = numbers
@@ -76,18 +82,18 @@ class _Renumbered:
 
 
 def renumbered(source: Source, class_names: Sequence[str], split: str) -> Source:
-    """Returns a split with its classes numbered as `class_names` are, matched by name.
+    """Returns a split whose classes have the numbers that they have in `class_names`.
 
-    Its own class names may stand in another order, may be spelled otherwise (NFC, NFD), may lack
-    some, which is logged, and may name more as long as these have no example.
+    The classes are matched by name. Those of the split may have another order or Unicode normal
+    form; some may be missing, which is logged; and others may be there if they have no examples.
 
     Args:
       source: the split; it keeps its fingerprint.
-      class_names: of the training split, or of a model.
-      split: what the log and errors call it.
+      class_names: the classes of the training split or of a model.
+      split: what the log and errors call the split.
 
     Raises:
-      DataError: the split has examples of a class that `class_names` lacks; it is named.
+      DataError: the split has examples of a class that `class_names` lacks; the line names it.
     """
     class_names = tuple(class_names)
     if source.class_names == class_names:
@@ -104,9 +110,9 @@ def renumbered(source: Source, class_names: Sequence[str], split: str) -> Source
 
 
 def places(source: Source, class_names: Sequence[str]) -> np.ndarray:
-    """Returns the place of each class of the source among `class_names`.
+    """Returns the index in `class_names` of each class of the source, int (K,).
 
-    -1 where it has none, or where two are called so (ImageNet has two cranes).
+    It is -1 for a class that is not there, or there twice (ImageNet has two classes 'crane').
     """
     number_of = {}
     for number, name in enumerate(map(_spelled, class_names)):
@@ -115,9 +121,7 @@ def places(source: Source, class_names: Sequence[str]) -> np.ndarray:
 
 
 def _check_unused(source: Source, extra: np.ndarray, class_names: tuple, split: str) -> None:
-    """Checks that the classes of the numbers `extra`, which `class_names` lacks, have no
-    example.
-    """
+    """Checks that the classes `extra`, which `class_names` lacks, have no examples."""
     labels = source.labels()
     counts = labels.sum(0) if source.multi_label else np.bincount(
         labels, minlength=len(source.class_names))
@@ -131,13 +135,13 @@ def _check_unused(source: Source, extra: np.ndarray, class_names: tuple, split: 
 
 
 class Compared(NamedTuple):
-    """Which classes of a split and of a model are the same.
+    """Which classes a split and a model have in common.
 
     Attributes:
-      both: how many are: the model knows them and the split has images of them.
-      model_only: names of the others of the model.
-      split_only: names of the others of the split.
-      left_out: how many images have no class but such; they are not evaluated.
+      both: the number of classes of the model that the split has images of.
+      model_only: the names of the other classes of the model.
+      split_only: the names of the other classes of the split.
+      left_out: the number of images with classes of `split_only` alone, which are not evaluated.
     """
 
     both: int
@@ -146,7 +150,7 @@ class Compared(NamedTuple):
     left_out: int
 
     def line(self) -> str:
-        """Returns it for people."""
+        """Returns the comparison as a line for people."""
         words = [f'classes compared: {self.both} of {self.both + len(self.model_only)}']
         words += [f'{what}: {_some(names)}' for what, names in (
             ('not in the run', self.split_only), ('not in the data', self.model_only)) if names]
@@ -157,18 +161,18 @@ class Compared(NamedTuple):
 
 
 def compared(source: Source, class_names: Sequence[str], split: str) -> tuple[Source, Compared]:
-    """Returns a split with its classes numbered as a model's, without images of classes it lacks.
+    """Returns a split with the class numbers of a model, without images of classes it lacks.
 
-    Classes are matched by name, in any order and Unicode spelling. An image with several labels is
-    left out if the model knows none of them; an image without a label stays.
+    Classes are matched by name, in any order and Unicode normal form. An image with several labels
+    is left out if the model has none of them; an image without a label stays.
 
     Args:
       source: the split.
-      class_names: of the model.
-      split: what errors call it.
+      class_names: the classes of the model.
+      split: what errors call the split.
 
     Raises:
-      DataError: it has images of none of them.
+      DataError: the split has no images of the model's classes.
     """
     numbers = places(source, class_names)
     labels = source.labels()
@@ -180,16 +184,16 @@ def compared(source: Source, class_names: Sequence[str], split: str) -> tuple[So
         raise DataError(
             f'{split}: has images of none of the {len(class_names)} classes of the model '
             f'({_some(class_names)}); its own are {_some(source.class_names)}')
-    kept = ((labels[:, numbers >= 0] > 0).any(1) | ~(labels > 0).any(1)) if several else (
+    chosen = ((labels[:, numbers >= 0] > 0).any(1) | ~(labels > 0).any(1)) if several else (
         numbers[labels] >= 0)
     both = set(numbers[here].tolist())
     found = Compared(
         len(both), [name for i, name in enumerate(class_names) if i not in both],
         [name for name, number, count in zip(source.class_names, numbers, counts, strict=True)
-         if number < 0 and count], int((~kept).sum()))
-    if source.class_names == tuple(class_names) and kept.all():
+         if number < 0 and count], int((~chosen).sum()))
+    if source.class_names == tuple(class_names) and chosen.all():
         return source, found
-    examples = _Renumbered(source, numbers, len(class_names), np.flatnonzero(kept))
+    examples = _Renumbered(source, numbers, len(class_names), np.flatnonzero(chosen))
     return source._replace(examples=examples, class_names=tuple(class_names),
                            labels=examples.labels), found
 

@@ -1,4 +1,4 @@
-"""The unreadable images of a run: listed in its directory, counted, and a limit on their share."""
+"""The unreadable images of a run: a list in its directory, and a limit on their share."""
 
 import collections
 import contextlib
@@ -19,27 +19,27 @@ from imgjax.rundir import files
 log = logging.getLogger('imgjax')
 
 FILE = 'unreadable.jsonl'
-_SHOWN = 10  # that many are named in the log and in an error
+_SHOWN = 10  # how many the log and an error name
 
 
 def watch(workdir: str, source: Source, share: float,
           process: int = 0) -> Callable[[np.ndarray, np.ndarray], None]:
-    """Returns note(indices, faults), to be called with every batch that is trained on.
+    """Returns record(indices, faults), to be called with every batch that is trained on.
 
-    Each unreadable file gets one line in the run directory, over all starts of the run:
+    Each unreadable example gets one line in the run directory over all starts of the run:
     {'index', 'file', 'kind'}.
 
     Args:
       workdir: the run directory.
       source: the training split.
-      share: of its examples; note raises DataError when more are unreadable.
+      share: of its examples; if more are unreadable, `record` raises DataError.
       process: the index of this process, which has a file of its own.
     """
     path = os.path.join(workdir, _file_of(process))
     found = {row['index']: row for row in read(workdir)}
     total = len(source.examples)
 
-    def note(indices: np.ndarray, faults: np.ndarray) -> None:
+    def record(indices: np.ndarray, faults: np.ndarray) -> None:
         rows = []
         for place in np.flatnonzero(faults):
             index = int(indices[place])
@@ -51,13 +51,13 @@ def watch(workdir: str, source: Source, share: float,
                     log.warning('%s: unreadable (%s), trained on with weight 0',
                                 rows[-1]['file'], rows[-1]['kind'])
         if rows:
-            found.update((row['index'], row) for row in read(workdir))  # of the other processes
+            found.update((row['index'], row) for row in read(workdir))  # of other processes too
             with open(path, 'a', encoding='utf-8', opener=files.opener) as file:
                 file.writelines(json.dumps(row) + '\n' for row in rows)
         if len(found) > share * total:
             raise DataError(_complaint(list(found.values()), total, share, path))
 
-    return note
+    return record
 
 
 def _complaint(rows: list[dict], total: int, share: float, path: str) -> str:
@@ -76,7 +76,7 @@ def _file_of(process: int) -> str:
 
 
 def read(workdir: str) -> list[dict]:
-    """Returns the lines of all processes, one an example; one that a kill cut off is left out."""
+    """Returns the lines of all processes, one per example, without lines that a kill cut off."""
     rows = {}
     for path in sorted(glob.glob(os.path.join(glob.escape(workdir), 'unreadable*.jsonl'))):
         for row in files.read_rows(path):

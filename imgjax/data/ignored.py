@@ -1,5 +1,8 @@
-"""What a few images of a split say before a run: what they carry and a config ignores (an EXIF
-orientation, transparency), and whether it lacks a field that all of them need."""
+"""Looks at a few images of a split before a run.
+
+It warns of an EXIF orientation or transparency that the config ignores, and refuses a config that
+lacks a field which all of these images need.
+"""
 
 import concurrent.futures
 import logging
@@ -11,22 +14,20 @@ from imgjax.errors import DataError
 
 log = logging.getLogger('imgjax')
 
-LOOKED_AT = 256  # images of a split, spread over it, at most; only their headers are decoded
-
-
-_DECODED = 8  # of those that are not 8 bits a channel, or transparent
+LOOKED_AT = 256  # the most images of a split, spread over it, whose headers are read
+_DECODED = 8  # how many of those with more than 8 bits per channel or transparency are decoded
 
 
 def look(split: str, examples, options: dict) -> None:
-    """Logs how many images of a split carry what these options ignore, with an example.
+    """Logs how many images of a split have what these options ignore, with an example.
 
     Args:
-      split: its name.
-      examples: of a Source.
+      split: the name of the split.
+      examples: those of a Source.
       options: plain config['data'].
 
     Raises:
-      Unreadable: all images that need pixel_range or background lack it; the first one.
+      Unreadable: all images that need pixel_range or background lack it; it is that of the first.
     """
     count = len(examples)
     picked = np.unique(np.linspace(0, count - 1, min(count, LOOKED_AT)).astype(int))
@@ -38,25 +39,25 @@ def look(split: str, examples, options: dict) -> None:
     odd = [index for index, (_, stored) in zip(picked, found, strict=True)
            if stored and (stored.more_than_bytes or stored.transparent)]
     _check(examples, odd[::1 + len(odd) // _DECODED], options)
-    say(f'{split}: ', len(found), found, options)
+    warn(f'{split}: ', len(found), found, options)
 
 
 def header(example: dict | None) -> tuple[str, decode.Stored | None]:
-    """Returns (name, how it is stored); what is unreadable is said where it is decoded."""
+    """Returns (name, how it is stored), or ('', None) for an unreadable image."""
     try:
         return (example['name'], decode.stored(example)) if example else ('', None)
     except DataError:
         return '', None
 
 
-def say(before: str, count: int, found: list[tuple[str, decode.Stored | None]],
+def warn(before: str, count: int, found: list[tuple[str, decode.Stored | None]],
         options: dict) -> None:
-    """Logs one line for each of the two that images have and `options` ignore.
+    """Logs a line on ignored EXIF orientations and one on ignored transparency.
 
     Args:
-      before: what the line begins with.
-      count: of images looked at.
-      found: of `header`, of all of these or of those that have either.
+      before: the beginning of the line.
+      count: how many images were looked at.
+      found: what `header` returned for them, or for those with either.
       options: plain config['data'].
     """
     turned = [(name, stored.orientation) for name, stored in found
@@ -74,7 +75,7 @@ def say(before: str, count: int, found: list[tuple[str, decode.Stored | None]],
 
 
 def _check(examples, indices: list[int], options: dict) -> None:
-    """Raises Unreadable where each of these images lacks a field of the config."""
+    """Raises Unreadable if each of these images needs a field that the config lacks."""
     complaints = []
     for index in indices:
         try:

@@ -1,4 +1,4 @@
-"""Image files below a folder, and which of them are one file under several names."""
+"""Finds the image files below a folder, and those that are one file under several names."""
 
 import os
 import pathlib
@@ -12,19 +12,19 @@ from imgjax.data import records
 from imgjax.data.decode import EXTENSIONS
 from imgjax.errors import DataError
 
-# Folders that macOS, Synology, Linux and Windows make; that of Synology holds small copies.
+# Folders that macOS, Synology, Linux and Windows make; Synology's holds small copies of images.
 OF_SYSTEMS = ('__MACOSX', '@eaDir', 'lost+found', '$RECYCLE.BIN', 'System Volume Information')
 
 
 class Found(NamedTuple):
-    """Image files below a folder.
+    """The image files below a folder.
 
     Attributes:
-      names: relative to it, with '/'; the order is torchvision's: folder by folder in the order of
-        their paths, in each by name.
-      sizes: their bytes.
-      files: uint64 (N, 2), device and inode of each, which links to one file share.
-      left_out: what else lies there.
+      names: relative to the folder, with '/', in torchvision's order: the folders sorted by path,
+        and the files in each by name.
+      sizes: their sizes in bytes.
+      files: uint64 (N, 2), device and inode of each, which are equal for links to one file.
+      left_out: what else is there, counted by kind.
     """
 
     names: list[str]
@@ -34,17 +34,17 @@ class Found(NamedTuple):
 
 
 def is_image(name: str) -> bool:
-    """Returns whether a file's name ends as that of an image; blanks after it do not count."""
+    """Returns whether a file's name ends as that of an image; blanks at its end do not count."""
     return name.rstrip().lower().endswith(EXTENSIONS)
 
 
 def is_hidden(name: str) -> bool:
-    """Returns whether a file or folder is none that a person put there."""
+    """Returns whether a file or folder is hidden or made by an operating system."""
     return name.startswith('.') or name in OF_SYSTEMS
 
 
 def is_folder(entry: os.DirEntry) -> bool:
-    """Returns whether it is a folder or a link to one."""
+    """Returns whether an entry is a folder or a link to one."""
     try:
         return entry.is_dir()
     except OSError:  # a link to itself
@@ -52,13 +52,13 @@ def is_folder(entry: os.DirEntry) -> bool:
 
 
 def below(folder: str, prefix: str = '') -> Found:
-    """Finds the images in a folder and in the folders below it, also through links.
+    """Finds the images in a folder and in those below it, also through links.
 
     Hidden files and folders are left out.
 
     Args:
-      folder: where to look.
-      prefix: put before each name.
+      folder: the folder to search.
+      prefix: what stands before each name.
 
     Raises:
       DataError: a folder cannot be read.
@@ -90,7 +90,7 @@ def below(folder: str, prefix: str = '') -> Found:
 
 
 def _look(entry: os.DirEntry, name: str, above: frozenset, left_out: dict):
-    """Returns the os.stat_result of an image, 'folder', or None of what is left out."""
+    """Returns the os.stat_result of an image, 'folder', or None for what is left out."""
     if is_hidden(entry.name):
         if entry.name in OF_SYSTEMS:
             left_out_lib.count(left_out, 'folders of operating systems', name)
@@ -116,16 +116,16 @@ def _look(entry: os.DirEntry, name: str, above: frozenset, left_out: dict):
 
 
 def file_numbers(files: np.ndarray) -> np.ndarray:
-    """Returns a number for each row of `files`, the same for rows that are one file, int (N,).
+    """Returns for each row of `files` the first row that is the same file, int (N,).
 
     Args:
-      files: uint64 (N, 2) of devices and inodes; an inode of 0 says nothing.
+      files: devices and inodes, uint64 (N, 2); rows with an inode of 0 count as different files.
     """
     inodes = files[:, 1]
     alone = np.arange(len(files))
     order = np.lexsort((alone, files[:, 0], inodes))
     same = np.r_[False, (files[order][1:] == files[order][:-1]).all(axis=1)] & (inodes[order] > 0)
-    first = np.maximum.accumulate(np.where(same, 0, alone))  # where the run of equals begins
+    first = np.maximum.accumulate(np.where(same, 0, alone))  # where each run of equal rows begins
     numbers = np.empty(len(files), np.int64)
     numbers[order] = order[first]
     return numbers
@@ -133,17 +133,17 @@ def file_numbers(files: np.ndarray) -> np.ndarray:
 
 def check_one_label(numbers: np.ndarray, labels: np.ndarray, names: Sequence[str],
                     class_names: Sequence[str], place: str) -> None:
-    """Checks that rows which are one file have one label.
+    """Checks that rows of the same file have the same label.
 
     Args:
-      numbers: of `file_numbers`, int (N,).
-      labels: int (N,), or bool (N, K) of which a row is a label.
-      names: of the rows.
-      class_names: of the classes.
-      place: what an error calls the set.
+      numbers: what `file_numbers` returned, int (N,).
+      labels: int (N,) or bool (N, K).
+      names: the names of the rows.
+      class_names: the names of the classes.
+      place: what errors call the set.
 
     Raises:
-      DataError: names two rows.
+      DataError: two rows differ; the line names both.
     """
     other = labels != labels[numbers]
     rows = np.flatnonzero(other if labels.ndim == 1 else other.any(axis=1))
@@ -163,7 +163,7 @@ def check_one_label(numbers: np.ndarray, labels: np.ndarray, names: Sequence[str
 
 
 def shared(train: np.ndarray, held_out: np.ndarray) -> np.ndarray:
-    """Returns the rows of `held_out` that are files of `train`, both uint64 (N, 2) as above."""
+    """Returns the rows of `held_out` that are files of `train`; both are like Found.files."""
     likely = np.flatnonzero(np.isin(held_out[:, 1], train[:, 1]) & (held_out[:, 1] > 0))
     there = set(map(tuple, train[np.isin(train[:, 1], held_out[likely, 1])].tolist()))
     return np.array([row for row in likely if tuple(held_out[row].tolist()) in there], np.int64)

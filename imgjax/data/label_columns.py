@@ -1,6 +1,7 @@
-"""Label columns: files or splits that each say what their numbers mean, brought to one order.
+"""Label columns of several files or splits, renumbered to one order of classes.
 
-Numbers are never taken for those of another file: they are translated by the names, or refused.
+Class numbers of one file are never taken for those of another: the names translate them, or they
+are refused.
 """
 
 import logging
@@ -20,9 +21,9 @@ class LabelColumn(NamedTuple):
     """The labels of one file or split.
 
     Attributes:
-      place: what an error calls it.
-      names: what its numbers mean, () where it does not say.
-      values: a class number, a name, or a list of either for each example.
+      place: what errors call the column.
+      names: the class names of its numbers, () where it has none.
+      values: for each example a class number, a name, or a list of either.
     """
 
     place: str
@@ -34,17 +35,17 @@ def agreed(mine: Sequence[LabelColumn], first: LabelColumn,
            others: Callable[[], Iterable[LabelColumn]]) -> tuple[tuple[str, ...], np.ndarray, bool]:
     """Returns (class names, labels, multi_label) of a split.
 
-    The classes are those that `first` names, in its order. Where it names none they are the names,
-    or the numbers, that all columns hold.
+    The classes are those that `first` names, in its order. If it names none, they are the names or
+    the numbers in all columns.
 
     Args:
-      mine: the columns of the split, one after another.
-      first: the column of the set that says the order, for every split the same one.
-      others: gives the columns of the other splits; asked for where `first` has no names.
+      mine: the columns of the split, in order.
+      first: the column that decides the order of the classes, the same one for every split.
+      others: returns the columns of the other splits; called only if `first` has no names.
 
     Raises:
-      DataError: a column has a class that `first` has not, does not say its names where another
-        does, or holds what is no label.
+      DataError: a column has a class that `first` lacks, has no names where another one has, or
+        holds something that is no label.
     """
     multi_label = any(isinstance(value, list) for column in mine for value in column.values)
     if first.names:
@@ -78,19 +79,19 @@ def agreed(mine: Sequence[LabelColumn], first: LabelColumn,
 
 
 def has_labels(columns: Iterable[LabelColumn]) -> bool:
-    """Returns whether any example has a label; -1, null and NaN are none."""
+    """Returns whether any example has a label; -1, null and NaN do not count as labels."""
     return any(value not in (None, -1, '') and value == value
                for column in columns for value in _flat(column)[0])
 
 
 def _flat(column: LabelColumn) -> tuple[list, list[int]]:
-    """Returns (all labels one after another, how many of them each example has)."""
+    """Returns (all labels in one list, the number of labels of each example)."""
     lists = [value if isinstance(value, list) else [value] for value in column.values]
     return [value for one in lists for value in one], [len(one) for one in lists]
 
 
 def without_blanks(names: list[str], place: str) -> list[str]:
-    """Returns names without the blanks around them, and says how many had some.
+    """Returns names without the blanks around them, and logs how many had some.
 
     Raises:
       DataError: a name is empty.
@@ -105,8 +106,8 @@ def without_blanks(names: list[str], place: str) -> list[str]:
 
 
 def _found(columns: Sequence[LabelColumn]) -> tuple[str, ...]:
-    """Returns the names, or the numbers, that columns without names in their metadata hold."""
-    names, numbers = {}, {}  # and which column has it; others say of an image that it has no label
+    """Returns the classes, as names or numbers, of columns whose metadata has no class names."""
+    names, numbers = {}, {}  # each with a column that has it; other values mean: no label
     for column in columns:
         for value in _flat(column)[0]:
             if isinstance(value, str):
@@ -133,7 +134,7 @@ def _is_whole(value) -> bool:
 
 
 def _numbers(column: LabelColumn, class_names: tuple[str, ...], first: LabelColumn) -> np.ndarray:
-    """Returns the class numbers, in the order of `class_names`, of a column of single labels."""
+    """Returns the indices in `class_names` of a column with one label per example."""
     values, place = column.values, column.place
     text = any(isinstance(value, str) for value in values)
     odd = [value for value in values
@@ -148,7 +149,7 @@ def _numbers(column: LabelColumn, class_names: tuple[str, ...], first: LabelColu
     if column.names in ((), class_names):
         return labels_lib.numbered(values, class_names, place)[1]
     _, numbers = labels_lib.numbered(values, column.names, place)
-    used = np.unique(numbers)  # of the others nothing need be known
+    used = np.unique(numbers)  # unused classes need no translation
     translated = np.zeros(len(column.names), np.int64)
     translated[used] = by_name([column.names[i] for i in used], class_names, place, first)
     return translated[numbers]
@@ -156,16 +157,16 @@ def _numbers(column: LabelColumn, class_names: tuple[str, ...], first: LabelColu
 
 def by_name(names: Sequence[str], class_names: tuple[str, ...], place: str,
             first: LabelColumn) -> np.ndarray:
-    """Returns the number in `class_names` of each name, however Unicode spells it.
+    """Returns the index in `class_names` of each name, in any Unicode normal form.
 
     Args:
       names: one per label.
       class_names: all classes, in order.
-      place: what an error calls where the names come from.
-      first: the column that `class_names` comes from.
+      place: what errors call the source of the names.
+      first: the column that `class_names` come from.
 
     Raises:
-      DataError: `class_names` lacks one, or has two of one name.
+      DataError: `class_names` lacks a name, or has it twice.
     """
     spelled = [unicodedata.normalize('NFC', name) for name in class_names]
     number = {name: i for i, name in enumerate(spelled)}

@@ -1,4 +1,4 @@
-"""Labels as stored, int32 (N,) or bool (N, K), as names, and as a Source gives them."""
+"""Labels: as they are stored, int32 (N,) or bool (N, K), as names, and as a Source returns them."""
 
 from collections.abc import Collection, Sequence
 
@@ -10,12 +10,12 @@ MOST_CLASSES = 10_000_000
 
 
 def at(labels: np.ndarray, index: int) -> int | np.ndarray:
-    """Returns the label of one example: int, or float32 (K,) of bool (N, K)."""
+    """Returns the label of one example: an int, or float32 (K,) from labels bool (N, K)."""
     return int(labels[index]) if labels.ndim == 1 else labels[index].astype(np.float32)
 
 
 def whole(labels: np.ndarray) -> np.ndarray:
-    """Returns int32 (N,), or float32 (N, K) of bool (N, K)."""
+    """Returns all labels as a Source gives them: int32 (N,), or float32 (N, K) from bool (N, K)."""
     return labels.astype(np.int32 if labels.ndim == 1 else np.float32)
 
 
@@ -31,7 +31,7 @@ def present(labels: np.ndarray, classes: int) -> np.ndarray:
 
 
 def from_lists(lists: Sequence[Sequence[int] | np.ndarray], classes: int) -> np.ndarray:
-    """Returns bool (N, K) of the class numbers that each example has."""
+    """Returns labels bool (N, K) from the class numbers of each example."""
     matrix = np.zeros((len(lists), classes), bool)
     rows = np.repeat(np.arange(len(lists)), [len(numbers) for numbers in lists])
     matrix[rows, np.fromiter((n for numbers in lists for n in numbers), np.int64, len(rows))] = True
@@ -39,10 +39,10 @@ def from_lists(lists: Sequence[Sequence[int] | np.ndarray], classes: int) -> np.
 
 
 def check_class_numbers(lists: Sequence[Sequence[int]], place: str) -> None:
-    """Checks that lists hold class numbers, and not 0 and 1 of each class.
+    """Checks that the labels of examples are class numbers, and not a 0 or 1 per class.
 
     Raises:
-      DataError: all are of one length above one and of 0 and 1 alone, and not all the same.
+      DataError: all lists have the same length above one, hold only 0 and 1, and are not all equal.
     """
     width = len(lists[0]) if len(lists) and isinstance(lists[0], list) else 0
     if width > 1 and all(isinstance(one, list) and len(one) == width and set(one) <= {0, 1}
@@ -52,9 +52,9 @@ def check_class_numbers(lists: Sequence[Sequence[int]], place: str) -> None:
 
 
 def in_order(names: Collection[str]) -> list[str]:
-    """Returns names as classes are numbered: as numbers where all of them are, else as text.
+    """Returns class names in the order of their numbers: as integers if all are, else as text.
 
-    The order is total: '01' stands before '1', whatever order they came in.
+    The order is total: '01' comes before '1', whatever order they were given in.
     """
     numbers = all(name.isdecimal() for name in names)
     return sorted(names, key=(lambda name: (int(name), name)) if numbers else None)
@@ -62,14 +62,15 @@ def in_order(names: Collection[str]) -> list[str]:
 
 def from_names(lists: Sequence[Sequence[str]], multi_label: bool,
                place: str) -> tuple[tuple[str, ...], np.ndarray]:
-    """Returns (class names, labels) of the names that each example has.
-
-    Names are in the order of `in_order`.
+    """Returns (class names in the order of `in_order`, labels) from the names of each example.
 
     Args:
-      lists: the labels of each example, exactly one unless `multi_label`.
-      multi_label: whether labels become bool (N, K) or int32 (N,).
-      place: what an error calls it.
+      lists: the label names of each example, exactly one unless `multi_label`.
+      multi_label: whether the labels become bool (N, K) or int32 (N,).
+      place: what errors call the set.
+
+    Raises:
+      DataError: an example does not have exactly one label where `multi_label` is False.
     """
     there = {name for names in lists for name in names}
     names = tuple(in_order(there))
@@ -85,7 +86,7 @@ def from_names(lists: Sequence[Sequence[str]], multi_label: bool,
 
 def numbered(labels: np.ndarray | Sequence, class_names: Sequence[str],
              place: str) -> tuple[tuple[str, ...], np.ndarray]:
-    """Returns (class names, int32 (N,)) of class numbers; without names they are the numbers.
+    """Returns (class names, labels int32 (N,)); without names the numbers become the names.
 
     Raises:
       DataError: a number is negative or has no name.

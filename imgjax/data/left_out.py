@@ -1,4 +1,4 @@
-"""What a split leaves out: counts by kind, and the line that says so."""
+"""What a split leaves out, counted by kind, and the sentence about it for the log."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -12,7 +12,7 @@ ABSENT = 'classes without images'
 
 
 def count(left_out: dict[str, tuple[int, str]], kind: str, example: str, number: int = 1) -> None:
-    """Adds `number` to a kind; the example that came first stays."""
+    """Adds `number` to a kind, which keeps its first example."""
     before, first = left_out.get(kind, (0, example))
     left_out[kind] = before + number, first
 
@@ -26,7 +26,7 @@ def count_absent(left_out: dict[str, tuple[int, str]], class_names: Sequence[str
 
 
 def added_up(several: Iterable[LeftOut]) -> dict[str, tuple[int, str]]:
-    """Returns what several splits leave out together."""
+    """Returns the sums over what several splits leave out."""
     total = {}
     for one in several:
         for kind, (number, example) in one.items():
@@ -35,9 +35,6 @@ def added_up(several: Iterable[LeftOut]) -> dict[str, tuple[int, str]]:
 
 
 def sentence(left_out: LeftOut) -> str:
-    """Returns such as 'left out: 4 with other endings (dog/notes.txt), 3 dead links (dog/a.png)'.
-
-    It is empty where nothing is left out.
-    """
+    """Returns a sentence such as 'left out: 4 with other endings (dog/notes.txt)', or ''."""
     parts = [f'{number:,} {kind} ({example})' for kind, (number, example) in left_out.items()]
     return f'left out: {", ".join(parts)}' if parts else ''

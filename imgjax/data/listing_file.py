@@ -1,4 +1,4 @@
-"""The rows of a listing, .csv, .tsv or .json, as they stand there, without blanks about words."""
+"""Reads the rows of a listing, .csv, .tsv or .json, without the blanks around labels and splits."""
 
 import codecs
 import csv
@@ -11,13 +11,13 @@ from imgjax.data import left_out as left_out_lib
 from imgjax.data import records
 from imgjax.errors import ConfigError, DataError
 
-# A line after the last one; where a quotation mark is open it becomes part of a cell.
+# A line put after the last one; behind an open quotation mark it becomes part of a cell.
 _END = 'here the listing ends'
 _COLUMNS = 'it takes file,label or file,label,split, separated by , or ; or tabs'
 
 
 class Row(NamedTuple):
-    """A file, its labels and its split ('' where there is none)."""
+    """One row: a file, its labels and its split ('' if it has none)."""
 
     place: str  # 'line 3' of a .csv, 'item 2' of a .json
     file: str
@@ -26,11 +26,11 @@ class Row(NamedTuple):
 
 
 def read(path: str, left_out: dict[str, tuple[int, str]]) -> list[Row]:
-    """Returns the rows of a listing, and counts in `left_out` what is not taken from them.
+    """Returns the rows of a listing, and counts in `left_out` what it ignores.
 
     Raises:
-      ConfigError: no .csv, .tsv or .json, or the first line lacks a column.
-      DataError: it cannot be read, or a row is not as it should be.
+      ConfigError: it is no .csv, .tsv or .json, or its first line lacks a column.
+      DataError: it cannot be read, or a row has the wrong form.
     """
     ending = path.lower().rpartition('.')[2]
     if ending not in ('csv', 'tsv', 'json'):
@@ -118,7 +118,7 @@ def _json_rows(file, path: str, left_out: dict) -> Iterator[Row]:
 
 
 def _fields(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Returns the fields of an item by their names without case and blanks."""
+    """Returns the fields of an item, with names in lower case and without blanks around them."""
     names = [name.strip().lower() for name, _ in pairs]
     twice = [name for name in ('file', 'label', 'split') if names.count(name) > 1]
     if twice:
@@ -127,7 +127,7 @@ def _fields(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _labels(words: list[str], place: str, left_out: dict) -> tuple[str, ...]:
-    """Returns labels without the blanks about them, without empty ones, each once."""
+    """Returns labels without blanks around them, without empty ones, and each once."""
     labels = [word.strip() for word in words]
     if blank := sum(word != label for word, label in zip(words, labels, strict=True)):
         left_out_lib.count(left_out, 'blanks around labels', place, blank)
@@ -141,7 +141,7 @@ def _labels(words: list[str], place: str, left_out: dict) -> tuple[str, ...]:
 
 
 def _check_shown(labels: set[str], path: str) -> None:
-    """Checks that labels stay apart when bytes that are no UTF-8 are written as '?'."""
+    """Checks that labels remain different when bytes that are no UTF-8 are written as '?'."""
     seen = {}
     for label in sorted(labels):
         if seen.setdefault(records.shown(label), label) != label:

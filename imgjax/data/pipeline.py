@@ -1,7 +1,7 @@
 """Batches of decoded images: batch k is a pure function of (seed, k).
 
-position -> sampler -> read -> decode -> batch, all in random access, so that neither workers nor
-hosts nor a restart change a batch.
+position -> sampler -> read -> decode -> batch. All of it has random access, so that a batch depends
+on neither workers nor hosts nor restarts.
 """
 
 import concurrent.futures
@@ -31,14 +31,13 @@ FAULTS = decode.KINDS
 
 
 def native_size(source: Source, options: dict) -> int:
-    """Returns the side of the source's images, 0 where they are not small squares of one size.
+    """Returns the side of the source's images, 0 unless they are small squares of one size.
 
-    Small is up to 8/7 of config.data.usual_size: 256 where that is 224.
-
-    As far as 64 of them tell, spread over the split; only their headers are read.
+    Small means up to 8/7 of config.data.usual_size, such as 256 for 224. It reads the headers of 64
+    images, spread over the split.
 
     Raises:
-      Unreadable: none of those is an image.
+      Unreadable: none of these is an image.
     """
     picked = np.unique(np.linspace(0, len(source.examples) - 1, 64).astype(int))
     found, complaint = set(), None
@@ -56,30 +55,30 @@ def native_size(source: Source, options: dict) -> int:
 
 @functools.cache
 def _threads() -> concurrent.futures.ThreadPoolExecutor:
-    # Decoding lets go of Python's lock. More threads than cores, as reading waits for the disk.
+    # Decoding releases Python's lock. More threads than cores, as reading waits for the disk.
     return concurrent.futures.ThreadPoolExecutor(thread_name_prefix='decode')
 
 
 def load(source: Source, options: dict, size: int, indices: np.ndarray, *,
          positions: np.ndarray | None = None, seed: int = 0, strict: bool = False,
          watch=iter) -> dict:
-    """Returns the examples at these indices, decoded by all threads into one batch.
+    """Decodes the examples at these indices with all threads; returns them as one batch.
 
-    {'image': uint8 (n, size, size, C), 'label': int32 (n,) or float32 (n, K), 'weight': float32
-    (n,), 'fault': uint8 (n,)}; an image that cannot be decoded is black with weight 0, and `fault`
-    says which of FAULTS it has, counted from 1.
+    The batch is {'image': uint8 (n, size, size, C), 'label': int32 (n,) or float32 (n, K),
+    'weight': float32 (n,), 'fault': uint8 (n,)}. An image that cannot be decoded is black and has
+    weight 0, and `fault` is the number of its kind in FAULTS, counted from 1.
 
     Args:
-      source: where they are.
+      source: the split.
       options: plain config['data'].
       size: side of the images in pixels.
       indices: int64 (n,).
-      positions: int64 (n,) in the stream of training, which train_crop follows (another number of
-        processes or workers cuts the same crops); None takes the evaluation's view of the images.
-      seed: of the crops.
-      strict: raise Unreadable instead.
-      watch: gets an iterable that comes to an end with the decoding, an item an example, and may
-        raise to stop it.
+      positions: int64 (n,), places in the stream of training examples. The random crop depends on
+        them, so that any number of processes or workers cuts the same crops. None decodes the
+        images as for evaluation.
+      seed: the seed of the crops.
+      strict: whether to raise Unreadable instead.
+      watch: gets an iterable with an item per decoded example, and may raise to stop the decoding.
     """
     cropped = positions is not None and options['train_crop'] == 'random_resized'
     count = len(indices)
@@ -114,7 +113,7 @@ def load(source: Source, options: dict, size: int, indices: np.ndarray, *,
     try:
         for _ in watch(row for future in futures for row in future.result()):
             pass
-    finally:  # an error, or a stop, does not wait for the rest
+    finally:  # after an error or a stop it does not wait for the rest
         for future in futures:
             future.cancel()
     return batch
@@ -122,7 +121,7 @@ def load(source: Source, options: dict, size: int, indices: np.ndarray, *,
 
 def train_batches(source: Source, options: dict, size: int, *, batch_size: int, seed: int,
                   process: tuple[int, int] = (0, 1)) -> grain.MapDataset:
-    """Returns this process's rows of every batch; item k belongs to step k.
+    """Returns the rows of this process in every batch; item k belongs to step k.
 
     Process p of c holds rows p*n to (p+1)*n - 1 of each batch of batch_size = c*n:
     {'position': int64 (n,), 'index': int64 (n,) of the examples, 'image': uint8
@@ -132,8 +131,8 @@ def train_batches(source: Source, options: dict, size: int, *, batch_size: int, 
       source: the training split.
       options: plain config['data'].
       size: side of the images in pixels.
-      batch_size: examples of a batch over all processes.
-      seed: of the order and of the random crops.
+      batch_size: examples per batch over all processes.
+      seed: the seed of the order and of the random crops.
       process: (index, count) of this process.
     """
     index, count = process
@@ -151,12 +150,12 @@ def train_batches(source: Source, options: dict, size: int, *, batch_size: int, 
 
 def eval_batches(source: Source, options: dict, size: int, *, batch_size: int,
                  process: tuple[int, int] = (0, 1)) -> grain.MapDataset:
-    """Returns this process's rows of the batches that hold every example exactly once.
+    """Returns the rows of this process in batches that hold every example exactly once.
 
     The last batch is filled up with copies of example 0 whose `mask` is False:
     {'index': int64 (n,), 'image': uint8 (n, size, size, C), 'label': int32 (n,) or float32 (n, K),
-    'mask': bool (n,)}. An image that cannot be decoded is an error here: a figure over fewer
-    images than the split has would not be the figure of the split.
+    'mask': bool (n,)}. An image that cannot be decoded is an error here, as a metric of
+    the split has to include all of its images.
     """
     index, count = process
     share = batch_size // count
@@ -172,30 +171,30 @@ def eval_batches(source: Source, options: dict, size: int, *, batch_size: int,
 
 
 def iterate(batches: grain.MapDataset, workers: int, first: int = 0) -> Iterator[dict]:
-    """Yields batches[first], batches[first + 1], ... decoded ahead of time.
+    """Yields batches[first], batches[first + 1], ..., decoded ahead of time.
 
     Args:
-      batches: as `train_batches` or `eval_batches` returns.
-      workers: decoding processes; 0 decodes in threads of this one.
+      batches: what `train_batches` or `eval_batches` returns.
+      workers: the number of decoding processes; 0 decodes in threads of this one.
       first: the batch to begin with.
     """
-    # Two batches under way keep the threads busy at the border between them.
+    # With two batches in progress the threads are busy also where one batch ends.
     stream = batches[first:].to_iter_dataset(
         grain.ReadOptions(num_threads=2, prefetch_buffer_size=2))
     if workers:
-        if not flags.FLAGS.is_parsed():  # Grain's workers read flags, also from a script
+        if not flags.FLAGS.is_parsed():  # Grain's workers read flags, which a script may not parse
             flags.FLAGS.mark_as_parsed()
-        _free_quietly()
+        _silence_resource_tracker()
         stream = stream.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=workers), worker_init_fn=_end_with_parent)
         return _from_workers(stream)
     return iter(stream)
 
 
-def _free_quietly() -> None:
-    """Keeps the tracker of shared memory from warning about what it frees.
+def _silence_resource_tracker() -> None:
+    """Silences the warnings of the tracker of shared memory about what it frees.
 
-    A run ends without the interpreter's finalizers, so the tracker always finds something; its
+    A run ends without the interpreter's finalizers, so that the tracker always frees something; its
     lines would come after the one that says how the run ended.
     """
     quiet = 'ignore::UserWarning:multiprocessing.resource_tracker'
@@ -206,14 +205,14 @@ def _free_quietly() -> None:
 
 def _from_workers(stream: grain.IterDataset) -> Iterator[dict]:
     try:
-        # A terminal sends Ctrl-C to the decoding processes too, but the run goes on to its next
-        # save. They inherit that it is blocked, from their first instruction on; other threads of
-        # this process still hear it. The tracker of shared memory would unblock it as it starts.
+        # A terminal sends Ctrl-C to the decoding processes too, but the run continues until it has
+        # saved. They inherit the blocked signal from their first instruction on, and the other
+        # threads here receive it. The tracker of shared memory would unblock it as it starts.
         resource_tracker.ensure_running()
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             items = iter(stream)
-            first = list(itertools.islice(items, 1))  # which starts them
+            first = list(itertools.islice(items, 1))  # this starts the processes
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         yield from first
@@ -226,7 +225,7 @@ def _from_workers(stream: grain.IterDataset) -> Iterator[dict]:
 
 
 def _end_with_parent(index: int, count: int) -> None:
-    """Ends a decoding process when the one that started it is gone, also by kill -9."""
+    """Ends a decoding process when its parent is gone, also after kill -9."""
     parent = os.getppid()
 
     def watch() -> None:
@@ -238,9 +237,5 @@ def _end_with_parent(index: int, count: int) -> None:
 
 
 def load_all(source: Source, options: dict, size: int, watch=iter) -> dict:
-    """Decodes a whole split: `image`, `label`, `weight` and `fault` as in `load`.
-
-    `watch` gets an iterable that comes to an end with the decoding, an item an example, and may
-    raise to stop it.
-    """
+    """Decodes a whole split; the arguments and the result are those of `load`."""
     return load(source, options, size, np.arange(len(source.examples)), watch=watch)

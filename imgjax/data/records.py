@@ -1,4 +1,4 @@
-"""Examples that are whole files, or byte ranges of a few large ones; indexes kept between runs."""
+"""Examples that are files, or byte ranges of a few large files, and a cache of their indexes."""
 
 import contextlib
 import errno
@@ -17,17 +17,17 @@ from imgjax.errors import DataError
 
 log = logging.getLogger('imgjax')
 
-MAX_BYTES = 32 * 2**20  # where the config does not say what is too much for an image
-MOST_OPEN = 256  # files a set keeps open for reading; the rest are opened for each example
+MAX_BYTES = 32 * 2**20  # of an image, where the config gives no limit
+MOST_OPEN = 256  # files of a set that stay open; the others are opened for each example
 
 
 def _most(options: dict) -> int:
-    """Returns how much of an image is read: a byte more than decoding allows, which says so."""
+    """Returns how many bytes of an image are read: one more than the limit that decoding checks."""
     return options.get('max_bytes', MAX_BYTES) + 1
 
 
 class Files:
-    """Listed image files, read when asked for."""
+    """Image files of a list."""
 
     def __init__(self, root: str, names: Sequence[str], labels: np.ndarray, options: dict):
         """Takes names relative to `root`, labels int (N,) or bool (N, K), and config['data']."""
@@ -54,15 +54,15 @@ class Files:
 
 
 class Ranges:
-    """Images that lie as byte ranges in files, read without a lock or a shared position."""
+    """Images that are byte ranges of files, read without a lock or a shared position."""
 
     def __init__(self, paths: Sequence[str], index: dict[str, np.ndarray], options: dict):
         """Takes the files and an index of them.
 
         Args:
           paths: the files.
-          index: 'shard' (N,), which of the files, 'offset' (N,) and 'size' (N,) of each image,
-            'labels' int (N,) or bool (N, K), and 'names', as `pack_names` makes it.
+          index: for each image 'shard' (N,), the number of its file, 'offset' (N,) and 'size' (N,)
+            in bytes, 'labels' int (N,) or bool (N, K), and 'names', as `pack_names` returns them.
           options: plain config['data'].
         """
         self._paths = paths
@@ -74,7 +74,7 @@ class Ranges:
         self._open = {}
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {'_open': {}}  # a decoding process opens its own
+        return self.__dict__ | {'_open': {}}  # a decoding process opens the files itself
 
     def __len__(self) -> int:
         return len(self._shard)
@@ -85,7 +85,7 @@ class Ranges:
         return f'{shown(self._paths[self._shard[index]])}:{text}'
 
     def names(self) -> list[str]:
-        """Returns the name of each image, without its file's."""
+        """Returns the name of each image without that of its file."""
         return unpacked(self._names)
 
     def __getitem__(self, index: int) -> dict:
@@ -107,7 +107,7 @@ class Ranges:
         try:
             return os.pread(descriptor, size, offset)
         finally:
-            # Another thread may have been first; what is kept is never closed while in use.
+            # Another thread may have stored one first; stored descriptors are not closed in use.
             if (len(self._open) >= MOST_OPEN
                     or self._open.setdefault(file, descriptor) != descriptor):
                 os.close(descriptor)
@@ -120,19 +120,19 @@ class Ranges:
         return labels_lib.whole(self._labels)
 
     def fingerprint(self, class_names: Sequence[str]) -> str:
-        """Returns what changes with the names, sizes or labels, but not with where it lies."""
+        """Returns a hash of the names, sizes and labels, but not of where the files are."""
         return fingerprint(['\0'.join(class_names), self._names,
                             np.ascontiguousarray(self._size, np.int64),
                             np.ascontiguousarray(self._labels)])
 
 
 def shown(name: str) -> str:
-    """Returns a file's name as it can be written anywhere: bytes that are no UTF-8 become '?'."""
+    """Returns a file name that can be written anywhere: bytes that are no UTF-8 become '?'."""
     return name.encode(errors='replace').decode()
 
 
 def pack_names(names: Sequence[str]) -> np.ndarray:
-    """Returns names as uint8, each ended by a zero; a list of strings takes several times that."""
+    """Returns names as uint8, each ended by a zero, in a fraction of the memory of a list."""
     text = ''.join(name.replace('\0', '?') + '\0' for name in names)
     return np.frombuffer(text.encode(errors='replace'), np.uint8)
 
@@ -143,16 +143,16 @@ def unpacked(names: np.ndarray) -> list[str]:
 
 
 def stamp(paths: Sequence[str], *more: str) -> str:
-    """Returns what changes when a file is written again, or `more` is another."""
+    """Returns a hash that changes when a file is written again, or with `more`."""
     found = [(os.path.basename(path), os.stat(path)) for path in paths]
     return fingerprint(['\0'.join(more), *(f'\0{name} {status.st_size} {status.st_mtime_ns}'
                                            for name, status in found)])
 
 
 def _places(folder: str, given: str) -> list[str]:
-    """Returns where indexes of `folder` may lie: beside the data, else in the user's cache.
+    """Returns the folders for indexes of `folder`: beside the data, else in the user's cache.
 
-    In a folder that several sets may share each has one of its own.
+    In a folder that several sets share, each set has a folder of its own.
     """
     mark = fingerprint([os.path.abspath(folder)])
     if given:
@@ -167,7 +167,7 @@ def _load(path: str, mark: str) -> dict[str, np.ndarray] | None:
             index = {name: file[name] for name in file.files}
         return index if str(index.pop('stamp')) == mark else None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None  # none there, or one that is of no use
+        return None  # it is missing or cannot be used
 
 
 def _writable(places: Sequence[str]) -> str:
@@ -176,23 +176,26 @@ def _writable(places: Sequence[str]) -> str:
             os.makedirs(place, exist_ok=True)
             with tempfile.TemporaryFile(dir=place):
                 return place
-    raise DataError(f'{places[-1]}: cannot be written, and an index has to be kept; set '
-                    'config.data.options.cache to a folder that can be')
+    raise DataError(f'{places[-1]}: cannot be written, and an index has to be stored; '
+                    'set config.data.options.cache to a folder that can be')
 
 
 def cached_index(folder: str, name: str, mark: str, make: Callable[[str], dict[str, np.ndarray]],
          fits: Callable[[str, dict], bool], cache: str = '') -> tuple[str, dict]:
-    """Returns (place, index): the one kept from an earlier run if it fits, else made and kept.
+    """Returns (folder, index): the index of an earlier run if it fits, else a new one.
 
-    It lies in `.imgjax` beside the data, or where that cannot be written in ~/.cache/imgjax.
+    It is stored in `.imgjax` beside the data or, where that cannot be written, in ~/.cache/imgjax.
 
     Args:
-      folder: the data's.
-      name: of the index.
-      mark: `stamp` of what it is an index of.
-      make: place -> arrays; may write other files there.
-      fits: (place, arrays) -> whether they hold together.
-      cache: a folder to use instead, in which the data's get a folder of their own.
+      folder: the folder of the data.
+      name: the name of the index.
+      mark: the `stamp` of the files in the index.
+      make: folder -> arrays; it may write other files into the folder.
+      fits: (folder, arrays) -> whether the arrays fit the files.
+      cache: another folder for indexes, in which each set has a folder of its own.
+
+    Raises:
+      DataError: no folder can be written.
     """
     places = _places(folder, cache)
 
@@ -208,7 +211,7 @@ def cached_index(folder: str, name: str, mark: str, make: Callable[[str], dict[s
         return found
     place = _writable(places)
     with open(os.path.join(place, f'{name}.lock'), 'w') as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # of several that start at once one makes it
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one of several runs that start at once makes it
         found = find()
         if found:
             return found
@@ -221,5 +224,5 @@ def cached_index(folder: str, name: str, mark: str, make: Callable[[str], dict[s
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            log.warning('%s: no space to keep the index; the next run makes it again', path)
+            log.warning('%s: no space for the index; the next run makes it again', path)
     return place, index

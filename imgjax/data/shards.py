@@ -1,7 +1,7 @@
-"""The files that a split lies in, found by their names, and whether all of them are there.
+"""Finds the files of each split by their names, and checks that none of them is missing.
 
     train-000.tar train_part_0.tar train.tar   shards of the split train
-    train-00000-of-00005[-HASH].parquet        one of five: the other four have to be there
+    train-00000-of-00005[-HASH].parquet        one of five, and the other four have to exist
     val-corrupted-000.tar                      the split val-corrupted, not val
     train/000.tar  train/imagenet-000.tar      the split train
 """
@@ -24,8 +24,7 @@ _SHORT = {'.tgz': '.tar', '.txz': '.tar', '.tbz2': '.tar'}
 
 
 class _Shard(NamedTuple):
-    """What a file's name says: the split it is of, and which of how many; None where it does not
-    say so."""
+    """What a file's name says: its split, its number, and of how many; None where it does not."""
 
     split: str
     number: int | None
@@ -41,13 +40,13 @@ def _parse(stem: str) -> _Shard:
 
 
 def files(path: str, extension: str) -> dict[str, list[str]]:
-    """Returns {split: its files in the order of their names}.
+    """Returns {split: its files, sorted by name}.
 
-    They lie in `path`, in `path`/data, or in a folder of `path` named as the split. A beginning
-    that the names of all files share is no part of the split: imagenet-train-000.tar is of train.
+    The files are in `path`, in `path`/data, or in a folder of `path` with the name of the split. A
+    beginning that all names share is no part of the split: imagenet-train-000.tar belongs to train.
 
     Args:
-      path: the folder.
+      path: the folder of the dataset.
       extension: '.tar' or '.parquet'.
 
     Raises:
@@ -77,10 +76,10 @@ def files(path: str, extension: str) -> dict[str, list[str]]:
 
 
 def _check_unpacked(folder: str, extension: str, found: Iterable[str]) -> None:
-    """Checks that no file of a split is there in compressed form alone.
+    """Checks that no file of a split exists in compressed form only.
 
     Raises:
-      ConfigError: names one.
+      ConfigError: one does; the line names it.
     """
     for name in sorted(os.listdir(folder)):
         stem, ending = os.path.splitext(name)
@@ -104,7 +103,7 @@ def _names(folder: str, extension: str) -> list[str]:
 
 
 def _by_split(names: Iterable[str]) -> dict[str, list[str]]:
-    """Returns {split: file names}; of files that are named by a number alone, {'train': ...}."""
+    """Returns {split: file names}; files named by a number alone are the split train."""
     found = {}
     for name in names:
         found.setdefault(_parse(os.path.splitext(name)[0]).split, []).append(name)
@@ -115,7 +114,7 @@ def _by_split(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _shared_beginning(splits: Iterable[str]) -> str:
-    """Returns what stands before the names of all splits and leaves one that is known, or ''."""
+    """Returns the shared beginning of all splits' names after which a known name is left, or ''."""
     splits = list(splits)
     for end in re.finditer('[-_.]', splits[0]) if splits else ():
         beginning = splits[0][:end.end()]
@@ -127,10 +126,10 @@ def _shared_beginning(splits: Iterable[str]) -> str:
 
 
 def check(split: str, paths: Sequence[str]) -> None:
-    """Checks that the files of a split are one whole set.
+    """Checks that the files of a split are one complete set.
 
     Raises:
-      DataError: names the file that is missing, or is there twice, or of another set.
+      DataError: a file is missing, exists twice, or belongs to another set; the line names it.
     """
     folders = sorted({os.path.dirname(path) for path in paths})
     if len(folders) > 1:
@@ -186,7 +185,7 @@ def _warn_of_gaps(shards: list[tuple[str, _Shard]]) -> None:
 
 
 def _renumbered(path: str, number: int) -> str:
-    """Returns the path of the shard `number` of the same set; '*' stands for what is not known."""
+    """Returns the path of shard `number` of the same set, with '*' for what is unknown."""
     folder, name = os.path.split(path)
     stem, extension = os.path.splitext(name)
     found = _NAME.fullmatch(stem)

@@ -85,11 +85,11 @@ def test_control_groups_limit_free_memory(version, limits, free, tmp_path):
     assert backend._free_in_groups(str(groups), str(tmp_path)) == free
 
 
-@pytest.mark.skipif(not backend._freed_and_kept(), reason='glibc since 2.33 on Linux only')
+@pytest.mark.skipif(not backend._freed_not_returned(), reason='glibc since 2.33 on Linux only')
 def test_memory_that_is_kept_is_free():
     code = ('from imgjax.process import backend; backend.keep_memory(); import numpy as np; '
-            'a = np.ones(2**24); before = backend._freed_and_kept(); del a; '
-            'print((backend._freed_and_kept() - before) / 2**27)')
+            'a = np.ones(2**24); before = backend._freed_not_returned(); del a; '
+            'print((backend._freed_not_returned() - before) / 2**27)')
     done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=True, capture_output=True,
                           text=True)
     assert 0.8 < float(done.stdout) < 1.2
