@@ -1,22 +1,22 @@
 """Image augmentation on the device: pure functions of a key, applied inside the train step.
 
-Every public function of the files in this folder that starts with one of two parameter lists is
-an operation, found by its name; to add one, write the function.
+Every public function of this folder that begins with one of two parameter lists is an operation,
+found by its name; to add an operation, write the function.
 
   ``(key, images_NHWC, strength, *, ...)`` -> ``images_NHWC``
       an image operation. Randomness is per example: see ``example_keys``.
   ``(key, images_NHWC, targets_NK, strength, *, ...)`` -> ``(images_NHWC, targets_NK)``
       a mixing operation, which moves the targets with the images.
 
-``strength`` is a traced scalar, so that changing it does not recompile; what follows the ``*`` is
-static. Strength 0 leaves the batch as it is, bit for bit. Images are float32 in [0, 255], and
+``strength`` is a traced scalar, so that changing it does not recompile; parameters after the ``*``
+are static. Strength 0 returns the batch unchanged, bit for bit. Images are float32 in [0, 255], and
 targets float32 rows that mixing adds up linearly, whatever they hold: one class, several labels, a
 column that says whether the example is real.
 
-Each annotates its strength with the range that it takes, and its options too; see ``ranges``.
+An operation annotates its strength and its options with the ranges that they take; see ``ranges``.
 
-What an operation does to the pixels is a function without randomness, with one number an example
-where it takes any; the operations of a file and the policies share those.
+What an operation does to the pixels is a function without randomness, with one number per example
+where it needs any; the operations of a file and the policies share these functions.
 """
 
 import importlib
@@ -49,19 +49,19 @@ def apply(ops, key, images_NHWC, targets_NK, strengths, view=None) -> tuple[jax.
     Args:
       ops: sequence of ``(name, static options)``, plain data; see ``check``.
       key: PRNG key of this step. The operation at place i gets ``fold_in(key, i)``.
-      images_NHWC: float32 or uint8 in [0, 255]. It is the global batch: the position of an example
-        in it decides what happens to the example, whatever the sharding.
-      targets_NK: float32; mixing operations add up rows, so that they need not sum to 1.
+      images_NHWC: float32 or uint8 in [0, 255], the global batch. The position of an example in it
+        decides what happens to the example, whatever the sharding.
+      targets_NK: float32; mixing operations add up rows, which need not sum to 1.
       strengths: dict of operation name -> scalar, traced or not; names not in ``ops`` are ignored.
-      view: None, or which of several views of one batch this is (a static int): all share every
-        draw but those of ``augmix``, which leaves view 0 as it is and differs among the others.
+      view: None, or the index of this view of the batch (a static int). All views share every draw
+        except those of ``augmix``, which leaves view 0 unchanged and differs in the others.
 
     Returns:
       float32 images_NHWC, and targets_NK.
 
     Raises:
-      ValueError: an unknown operation or option, an operation without a strength, or a number out
-        of its range (a strength that is traced cannot be looked at; `check_strengths` before).
+      ValueError: an operation or option is unknown, an operation has no strength, or a number is
+        out of its range (a traced strength cannot be checked here; call `check_strengths` before).
     """
     check(ops)
     check_strengths(ops, {name: strengths[name] for name, _ in ops
@@ -87,17 +87,16 @@ def apply(ops, key, images_NHWC, targets_NK, strengths, view=None) -> tuple[jax.
 
 
 def check(ops, side=None) -> None:
-    """Raises ValueError where ``ops`` is not what ``apply`` takes; runs nothing.
+    """Checks that ``apply`` takes ``ops``, and runs nothing.
 
     >>> check([['random_flip', {}], ['pad_crop', {'padding': 4}], ['mixup', {}]])
 
     Args:
       ops: sequence of ``(name, static options)``, plain data.
-      side: of the images in pixels, None where it is not known yet; what is counted in pixels may
-        be no larger.
+      side: the side of the images in pixels, None if unknown; options in pixels may be no larger.
 
     Raises:
-      ValueError: one line that names the operation or option and what it takes.
+      ValueError: it does not; the line names the operation or option and what it takes.
     """
     for op in ops:
         if isinstance(op, str) or len(op) != 2:
@@ -121,16 +120,16 @@ def check(ops, side=None) -> None:
 
 
 def check_strengths(ops, strengths) -> None:
-    """Raises ValueError where a strength belongs to no operation or is out of its range.
+    """Checks that each strength belongs to an operation and is in its range.
 
     >>> check_strengths([['random_flip', {}]], {'random_flip': 0.5})
 
     Args:
-      ops: as of ``check``, which comes first.
+      ops: as in ``check``, which has to be called before.
       strengths: dict of operation name -> number.
 
     Raises:
-      ValueError: one line that begins with the name and says the range, or the nearest name.
+      ValueError: one does not; the line has its name and the range, or the nearest name.
     """
     there = [name for name, _ in ops]
     for name, strength in strengths.items():
@@ -153,7 +152,7 @@ def names() -> list[str]:
 
 
 def _operations() -> dict[str, tuple[Callable, list[str]]]:
-    """Returns a dict of operation name -> (function, its leading parameter names)."""
+    """Returns a dict of operation name -> (function, the names of its first parameters)."""
     found: dict[str, tuple[Callable, list[str]]] = {}
     for info in pkgutil.iter_modules(__path__):
         module = importlib.import_module(f'{__name__}.{info.name}')

@@ -1,4 +1,4 @@
-"""Operations that draw a box in each image: random resized crop, cutout, random erasing."""
+"""Operations with a random box in each image: random resized crop, cutout, random erasing."""
 
 import functools
 import math
@@ -23,16 +23,16 @@ def random_resized_crop(key, images_NHWC, strength: Share, *,
     """Cuts a box of random area and aspect and enlarges it to the old size.
 
     Szegedy et al., `Going Deeper with Convolutions <https://arxiv.org/abs/1409.4842>`_, 2014,
-    section 6, for sets that lie on the device at their final size. Area and aspect are relative to
-    those of the image (torchvision's are too, where the image is square).
+    section 6, for datasets that are on the device in their final size. Area and aspect are relative
+    to those of the image (torchvision's are too, where the image is square).
 
     Args:
       key: PRNG key.
       images_NHWC: float32.
       strength: scalar in [0, 1]. The share of the area is uniform in
         ``[1 - strength * (1 - min_area), 1]``; the logarithm of the aspect is uniform in plus and
-        minus ``strength * log(max_ratio)``. A box that does not fit is drawn anew, ten times at
-        most, after which the whole image is taken.
+        minus ``strength * log(max_ratio)``. A box that does not fit is drawn again, ten times at
+        most, and after that the whole image is taken.
       min_area: least share of the area at full strength, in (0, 1].
       max_ratio: largest aspect at full strength, at least 1.
       method: ``bilinear`` or ``bicubic``.
@@ -89,8 +89,8 @@ def random_erasing(key, images_NHWC, strength: Probability, *,
       min_area: least share of the area, in (0, 1].
       max_area: largest share of the area, up to 1.
       max_ratio: the logarithm of the aspect, relative to that of the image, is uniform in plus and
-        minus the logarithm of this. A box not smaller than the image both ways is drawn anew, ten
-        times at most, after which the image stays.
+        minus the logarithm of this. A box that is not smaller than the image in both
+        directions is drawn again, ten times at most, and after that the image stays.
       mode: ``constant`` paints ``fill``; ``pixel`` paints noise, uniform in [0, 255] for each
         pixel and channel (the paper's RE-R).
       fill: the value painted, in [0, 255].
@@ -122,7 +122,7 @@ def random_boxes(key, shape, min_area, max_area, log_ratio, *,
       max_area: likewise the largest share.
       log_ratio: the logarithm of the aspect (width to height, relative to that of the image) is
         uniform in plus and minus this, traced or not.
-      proper: whether a box must be less high and less wide than the image.
+      proper: whether a box has to be lower and narrower than the image.
 
     Returns:
       float32 box_N4 (top, left, height, width in pixels), and bool fits_N.
@@ -159,7 +159,7 @@ def enlarge(images_NHWC, box_N4, *, method: str) -> jax.Array:
     """Resizes a box of each image to the size of the image, as Pillow's ``resize(box=...)``.
 
     Next to the edge of the box its neighbours outside count, as in Pillow. A box is never larger
-    than the image, so that nothing is to be averaged: there are 2 or 4 neighbours a direction,
+    than the image, so that nothing is averaged: there are 2 or 4 neighbours per direction,
     fetched and added up in a fixed order. (A product with a matrix of weights adds up in an order
     that depends on how many examples a device has, and so changes bits with the sharding.)
 

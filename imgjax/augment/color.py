@@ -1,7 +1,7 @@
-"""Functions of a pixel's colour: jitter, grayscale, normalisation.
+"""Operations on the colour of pixels: jitter, grayscale, normalization.
 
-One number an example where a function takes one; the policies use the same functions. Nothing is
-rounded: Pillow and torchvision truncate to whole numbers after each step.
+The plain functions take one number per example, and the policies use them too. Nothing is rounded,
+while Pillow and torchvision truncate to whole numbers after each step.
 """
 
 from typing import Annotated
@@ -25,7 +25,7 @@ def color_jitter(key, images_NHWC,
     Args:
       key: PRNG key.
       images_NHWC: float32, 1 or 3 channels.
-      strength: scalar in [0, 10] that all four ranges are proportional to.
+      strength: scalar in [0, 10]; all four ranges are proportional to it.
       brightness: the factor is uniform in 1 plus and minus ``strength`` times this, at least 0.
       contrast: likewise.
       saturation: likewise.
@@ -56,7 +56,7 @@ def color_jitter(key, images_NHWC,
 
 
 def grayscale(key, images_NHWC, strength: Probability) -> jax.Array:
-    """Takes the colour away with a probability.
+    """Makes each image gray with a probability.
 
     Args:
       key: PRNG key.
@@ -118,15 +118,15 @@ def mean_luma(images_NHWC) -> jax.Array:
 
 
 def turn_hue(images_NHWC, turn_N) -> jax.Array:
-    """Turns the hue in the HSV model, value and saturation staying.
+    """Turns the hue in the HSV model, and leaves value and saturation unchanged.
 
-    In float, as torchvision does on tensors; Pillow's HSV is rounded to bytes and so is coarser.
-    The way back is the closed form of `HSL and HSV <https://en.wikipedia.org/wiki/HSL_and_HSV>`_:
+    It computes in float, as torchvision does on tensors; Pillow rounds HSV to bytes and is coarser.
+    The conversion back to RGB is the closed form of `HSL and HSV <https://en.wikipedia.org/wiki/HSL_and_HSV>`_:
     a channel is ``V - C * clip(min(k, 4 - k), 0, 1)`` with ``k = (n + 6 * hue) mod 6``.
 
     Args:
-      images_NHWC: float32; what has not 3 channels comes back as it is.
-      turn_N: float32 in whole turns; 0 gives the image back bit for bit.
+      images_NHWC: float32; images without 3 channels are returned unchanged.
+      turn_N: float32 in whole turns; 0 returns the image bit for bit.
     """
     if images_NHWC.shape[-1] != 3:
         return images_NHWC
@@ -134,8 +134,8 @@ def turn_hue(images_NHWC, turn_N) -> jax.Array:
     value_NHW = jnp.max(images_NHWC, axis=-1)
     chroma_NHW = value_NHW - jnp.min(images_NHWC, axis=-1)
     some_NHW = jnp.where(chroma_NHW > 0.0, chroma_NHW, 1.0)
-    # Which is largest is not asked by equality: a compiler may work a value out twice, and not to
-    # the same bits. Where two are equal both their formulas give the same hue.
+    # The largest is not found by equality, as a compiler may compute a value twice with different
+    # bits. Where two channels are equal, both formulas give the same hue.
     sextant_NHW = jnp.where(
         (red >= green) & (red >= blue), (green - blue) / some_NHW,
         jnp.where(green >= blue, 2.0 + (blue - red) / some_NHW, 4.0 + (red - green) / some_NHW))
@@ -150,23 +150,23 @@ def turn_hue(images_NHWC, turn_N) -> jax.Array:
 def normalize(images_NHWC, mean, std) -> jax.Array:
     """Returns ``(images / 255 - mean) / std`` as float32.
 
-    Not an operation of ``apply``: training and evaluation both end with it.
+    It is no operation of ``apply``: training and evaluation both end with it.
 
     >>> normalize(jnp.full((1, 1, 1, 1), 255, jnp.uint8), (0.5,), (0.25,)).ravel()
     Array([2.], dtype=float32)
 
     Args:
       images_NHWC: uint8 or float32 in [0, 255].
-      mean: one number a channel, on the scale 0 to 1.
-      std: one number a channel, on the scale 0 to 1.
+      mean: one number per channel, on the scale 0 to 1.
+      std: one number per channel, on the scale 0 to 1.
 
     Raises:
-      ValueError: mean or std are not as long as the images have channels.
+      ValueError: the length of mean or std is not the number of channels.
     """
     channels = images_NHWC.shape[-1]
     if len(mean) != channels or len(std) != channels:
         raise ValueError(
-            f'normalize takes one mean and one std a channel: the images have {channels} channels, '
-            f'got {len(mean)} and {len(std)}')
+            f'normalize takes one mean and one std per channel: the images have {channels} '
+            f'channels, got {len(mean)} and {len(std)}')
     mean_111C, std_111C = (jnp.asarray(x, jnp.float32)[None, None, None] for x in (mean, std))
     return (images_NHWC.astype(jnp.float32) / 255.0 - mean_111C) / std_111C

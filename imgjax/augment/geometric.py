@@ -118,7 +118,7 @@ def _warp(image_HWC, shift_2, radians, scale) -> jax.Array:
     middle_y, middle_x = (height - 1) / 2, (width - 1) / 2
     y_H1 = (jnp.arange(height, dtype=jnp.float32) - middle_y - shift_2[0])[:, None]
     x_1W = (jnp.arange(width, dtype=jnp.float32) - middle_x - shift_2[1])[None, :]
-    # Every pixel of the result looks up where it came from, hence the inverse of the map.
+    # Every pixel of the result reads the place that it comes from, so this is the inverse map.
     cos, sin = jnp.cos(radians) / scale, jnp.sin(radians) / scale
     source_HW = [cos * y_H1 - sin * x_1W + middle_y, sin * y_H1 + cos * x_1W + middle_x]
 
@@ -157,7 +157,8 @@ def shear(key, images_NHWC, strength: Share, *,
       images_NHWC: float32.
       strength: scalar in [0, 1]; both factors are uniform in plus and minus
         ``strength * max_shear``.
-      max_shear: pixels that one row moves against the next one, and one column, at full strength.
+      max_shear: how many pixels a row moves against the next row, and a column against the next
+        column, at full strength.
       interpolation: ``bilinear`` or ``nearest``.
       fill: value of the pixels that come from outside, in [0, 255].
 
@@ -198,7 +199,7 @@ def translate(key, images_NHWC, strength: Share, *,
 
 def affine_matrix(height, width, *, radians=0.0, shear_x=0.0, shear_y=0.0, right=0.0,
                   down=0.0) -> jax.Array:
-    """Returns the map of ``affine`` for a shift after a turn about the centre after a shear.
+    """Returns the matrices of ``affine`` for a shear, then a turn about the centre, then a shift.
 
     Args:
       height: of the images, in pixels.
@@ -259,8 +260,8 @@ def affine(images_NHWC, matrix_N23, *, interpolation: str, fill: float) -> jax.A
         x_1W = (jnp.arange(width, dtype=jnp.float32) + 0.5)[None, :]
         x_HW, y_HW = (row[0] * x_1W + row[1] * y_H1 + row[2] - 0.5 for row in matrix_23)
         return _sample(image_HWC, [y_HW, x_HW], interpolation, fill)
-    # Without the barrier XLA CPU works out a matrix, sines and all, once for each of its pixels:
-    # RandAugment then takes 1.6 times as long.
+    # Without the barrier XLA CPU computes a matrix, with its sines, again for each pixel, and
+    # RandAugment takes 1.6 times as long.
     return jax.vmap(one)(images_NHWC, jax.lax.optimization_barrier(matrix_N23))
 
 

@@ -1,23 +1,22 @@
-"""Randomness that an example draws for itself, whatever batch or device it lies in."""
+"""Random numbers per example, which do not depend on the device or the other examples."""
 
 import jax
 import jax.numpy as jnp
 
 
 def example_keys(key, size) -> jax.Array:
-    """Returns ``size`` keys, one an example: ``fold_in(key, position in the batch)``.
+    """Returns ``size`` keys, one per example: ``fold_in(key, position in the batch)``.
 
-    The position is all that a key depends on, so one example does not feel how many others there
-    are nor which device it lies on.
+    A key depends only on the position, and not on the number of examples or on the device.
     """
     positions_N = jnp.arange(size, dtype=jnp.uint32)
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, positions_N)
 
 
 def uniforms(key, size, count) -> jax.Array:
-    """Returns unit_ND: float32, ``count`` independent numbers in [0, 1) for each example.
+    """Returns float32 unit_ND: ``count`` independent numbers in [0, 1) for each example.
 
-    An operation takes all that it needs in one call: each draw costs a compile of its own.
+    An operation draws all its numbers in one call, as each draw adds to the compile time.
     """
     return jax.vmap(lambda key: jax.random.uniform(key, (count,)))(example_keys(key, size))
 
@@ -28,5 +27,5 @@ def between(unit, low, high) -> jax.Array:
 
 
 def pick(chosen_N, images_NHWC, others_NHWC) -> jax.Array:
-    """Returns the images where chosen, the others elsewhere, bit for bit."""
+    """Returns the images where ``chosen_N`` is true and the others elsewhere, bit for bit."""
     return jnp.where(chosen_N[:, None, None, None], images_NHWC, others_NHWC)

@@ -1,8 +1,8 @@
 """Operations that mix pairs of examples, and their targets with them.
 
-One mixing ratio a batch; the partner of an example is the one before it in the batch (a roll by
-one, as in big_vision, which asks each device for one row of its neighbour). Targets are rows of any
-meaning, of one class or of several labels: they are mixed linearly.
+A batch has one mixing ratio. The partner of an example is the one before it in the batch (a roll by
+one, as in big_vision, for which a device needs one row of its neighbour). Targets are rows of any
+meaning, of one class or of several labels, and are mixed linearly.
 """
 
 from typing import Annotated
@@ -59,7 +59,7 @@ def cutmix(key, images_NHWC, targets_NK, strength: Alpha) -> tuple[jax.Array, ja
 def resize_mix(key, images_NHWC, targets_NK, strength: Share, *,
                min_scale: Annotated[float, Range(0, 'max_scale')] = 0.1,
                max_scale: Annotated[float, Range(0, 1)] = 0.8) -> tuple[jax.Array, jax.Array]:
-    """Shrinks the partner as a whole and pastes it at a random place of each example.
+    """Shrinks the partner and pastes it at a random place into each example.
 
     Qin et al., `ResizeMix: Mixing Data with Preserved Object Information and True Labels
     <https://arxiv.org/abs/2012.11101>`_, 2020.
@@ -70,8 +70,8 @@ def resize_mix(key, images_NHWC, targets_NK, strength: Share, *,
       targets_NK: float32.
       strength: scalar in [0, 1] that multiplies the scale; the share of the partner is the share of
         pixels that were replaced.
-      min_scale: the sides of what is pasted are at least this much of the image's at full strength.
-      max_scale: and at most this much, up to 1.
+      min_scale: the least ratio of the pasted sides to those of the image at full strength.
+      max_scale: the largest ratio, up to 1.
 
     Returns:
       float32 images_NHWC and targets_NK.
@@ -91,16 +91,16 @@ def resize_mix(key, images_NHWC, targets_NK, strength: Share, *,
 def mixup_or_cutmix(key, images_NHWC, targets_NK, strength: Probability, *,
                     mixup_alpha: Alpha = 0.8, cutmix_alpha: Alpha = 1.0,
                     switch_probability: Probability = 0.5) -> tuple[jax.Array, jax.Array]:
-    """Mixes the batch by one of mixup and cutmix, as timm's ``Mixup`` in batch mode.
+    """Mixes the batch by either mixup or cutmix, as timm's ``Mixup`` does in batch mode.
 
     Args:
       key: PRNG key.
       images_NHWC: float32.
       targets_NK: float32.
       strength: the probability that this batch is mixed at all, scalar in [0, 1].
-      mixup_alpha: of the Beta that ``mixup`` draws from.
-      cutmix_alpha: of the Beta that ``cutmix`` draws from.
-      switch_probability: of cutmix, where the batch is mixed.
+      mixup_alpha: alpha of the Beta distribution of ``mixup``.
+      cutmix_alpha: alpha of the Beta distribution of ``cutmix``.
+      switch_probability: the probability of cutmix for a batch that is mixed.
 
     Returns:
       float32 images_NHWC and targets_NK.
@@ -139,10 +139,10 @@ def _blend(share, x) -> jax.Array:
 
 
 def _shrink(images_NHWC, scale_2, corner_2) -> jax.Array:
-    """Shrinks the images to a corner, bilinearly and averaging, rounded between the directions.
+    """Shrinks the images, bilinearly and antialiased, and rounds after the first direction.
 
-    Whole numbers by weights of 15 bits add up without error in any order, so that the sharding,
-    which products of matrices otherwise feel in their last bits, changes nothing.
+    Sums of integers times weights of 15 bits are exact in any order. So the sharding changes
+    nothing, which otherwise changes the last bits of matrix products.
     """
     for axis, formula in enumerate(('oh,nhwc->nowc', 'ow,nhwc->nhoc')):
         length = images_NHWC.shape[axis + 1]
@@ -156,7 +156,7 @@ def _shrink(images_NHWC, scale_2, corner_2) -> jax.Array:
 
 
 def _random_box(key, images_NHWC, alpha) -> jax.Array:
-    """Returns the mask of cutmix: the pixels that come from the partner."""
+    """Returns the mask of cutmix, which is true for pixels of the partner."""
     _, height, width, _ = images_NHWC.shape
     share_key, row_key, column_key = jax.random.split(key, 3)
     side = jnp.sqrt(1.0 - beta(share_key, alpha))

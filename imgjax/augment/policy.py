@@ -1,10 +1,10 @@
-"""Policies: each image goes through operations drawn for it from a list.
+"""Policies: operations from a list are drawn for each image and applied to it.
 
-A ``lax.switch`` that differs from example to example computes every branch for all of them. So one
-layer of a policy is at most one warp, one look-up table and one blend for the whole batch, in which
-every example has the numbers of its own operation and neutral ones elsewhere; see ``transform``.
-Each layer rounds to whole numbers, as the references work on bytes (an image that no operation
-was drawn for is rounded too, unless the strength is 0).
+A ``lax.switch`` that differs between examples computes every branch for all of them. So one layer
+of a policy is at most one warp, one look-up table and one blend for the whole batch. An example has
+the numbers of its own operation in one of these and neutral ones in the others; see ``transform``.
+Each layer rounds to whole numbers, as the references work on bytes (an image without an operation
+is rounded too, unless the strength is 0).
 """
 
 import math

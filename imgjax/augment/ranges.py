@@ -1,6 +1,6 @@
-"""What numbers an operation takes: written beside each of its parameters, checked before any work.
+"""The numbers that an operation takes, annotated at its parameters and checked before any work.
 
-An annotation says the range of a number, or the words that an option may be:
+An annotation gives the range of a number, or the words that an option may be:
 
     def solarize(key, images_NHWC, strength: Probability, *, threshold: Byte = 128.0)
 """
@@ -10,13 +10,13 @@ from typing import Annotated, Literal, NamedTuple
 from imgjax.errors import nearest
 
 SIDE = "the image's side"
-_LARGEST_SIDE = 4096  # where that of the images is not known; no image has a larger one
+_LARGEST_SIDE = 4096  # the largest side that an image can have, where its own is unknown
 
 
 class Range(NamedTuple):
     """The smallest and the largest value; either may be the name of another option, or SIDE.
 
-    `meaning` says in an error what the number is.
+    `meaning` describes the number in an error.
     """
 
     low: float | str
@@ -24,7 +24,7 @@ class Range(NamedTuple):
     meaning: str = ''
 
 
-TINY = 1e-6  # the smallest value of what must be above 0
+TINY = 1e-6  # the smallest value of a number that has to be above 0
 
 Probability = Annotated[float, Range(0, 1, 'a probability')]
 Share = Annotated[float, Range(0, 1, 'a share of the full effect')]
@@ -43,10 +43,10 @@ def complaint(annotation, value, options: dict) -> str:
     """Returns what is wrong with a number or a word, such as 'takes 0 to 1, got 3', or ''.
 
     Args:
-      annotation: of the parameter; what is neither a range nor a list of words takes everything.
-      value: of the parameter.
-      options: of the operation, complete, for a range that ends at another one; and SIDE, where
-        that is known.
+      annotation: that of the parameter; without a range or a list of words every value is right.
+      value: the value of the parameter.
+      options: all options of the operation, for ranges that end at another option, and SIDE if it
+        is known.
     """
     words = getattr(annotation, '__args__', ()) if _is_words(annotation) else ()
     if words and value not in words:

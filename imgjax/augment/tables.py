@@ -1,7 +1,7 @@
-"""What the policies choose from, as data.
+"""The operations that policies choose from, as data.
 
-A space is a dict of operation name -> Range. The value of an operation at magnitude 0 to 10 goes
-from ``start`` to ``end`` in a straight line; its meaning is given in ``policy.transform``.
+A space is a dict of operation name -> Range. From magnitude 0 to 10 the value of an operation goes
+linearly from ``start`` to ``end``; ``policy.transform`` gives its meaning.
 """
 
 from collections.abc import Callable
@@ -13,8 +13,8 @@ import jax.numpy as jnp
 class Range(NamedTuple):
     start: float = 0.0  # the value at magnitude 0
     end: float = 0.0  # at magnitude 10
-    signed: bool = False  # takes the other sign in half of the draws
-    whole: Callable | None = None  # how the reference makes a whole number of it
+    signed: bool = False  # half of the draws change the sign
+    whole: Callable | None = None  # how the reference rounds it
 
 
 Space = dict[str, Range]
@@ -62,7 +62,7 @@ def timm(height, width) -> Space:
 
 
 def timm_increasing(height, width) -> Space:
-    """Returns timm's operations where more magnitude always changes more (its ``inc1``)."""
+    """Returns timm's operations where a larger magnitude always changes more (its ``inc1``)."""
     return timm(height, width) | {
         'posterize': Range(4, 0, whole=jnp.ceil),
         'solarize': Range(256, 0, whole=jnp.ceil),
@@ -72,7 +72,7 @@ def timm_increasing(height, width) -> Space:
 
 
 def auto(height, width) -> Space:
-    """Returns what AutoAugment's policies are written in."""
+    """Returns the operations of AutoAugment's policies."""
     space = paper(height, width) | {'invert': Range()}
     return {name: row for name, row in space.items() if name != 'identity'}
 
@@ -92,7 +92,7 @@ def wide(height, width) -> Space:
 
 
 def mixing_chain(height, width) -> Space:
-    """Returns the 9 operations of AugMix: none that ImageNet-C tests with."""
+    """Returns the 9 operations of AugMix, without those that ImageNet-C tests."""
     all_operations = mixing_chain_all(height, width)
     tested = ('brightness', 'color', 'contrast', 'sharpness')
     return {name: row for name, row in all_operations.items() if name not in tested}

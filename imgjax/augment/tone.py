@@ -1,8 +1,7 @@
 """Functions of one pixel value alone: solarize, posterize, equalize, autocontrast, invert.
 
-The plain functions work on images and, as well, on the ramp of the 256 byte values taken for an
-image of one column, which makes a look-up table of them: the policies do that. They are Pillow's
-``ImageOps``, where these keep whole numbers whole.
+The plain functions also work on the ramp of the 256 byte values as an image of one column, which
+gives their look-up tables for the policies. On whole numbers they are Pillow's ``ImageOps``.
 """
 
 from typing import Annotated
@@ -99,7 +98,7 @@ def _sometimes(key, probability, images_NHWC, changed_NHWC) -> jax.Array:
 
 
 def invert_above(images_NHWC, threshold_N) -> jax.Array:
-    """Inverts every value of at least the threshold; above 255 none is."""
+    """Inverts every value of at least the threshold; a threshold above 255 inverts none."""
     above_NHWC = images_NHWC >= threshold_N[:, None, None, None]
     return jnp.where(above_NHWC, 255.0 - images_NHWC, images_NHWC)
 
@@ -111,7 +110,7 @@ def add_below(images_NHWC, amount_N) -> jax.Array:
 
 
 def keep_bits(images_NHWC, bits_N) -> jax.Array:
-    """Keeps the ``bits`` highest of 8 bits: 8 drops what follows the point, 0 leaves black."""
+    """Keeps the ``bits`` highest of 8 bits: 8 removes fractions, 0 makes the image black."""
     step_N111 = jnp.exp2(8.0 - bits_N)[:, None, None, None]
     return jnp.floor(images_NHWC / step_N111) * step_N111
 
@@ -123,7 +122,7 @@ def extremes(images_NHWC) -> tuple[jax.Array, jax.Array]:
 
 
 def stretch(images_NHWC, low_N11C, high_N11C) -> jax.Array:
-    """Maps [low, high] to [0, 255]; a channel of one value stays."""
+    """Maps [low, high] to [0, 255]; a channel with only one value stays."""
     range_N11C = high_N11C - low_N11C
     scale_N11C = 255.0 / jnp.where(range_N11C > 0.0, range_N11C, 1.0)
     stretched_NHWC = jnp.clip((images_NHWC - low_N11C) * scale_N11C, 0.0, 255.0)
@@ -136,11 +135,11 @@ def to_bytes(images_NHWC) -> jax.Array:
 
 
 def histogram(bytes_NHWC) -> jax.Array:
-    """Returns int32 count_NVC: how many pixels of a channel have each of the 256 values.
+    """Returns int32 count_NVC: the number of pixels per channel with each of the 256 values.
 
-    XLA CPU, two cores, 128x224x224x3: 230 ms, against 450 ms with one scatter a channel, 1.9 s for
-    products of one-hot matrices and 29 s for comparisons. One scatter over the whole batch takes
-    160 ms, but sums over all devices.
+    XLA CPU, two cores, 128x224x224x3: 230 ms, against 450 ms with one scatter per channel, 1.9 s
+    for products of one-hot matrices and 29 s for comparisons. One scatter over the whole batch
+    takes 160 ms, but sums over all devices.
     """
     size, _, _, channels = bytes_NHWC.shape
 
@@ -159,11 +158,11 @@ def ramp(size, channels) -> jax.Array:
 def levelling_table(count_NVC) -> jax.Array:
     """Returns float32 table_NV1C that levels the histograms, by Pillow's whole-number rule.
 
-    A channel whose pixels, all but those of its highest value, are fewer than 255 stays.
+    A channel stays if fewer than 255 of its pixels are below its highest value.
     """
     values_1V1 = jnp.arange(256, dtype=jnp.int32)[None, :, None]
     _, highest_N11C = occupied(count_NVC)
-    # As many pixels as the image has, less those of the highest value, share 255 steps.
+    # The pixels below the highest value are divided over 255 steps.
     lower_NVC = values_1V1.astype(jnp.float32) < highest_N11C[:, 0]
     rest_N1C = jnp.sum(jnp.where(lower_NVC, count_NVC, 0), axis=1, keepdims=True)
     step_N1C = rest_N1C // 255

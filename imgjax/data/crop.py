@@ -1,6 +1,6 @@
-"""Which part of an image a model sees, and how it is resized. Boxes are (left, top, width, height).
+"""Crops and resizes images. Boxes are (left, top, width, height).
 
-Everything here works on pixels in memory; what is decoded at all is decode.py's affair.
+Everything here works on pixels in memory; decode.py decides which pixels are decoded.
 """
 
 import functools
@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-# A batch is decoded by as many threads as there are cores: OpenCV's own would only be in the way.
+# As many threads as there are cores decode a batch; more threads of OpenCV would slow them down.
 cv2.setNumThreads(0)
 
 FILTERS = {'bicubic': Image.Resampling.BICUBIC, 'bilinear': Image.Resampling.BILINEAR}
@@ -20,10 +20,10 @@ _TF_TABLE = 1024  # TensorFlow rounds a cubic's place between two pixels to this
 
 def random_box(width: int, height: int, rng: np.random.Generator,
                min_area: float = 0.08) -> tuple[int, int, int, int]:
-    """Returns a box of `min_area` to all of the area at an aspect of 3/4 to 4/3.
+    """Returns a random box with a share of `min_area` to 1 of the area and an aspect of 3/4 to 4/3.
 
-    The crop of Inception training (Szegedy et al., arXiv:1409.4842); the middle square where the
-    image is so long that ten draws do not fit.
+    It is the crop of Inception training (Szegedy et al., arXiv:1409.4842), and the middle square
+    where the image is so long that none of ten draws fits.
     """
     for _ in range(10):
         area = width * height * rng.uniform(min_area, 1.0)
@@ -37,9 +37,9 @@ def random_box(width: int, height: int, rng: np.random.Generator,
 
 
 def resize(pixels: np.ndarray, size: int, method: str) -> np.ndarray:
-    """Resizes uint8 (H, W, C) to (size, size, C), antialiased, by Pillow.
+    """Resizes uint8 (H, W, C) to (size, size, C), antialiased, with Pillow.
 
-    Pixels that were cut off before have no part in it, as in torchvision's RandomResizedCrop.
+    As in torchvision's RandomResizedCrop, pixels that were cut off before have no influence.
     """
     return as_array(_image(pixels).resize((size, size), FILTERS[method]))
 
@@ -51,10 +51,10 @@ def linear(pixels: np.ndarray, size: int) -> np.ndarray:
 
 
 def center(pixels: np.ndarray, size: int, fraction: float, method: str) -> np.ndarray:
-    """Resizes the shorter side to size / fraction (antialiased) and cuts uint8 (size, size, C).
+    """Resizes the shorter side to size / fraction, antialiased, and cuts out uint8 (size, size, C).
 
-    Every rounding is timm's: floor(size / fraction), then torchvision's Resize, which cuts the
-    fraction off the longer side, and CenterCrop, which rounds half a pixel to the even one.
+    It rounds as timm does: floor(size / fraction), then torchvision's Resize, which rounds the
+    longer side down, and CenterCrop, which rounds half a pixel to the even number.
     """
     height, width = pixels.shape[:2]
     shorter = max(size, math.floor(size / fraction))
@@ -68,9 +68,9 @@ def center(pixels: np.ndarray, size: int, fraction: float, method: str) -> np.nd
 
 
 def squash(pixels: np.ndarray, size: int, fraction: float, method: str) -> np.ndarray:
-    """Resizes both sides to size / fraction (antialiased) and cuts uint8 (size, size, C).
+    """Resizes both sides to size / fraction, antialiased, and cuts out uint8 (size, size, C).
 
-    The aspect is lost, and at a fraction of 1 nothing is cut off; timm's crop_mode 'squash'.
+    It changes the aspect, and with a fraction of 1 cuts nothing off; timm's crop_mode 'squash'.
     """
     side = max(size, math.floor(size / fraction))
     image = _image(pixels)
@@ -81,9 +81,9 @@ def squash(pixels: np.ndarray, size: int, fraction: float, method: str) -> np.nd
 
 
 def tf_box(width: int, height: int, size: int) -> tuple[int, int, int, int]:
-    """Returns the middle square that TensorFlow's EfficientNets are evaluated on.
+    """Returns the middle square on which TensorFlow's EfficientNets are evaluated.
 
-    Its side is the shorter one times size / (size + 32) (github.com/tensorflow/tpu,
+    Its side is the shorter side times size / (size + 32) (github.com/tensorflow/tpu,
     models/official/efficientnet/preprocessing.py).
     """
     share = np.float32(size / (size + _TF_PADDING))  # TensorFlow multiplies in float32
@@ -94,26 +94,26 @@ def tf_box(width: int, height: int, size: int) -> tuple[int, int, int, int]:
 def tf_resize(pixels: np.ndarray, size: int, method: str, half_pixel: bool) -> np.ndarray:
     """Resizes uint8 (H, W, C) to (size, size, C) as TensorFlow does, not antialiased.
 
-    TensorFlow hands floats on; here they are rounded to the nearest of 0 to 255.
+    TensorFlow returns floats; here they are rounded to whole numbers of 0 to 255.
 
     Args:
-      pixels: what to resize, all of it.
-      size: side of the result in pixels.
+      pixels: the whole image to resize.
+      size: the side of the result in pixels.
       method: 'bicubic' or 'bilinear'.
-      half_pixel: True is `tf.image.resize` of TensorFlow 2 (cubic of a = -0.5); False is
-        TensorFlow 1's `tf.image.resize_bicubic` and `resize_bilinear`, which put pixel 0 on
-        pixel 0 (a = -0.75): with that one the first EfficientNets and MobileNets were trained.
+      half_pixel: True is `tf.image.resize` of TensorFlow 2 (a cubic with a = -0.5). False is
+        `tf.image.resize_bicubic` and `resize_bilinear` of TensorFlow 1, which map pixel 0 to pixel
+        0 (a = -0.75) and with which the first EfficientNets and MobileNets were trained.
     """
     height, width, channels = pixels.shape
     rows = _tf_weights(height, size, method, half_pixel) @ pixels.reshape(height, -1)
     columns = _tf_weights(width, size, method, half_pixel)
-    resized = columns @ rows.reshape(size, width, channels)  # a product for each row
+    resized = columns @ rows.reshape(size, width, channels)  # one product per row
     return np.clip(np.rint(resized), 0, 255).astype(np.uint8)
 
 
 @functools.lru_cache(maxsize=256)
 def _tf_weights(length: int, size: int, method: str, half_pixel: bool) -> np.ndarray:
-    """Returns float32 (size, length): what each output pixel takes from each input pixel."""
+    """Returns float32 (size, length): the weight of each input pixel in each output pixel."""
     shift = np.float32(0.5 if half_pixel else 0)
     place = (np.arange(size, dtype=np.float32) + shift) * np.float32(length / size) - shift
     low = np.floor(place).astype(np.int64)
@@ -127,10 +127,10 @@ def _tf_weights(length: int, size: int, method: str, half_pixel: bool) -> np.nda
     weights = np.zeros((size, length))
     for tap, weight in taps:
         source = np.clip(low + tap, 0, length - 1)
-        if half_pixel and method == 'bicubic':  # it leaves out what lies beyond the border,
+        if half_pixel and method == 'bicubic':  # taps beyond the border get no weight,
             weight = np.where(source == low + tap, weight, 0)
         np.add.at(weights, (np.arange(size), source), weight)
-    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)  # and makes up for it
+    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)  # and the rest sums to 1
 
 
 def _cubic(distance: np.ndarray, a: float) -> np.ndarray:
@@ -145,6 +145,6 @@ def _image(pixels: np.ndarray) -> Image.Image:
 
 
 def as_array(image: Image.Image) -> np.ndarray:
-    """Returns uint8 (H, W, C) of a Pillow image in mode L or RGB."""
+    """Returns a Pillow image in mode L or RGB as uint8 (H, W, C)."""
     pixels = np.asarray(image)
     return pixels[..., None] if pixels.ndim == 2 else pixels

@@ -1,9 +1,9 @@
-"""Encoded bytes to uint8 pixels of one size, on the host.
+"""Decodes encoded bytes to uint8 pixels of one size, on the host.
 
-header -> limits -> box -> decoding of no more than the box needs -> resizing. A JPEG is decoded by
-imgjax.data.jpeg, all else by Pillow, which also says what is wrong with an image that the faster
-ones refuse; imgjax.data.modes makes 8 bits of what has others. Of damaged data, what libjpeg mends
-is accepted, as Pillow does; damage that lies outside of what a crop needs can go unseen.
+header -> limits -> box -> decoding of no more than the box needs -> resizing. imgjax.data.jpeg
+decodes JPEGs, and Pillow all else; Pillow also finds what is wrong with an image that the faster
+decoders refuse. imgjax.data.modes converts values of other than 8 bits. Damage that libjpeg repairs
+is accepted, as by Pillow; damage outside of what a crop needs can remain unnoticed.
 """
 
 import io
@@ -16,8 +16,8 @@ from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin, UnidentifiedIm
 from imgjax.data import crop, jpeg, modes
 from imgjax.errors import DataError, one_line
 
-# Pillow's names of the formats, and their usual endings. It knows more, some of which start other
-# programs or say a smaller size than they have. TGA is last: it has no mark to know it by.
+# Pillow's names of the formats, and their usual endings. Pillow reads more formats, some of which
+# start other programs or declare a smaller size than they have. TGA is last, as it has no magic.
 FORMATS = {
     'JPEG': ('.jpg', '.jpeg', '.jpe', '.jfif', '.mpo'), 'PNG': ('.png', '.apng'),
     'WEBP': ('.webp',), 'BMP': ('.bmp',), 'GIF': ('.gif',), 'TIFF': ('.tif', '.tiff'),
@@ -28,7 +28,7 @@ FORMATS = {
     'TGA': ('.tga', '.icb', '.vda', '.vst')}
 EXTENSIONS = tuple(ending for endings in FORMATS.values() for ending in endings)
 EXTENSION_OF = {name: endings[0] for name, endings in FORMATS.items()} | {'MPO': '.jpg'}
-# Of images that are sound: a field of the config makes them right.
+# Kinds of images that are sound but need a field of the config.
 KINDS_OF_FIELDS = ('without config.data.pixel_range', 'without config.data.background')
 KINDS = ('empty', 'not an image', 'of unread numbers', 'truncated', 'damaged', 'too many bytes',
          'too many pixels', 'too many scans', 'too narrow', *KINDS_OF_FIELDS)
@@ -36,14 +36,14 @@ MAX_ASPECT = 100
 # A progressive JPEG has about ten; a forged one decodes for an hour with a hundred thousand.
 MAX_SCANS = 200
 _MAGIC = (b'\xff\xd8\xff', b'\x89PNG', b'RIFF', b'BM', b'GIF8', b'II*\0', b'MM\0*')
-# What compressed comments may unpack to, in all, before an image is refused; Pillow's is 64 MiB.
+# The most bytes that the compressed comments of an image may unpack to; Pillow allows 64 MiB.
 PngImagePlugin.MAX_TEXT_MEMORY = 8 * 2**20
-# Of broken metadata, which is not used, and of sizes, which are checked here.
+# They warn of broken metadata, which is not used, and of sizes, which are checked here.
 warnings.filterwarnings('ignore', module=r'PIL\.')
 
 
 class Unreadable(DataError):
-    """An image that cannot be used; `kind`, one of KINDS, says why."""
+    """An image cannot be used; `kind`, one of KINDS, says why."""
 
     def __init__(self, message: str, kind: str = 'damaged'):
         super().__init__(message)
@@ -51,36 +51,37 @@ class Unreadable(DataError):
 
 
 class _Header(NamedTuple):
-    """What is known of an image before it is decoded; width and height are those as stored."""
+    """What is known about an image before it is decoded; width and height are as stored."""
 
     width: int
     height: int
-    orientation: int  # EXIF's 1 to 8, 1 where it is not asked for
-    frame: jpeg.Frame | None  # where the fast decoders can be tried
+    orientation: int  # EXIF's 1 to 8; 1 where the config ignores it
+    frame: jpeg.Frame | None  # of a JPEG that the fast decoders may be able to decode
 
 
 class Stored(NamedTuple):
-    """How a file stores its image: what a decoder may have to change."""
+    """How a file stores its image."""
 
     gray: bool
     format: str  # Pillow's name
     orientation: int  # EXIF's 1 to 8
-    transparent: bool  # has an alpha channel, or a colour that is transparent
-    more_than_bytes: bool  # more than 8 bits a channel
+    transparent: bool  # it has an alpha channel or a transparent colour
+    more_than_bytes: bool  # it has more than 8 bits per channel
 
 
 def pixels(example: dict, options: dict, size: int, rng=None) -> np.ndarray:
-    """Returns uint8 (size, size, C) of one example: a random crop if `rng` is given, else the
-    evaluation's transform.
+    """Returns one example as uint8 (size, size, C).
+
+    With `rng` it is cropped at random, else transformed as for evaluation.
 
     Args:
       example: {'image': encoded bytes or uint8 (H, W, C), 'name': str}.
       options: plain config['data'].
-      size: side of the result in pixels.
-      rng: np.random.Generator that the box of the crop is drawn from.
+      size: the side of the result in pixels.
+      rng: the np.random.Generator that draws the box of the crop.
 
     Raises:
-      Unreadable: no image, damaged or beyond the limits of `options`; one line that names it.
+      Unreadable: it is no image, damaged, or beyond the limits of `options`; the line names it.
     """
     header = _read_header(example, options)
     width, height = _upright_size(header)
@@ -105,20 +106,20 @@ def pixels(example: dict, options: dict, size: int, rng=None) -> np.ndarray:
 
 
 def whole(example: dict, options: dict) -> np.ndarray:
-    """Returns all of an image's pixels, uint8 (H, W, C).
+    """Returns all pixels of an image, uint8 (H, W, C).
 
     Raises:
-      Unreadable: as `pixels`.
+      Unreadable: as `pixels` raises it.
     """
     header = _read_header(example, options)
     return _decode(example, options, header, (0, 0, *_upright_size(header)))
 
 
 def image_size(example: dict, options: dict) -> tuple[int, int]:
-    """Returns (width, height) from the header, as it is seen: turned if EXIF is asked for.
+    """Returns (width, height) from the header, turned if the config applies EXIF orientations.
 
     Raises:
-      Unreadable: as `pixels`, as far as the header says so.
+      Unreadable: as `pixels` raises it, as far as the header shows it.
     """
     return _upright_size(_read_header(example, options))
 
@@ -152,7 +153,7 @@ def _read_header(example: dict, options: dict) -> _Header:
     if width * height > options['max_pixels']:
         raise _unreadable(name, 'too many pixels', f'{width}x{height}, more than '
                           f'config.data.max_pixels {options["max_pixels"]}')
-    if max(width, height) > MAX_ASPECT * min(width, height):  # resized, it would fill the memory
+    if max(width, height) > MAX_ASPECT * min(width, height):  # resizing it could fill the memory
         raise _unreadable(name, 'too narrow', f'{width}x{height}, beyond 1:{MAX_ASPECT}')
     several = encoded[:2] == b'\xff\xd8' and not (frame and frame.one_scan)
     if several and encoded.count(b'\xff\xda') > MAX_SCANS:
@@ -162,12 +163,13 @@ def _read_header(example: dict, options: dict) -> _Header:
 
 def _decode(example: dict, options: dict, header: _Header, box, *, shrink_to: int = 0,
             fast_dct: bool = False) -> np.ndarray:
-    """Returns uint8 (h, w, C) of a box of the upright image.
+    """Returns a box of the upright image, uint8 (h, w, C).
 
     Args:
-      example, options, header: as above.
+      example, options: as in `pixels`.
+      header: what `_read_header` returned.
       box: (left, top, width, height).
-      shrink_to, fast_dct: of a JPEG; see jpeg.decode.
+      shrink_to, fast_dct: arguments of jpeg.decode.
     """
     left, top, w, h = box
     encoded = example['image']
@@ -183,15 +185,15 @@ def _decode(example: dict, options: dict, header: _Header, box, *, shrink_to: in
 
 
 def _open(encoded: bytes, name: str) -> Image.Image:
-    """Returns the opened image, of which only the header was read."""
+    """Returns the image with only its header read."""
     try:
         return Image.open(io.BytesIO(encoded), formats=tuple(FORMATS))
-    except Exception as error:  # Pillow's parsers raise nearly anything on damaged bytes
+    except Exception as error:  # on damaged bytes Pillow's parsers raise many types
         raise _refusal(name, encoded, error) from None
 
 
 def _decode_with_pillow(example: dict, options: dict) -> Image.Image:
-    """Returns an image in mode L (1 channel) or RGB (3), not turned."""
+    """Returns an image in mode L (1 channel) or RGB (3), in its stored orientation."""
     encoded, name = example['image'], example['name']
     try:
         if isinstance(encoded, np.ndarray):
@@ -206,10 +208,10 @@ def _decode_with_pillow(example: dict, options: dict) -> Image.Image:
 
 
 def stored(example: dict) -> Stored:
-    """Returns what a file's header says of its image.
+    """Returns how a file stores its image, by its header.
 
     Raises:
-      Unreadable: no image, as far as its header says.
+      Unreadable: the header is not that of an image.
     """
     image = _open(example['image'], example['name'])
     gray = image.mode in ('1', 'L', 'LA', 'La') or image.mode[0] in 'IF'
@@ -218,9 +220,9 @@ def stored(example: dict) -> Stored:
 
 
 def _orientation(image: Image.Image) -> int:
-    """Returns EXIF's orientation, 1 where there is none that makes sense.
+    """Returns EXIF's orientation, or 1 where it is missing or invalid.
 
-    Pillow turns a TIFF in any case, so its size and its pixels are those of an upright one.
+    It is 1 for a TIFF, which Pillow always turns upright.
     """
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
@@ -230,7 +232,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
-    """Turns (H, W, C) from the way it is stored to the way it is seen."""
+    """Turns (H, W, C) from its stored orientation to the upright one."""
     if orientation >= 5:
         image = image.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
@@ -241,7 +243,7 @@ def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _refusal(name: str, encoded, error: Exception) -> Unreadable:
-    """Returns what to raise for an error of Pillow's."""
+    """Returns the error to raise in place of one of Pillow's."""
     text = one_line(error)
     if isinstance(error, Image.DecompressionBombError):
         kind = 'too many pixels'
@@ -262,7 +264,7 @@ def _refusal(name: str, encoded, error: Exception) -> Unreadable:
 
 
 def _numbers(encoded: bytes) -> str:
-    """Returns what numbers a TIFF or PFM consists of, in words; '' for other files."""
+    """Returns the kind of numbers in a TIFF or PFM in words; '' for other files."""
     if encoded[:2] == b'PF' and encoded[2:3].isspace():
         return 'a PFM of 3 channels of 32-bit float'
     try:

@@ -1,8 +1,8 @@
-"""A box of a JPEG's pixels, decoded by libjpeg-turbo directly, and no more than the box needs.
+"""Decodes a box of a JPEG with libjpeg-turbo, and no more of the image than the box needs.
 
-nvImageCodec decodes where it is installed, simplejpeg elsewhere, and always where restart markers
-spare what surrounds a box or pixels are shrunk. They agree with Pillow to the bit, and leave to it
-what they refuse: it also says what is wrong.
+nvImageCodec decodes where it is installed. simplejpeg decodes elsewhere, and wherever restart
+markers allow to skip what surrounds a box, or the image is shrunk. Both agree with Pillow to the
+bit, and Pillow decodes what they refuse, or finds what is wrong.
 """
 
 import importlib
@@ -21,21 +21,21 @@ _RESTART, _END = re.compile(rb'\xff[\xd0-\xd7]'), b'\xff\xd9'
 
 
 class Frame(NamedTuple):
-    """A frame header that every decoder here takes: 8 bits, Huffman coded, gray or YCbCr/RGB."""
+    """A frame header that all decoders here can read: 8 bits, Huffman coded, gray or YCbCr/RGB."""
 
     width: int
     height: int
-    at: int  # where the frame header lies
-    one_scan: bool  # rows follow each other, so that the last ones may be left undecoded
-    tile: tuple[int, int]  # width and height in pixels of what lies between two restart markers
-    data: int  # where the entropy-coded data begins
+    at: int  # the offset of the frame header
+    one_scan: bool  # the rows are in order, so that the last ones need not be decoded
+    tile: tuple[int, int]  # width and height in pixels between two restart markers
+    data: int  # the offset of the entropy-coded data
 
 
 def read_frame(encoded: bytes) -> Frame | None:
-    """Returns the frame header if the fast decoders can be tried: a whole JPEG of 1 or 3 channels.
+    """Returns the frame header of a complete JPEG of 1 or 3 channels, which may be decoded fast.
 
-    An end marker after the frame header means that nothing was cut off: entropy-coded data cannot
-    hold one. Without it, it is Pillow that knows what truncated means.
+    An end marker after the frame header shows that the file is complete, as entropy-coded data
+    cannot contain one. Without it Pillow decides whether the file is truncated.
     """
     if encoded[:2] != b'\xff\xd8':
         return None
@@ -67,7 +67,7 @@ def read_frame(encoded: bytes) -> Frame | None:
 
 
 def _tile(encoded: bytes, frame, channels: int, interval: int) -> tuple[int, int]:
-    """Returns (width, height) in pixels of a restart interval (in MCUs), (0, 0) if no rectangle."""
+    """Returns (width, height) in pixels of an interval in MCUs, (0, 0) if it is no rectangle."""
     width, _, at = frame
     factors = encoded[at + 11:at + 11 + 3 * channels:3] if channels > 1 else b'\x11'
     block_w, block_h = 8 * max(f >> 4 for f in factors), 8 * max(f & 15 for f in factors)
@@ -82,8 +82,8 @@ def _tile(encoded: bytes, frame, channels: int, interval: int) -> tuple[int, int
 def _cut(encoded: bytes, jpeg: Frame, box) -> tuple[bytearray, tuple[int, int, int, int]] | None:
     """Returns (a JPEG of the tiles that a box touches, its (left, top, width, height)).
 
-    Decoding can start at any restart marker (ITU-T T.81, E.2.4), and nothing between may look like
-    one. None where there is nothing to cut off, or not the markers that the header speaks of.
+    Decoding can start at any restart marker (ITU-T T.81, E.2.4), and no other data looks like one.
+    None if there is nothing to cut off, or if the number of markers is not that of the header.
     """
     left, top, right, bottom = box
     tile_w, tile_h = jpeg.tile
@@ -103,7 +103,7 @@ def _cut(encoded: bytes, jpeg: Frame, box) -> tuple[bytearray, tuple[int, int, i
         begin, stop = row * across + first, row * across + last
         start = ends[begin - 1] + 2 if begin else jpeg.data
         shift = len(cut) - start
-        cut += encoded[start:ends[stop] + 2]  # with the marker behind it
+        cut += encoded[start:ends[stop] + 2]  # with the marker after it
         for at in ends[begin:stop + 1]:
             cut[at + shift + 1] = 0xD0 + number % 8
             number += 1
@@ -115,22 +115,22 @@ def _cut(encoded: bytes, jpeg: Frame, box) -> tuple[bytearray, tuple[int, int, i
 
 def decode(encoded: bytes, jpeg: Frame, box, shrink_to: int = 0,
            fast_dct: bool = False) -> np.ndarray | None:
-    """Returns the box's pixels, uint8 (h, w, 3), or None if the fast decoder refuses the image.
+    """Returns the pixels of a box, uint8 (h, w, 3), or None if the fast decoder refuses the image.
 
     Args:
-      encoded: the file's content.
-      jpeg: its `read_frame`.
-      box: (left, top, width, height) in pixels, as they are stored.
-      shrink_to: halves the box in its DCT as long as no side falls below this; 0 never. Its edges
-        move to the nearest pixel that is left.
-      fast_dct: decode as TensorFlow does, with the less exact of libjpeg's transforms.
+      encoded: the content of the file.
+      jpeg: what `read_frame` returned for it.
+      box: (left, top, width, height) in pixels of the stored image.
+      shrink_to: the DCT halves the box as long as no side gets smaller than this; 0 never does. The
+        edges of the box move to the nearest remaining pixel.
+      fast_dct: whether to decode as TensorFlow does, with the less exact of libjpeg's transforms.
     """
     left, top, w, h = box
     shrink = 1
     while shrink < 8 and shrink_to and min(w, h) >= 2 * shrink * shrink_to:
         shrink *= 2
-    # Of several scans the damaged ones are smoothed over, differently at the border of a region.
-    # Where tiles can be cut off, simplejpeg is the faster one: nvImageCodec gains nothing from it.
+    # With several scans libjpeg smooths damage, and does so differently at the border of a region.
+    # Where tiles can be cut off simplejpeg is faster, as nvImageCodec gains nothing from that.
     if (shrink == 1 and jpeg.one_scan and not jpeg.tile[0] and not fast_dct
             and nvimgcodec is not None):
         return _decode_with_nvimgcodec(encoded, box)
@@ -141,7 +141,7 @@ def decode(encoded: bytes, jpeg: Frame, box, shrink_to: int = 0,
     if cut := _cut(encoded, jpeg, around):
         encoded, part = cut
     elif rows < jpeg.height:
-        # simplejpeg has no word for it, but decoding ends where the header says the image does.
+        # simplejpeg has no option for it, but decoding ends where the image ends by its header.
         encoded = bytearray(encoded)
         struct.pack_into('>H', encoded, jpeg.at + 5, rows)
     image = np.empty((-(-part[3] // shrink), -(-part[2] // shrink), 3), np.uint8)
@@ -149,8 +149,8 @@ def decode(encoded: bytes, jpeg: Frame, box, shrink_to: int = 0,
         simplejpeg.decode_jpeg(encoded, fastdct=fast_dct, min_height=image.shape[0],
                                min_width=image.shape[1], buffer=image)
     except ValueError as error:
-        # All rows are there if the last complaint is that data was left over. Any other one is
-        # for Pillow: libjpeg mends some damage, and TurboJPEG does not say which.
+        # All rows are decoded if the last complaint is about remaining data. After any other one
+        # Pillow decodes: libjpeg repairs some damage, and TurboJPEG does not report which.
         if rows == jpeg.height or 'extraneous bytes before marker' not in str(error):
             return None
     top, bottom, left, right = (
@@ -161,7 +161,7 @@ def decode(encoded: bytes, jpeg: Frame, box, shrink_to: int = 0,
 
 def _decode_with_nvimgcodec(encoded: bytes, box) -> np.ndarray | None:
     left, top, w, h = box
-    # Two threads in one decoder end in a deadlock, and a fork leaves its threads behind.
+    # Two threads in one decoder can deadlock, and after a fork its threads are missing.
     if getattr(_local, 'process', None) != os.getpid():
         _local.process = os.getpid()
         _local.decoder = nvimgcodec.Decoder(
@@ -174,15 +174,15 @@ def _decode_with_nvimgcodec(encoded: bytes, box) -> np.ndarray | None:
         image = _local.decoder.decode(stream, params=_local.parameters)
     except RuntimeError:
         return None
-    # np.asarray would read __array_interface__, which leaks 32 bytes a time (0.9.0).
+    # np.asarray would read __array_interface__, which leaks 32 bytes per call (0.9.0).
     return None if image is None else image.__array__()
 
 
 def _import_nvimgcodec() -> Any:
     """Returns NVIDIA's nvImageCodec with its libjpeg-turbo part, or None where it is missing.
 
-    Its other parts look for CUDA's libraries, and complain on stderr where there are none: it is
-    shown a folder without them.
+    Its other parts look for CUDA's libraries and complain on stderr if they find none, so it loads
+    its parts from a folder without them.
     """
     try:
         package = importlib.util.find_spec('nvidia.nvimgcodec')

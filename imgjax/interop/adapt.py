@@ -1,7 +1,7 @@
-"""Weights made to fit a model that differs from theirs in its head, its channels or its image size.
+"""Adapts weights to a model with another head, other input channels or another image size.
 
-Each of these happens only where the config asks for it. Everything here is named and laid out as
-torch has it (torch_layout.py).
+Each change is made only where the config asks for it. Names and layouts here are those of torch
+(torch_layout.py).
 """
 
 import logging
@@ -15,18 +15,18 @@ from imgjax.interop import torch_layout
 
 log = logging.getLogger('imgjax')
 
-# Tables over a grid of pixels or patches, resampled to another image size.
+# Ends of the names of tables over a grid of patches, which are resampled to another image size.
 _POSITIONS = ('pos_embed',)
 _RELATIVE = ('relative_position_bias_table',)
 
 
 def far_off(tensors: dict[str, np.ndarray], ours: dict[str, tuple[int, ...]],
             heads: tuple[str, ...], buffers: tuple[str, ...]) -> bool:
-    """Are they of another model, so that nothing here would mend them?
+    """Returns whether weights are so different from the model that `adapt` cannot help.
 
     Args:
-      tensors, ours, heads: as of `adapt`.
-      buffers: endings of the names of tensors that no parameter is made of.
+      tensors, ours, heads: as in `adapt`.
+      buffers: ends of the names of tensors that are no parameters.
     """
     others = tuple(f'{head}.' for head in heads)
     unused = (torch_layout.COUNTER, *buffers)
@@ -40,16 +40,16 @@ def far_off(tensors: dict[str, np.ndarray], ours: dict[str, tuple[int, ...]],
 
 def adapt(tensors: dict[str, np.ndarray], ours: dict[str, tuple[int, ...]], heads: tuple[str, ...],
           options: dict) -> dict[str, np.ndarray]:
-    """Returns tensors changed as config.init says.
+    """Returns tensors that are changed as config.init says.
 
     Args:
-      tensors: theirs, by name.
-      ours: shapes of the model's tensors, by name.
+      tensors: the weights, by name.
+      ours: the shapes of the model's tensors, by name.
       heads: prefixes of the names of classifiers.
       options: config['init'].
 
     Raises:
-      DataError: the shapes differ in a way that `options` did not ask to mend, with what would.
+      DataError: a shape differs, and the options do not ask to adapt it; the line says how to.
     """
     tensors = dict(tensors)
     for name, shape in ours.items():
@@ -61,15 +61,15 @@ def adapt(tensors: dict[str, np.ndarray], ours: dict[str, tuple[int, ...]], head
                     f'{name} is for {tensors[name].shape[0]} classes, the dataset has {shape[0]}; '
                     "set config.init.head='new' for a classifier that begins anew")
         elif name in tensors and tensors[name].shape != shape:
-            tensors[name] = _mended(name, tensors[name], shape, options)
-    if options['head'] == 'new':  # theirs may have another form
+            tensors[name] = _adapted(name, tensors[name], shape, options)
+    if options['head'] == 'new':  # that of the weights may have another form
         tensors = {name: tensor for name, tensor in tensors.items()
                    if name in ours or not name.startswith(tuple(f'{head}.' for head in heads))}
     return tensors
 
 
-def _mended(name: str, tensor: np.ndarray, shape: tuple[int, ...], options: dict) -> np.ndarray:
-    """Returns a tensor of `shape`, or `tensor` itself where nothing here applies."""
+def _adapted(name: str, tensor: np.ndarray, shape: tuple[int, ...], options: dict) -> np.ndarray:
+    """Returns a tensor of `shape`, or `tensor` itself where no change applies."""
     if name.endswith(_POSITIONS + _RELATIVE) and tensor.shape[-1:] == shape[-1:]:
         if not options['resample']:
             raise DataError(f'{name} is {tensor.shape} and this image size takes {shape}; set '
@@ -77,7 +77,7 @@ def _mended(name: str, tensor: np.ndarray, shape: tuple[int, ...], options: dict
         resampled = (_positions if name.endswith(_POSITIONS) else _relative)(tensor, shape)
         log.info('%s is resampled from %s to %s', name, tensor.shape, shape)
         return resampled
-    # A convolution over pixels, (O, I, h, w): all but the channels of the input as it was.
+    # A convolution over pixels, (O, I, h, w), of which only the input channels differ.
     others = tensor.shape[:1] + tensor.shape[2:]
     if tensor.ndim == 4 and others == shape[:1] + shape[2:] and tensor.shape[1] in (1, 3):
         old, new = tensor.shape[1], shape[1]
@@ -85,7 +85,7 @@ def _mended(name: str, tensor: np.ndarray, shape: tuple[int, ...], options: dict
             raise DataError(f'{name} is for {old} channels, the images have {new}; set '
                             "config.init.channels to 'mean' or 'tile', or config.data.channels")
         log.info('%s is for %d channels: %s over %d', name, old, options['channels'], new)
-        # Scaled, so that an image that is equal in all channels gives what it gave.
+        # Scaled, so that an image with equal channels gives the same result as before.
         if options['channels'] == 'mean':
             tensor = np.repeat(tensor.mean(1, keepdims=True), new, axis=1)
         else:
@@ -95,7 +95,7 @@ def _mended(name: str, tensor: np.ndarray, shape: tuple[int, ...], options: dict
 
 
 def _positions(table_1LD: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Positions of square grids behind those of other tokens, which stay."""
+    """Resamples positions of a square grid; those of other tokens before them stay."""
     old, new = table_1LD.shape[1], shape[1]
     tokens = next((n for n in range(8) if _is_square(old - n) and _is_square(new - n)), None)
     if table_1LD.ndim != 3 or tokens is None:
@@ -105,8 +105,8 @@ def _positions(table_1LD: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _relative(table_LH: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Biases by offset, (2s - 1) x (2s - 1) of them, before those of other tokens, which stay."""
-    from scipy.interpolate import RegularGridInterpolator  # takes 0.3 s, which few runs need
+    """Resamples biases of (2s - 1) x (2s - 1) offsets; those of other tokens after them stay."""
+    from scipy.interpolate import RegularGridInterpolator  # takes 0.3 s, and few runs need it
 
     old, new = table_LH.shape[0], shape[0]
     tokens = next((n for n in (0, 3) if _is_square(old - n) and _is_square(new - n)), None)
@@ -124,11 +124,10 @@ def _relative(table_LH: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _spread(old: int, new: int) -> np.ndarray:
-    """Where the offsets -old..old go among -new..new, as float64.
+    """Returns the places of the offsets -old..old among -new..new, float64.
 
-    They grow in a geometric progression, so that near offsets stay nearly what they were, as in
-    the code of BEiT (Bao et al. 2021, arXiv:2106.08254) and in timm, whose bounds of the ratio
-    these are.
+    They grow in a geometric progression, so that small offsets hardly change, as in the code of
+    BEiT (Bao et al. 2021, arXiv:2106.08254) and in timm, which has the same bounds of the ratio.
     """
     from scipy.optimize import brentq
 
@@ -150,8 +149,8 @@ def _is_square(number: int) -> bool:
 
 
 def _resized(table_LD: np.ndarray, old: int, new: int) -> np.ndarray:
-    """A table over old x old places, bicubically over new x new, antialiased."""
+    """Resizes a table over old x old places to new x new, bicubically and antialiased."""
     grid_HWD = table_LD.reshape(old, old, -1)
-    with jax.transfer_guard('allow'):  # a run forbids what is not asked for in its loop
+    with jax.transfer_guard('allow'):  # a run forbids implicit transfers in its loop
         resized = jax.image.resize(grid_HWD, (new, new, grid_HWD.shape[-1]), 'cubic')
         return np.asarray(resized, np.float32).reshape(new * new, -1)

@@ -4,6 +4,6 @@ import numpy as np
 
 
 def to_timm(tensors: dict[str, np.ndarray], family: str, variant: str) -> dict[str, np.ndarray]:
-    """Returns the tensors by timm's names; shortcuts of option A have none."""
+    """Returns the tensors by timm's names; shortcuts of option A have no tensors."""
     return {name.removeprefix('module.').replace('linear.', 'fc.'): tensor
             for name, tensor in tensors.items()}

@@ -1,6 +1,6 @@
-"""The config.json beside an exported model: what another program needs to build it and to feed it.
+"""The config.json beside an exported model, by which other programs build the model and feed it.
 
-Its shape is that of timm's files on the Hub, so that `timm.create_model('local-dir:FOLDER',
+Its form is that of timm's files on the Hub, so that `timm.create_model('local-dir:FOLDER',
 pretrained=True)` builds the same function; `imgjax` holds what `config.init.from_` compares.
 """
 
@@ -14,7 +14,7 @@ from imgjax import models
 from imgjax.build import Setup
 from imgjax.interop import torch_layout
 
-# What timm's constructors call these options, and those that change nothing in inference.
+# Names of options in timm's constructors, and options that do not change inference.
 _TIMM_ARGUMENTS = {'act': 'act_layer'}
 _TIMM_ACTIVATIONS = {'hardswish': 'hard_swish'}
 _TRAINING_ONLY = ('dtype', 'remat', 'dropout', 'drop_path', 'init_std', 'scan_layers', 'zero_init')
@@ -23,12 +23,12 @@ _TRAINING_ONLY = ('dtype', 'remat', 'dropout', 'drop_path', 'init_std', 'scan_la
 def describe(setup: Setup) -> dict:
     """Returns the content of config.json.
 
-    `model_args` are the options that differ from the variant's own, by timm's name where it is
-    known here; any other keeps its name, which timm takes or refuses, but never leaves out.
+    `model_args` are the options that differ from those of the variant, with timm's name where it is
+    known here; others keep their name, which timm accepts or refuses, but never ignores.
     """
     model, names = setup.config['model'], setup.dataset.class_names
     options = changed_options(model)
-    # Where the variant has a table of activations, timm's act_layer leaves the table as it is.
+    # If the variant has a table of activations, timm's act_layer does not change it.
     known = _TIMM_ARGUMENTS if getattr(models.create(model['name'], 1), 'act', None) else {}
     return {
         'architecture': model['name'],
@@ -44,7 +44,7 @@ def describe(setup: Setup) -> dict:
 
 
 def changed_options(model: dict) -> dict:
-    """Returns config.model.options that make another function than the variant of that name."""
+    """Returns the config.model.options that change the function of the variant."""
     plain = models.create(model['name'], 1)
     built = models.create(model['name'], 1, **model['options'])
     return {key: value for key, value in model['options'].items()
@@ -52,7 +52,7 @@ def changed_options(model: dict) -> dict:
 
 
 def preprocessing(setup: Setup) -> dict:
-    """Returns how an image becomes the model's input, in numbers and in a sentence."""
+    """Returns the preprocessing of an image in numbers and as a sentence."""
     data, (height, width, channels) = setup.config['data'], setup.dataset.image_shape
     found = {'image_size': [height, width], 'channels': channels,
              'interpolation': data['eval_resize'], 'mean': data['mean'], 'std': data['std']}
@@ -93,7 +93,7 @@ def _pretrained_cfg(setup: Setup) -> dict:
 
 
 def _family(setup: Setup):
-    """Returns (the family's module, its prefixes of ours -> timm's)."""
+    """Returns (the module of the family, its {prefix of our names: timm's prefix})."""
     name = setup.config['model']['name']
     module = importlib.import_module(f'imgjax.models.{models.variants().get(name, name)}')
     return module, getattr(module, 'RENAMES', {})
@@ -107,13 +107,13 @@ def _shapes(setup: Setup, image_shape):
 
 
 def _features(setup: Setup) -> int | None:
-    """Returns the width of what the classifier reads."""
+    """Returns the number of features that the classifier reads."""
     (_, out), _ = _shapes(setup, setup.dataset.image_shape)
     return int(out['pre_logits'].shape[-1]) if 'pre_logits' in out else None
 
 
 def _fixed_size(setup: Setup) -> bool:
-    """Returns whether parameters (positions, windows) are of this image size alone."""
+    """Returns whether parameters (positions, windows) fit this image size only."""
     height, width, channels = setup.dataset.image_shape
     _, here = _shapes(setup, (height, width, channels))
     try:

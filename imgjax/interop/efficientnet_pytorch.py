@@ -1,7 +1,7 @@
-"""state_dicts of the packages efficientnet_pytorch and efficientnet_lite_pytorch, by timm's names.
+"""Renames state_dicts of efficientnet_pytorch and efficientnet_lite_pytorch to timm's names.
 
-Their weights came from TensorFlow, and keep its padding and epsilon: in timm those of the variants
-tf_efficientnet_*.
+Their weights are from TensorFlow and need its padding and epsilon, as timm's variants
+tf_efficientnet_* do.
 """
 
 import math
@@ -24,7 +24,7 @@ _INVERTED = {'_expand_conv': 'conv_pw', '_bn0': 'bn1', '_depthwise_conv': 'conv_
 
 
 def demands(family: str, variant: str, folder: str) -> tuple[dict, dict]:
-    """Returns (config.model.options, config.data's fields) that the weights are for."""
+    """Returns (config.model.options, fields of config.data) that the weights need."""
     del variant, folder
     return {'padding': 'same', 'epsilon': 1e-3} if family == 'efficientnet' else {}, {}
 
@@ -51,7 +51,7 @@ def to_timm(tensors: dict[str, np.ndarray], family: str, variant: str) -> dict[s
 
 
 def _places(variant: str) -> dict[int, str]:
-    """Returns 'stage.block' of the blocks, which these packages count through."""
+    """Returns {number: 'stage.block'} of the blocks, which these packages number throughout."""
     options: dict = efficientnet.VARIANTS.get(variant, {})
     stages = options.get('stages', efficientnet.STAGES)
     found = []

@@ -1,7 +1,7 @@
-"""A trained model for other programs: weights for timm, StableHLO, ONNX, TensorFlow's SavedModel.
+"""Exports a trained model: weights for timm, StableHLO, ONNX, or TensorFlow's SavedModel.
 
-The model that is exported is (uint8 images_NHWC, cut and resized) -> float32 logits_NK, with the
-normalisation inside and any N. Whatever is written is read and run again before it counts.
+The exported model maps uint8 images_NHWC, cropped and resized, to float32 logits_NK, for any N and
+with the normalization inside. What is written is read, run and compared before it is accepted.
 """
 
 import functools
@@ -28,10 +28,10 @@ from imgjax.rundir import outputs
 
 log = logging.getLogger('imgjax')
 
-# What each writes beside config.json.
+# The file or folder that each format writes beside config.json.
 FORMATS = {'safetensors': 'model.safetensors', 'stablehlo': 'model.stablehlo',
            'onnx': 'model.onnx', 'savedmodel': 'saved_model'}
-# How far an exported model's logits may be from the live one's, in parts of their spread.
+# The largest difference of an exported model's logits, in standard deviations of the logits.
 TOLERANCE = 1e-4
 _INSTALL = {
     'onnx': 'pip install onnx onnx_ir onnxruntime && pip install --no-deps jax2onnx',
@@ -46,14 +46,15 @@ def export(workdir: str, format: str, output: str = '', at: int | str | None = N
       format: one of FORMATS.
       output: a folder that is new, empty, or holds exports of this model: one in another format
         stays, one in this format is replaced. '' is WORKDIR/export/FORMAT.
-      at: which step, as of `run_directory.which_step`; None takes the newest that verifies.
+      at: the step, as in `run_directory.which_step`; None takes the newest that verifies.
 
-    Returns output, format, bytes, max_difference (of the logits, in parts of their standard
-    deviation) and what else `evaluate` says of a checkpoint.
+    Returns:
+      {output, format, bytes, max_difference (of the logits, in standard deviations), step, workdir,
+      state_digest}.
 
     Raises:
-      ConfigError: no such format, a package it needs is missing, or `output` holds something else.
-      DataError: what was written does not give the live model's logits; nothing is left of it.
+      ConfigError: there is no such format, it needs a package, or `output` holds something else.
+      DataError: the written model does not give the live model's logits; it is removed.
     """
     if format not in FORMATS:
         raise ConfigError(f'--format: takes one of {", ".join(FORMATS)}, got {format!r}')
@@ -95,7 +96,7 @@ def export(workdir: str, format: str, output: str = '', at: int | str | None = N
 
 
 def _check_same_model(output: str, own: list[str], format: str, setup: Setup) -> None:
-    """Checks that config.json would go on describing the other formats that are there."""
+    """Checks that the new config.json also describes the other formats in the folder."""
     others = [file for file in FORMATS.values() if file != FORMATS[format]
               and any(name.partition('/')[0] == file for name in own)]
     if not others:
@@ -134,7 +135,7 @@ def _compare(setup: Setup, live, run) -> float:
 
 
 def _in_float32(setup: Setup) -> Setup:
-    """Returns the run with a model that computes in float32, as other programs run its weights."""
+    """Returns the run with a model that computes in float32, as other programs will run it."""
     if setup.config['model']['dtype'] == 'float32':
         return setup
     log.info('trained in %s; the exported model computes in float32, and is compared with the '
@@ -143,7 +144,7 @@ def _in_float32(setup: Setup) -> Setup:
 
 
 def _apply(setup: Setup) -> Callable:
-    """Returns (variables, uint8 images_NHWC) -> logits_NK."""
+    """Returns the function (variables, uint8 images_NHWC) -> logits_NK."""
     def run(variables, images_NHWC):
         images_NHWC = augment.color.normalize(
             images_NHWC, setup.config['data']['mean'], setup.config['data']['std'])
@@ -157,7 +158,7 @@ def _write_safetensors(setup: Setup, variables, folder: str) -> Callable:
     module = importlib.import_module(f'imgjax.models.{family}')
     renames = getattr(module, 'RENAMES', {})
     path = os.path.join(folder, 'model.safetensors')
-    # transformers reads no file that does not say which library's layout it has.
+    # transformers reads only files that say which library's layout they have.
     safetensors.numpy.save_file(torch_layout.write(variables, renames), path, {'format': 'pt'})
     again = torch_layout.read(files.read(path), variables, renames)
     return jax.jit(functools.partial(_apply(setup), again))
@@ -180,7 +181,7 @@ def _write_onnx(setup: Setup, variables, folder: str) -> Callable:
     import onnx
     import onnxruntime
 
-    logging.getLogger('onnx_ir').setLevel(logging.ERROR)  # it says which types it left out
+    logging.getLogger('onnx_ir').setLevel(logging.ERROR)  # it logs which types it left out
     path = os.path.join(folder, 'model.onnx')
     images = types.SimpleNamespace(shape=('batch', *setup.dataset.image_shape), dtype=np.uint8)
     try:
@@ -188,7 +189,7 @@ def _write_onnx(setup: Setup, variables, folder: str) -> Callable:
             model = jax2onnx.to_onnx(
                 functools.partial(_apply(setup), variables), [images], model_name='imgjax',
                 input_names=['images'], output_names=['logits'])
-    except Exception as error:  # of whatever jax2onnx has no operation for
+    except Exception as error:  # jax2onnx raises many types where it lacks an operation
         raise DataError(
             f'--format=onnx: jax2onnx cannot convert {setup.config["model"]["name"]!r} '
             f'({type(error).__name__}: {one_line(error)}); take another '
@@ -212,7 +213,7 @@ def _write_savedmodel(setup: Setup, variables, folder: str) -> Callable:
     converted = jax2tf.convert(_apply(setup), polymorphic_shapes=[
         None, f'(batch, {", ".join(map(str, shape[1:]))})'])
     module = tf.Module()
-    # Constants would lie in the graph of each function that is saved; variables are saved once.
+    # Constants would be in the graph of each saved function; variables are saved once.
     module.weights = jax.tree.map(lambda x: tf.Variable(x, trainable=False), variables)
     module.__call__ = tf.function(
         lambda images: converted(module.weights, images), autograph=False,

@@ -1,4 +1,4 @@
-"""Files of weights as named arrays: safetensors, torch's, NumPy's. Nothing in them is executed."""
+"""Reads files of weights (safetensors, torch, NumPy) as named arrays, and executes nothing."""
 
 import os
 import re
@@ -12,11 +12,11 @@ from imgjax.errors import DataError, one_line
 from imgjax.interop import state_dict, torch_file
 from imgjax.interop.state_dict import StateDict
 
-# Endings of files of weights. What is in one is read by its first bytes.
+# Endings of files of weights. The first bytes of a file decide how it is read.
 FORMATS = ('.safetensors', '.pth', '.pt', '.bin', '.th', '.ckpt', '.tar', '.npz')
-# Names become paths of parameters and columns of messages, never paths of files.
+# Names of tensors appear in paths of parameters and in messages, never in paths of files.
 _NAME = re.compile(r'[A-Za-z0-9_.:/\- ]{1,300}')
-# First bytes of files that people give for weights, and what to say of them.
+# First bytes of files that are often mistaken for weights, and the error for each.
 _OTHERS = (
     (b'version https://git-lfs', 'is a pointer of Git LFS; run git lfs pull'),
     (b'<', 'is a web page, not the file; download it again'),
@@ -25,15 +25,15 @@ _OTHERS = (
 
 
 def read(path: str) -> dict[str, np.ndarray]:
-    """Returns {name: array} as `read_state_dict` does."""
+    """Returns the tensors of `read_state_dict` alone."""
     return read_state_dict(path).tensors
 
 
 def read_state_dict(path: str) -> StateDict:
-    """Returns the tensors by name, floats as float32, and the names of classes beside them.
+    """Returns the tensors by name, floats as float32, and the class names stored with them.
 
     Raises:
-      DataError: another format, damaged, or not a dict of tensors; one line that names the file.
+      DataError: it has another format, is damaged, or is no dict of tensors; the line names it.
     """
     if not os.path.isfile(path):
         raise DataError(f'{path}: no such file of weights')
@@ -51,7 +51,7 @@ def _is_float(array: np.ndarray) -> bool:
 
 
 def _reader(path: str):
-    """Returns what reads a file, by its content: many a file of safetensors is called .bin."""
+    """Returns the reader of a file by its content, as safetensors are often called .bin."""
     try:
         with open(path, 'rb') as file:
             begin = file.read(265)

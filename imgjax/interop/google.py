@@ -1,8 +1,8 @@
-"""Google's .npz files of ViT, Big Transfer and MLP-Mixer as timm's tensors.
+"""Converts Google's .npz files of ViT, Big Transfer and MLP-Mixer to timm's tensors.
 
 The files are those of the repositories vision_transformer (ViT and AugReg, MLP-Mixer), big_transfer
 (BiT, in resnetv2 here) and big_vision (ViT, SigLIP). Kernels have their output channels last,
-attention's an axis of heads.
+and those of attention an axis of heads.
 """
 
 import re
@@ -13,7 +13,7 @@ import numpy as np
 from imgjax.interop import names
 
 _LEAF = r'(kernel|bias|scale)'
-# Blocks of AugReg count norm, attention, norm and MLP together, those of big_vision each apart.
+# AugReg numbers norm, attention, norm and MLP of a block together, big_vision each kind by itself.
 _BLOCK = r'Transformer/encoderblock_(\d+)/'
 _VIT = (
     ('cls', 'cls_token'),
@@ -41,7 +41,7 @@ _PLACES = {'a': 1, 'b': 2, 'c': 3}
 
 
 def _unit(name: str) -> Callable:
-    """Counts from 0 what they count from 1."""
+    """Returns a replacement with stages and blocks numbered from 0 in place of 1."""
     return lambda m: (f'stages.{int(m[1]) - 1}.blocks.{int(m[2]) - 1}.'
                       + name.format(_PLACES[m[3]], *m.groups()[3:]))
 
@@ -65,9 +65,9 @@ _MIXER = (
     (r'pre_head_layer_norm/' + _LEAF, r'norm.\1'),
     (r'head/' + _LEAF, r'head.\1'),
 )
-# What a file also holds: an optimiser's state; SigLIP's other tower and its loss.
+# Other contents of a file: the state of an optimizer, SigLIP's text tower and loss.
 _NONE = ((r'opt/state/.*', None), (r'params/txt/.*|params/[tb]', None))
-# What stands before the names, by the code that wrote the file.
+# Prefixes of the names, which depend on the code that wrote the file.
 _PREFIX = r'(?:opt/target/|params/img/|params/)?'
 TABLES = {
     'mlp_mixer': (*_NONE, *((_PREFIX + theirs, ours) for theirs, ours in _MIXER)),
@@ -75,14 +75,14 @@ TABLES = {
     'vit': (*_NONE, *((_PREFIX + theirs, ours) for theirs, ours in _VIT)),
 }
 _LEAVES = {'kernel': 'weight', 'scale': 'weight', 'gamma': 'weight', 'beta': 'bias'}
-# Maps that are one in timm: {attention's name: (the one's, of which)}.
+# Maps that timm joins: {name of the attention: (name of the joined map, names of its parts)}.
 _FUSED = {'attn': ('qkv', ('query', 'key', 'value')), 'attn_pool': ('kv', ('key', 'value'))}
 
 
 def demands(family: str, variant: str, folder: str) -> tuple[dict, dict]:
-    """Returns (config.model.options, config.data's fields) that the weights are for.
+    """Returns (config.model.options, fields of config.data) that the weights need.
 
-    In Google's ViT and Mixer GELU is its approximation by tanh, which timm leaves aside.
+    Google's ViT and Mixer use the approximation of GELU by tanh, and timm does not.
     """
     del variant, folder
     options = {'act': 'gelu_tanh'} if family in ('vit', 'mlp_mixer') else {}
@@ -99,7 +99,7 @@ def to_timm(tensors: dict[str, np.ndarray], family: str, variant: str) -> dict[s
     result = {}
     for name, tensor in names.renamed(_unstacked(tensors), table).items():
         module, _, leaf = name.rpartition('.')
-        if module and '/' not in name:  # else it has no row, or is a token or a table
+        if module and '/' not in name:  # others have no row, or are a token or a table
             name = f'{module}.{_LEAVES.get(leaf, leaf)}'
             tensor = _laid_out(module.rpartition('.')[2], leaf, tensor)
         result[name] = tensor
@@ -107,7 +107,7 @@ def to_timm(tensors: dict[str, np.ndarray], family: str, variant: str) -> dict[s
 
 
 def _unstacked(tensors) -> dict[str, np.ndarray]:
-    """Blocks that were scanned have one tensor for all, with an axis of them in front."""
+    """Splits the tensors of scanned blocks, whose first axis is that of the blocks."""
     result = {}
     for name, tensor in tensors.items():
         before, stacked, after = name.partition('Transformer/encoderblock/')
@@ -120,7 +120,7 @@ def _unstacked(tensors) -> dict[str, np.ndarray]:
 
 
 def _laid_out(module: str, leaf: str, tensor: np.ndarray) -> np.ndarray:
-    """(H, W, I, O) -> (O, I, H, W), (I, O) -> (O, I), heads and their channels as one axis."""
+    """(H, W, I, O) -> (O, I, H, W) and (I, O) -> (O, I), with heads and channels as one axis."""
     if leaf == 'bias':
         return tensor.reshape(-1)
     if leaf != 'kernel':
@@ -134,7 +134,7 @@ def _laid_out(module: str, leaf: str, tensor: np.ndarray) -> np.ndarray:
 
 
 def _fused(tensors) -> dict[str, np.ndarray]:
-    """Attention's maps of the same input as one, where all are there."""
+    """Joins the maps of attention that read the same input, where all of them exist."""
     result = dict(tensors)
     for name in tensors:
         match = re.fullmatch(r'((?:.*\.)?(attn|attn_pool)\.)value\.(weight|bias)', name)

@@ -1,6 +1,6 @@
-"""State dicts of the image classifiers of Hugging Face's transformers, by timm's names.
+"""Renames state dicts of image classifiers of Hugging Face's transformers to timm's names.
 
-Taken from its modelling files: both the names that are in the files on the Hub, which
+The tables follow its modelling files, with both the names that are in the files on the Hub, which
 `save_pretrained` still writes (`vit.encoder.layer.0.attention.attention.query.weight`), and those
 that version 5 gives the modules of some families (`vit.layers.0.attention.q_proj.weight`).
 """
@@ -20,11 +20,11 @@ log = logging.getLogger('imgjax')
 
 
 def _next(template: str) -> Callable:
-    """Returns a replacement that fills in the match's first number plus one, and its second."""
+    """Returns a replacement with the first number of the match plus 1, and its other groups."""
     return lambda match: template.format(int(match[1]) + 1, *match.groups()[1:])
 
 
-# What transformers are made of. A pair is applied to what those before it left.
+# Parts of transformers. Each pair is applied to the result of those before it.
 _BLOCK = (
     (r'\.attention\.(?:attention|self)\.(query|key|value)\.', r'.attn.\1.'),
     (r'\.attention\.q_proj\.', '.attn.query.'),
@@ -65,7 +65,7 @@ NAMES = {
         *_BLOCK,
         (r'^embeddings\.norm\.', 'patch_embed.norm.'),
         (r'^encoder\.layers\.', 'layers.'),
-        # timm counts what leads into a stage to that stage.
+        # In timm the layer before a stage belongs to that stage.
         (r'^layers\.(\d+)\.downsample\.', _next('layers.{}.downsample.')),
         (r'^layernorm\.', 'norm.'),
         (r'^classifier\.', 'head.fc.'),
@@ -94,8 +94,8 @@ NAMES = {
         (r'^classifier\.', 'head.fc.'),
     ),
 }
-# What a file holds that no classifier is made of: for masked images, and of the pooler of a model
-# that was saved without a classifier.
+# Tensors that no classifier has: those for masked images, and the pooler of a model that was saved
+# without a classifier.
 UNUSED = (r'embeddings\.mask_token', r'embeddings\.position_ids', r'pooler\.dense\.(weight|bias)',
           r'.*\.relative_position_index', r'.*\.num_batches_tracked')
 _PREFIX = re.compile(r'^(vit|deit|dinov2|beit|swin|resnet|convnext|convnextv2)\.')
@@ -164,7 +164,7 @@ def _fields(stored: dict) -> dict:
                     '(bicubic): config.data.eval_resize is used instead', stored['resample'])
     size, crop = stored.get('size'), stored.get('crop_size')
     convnext = 'crop_pct' in stored
-    if isinstance(size, int):  # files of old
+    if isinstance(size, int):  # in old files
         size = {'shortest_edge': size} if convnext else {'height': size, 'width': size}
     if not size:
         return fields
@@ -179,7 +179,7 @@ def _fields(stored: dict) -> dict:
 
 
 def to_timm(tensors: dict[str, np.ndarray], family: str, variant: str) -> dict[str, np.ndarray]:
-    """Returns the tensors by timm's names and in its shapes; what it does not know stays.
+    """Returns the tensors by timm's names and in its shapes; unknown names stay.
 
     Raises:
       DataError: a family that is not in NAMES.
@@ -202,7 +202,7 @@ def to_timm(tensors: dict[str, np.ndarray], family: str, variant: str) -> dict[s
 
 
 def _joined(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Separate maps to queries, keys and values as one; what is not all there stays."""
+    """Joins the maps to queries, keys and values where all three exist."""
     tensors = dict(tensors)
     for name in list(tensors):
         if '.attn.query.' not in name:
@@ -215,7 +215,7 @@ def _joined(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _shaped(tensors: dict[str, np.ndarray], variant: str) -> dict[str, np.ndarray]:
-    """ConvNeXt's response norms as vectors, and its MLPs as 1x1 convolutions where timm's are."""
+    """Reshapes ConvNeXt's response norms to vectors, and MLPs to 1x1 convolutions as in timm."""
     options = importlib.import_module('imgjax.models.convnext').VARIANTS.get(variant, {})
     shaped = {}
     for name, tensor in tensors.items():

@@ -1,16 +1,16 @@
-"""Weights of keras.applications, by timm's names.
+"""Weights of keras.applications by timm's names.
 
-Keras is imported only where its weights are asked for, on its JAX backend. Taken from the sources
-of keras.applications; what differs from timm's models of the same name:
+Keras is imported only for its own weights, with its JAX backend. The tables follow the sources of
+keras.applications, which differ from timm's models of the same name:
 
-- ResNet: the stride is in the first 1x1 convolution (`stride_first=True`), convolutions have a bias
-  (taken from the mean of the norm behind), the norms an epsilon of 1.001e-5 (added to the variance,
-  less ours; in DenseNet too).
+- ResNet: the stride is in the first 1x1 convolution (`stride_first=True`). Convolutions have a
+  bias, which is subtracted from the mean of the norm after them. Norms have an epsilon
+  of 1.001e-5, whose difference to ours is added to the variance (in DenseNet too).
 - MobileNetV2: TensorFlow's padding and an epsilon of 1e-3 (`padding='same', epsilon=1e-3`);
   EfficientNets have both in timm's variants tf_efficientnet_*.
-- VGG: the map is flattened with its channels last, so the first dense layer is put in order.
-- ResNet and VGG want BGR: the channels of the first kernel are turned round, so that ours take RGB.
-- EfficientNet and ConvNeXt normalise the image inside: not part of our models, but PREPROCESSING.
+- VGG: the map is flattened with its channels last, so the first dense layer is reordered.
+- ResNet and VGG take BGR: the channels of the first kernel are reversed, so that ours take RGB.
+- EfficientNet and ConvNeXt normalize the image inside; here PREPROCESSING does it.
 """
 
 import os
@@ -22,7 +22,7 @@ import numpy as np
 
 from imgjax.errors import ConfigError, DataError, nearest, one_line
 
-# Application: our variant, and the options of config.model that it needs.
+# {application: (our variant, the config.model.options that it needs)}.
 APPLICATIONS: dict[str, tuple[str, dict]] = {
     **{f'ResNet{depth}': (f'resnet{depth}', {'stride_first': True}) for depth in (50, 101, 152)},
     **{f'DenseNet{depth}': (f'densenet{depth}', {}) for depth in (121, 169, 201)},
@@ -34,7 +34,7 @@ APPLICATIONS: dict[str, tuple[str, dict]] = {
 }
 _IMAGENET = {'mean': [0.485, 0.456, 0.406], 'std': [0.229, 0.224, 0.225]}
 _CAFFE = {'mean': [123.68 / 255, 116.779 / 255, 103.939 / 255], 'std': [1 / 255] * 3}
-# config.data's fields that the weights were trained with.
+# Fields of config.data that the weights were trained with.
 PREPROCESSING = {
     'ResNet': _CAFFE,
     'VGG16': _CAFFE,
@@ -44,7 +44,7 @@ PREPROCESSING = {
     'ConvNeXt': _IMAGENET,
     'MobileNetV2': {'mean': [0.5] * 3, 'std': [0.5] * 3},
 }
-# What the epsilon of Keras's batch norms is above that of ours.
+# By how much the epsilon of Keras's batch norms is above ours.
 _EPSILON = {'ResNet': 1e-8, 'DenseNet': 1e-8}
 # Constants, not parameters.
 UNUSED = r'normalization(_\d+)?/(mean|variance|count)'
@@ -54,12 +54,12 @@ _LEAVES = {'kernel': 'weight', 'gamma': 'weight', 'beta': 'bias', 'moving_mean':
 
 
 def _less(template: str) -> Callable:
-    """Returns a replacement that fills in the match's first number less one, and what follows."""
+    """Returns a replacement with the first number of the match minus 1, and its other groups."""
     return lambda match: template.format(int(match[1]) - 1, *match.groups()[1:])
 
 
 def _vgg(*depths: int):
-    """Layers of a stage and their activations count, and so do the poolings of those before."""
+    """Returns pairs for VGG; the numbers count layers, activations and the poolings of stages."""
     return (*((rf'^block{stage + 1}_conv{layer + 1}$',
                f'features.{2 * (sum(depths[:stage]) + layer) + stage}')
               for stage, depth in enumerate(depths) for layer in range(depth)),
@@ -68,7 +68,7 @@ def _vgg(*depths: int):
 
 
 def _blocks(expand, expand_bn, depthwise, depthwise_bn, project, project_bn):
-    """Returns pairs for the layers of blocks, which begin with a 1x1 convolution after stage 0."""
+    """Returns pairs for the layers of blocks, which after stage 0 begin with a 1x1 convolution."""
     first = {depthwise: 'conv_dw', depthwise_bn: 'bn1', project: 'conv_pw', project_bn: 'bn2'}
     others = {expand: 'conv_pw', expand_bn: 'bn1', depthwise: 'conv_dw', depthwise_bn: 'bn2',
               project: 'conv_pwl', project_bn: 'bn3'}
@@ -76,10 +76,10 @@ def _blocks(expand, expand_bn, depthwise, depthwise_bn, project, project_bn):
             *((rf'^(blocks\.[1-9]\.\d+\.){old}$', rf'\1{new}') for old, new in others.items()))
 
 
-# Keras counts the blocks through, timm within their stages.
+# Keras numbers the blocks throughout, timm within each stage.
 _MOBILE = [f'blocks.{stage}.{block}.' for stage, depth in enumerate((2, 3, 4, 3, 3, 1), 1)
            for block in range(depth)]
-# Names of layers. A pair is applied to what those before it left.
+# Names of layers. Each pair is applied to the result of those before it.
 NAMES = {
     'ResNet': (
         (r'^conv1_(conv|bn)$', r'\g<1>1'),
@@ -135,7 +135,7 @@ NAMES = {
 
 
 def check(name: str, variant: str, options: dict) -> dict:
-    """Returns config.data's fields of an application.
+    """Returns the fields of config.data that an application needs.
 
     Raises:
       ConfigError: no such application, or config.model is not the model that its weights fit.
@@ -164,7 +164,7 @@ def application(name: str, weights: str = 'imagenet') -> dict[str, np.ndarray]:
     except ImportError as error:
         raise ConfigError(f'config.init.from_: keras cannot be imported ({error}); '
                           'pip install keras') from None
-    with jax.transfer_guard('allow'):  # a run forbids what is not asked for
+    with jax.transfer_guard('allow'):  # a run forbids implicit transfers
         try:
             model = getattr(keras.applications, name)(weights=weights)
         except Exception as error:  # of HTTP, of its cache, of h5py
@@ -180,17 +180,17 @@ def from_model(model, name: str, bgr: bool = False) -> dict[str, np.ndarray]:
     Args:
       model: with its classifier.
       name: a key of APPLICATIONS.
-      bgr: whether it takes BGR, so that the first kernel has to be turned round for ours.
+      bgr: whether it takes BGR, so that the channels of the first kernel have to be reversed.
 
     Raises:
-      DataError: two of its weights are the same one of ours.
+      DataError: two of its weights would have the same name.
     """
     kind, found = _kind(name), {}
     for weight in model.weights:
         if re.fullmatch(UNUSED, weight.path):
             continue
         *_, layer, leaf = weight.path.split('/')
-        leaf = re.sub(r'^variable(_\d+)?$', 'variable', leaf)  # a layer scale's, numbered through
+        leaf = re.sub(r'^variable(_\d+)?$', 'variable', leaf)  # layer scales are numbered
         new = f'{_renamed(layer, kind)}.{_LEAVES.get(leaf, leaf)}'
         if new in found:
             raise DataError(f'keras:{name}: more than one weight is {new}, {weight.path} is one')
@@ -221,7 +221,7 @@ def _renamed(layer: str, kind: str) -> str:
 
 
 def _laid_out(array: np.ndarray, layer: str, leaf: str) -> np.ndarray:
-    """Kernels (h, w, I, O) as (O, I, h, w), dense ones (I, O) as (O, I)."""
+    """Transposes kernels (h, w, I, O) to (O, I, h, w), and dense ones (I, O) to (O, I)."""
     if leaf != 'kernel':
         return array
     if array.ndim == 2:
@@ -230,7 +230,7 @@ def _laid_out(array: np.ndarray, layer: str, leaf: str) -> np.ndarray:
 
 
 def _without_biases(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Biases of convolutions taken from the running means of the norms behind them."""
+    """Subtracts the biases of convolutions from the running means of the norms after them."""
     tensors = dict(tensors)
     for name in list(tensors):
         norm = re.sub(r'\bconv(\d)\.bias$', r'bn\1.running_mean', name)
@@ -241,7 +241,7 @@ def _without_biases(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _dense_as_convolutions(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """VGG's dense layers; the inputs of the first one are a map (h, w, 512)."""
+    """Reshapes VGG's dense layers to convolutions; the first one reads a map (h, w, 512)."""
     tensors = dict(tensors)
     for name, channels in (('pre_logits.fc1.weight', 512), ('pre_logits.fc2.weight', 4096)):
         side = round((tensors[name].shape[1] / channels) ** 0.5)

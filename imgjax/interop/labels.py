@@ -1,4 +1,4 @@
-"""Names of classes that travel with weights: the head's outputs in the order of the dataset's."""
+"""Class names of weights, by which the outputs of a head get the order of the dataset."""
 
 import collections
 import json
@@ -14,15 +14,15 @@ from imgjax.interop.state_dict import in_order
 
 log = logging.getLogger('imgjax')
 
-_NO_NAME = re.compile(r'LABEL_\d+')  # what transformers writes where nobody named the classes
+_NO_NAME = re.compile(r'LABEL_\d+')  # transformers writes these for classes without names
 _NUMBER = re.compile(r'\d+')
 
 
 def beside(path: str) -> tuple[tuple[str, ...], ...]:
-    """Returns names of the classes from the config.json beside a file of weights, () for none.
+    """Returns the class names in the config.json beside a file of weights, () if there are none.
 
-    It is ours or timm's (`label_names`, with which `label_descriptions` are a second set of names)
-    or transformers' (`id2label`).
+    The file is ours or timm's (`label_names`, with `label_descriptions` as a second set of names),
+    or that of transformers (`id2label`).
     """
     try:
         with open(os.path.join(os.path.dirname(path), 'config.json'), encoding='utf-8') as file:
@@ -37,9 +37,9 @@ def beside(path: str) -> tuple[tuple[str, ...], ...]:
             in_order(part.get('label2id'), numbers=True))
         if not names or all(map(_NO_NAME.fullmatch, names)):
             continue
-        told = part.get('label_descriptions')
-        if isinstance(told, dict) and all(isinstance(told.get(name), str) for name in names):
-            return names, tuple(told[name] for name in names)
+        texts = part.get('label_descriptions')
+        if isinstance(texts, dict) and all(isinstance(texts.get(name), str) for name in names):
+            return names, tuple(texts[name] for name in names)
         return (names,)
     return ()
 
@@ -49,19 +49,19 @@ def in_order_of(tensors: dict[str, np.ndarray], names: tuple[tuple[str, ...], ..
                 softmax: bool = True) -> dict[str, np.ndarray]:
     """Returns tensors whose heads have an output for each class of the dataset, in its order.
 
-    A head of one output z, whose sigmoid is the probability of the second of two classes, becomes
-    one of two: (0, z) for softmax, (-z, z) for a sigmoid of each, which give the same. What was
-    changed, and an order that no name proves, is said in one line.
+    A head with one output z, whose sigmoid is the probability of the second of two classes, gets
+    two: (0, z) for softmax and (-z, z) for one sigmoid per class, with equal probabilities. One
+    line of the log says what was changed, or that no names confirm the order.
 
     Args:
-      tensors: by timm's names.
-      names: of the weights' classes, one set of names or more that mean the same, or ().
-      class_names: the dataset's; () leaves all as it is.
+      tensors: the weights by timm's names.
+      names: the class names of the weights, as one or several sets of names, or ().
+      class_names: those of the dataset; () changes nothing.
       heads: prefixes of the names of classifiers.
       softmax: whether the classes exclude each other in the loss.
 
     Raises:
-      DataError: a class of the dataset is none of the weights'.
+      DataError: the weights lack a class of the dataset.
     """
     of_head = [name for name in tensors if name.startswith(tuple(f'{head}.' for head in heads))]
     if not of_head or not class_names:
@@ -76,11 +76,11 @@ def in_order_of(tensors: dict[str, np.ndarray], names: tuple[tuple[str, ...], ..
         log.warning('the weights have one output, a binary classifier: its sigmoid is taken for '
                     'the probability of %r, the second class', class_names[1])
         outputs = (2,)
-    told = _said_of(names, outputs, class_names)
-    if told:
+    problem = _problem_of(names, outputs, class_names)
+    if problem:
         if outputs == (len(class_names),):
             log.warning('the weights %s: their outputs are taken for the classes of the dataset in '
-                        'its order, %s', told, _some(class_names))
+                        'its order, %s', problem, _some(class_names))
         return tensors
     names = tuple(some for some in names if (len(some),) == outputs)
     rows = next(filter(None, (_rows(some, class_names) for some in names)), None)
@@ -101,8 +101,8 @@ def in_order_of(tensors: dict[str, np.ndarray], names: tuple[tuple[str, ...], ..
     return tensors | {name: tensors[name][rows] for name in of_head}
 
 
-def _said_of(names, outputs: tuple[int, ...], class_names: tuple[str, ...]) -> str:
-    """Says why names cannot tell the outputs of a head apart, '' where they can."""
+def _problem_of(names, outputs: tuple[int, ...], class_names: tuple[str, ...]) -> str:
+    """Returns why the names do not identify the outputs of a head, '' if they do."""
     if not names:
         return 'name no classes'
     if all((len(some),) != outputs for some in names):
@@ -114,7 +114,7 @@ def _said_of(names, outputs: tuple[int, ...], class_names: tuple[str, ...]) -> s
 
 
 def _rows(names: tuple[str, ...], class_names: tuple[str, ...]) -> list[int] | None:
-    """Returns which of `names` each class is, None where one is not there or two are the same."""
+    """Returns the index in `names` of each class, None if one is missing or not unique."""
     for form in (str, _plain):
         count = collections.Counter(map(form, names))
         wanted = [form(name) for name in class_names]
@@ -125,7 +125,7 @@ def _rows(names: tuple[str, ...], class_names: tuple[str, ...]) -> list[int] | N
 
 
 def _plain(name: str) -> str:
-    """A name without case, and with a blank for what stands between words."""
+    """Returns a name in lower case with one blank between words."""
     return re.sub(r'[\s_-]+', ' ', unicodedata.normalize('NFC', name)).strip().casefold()
 
 

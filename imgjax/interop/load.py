@@ -1,8 +1,9 @@
-"""Weights to begin a run with: found, read, renamed, made to fit, and checked to the last tensor.
+"""Loads the weights that a run begins with: finds, reads, renames, adapts and checks them.
 
-config.init.from_ is LAYOUT:WHERE. WHERE is a file (.safetensors, .pth, .npz), or for `timm` a name
-on the Hugging Face Hub such as timm:vit_small_patch16_224.augreg_in21k_ft_in1k (from its cache
-where there is no network), for `keras` the name of an application with the weights it downloads.
+config.init.from_ is LAYOUT:WHERE. WHERE is a file (.safetensors, .pth, .npz). For `timm` it may be
+a name on the Hugging Face Hub such as timm:vit_small_patch16_224.augreg_in21k_ft_in1k, which is
+read from the cache without a network; for `keras` it is an application, whose weights Keras
+downloads.
 """
 
 import functools
@@ -22,11 +23,11 @@ from imgjax.interop import adapt, description, files, labels, prefixes, preproce
 
 log = logging.getLogger('imgjax')
 
-# What the names and shapes in a file follow; each but timm's has a file here that turns them into
-# timm's: `to_timm(tensors, family, variant) -> tensors`. Keras reads its own files, and has
-# `application(name) -> tensors` in its place. Four of them have `demands(family, variant, folder)
-# -> (options, fields)`: what config.model.options must say for the weights to be what they were,
-# and config.data's fields that they were evaluated with.
+# Whose names and shapes a file has. Each but timm has a file here that converts them to timm's:
+# `to_timm(tensors, family, variant) -> tensors`. Keras reads its own files, and has
+# `application(name) -> tensors` instead. Four of them have `demands(family, variant, folder) ->
+# (options, fields)`: the config.model.options that the weights need, and the fields of config.data
+# that they were evaluated with.
 LAYOUTS = ('timm', 'torchvision', 'huggingface', 'google', 'keras', 'cifar',
            'efficientnet_pytorch')
 _DEMANDING = ('torchvision', 'huggingface', 'google', 'efficientnet_pytorch')
@@ -34,13 +35,13 @@ _HUB_NAME = re.compile(r'[a-z0-9_]+(\.[A-Za-z0-9_]+)?')
 
 
 class Weights(NamedTuple):
-    """Where weights lie, and what is known of them before they are read.
+    """Where weights are, and what is known about them before they are read.
 
     Attributes:
       layout: one of LAYOUTS.
-      path: the file; of `keras` the application.
-      preprocessing: config.data's fields that they were evaluated with, or {}.
-      label_names: of their classes, as labels.beside returns them.
+      path: the file; for `keras` the application.
+      preprocessing: the fields of config.data that they were evaluated with, or {}.
+      label_names: the names of their classes, as labels.beside returns them.
     """
 
     layout: str
@@ -50,11 +51,11 @@ class Weights(NamedTuple):
 
 
 def find(config: dict) -> Weights | None:
-    """Returns what config.init.from_ names, on this disk; None where it names nothing.
+    """Returns the weights that config.init.from_ names, on this disk; None if it is empty.
 
     Raises:
-      ConfigError: no such layout or name.
-      DataError: it cannot be had.
+      ConfigError: there is no such layout or name.
+      DataError: the weights are not available.
     """
     layout, colon, where = config['init']['from_'].partition(':')
     if not layout:
@@ -93,10 +94,14 @@ def find(config: dict) -> Weights | None:
 
 
 def _known(model: dict, layout: str, folder: str) -> dict:
-    """Returns config.data's fields of weights; ConfigError where the model is not what they fit."""
+    """Returns the fields of config.data for weights, and checks the options of the model.
+
+    Raises:
+      ConfigError: the weights need other options.
+    """
     try:
         built = models.create(model['name'], 1, **model['options'])
-    except ValueError:  # build.check says it better
+    except ValueError:  # build.check raises the better error
         return {}
     family = models.variants().get(model['name'], model['name'])
     options, fields = importlib.import_module(f'imgjax.interop.{layout}').demands(
@@ -112,7 +117,11 @@ def _known(model: dict, layout: str, folder: str) -> dict:
 
 
 def _check_exported(model: dict, path: str) -> None:
-    """Raises ConfigError where the model is not that of the export that config.json describes."""
+    """Checks that the model is the one that the config.json of an export describes.
+
+    Raises:
+      ConfigError: it has another variant or other options.
+    """
     try:
         with open(path, encoding='utf-8') as file:
             stored = json.load(file)
@@ -152,25 +161,25 @@ def _from_hub(name: str, file: str) -> str:
 
 
 def with_preprocessing(config: dict, weights: Weights | None) -> dict:
-    """Returns config with the preprocessing of the weights, as preprocessing.taken says."""
+    """Returns the config with the preprocessing of the weights; see preprocessing.taken."""
     if weights is None:
         return config
     return preprocessing.taken(config, weights.preprocessing, weights.path)
 
 
 def load(config: dict, weights: Weights, target, class_names: tuple[str, ...] = ()) -> dict:
-    """Returns variables that begin with the weights.
+    """Returns the variables of the model with the values of the weights.
 
     Args:
       config: plain.
-      weights: as `find` returns.
-      target: {'params': ..., 'batch_stats': ...} of arrays, or of anything with shape and dtype:
-        what is new keeps its leaf.
-      class_names: of the dataset: the head's outputs are put in their order. () takes the order
-        of the weights.
+      weights: what `find` returned.
+      target: {'params': ..., 'batch_stats': ...} of arrays, or of anything with a shape and a
+        dtype; new parameters keep their leaf.
+      class_names: the classes of the dataset, whose order the outputs of the head get. () keeps the
+        order of the weights.
 
     Raises:
-      DataError: in one line, what is missing, left over or of another shape.
+      DataError: tensors are missing, left over or of other shapes; one line lists them.
     """
     variant = config['model']['name']
     family = models.variants().get(variant, variant)
@@ -180,11 +189,11 @@ def load(config: dict, weights: Weights, target, class_names: tuple[str, ...] = 
     heads = tuple({torch_layout.name_of(('params', name, 'x'), renames)[:-2]
                    for name in target['params'] if re.fullmatch(r'head(_\w+)?', name)})
     new = tuple(f'{head}.' for head in heads) if config['init']['head'] == 'new' else ()
-    held, label_names = _read(weights)
+    stored, label_names = _read(weights)
     buffers = getattr(module, 'BUFFERS', ())
     try:
         tensors = prefixes.without(
-            held, lambda some: _to_timm(some, weights.layout, family, variant), set(ours))
+            stored, lambda some: _to_timm(some, weights.layout, family, variant), set(ours))
         if not adapt.far_off(tensors, ours, heads, buffers):
             if not new:
                 tensors = labels.in_order_of(tensors, label_names, class_names, heads,
@@ -192,7 +201,7 @@ def load(config: dict, weights: Weights, target, class_names: tuple[str, ...] = 
             tensors = adapt.adapt(tensors, ours, heads, config['init'])
         variables = torch_layout.read(tensors, target, renames, buffers, new)
     except torch_layout.DoesNotFit as error:
-        hint = _nearest_layout(held, weights, family, variant, set(ours))
+        hint = _nearest_layout(stored, weights, family, variant, set(ours))
         missing = set(ours) - set(tensors)
         if not hint and missing and all(name.startswith(heads) for name in missing):
             hint = "; set config.init.head='new' for a classifier that begins anew"
@@ -235,7 +244,7 @@ def _to_timm(tensors: dict, layout: str, family: str, variant: str) -> dict:
 
 def _nearest_layout(tensors: dict, weights: Weights, family: str, variant: str,
                     wanted: set[str]) -> str:
-    """Returns "; ..." that names the layout whose names these are, or ''."""
+    """Returns a hint "; ..." with the layout that these names have, or ''."""
     matched = {}
     for layout in LAYOUTS:
         if 'keras' in (layout, weights.layout):
@@ -244,7 +253,7 @@ def _nearest_layout(tensors: dict, weights: Weights, family: str, variant: str,
             matched[layout] = prefixes.count(
                 tensors, functools.partial(_to_timm, layout=layout, family=family, variant=variant),
                 wanted)
-        except (DataError, ValueError):  # has no such family, or takes other shapes for granted
+        except (DataError, ValueError):  # it lacks the family, or expects other shapes
             continue
     best = max(matched, key=matched.get, default=weights.layout)
     if matched.get(best, 0) <= max(matched.get(weights.layout, 0), len(wanted) / 2):

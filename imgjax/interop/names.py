@@ -1,4 +1,4 @@
-"""Names of tensors turned into others by tables of a layout."""
+"""Renames tensors by the tables of a layout."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -7,13 +7,17 @@ import numpy as np
 
 from imgjax.errors import DataError
 
-# Rows of a regular expression of a whole name, and what becomes of it: a template of the new name,
-# a function of the match that returns it, or None for a tensor that no parameter here is made of.
+# Rows of (a regular expression for a whole name, its replacement). The replacement is a template of
+# the new name, a function of the match, or None for a tensor that is no parameter here.
 Table = Sequence[tuple[str, str | Callable[[re.Match], str] | None]]
 
 
 def table_of(layout: str, tables: Mapping[str, Table], family: str) -> Table:
-    """Returns the table of that family; DataError lists those that the layout has."""
+    """Returns the table of a family.
+
+    Raises:
+      DataError: the layout has none for it; the line lists the families that it has.
+    """
     if family not in tables:
         raise DataError(f'config.init.from_: no names of {layout} are known for model family '
                         f'{family!r}, but for {", ".join(sorted(tables))}')
@@ -21,7 +25,7 @@ def table_of(layout: str, tables: Mapping[str, Table], family: str) -> Table:
 
 
 def renamed(tensors: Mapping[str, np.ndarray], table: Table) -> dict[str, np.ndarray]:
-    """Returns tensors by the names of the first row that matches; the others keep theirs.
+    """Returns tensors renamed by the first row that matches each; others keep their names.
 
     Raises:
       DataError: two tensors would have the same name.

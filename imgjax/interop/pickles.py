@@ -1,8 +1,8 @@
-"""What a pickle of torch describes, found without importing or calling anything.
+"""Reads the data that a pickle of torch describes, without importing or calling anything.
 
-A pickle is a program. Here its instructions are parsed (pickletools) and followed by a small
-interpreter that knows containers, numbers, strings and torch's descriptions of tensors. Whatever
-else it would make (optimizers, settings, random states, whole modules) becomes an `Opaque`.
+A pickle is a program. pickletools parses its instructions, and a small interpreter here follows
+them, which knows containers, numbers, strings and torch's descriptions of tensors. Everything else
+(optimizers, settings, random states, whole modules) becomes an `Opaque`.
 """
 
 import pickletools
@@ -18,15 +18,15 @@ _STORAGES = {
     'BoolStorage': np.bool_, 'ComplexFloatStorage': np.complex64,
     'ComplexDoubleStorage': np.complex128, 'UntypedStorage': np.uint8, 'QInt8Storage': np.int8,
     'QUInt8Storage': np.uint8, 'QInt32Storage': np.int32}
-# Calls that make a dict, with what it begins with as their last argument.
+# Calls that make a dict, with its initial content as their last argument.
 _DICTS = ('collections.OrderedDict', 'collections.defaultdict', 'collections.Counter',
           'builtins.dict', '__builtin__.dict')
-# As torch before 0.4, since, and for the dtypes that have no storage of their own, writes them.
+# How torch writes tensors: before 0.4, since then, and with dtypes that have no storage class.
 _TENSORS = tuple(f'torch._utils._rebuild_tensor{version}' for version in ('', '_v2', '_v3'))
 _PARAMETERS = ('torch._utils._rebuild_parameter', 'torch._utils._rebuild_parameter_with_state')
 MAX_STEPS = 5_000_000
 _MARK = object()
-# Instructions that put something on the stack, and those that fill what lies there.
+# Instructions that put a value on the stack, and those that fill a container there.
 _BEGUN = {
     'MARK': lambda: _MARK, 'NONE': lambda: None, 'NEWTRUE': lambda: True, 'NEWFALSE': lambda: False,
     'EMPTY_DICT': dict, 'EMPTY_LIST': list, 'EMPTY_TUPLE': tuple, 'EMPTY_SET': list}
@@ -41,7 +41,7 @@ class Global(NamedTuple):
 
 
 class Opaque(NamedTuple):
-    """The result of a call that is not made."""
+    """In place of the result of a call, which is not made."""
 
     name: str
 
@@ -59,18 +59,18 @@ class Tensor(NamedTuple):
 class _Storage(NamedTuple):
     dtype: np.dtype
     key: str
-    offset: int  # of a view, which files of before torch 0.4 have
+    offset: int  # of a view, in files from before torch 0.4
 
 
 def follow(file, sizes: dict | None = None) -> Any:
-    """Returns what one pickle builds, of which `file` is left behind the end.
+    """Returns the data that one pickle describes, and leaves `file` at its end.
 
     Args:
-      file: at the pickle's begin.
-      sizes: gets the dtype of each storage by its key.
+      file: an open file at the beginning of the pickle.
+      sizes: a dict to which the dtype of each storage is added by its key.
 
     Raises:
-      ValueError, and nearly anything else, on what is no such pickle.
+      ValueError, and many other errors, if it is no such pickle.
     """
     stack, memo = [], {}
     sizes = {} if sizes is None else sizes
@@ -193,7 +193,7 @@ def _name_of(function) -> str:
 
 
 def _storage(identity, sizes: dict) -> _Storage | Opaque:
-    """Returns what torch's ('storage', type, key, device, elements, view or nothing) is."""
+    """Returns the storage of torch's ('storage', type, key, device, elements[, view])."""
     if identity[0] == 'module':  # of a whole module in the old format: (its class, its source)
         return identity[1]
     kind, type_, key = identity[:3]
@@ -208,7 +208,7 @@ def _storage(identity, sizes: dict) -> _Storage | Opaque:
 
 
 def _call(function, arguments) -> Any:
-    """Returns what a call would give, of the few that are known."""
+    """Returns the result of a call that is known here, else an Opaque."""
     name = _name_of(function)
     if name in _DICTS:
         begin = arguments[-1] if arguments else {}

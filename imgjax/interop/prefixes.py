@@ -1,7 +1,7 @@
-"""Names of tensors without what programs put in front: module., model., backbone. and so on.
+"""Removes the prefixes that programs put before names of tensors: module., model., backbone. ...
 
-Nothing is guessed: of all the ways to leave out what stands in front of most names, the one is
-taken whose names are the model's.
+Nothing is guessed: of all the ways to remove a prefix of most names, it takes the one whose names
+are those of the model.
 """
 
 import collections
@@ -16,14 +16,14 @@ from imgjax.interop import torch_layout
 
 log = logging.getLogger('imgjax')
 
-# Modules that torch wraps around others, anywhere in a model; they are no part of a name.
+# Modules that torch wraps around others, anywhere in a model; names do not contain them.
 _WRAPPERS = ('module', '_orig_mod', '_fsdp_wrapped_module', '_checkpoint_wrapped_module',
              '_forward_module')
-# Of two sets of weights, the one that was evaluated.
+# Words in the prefix of the set of weights, of two, that was evaluated.
 _AVERAGES = ('ema', 'teacher', 'averaged', 'swa')
 _COUNTER = 'n_averaged'  # of torch's AveragedModel
 _MAX_DEPTH = 4
-_MAX_WAYS = 4  # at a depth, those with the most names
+_MAX_WAYS = 4  # per depth: those with the most names
 # A prefix stands before at least this share of the names.
 _MIN_SHARE = 0.2
 
@@ -32,27 +32,27 @@ class _Way(NamedTuple):
     """One way to name the tensors."""
 
     prefix: str
-    names: dict[str, str]  # old -> new, of those that had the prefix
-    beside: dict[str, str]  # of the others
+    names: dict[str, str]  # old -> new, for names with the prefix
+    beside: dict[str, str]  # the same for the other names
 
 
 def without(tensors: Mapping[str, np.ndarray], translate: Callable[[dict], dict],
             wanted: set[str]) -> dict[str, np.ndarray]:
-    """Returns the tensors by timm's names, and says in one line which prefix was left out.
+    """Returns the tensors by timm's names, and logs in one line which prefix it removed.
 
-    What had not that prefix and is not the model's is left out too, with its count.
+    Tensors without the prefix that are not the model's are left out and counted.
 
     Args:
-      tensors: by the names in the file.
-      translate: from {name: tensor} in the file's layout, less the prefix, to timm's.
-      wanted: names of the model's tensors, as timm has them.
+      tensors: the tensors by the names in the file.
+      translate: converts {name without prefix: tensor} from the layout of the file to timm's.
+      wanted: timm's names of the model's tensors.
 
     Raises:
-      DataError: the file holds two sets of weights that fit; what `translate` raises.
+      DataError: the file holds two sets of weights that fit, or `translate` raises it.
     """
     way, renamed, _ = _best(tensors, translate, wanted)
     translated = translate({new: tensors[old] for old, new in renamed.items()})
-    return _said(tensors, way, renamed, translated, wanted)
+    return _model_only(tensors, way, renamed, translated, wanted)
 
 
 def count(tensors: Mapping[str, np.ndarray], translate: Callable[[dict], dict],
@@ -62,8 +62,7 @@ def count(tensors: Mapping[str, np.ndarray], translate: Callable[[dict], dict],
 
 
 def _best(tensors, translate, wanted: set[str]) -> tuple[_Way, dict[str, str], int]:
-    """Returns the way that gives the most of the wanted names, the new name of each old one (in the
-    file's layout), and how many of the wanted names there are."""
+    """Returns the way with the most wanted names, as (way, {old: new name}, their number)."""
     plain = {name: '.'.join(part for part in name.split('.') if part not in _WRAPPERS)
              for name in tensors if name.rpartition('.')[2] != _COUNTER}
     if len(set(plain.values())) < len(plain):
@@ -94,7 +93,7 @@ def _best(tensors, translate, wanted: set[str]) -> tuple[_Way, dict[str, str], i
 
 
 def _with_others(way: _Way):
-    """Yields all names with those beside as they are, then less their first parts."""
+    """Yields all names with those beside unchanged, then with those without their first parts."""
     yield way.names | way.beside
     shorter = {old: new.partition('.')[2] for old, new in way.beside.items() if '.' in new}
     together = way.names | shorter
@@ -103,7 +102,7 @@ def _with_others(way: _Way):
 
 
 def _deeper(way: _Way, firsts: set[str]):
-    """Yields the ways that leave out one more part, which the model's names do not begin with."""
+    """Yields the ways that remove one more part, with which no name of the model begins."""
     counts = collections.Counter(new.partition('.')[0] for new in way.names.values() if '.' in new)
     for first, count in counts.items():
         if count < _MIN_SHARE * len(way.names) or (first in firsts and count < len(way.names)):
@@ -117,7 +116,7 @@ def _deeper(way: _Way, firsts: set[str]):
 
 
 def _the_one(prefixes: list[str]) -> str:
-    """Returns which of several prefixes is taken, all of which fit as well."""
+    """Returns the prefix to use of several that fit equally well."""
     if len(prefixes) == 1 or not prefixes[0]:
         return prefixes[0]
     averages = [prefix for prefix in prefixes if any(word in prefix for word in _AVERAGES)]
@@ -127,8 +126,8 @@ def _the_one(prefixes: list[str]) -> str:
                     f'{prefixes[1]!r}; save one of them alone')
 
 
-def _said(tensors, way: _Way, renamed: dict, translated: dict, wanted: set[str]) -> dict:
-    """Returns the tensors without what is beside the model, and says what was done."""
+def _model_only(tensors, way: _Way, renamed: dict, translated: dict, wanted: set[str]) -> dict:
+    """Returns the tensors of the model alone, and logs what was removed."""
     wrapped = next((name for name in renamed if any(
         part in _WRAPPERS for part in name.split('.'))), '')
     if wrapped or way.prefix:

@@ -1,4 +1,4 @@
-"""How images were prepared for weights: what is beside the file, as fields of config.data."""
+"""The preprocessing that weights were trained with, read as fields of config.data."""
 
 import json
 import logging
@@ -8,10 +8,9 @@ from imgjax.errors import ConfigError, DataError
 
 log = logging.getLogger('imgjax')
 
-# What weights may say, of config.data.
+# The fields of config.data that weights may give.
 FIELDS = ('mean', 'std', 'image_size', 'eval_transform', 'eval_crop_fraction', 'eval_resize')
-# timm's words, and the field and word that are ours; the middle is what all our transforms but one
-# cut out.
+# timm's words, and our field and word for each; all our transforms but one cut out the middle.
 _WORDS = {
     'interpolation': ('eval_resize', {'bicubic': 'bicubic', 'bilinear': 'bilinear'}),
     'crop_mode': ('eval_transform', {'center': '', 'squash': 'squash'})}
@@ -57,24 +56,24 @@ def of_timm(path: str) -> dict:
 
 
 def taken(config: dict, found: dict, path: str) -> dict:
-    """Returns config with the preprocessing that config.init asks for, and says which that is.
+    """Returns the config with the preprocessing that config.init asks for, and logs it.
 
-    `auto` becomes what was taken: `checkpoint` where the weights say any of it, else `config`.
-    A warning says where their mean and deviation are not known.
+    `auto` becomes `checkpoint` where the weights give any field, else `config`. If their mean and
+    deviation are unknown, it warns.
 
     Args:
       config: plain, with config.init.from_ set.
-      found: what the weights say, of FIELDS.
-      path: of the weights.
+      found: the FIELDS that the weights give.
+      path: the path of the weights.
 
     Raises:
-      ConfigError: init.preprocessing is `checkpoint`, and they do not say it.
-      DataError: what they say is not possible.
+      ConfigError: init.preprocessing is `checkpoint`, and the weights do not give it.
+      DataError: a field that they give is not valid.
     """
-    wish = config['init']['preprocessing']
-    if wish == 'config':
+    source = config['init']['preprocessing']
+    if source == 'config':
         return config
-    if 'mean' not in found and wish == 'checkpoint':
+    if 'mean' not in found and source == 'checkpoint':
         raise ConfigError(
             f'config.init.preprocessing: nothing beside {path} says what mean and deviation its '
             'images had (config.json of timm, preprocessor_config.json of transformers); set '
@@ -85,7 +84,7 @@ def taken(config: dict, found: dict, path: str) -> dict:
         log.warning('mean and deviation of the weights are for %d channels, the images have %d: '
                     'those of config.data are used instead', len(found['mean']), data['channels'])
         found = {name: value for name, value in found.items() if name not in ('mean', 'std')}
-    if config['init']['resample']:  # the size is what was asked to be another one
+    if config['init']['resample']:  # the config asks for another size
         found.pop('image_size', None)
     left = [name for name in FIELDS if name not in found]
     rest = ', '.join(f'{name} {data[name]}' for name in left)

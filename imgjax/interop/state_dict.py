@@ -1,4 +1,4 @@
-"""What of a training checkpoint is the model: its state_dict, and the names of its classes."""
+"""Finds the model in a training checkpoint: its state_dict and the names of its classes."""
 
 import logging
 from typing import Any, NamedTuple
@@ -8,13 +8,13 @@ from imgjax.interop import pickles
 
 log = logging.getLogger('imgjax')
 
-# Where programs keep what model.state_dict() gave. A moving average comes first, as in timm: where
-# there is one, it is what was evaluated.
+# Keys under which programs store model.state_dict(). A moving average comes first, as in timm,
+# since it is what was evaluated.
 AVERAGES = ('state_dict_ema', 'model_ema', 'ema_state_dict', 'model_ema_state_dict', 'ema_model',
             'ema', 'params_ema')
 MODELS = ('state_dict', 'model_state_dict', 'model_state', 'model', 'net', 'network', 'module',
           'weights', 'params', 'teacher', 'student')
-# Where they keep names of classes: in order or by their numbers, and numbers by their names.
+# Keys of class names, in order or by number, and of class numbers by name.
 _NAMES = ('label_names', 'class_names', 'classes', 'CLASSES', 'id2label', 'idx_to_class')
 _NUMBERS = ('class_to_idx', 'label2id')
 _GROUPS = ('meta', 'dataset_meta', 'hyper_parameters', 'config')
@@ -25,24 +25,24 @@ _MAX_DEPTH = 3
 
 
 class StateDict(NamedTuple):
-    """The tensors by name, and names of the classes in the order of the outputs, () for none."""
+    """The tensors by name, and the class names in the order of the outputs (() without any)."""
 
     tensors: dict[str, Any]
     label_names: tuple[str, ...]
 
 
 def choose(saved, path: str) -> StateDict:
-    """Finds the model in what torch.save was given, and says in one line what it took.
+    """Returns the model in what torch.save wrote, and logs in one line what it chose.
 
-    It is the first of AVERAGES and MODELS that holds tensors, but for an average that holds fewer
-    than the model beside it (of its parameters, without statistics); else the dict with the most.
+    That is the first of AVERAGES and MODELS with tensors, except an average with fewer tensors than
+    the model beside it (of parameters without statistics); else the dict with the most tensors.
 
     Args:
-      saved: as pickles.follow returns it.
-      path: of the file, for messages.
+      saved: what pickles.follow returned.
+      path: the path of the file, for messages.
 
     Raises:
-      DataError: there is none, or it holds tensors that cannot be read; one line with the fix.
+      DataError: there is no model, or its tensors cannot be read; the line has the fix.
     """
     found = _state_dicts(saved)
     if not found:
@@ -76,14 +76,14 @@ def choose(saved, path: str) -> StateDict:
 
 
 def _state_dicts(saved, depth: int = 0) -> dict[str, dict]:
-    """Returns the dicts that hold tensors by name: '' for `saved` itself, else by their keys."""
+    """Returns the dicts that hold tensors by name, each by its key; that of `saved` is ''."""
     if not isinstance(saved, dict) or depth > _MAX_DEPTH:
         return {}
     found = {'': saved} if _count(saved) else {}
     for name, value in saved.items():
         if isinstance(name, str) and isinstance(value, dict):
             inner = _state_dicts(value, depth + 1)
-            if inner:  # what is nested deeper is called by its outermost name
+            if inner:  # a dict nested deeper gets its outermost key
                 known = [key for key in ('', *AVERAGES, *MODELS) if key in inner]
                 best = max(inner, key=lambda key: _count(inner[key]))
                 found[name] = inner[known[0] if known else best]
@@ -100,7 +100,7 @@ def _is_odd(value) -> bool:
 
 
 def _what(saved) -> str:
-    """Says what there is in the place of a state_dict, and what to do."""
+    """Returns what the file has in place of a state_dict, with the fix."""
     places = [saved] if not isinstance(saved, dict) else [
         saved[name] for name in (*MODELS, *AVERAGES) if name in saved]
     whole = [value.name for value in places if isinstance(value, pickles.Opaque)]
@@ -129,11 +129,11 @@ def _label_names(saved, depth: int = 0) -> tuple[str, ...]:
 
 
 def in_order(labels, numbers: bool = False) -> tuple[str, ...]:
-    """Returns names of classes by their numbers, () for what does not give one to each.
+    """Returns class names in the order of their numbers, () if a number has no name.
 
     Args:
-      labels: a list of names, or {number: name}; numbers may be text, names whole numbers.
-      numbers: `labels` is {name: number}, where it can be read both ways: {'0': 1, '1': 0}.
+      labels: a list of names, or {number: name}; numbers may be text, and names integers.
+      numbers: whether `labels` is {name: number} where both are possible, as in {'0': 1, '1': 0}.
     """
     if isinstance(labels, list | tuple) and not isinstance(labels, pickles.Opaque | pickles.Global):
         names = list(labels)
@@ -146,7 +146,7 @@ def in_order(labels, numbers: bool = False) -> tuple[str, ...]:
 
 
 def _by_number(pairs: list) -> list:
-    """Returns the names of (number, name) in the order 0, 1, ..., [] where there is another one."""
+    """Returns the names of (number, name) pairs by number; [] if the numbers are not 0, 1, ..."""
     try:
         names = {int(number): name for number, name in pairs}
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Files that torch.save wrote, read without torch and without unpickling anything (pickles.py)."""
+"""Reads files of torch.save without torch and without unpickling anything (see pickles.py)."""
 
 import io
 import math
@@ -19,13 +19,13 @@ def read(path: str, choose: Callable[[Any], Any] = lambda saved: saved) -> Any:
     """Returns what was saved: dicts, lists, numbers, strings and NumPy arrays.
 
     Args:
-      path: of the file.
-      choose: what of it to read: from all that was saved, with pickles.Tensor for each tensor, to
-        the part that is returned.
+      path: the path of the file.
+      choose: returns the part to read of all that was saved, in which each tensor is a
+        pickles.Tensor.
 
     Raises:
-      DataError: it is no such file, damaged, or describes tensors that are not in it; what `choose`
-        raises.
+      DataError: it is no such file, is damaged, or describes tensors that it does not hold, or
+        `choose` raises it.
     """
     try:
         with open(path, 'rb') as file:

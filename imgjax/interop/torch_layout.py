@@ -1,8 +1,8 @@
-"""Our variables as the tensors of timm's model of the same name, and back.
+"""Converts our variables to the tensors of timm's model of the same name, and back.
 
-Modules are named as timm names them, dots included, so a parameter's path is its name there, but
-for what the family's ``RENAMES`` says (prefixes of ours -> theirs). Layouts follow from the rank:
-kernels have their output channels last where torch has them first, all else is the same.
+Modules have timm's names, dots included, so the path of a parameter is its name in timm, except for
+the ``RENAMES`` of the family (our prefixes -> timm's). Kernels have their output channels last here
+and first in torch; all other tensors have the same layout.
 """
 
 from collections.abc import Mapping
@@ -12,14 +12,14 @@ import numpy as np
 
 from imgjax.errors import DataError
 
-# Up to so many differences are listed one by one.
+# Up to this number of differences are listed one by one.
 MAX_LISTED = 8
 _LEAVES = {'kernel': 'weight', 'scale': 'weight', 'mean': 'running_mean', 'var': 'running_var'}
-COUNTER = 'num_batches_tracked'  # of torch's batch norms; nothing depends on it
+COUNTER = 'num_batches_tracked'  # of torch's batch norms; nothing here uses it
 
 
 class DoesNotFit(DataError):
-    """Weights of which tensors are missing, left over or of other shapes."""
+    """Tensors of the weights are missing, left over or of other shapes."""
 
 
 def name_of(path, renames: Mapping[str, str]) -> str:
@@ -27,7 +27,7 @@ def name_of(path, renames: Mapping[str, str]) -> str:
 
     Args:
       path: key path in variables, such as ('params', 'blocks.0', 'attn', 'qkv', 'kernel').
-      renames: prefixes of the joined path, whole components, ours -> theirs.
+      renames: {prefix of our joined path: prefix in torch}, both of whole components.
     """
     *modules, leaf = [str(getattr(key, 'key', key)) for key in path[1:]]
     name = '.'.join([*modules, _LEAVES.get(leaf, leaf)])
@@ -38,10 +38,10 @@ def name_of(path, renames: Mapping[str, str]) -> str:
 
 
 def shapes(variables, renames: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
-    """Returns the shapes of torch's tensors by name; `variables` are of anything with a shape."""
+    """Returns the shapes of torch's tensors by name; leaves of `variables` need a shape only."""
     found = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
-        # A view that takes no memory, turned as the kernel would be.
+        # A view that takes no memory, transposed as the kernel would be.
         view = np.broadcast_to(np.zeros((), np.int8), leaf.shape)
         found[name_of(path, renames)] = (
             _to_torch(view) if path[-1].key == 'kernel' else view).shape
@@ -49,7 +49,7 @@ def shapes(variables, renames: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
 
 
 def write(variables, renames: Mapping[str, str]) -> dict[str, np.ndarray]:
-    """Returns torch's tensors of {'params': ..., 'batch_stats': ...}, float32, by name."""
+    """Returns variables {'params': ..., 'batch_stats': ...} as torch's float32 tensors by name."""
     tensors = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
         name = name_of(path, renames)
@@ -67,9 +67,9 @@ def read(tensors: Mapping[str, np.ndarray], shapes, renames: Mapping[str, str],
 
     Args:
       tensors: name -> array.
-      shapes: variables of anything with a shape, what `jax.eval_shape` of init gives.
-      renames: as `name_of`.
-      buffers: endings of the names of tensors that no parameter is made of, such as index tables.
+      shapes: variables whose leaves have a shape, such as `jax.eval_shape` of init returns.
+      renames: as in `name_of`.
+      buffers: ends of the names of tensors that are no parameters, such as index tables.
       new: beginnings of the names of parameters that keep the leaf of `shapes`.
 
     Raises:
@@ -94,7 +94,7 @@ def read(tensors: Mapping[str, np.ndarray], shapes, renames: Mapping[str, str],
             other.append(f'{name} has the shape {tensors[name].shape}, which is {array.shape} here '
                          f'and not {shape.shape}')
             return None
-        return np.asarray(array, np.float32, order='C')  # which leaves a number a number
+        return np.asarray(array, np.float32, order='C')  # keeps a scalar 0-d
 
     variables = jax.tree_util.tree_map_with_path(leaf, shapes)
     unused = sorted(left)
@@ -110,14 +110,14 @@ def read(tensors: Mapping[str, np.ndarray], shapes, renames: Mapping[str, str],
     return variables
 
 
-def _both_sides(missing, other, left, wanted: int, held: int) -> str:
-    """Says how many tensors do not fit, with an example of the model's and of the file's."""
+def _both_sides(missing, other, left, wanted: int, stored: int) -> str:
+    """Returns how many tensors do not fit, with an example from the model and one from the file."""
     words = []
     if missing:
         words.append(f'{len(missing)} of the {wanted} tensors of the model are missing, such as '
                      '{} {}'.format(*missing[0]))
     if left:
-        words.append(f'{len(left)} of the {held} in the file are left over, such as '
+        words.append(f'{len(left)} of the {stored} in the file are left over, such as '
                      '{} {}'.format(*left[0]))
     if other:
         words.append(f'{len(other)} have other shapes: {other[0]}')

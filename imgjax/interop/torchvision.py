@@ -1,6 +1,6 @@
-"""state_dicts of torchvision.models (0.28, and the files on its server) as timm's tensors.
+"""Converts state_dicts of torchvision.models (0.28, and the files on its server) to timm's tensors.
 
-Its regnet_x_400mf has another width than regnetx_004, whose rounding is that of the paper.
+regnet_x_400mf has another width than timm's regnetx_004, which rounds as the paper does.
 """
 
 import re
@@ -13,7 +13,7 @@ _SAME = ()
 
 
 def _stages(rows, stages: int = 4):
-    """Rows of every stage: {A} is features' place of its blocks, {B} of what is before, {i} it."""
+    """Returns rows for each stage {i}: {A} is the index of its blocks, {B} of the layers before."""
     return tuple((pattern.replace('{A}', str(2 * i + 1)).replace('{B}', str(2 * i)),
                   replacement.replace('{i}', str(i)))
                  for i in range(stages) for pattern, replacement in rows)
@@ -77,14 +77,14 @@ _REGNET = (
 
 
 def _blocks(before: str, places: dict[str, str], between: str, parts: dict[str, str]):
-    """One row of all blocks; their names are before, place, between and part, and the leaf's."""
+    """Returns one row for all blocks, named by before, place, between, part and leaf."""
     place, part = ('|'.join(map(re.escape, words)) for words in (places, parts))
     return (rf'{before}({place}){between}({part})\.(\w+)',
             lambda m: f'blocks.{places[m[1]]}.{parts[m[2]]}.{m[3]}')
 
 
 def _chain(*depths: int) -> dict[str, str]:
-    """Places of blocks that torchvision counts on from 1, of stages of those depths."""
+    """Returns the places of blocks that torchvision numbers from 1 over stages of these depths."""
     stages = [f'{i}.{j}' for i, depth in enumerate(depths) for j in range(depth)]
     return {str(n): stage for n, stage in enumerate(stages, 1)}
 
@@ -102,7 +102,7 @@ _MOBILENETV2 = (
     (r'features\.18\.1\.(.*)', r'bn2.\1'),
     (r'classifier\.1\.(.*)', r'classifier.\1'),
 )
-# With squeeze-and-excitation, which has its place before the last convolution, and without.
+# With squeeze-and-excitation, which comes before the last convolution, and without.
 _SEPARABLE = {
     '0.0': 'conv_dw', '0.1': 'bn1', '1.fc1': 'se.conv_reduce', '1.fc2': 'se.conv_expand',
     '1.0': 'conv_pw', '1.1': 'bn2', '2.0': 'conv_pw', '2.1': 'bn2'}
@@ -125,7 +125,7 @@ def _mobilenetv3(*depths: int):
 
 
 def _of_stages(first: int, last: int, before: int = 1) -> dict[str, str]:
-    """Places of blocks in stages that torchvision counts from `before`, of any depth."""
+    """Returns the places of blocks in stages that torchvision numbers from `before`."""
     return {f'{i}.{j}': f'{i - before}.{j}' for i in range(first, last + 1) for j in range(48)}
 
 
@@ -166,7 +166,7 @@ TABLES = {
     'densenet': ((r'(.*\.denselayer\d+\.(?:norm|conv))\.([12]\..*)', r'\1\2'),),
     'efficientnet': _EFFICIENTNET,
     'efficientnetv2': _EFFICIENTNETV2,
-    'googlenet': ((r'aux[12]\..*', None),),  # heads of the training
+    'googlenet': ((r'aux[12]\..*', None),),  # heads for training only
     'inception_v3': ((r'AuxLogits\..*', None),),
     'mnasnet': _MNASNET,
     'mobilenetv2': _MOBILENETV2,
@@ -183,12 +183,12 @@ TABLES = {
 
 
 def demands(family: str, variant: str, folder: str) -> tuple[dict, dict]:
-    """Returns (config.model.options, config.data's fields) that the weights are for."""
+    """Returns (config.model.options, fields of config.data) that the weights need."""
     del folder
     if family in ('mobilenetv3', 'efficientnetv2') or re.fullmatch('efficientnet_b[567]', variant):
         return {'epsilon': 1e-3}, {}
     if family in ('googlenet', 'inception_v3'):
-        # With weights they begin by normalising the image anew (transform_input) to this.
+        # With weights they first normalize the image again (transform_input) to this.
         return {}, {'mean': [0.5] * 3, 'std': [0.5] * 3}
     return {}, {}
 
@@ -197,7 +197,7 @@ def to_timm(tensors: dict[str, np.ndarray], family: str, variant: str) -> dict[s
     """Returns the tensors by timm's names and in its shapes.
 
     Raises:
-      DataError: a family that torchvision has not, or not with the same weights.
+      DataError: torchvision does not have the family with the same weights.
     """
     table = names.table_of('torchvision', TABLES, family)
     if family == 'mobilenetv3' and 'small' in variant:
@@ -214,19 +214,19 @@ def _as_it_is(name, tensor) -> dict[str, np.ndarray]:
 
 
 def _convnext(name, tensor) -> dict[str, np.ndarray]:
-    """Its factors of channels have places for the image's sides."""
+    """Reshapes the layer scales, which torchvision stores with axes for height and width."""
     return {name: tensor.reshape(-1) if name.endswith('.gamma') else tensor}
 
 
 def _mobilenetv3_head(name, tensor) -> dict[str, np.ndarray]:
-    """Its hidden layer after the pooling is a convolution here."""
+    """Reshapes the hidden layer after the pooling to the convolution that it is here."""
     if name == 'conv_head.weight' and tensor.ndim == 2:
         tensor = tensor[:, :, None, None]
     return {name: tensor}
 
 
 def _vgg(name, tensor) -> dict[str, np.ndarray]:
-    """Its dense layers before the head are convolutions here, the first over 7 by 7 pixels."""
+    """Reshapes the dense layers before the head to convolutions, the first over 7 x 7 pixels."""
     if name == 'pre_logits.fc1.weight' and tensor.ndim == 2 and tensor.shape[1] % 49 == 0:
         tensor = tensor.reshape(tensor.shape[0], -1, 7, 7)
     elif name == 'pre_logits.fc2.weight' and tensor.ndim == 2:
@@ -235,7 +235,7 @@ def _vgg(name, tensor) -> dict[str, np.ndarray]:
 
 
 def _swinv2(name, tensor) -> dict[str, np.ndarray]:
-    """The bias of its keys is not used, those of queries and values lie apart here."""
+    """Splits the bias into those of queries and values; that of keys is not used."""
     if not name.endswith('.attn.qkv.bias') or tensor.shape[0] % 3:
         return {name: tensor}
     q, _, v = np.split(tensor, 3)

@@ -1,8 +1,8 @@
-"""What imgjax needs of JAX's runtime for several processes, and JAX has no public name for.
+"""The parts of JAX's runtime for several processes that have no public name.
 
 `jax.distributed` connects processes; whether a job has several, and the key-value store by which
-they speak, lie in `jax._src`, which any version may change. So no other file imports `jax._src`,
-and tests/process/test_coordinator.py uses all of it and fails where it moves.
+they exchange messages, are in `jax._src`, which any version may change. So no other file imports
+`jax._src`, and tests/process/test_coordinator.py uses all of it and fails where it moves.
 """
 
 from jax._src import clusters
@@ -15,7 +15,7 @@ def count() -> int:
 
 
 def index() -> int:
-    """Returns the place of this process among them."""
+    """Returns the index of this process, from 0."""
     return global_state.process_id or 0
 
 

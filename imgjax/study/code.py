@@ -135,7 +135,8 @@ def _imported(node: ast.AST, package: str) -> list[str]:
         base = importlib.util.resolve_name('.' * node.level + (node.module or ''), package)
         return [base, *(f'{base}.{alias.name}' for alias in node.names)]
     if isinstance(node, ast.Call) and getattr(node.func, 'attr', '') == 'import_module':
-        return [word.value for word in node.args[:1] if isinstance(word, ast.Constant)]
+        return [word.value for word in node.args[:1]
+                if isinstance(word, ast.Constant) and isinstance(word.value, str)]
     return []
 
 

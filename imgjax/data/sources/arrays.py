@@ -1,9 +1,9 @@
-"""Arrays in memory: of a script, or of a NumPy archive (.npz).
+"""Arrays in memory, from a script or from a NumPy archive (.npz).
 
 The archive holds `<split>_images` and `<split>_labels` of each split, or Keras' `x_train`,
-`y_train`, `x_test` and `y_test` (`X_train` too); `images` and `labels`, or `x` and `y`, alone are
-the split train. Labels are class numbers, names, or 0 and 1 of each class; `class_names` names the
-numbers.
+`y_train`, `x_test` and `y_test` (`X_train` too); `images` and `labels`, or `x` and `y`, are the
+split train where there is no other. Labels are class numbers, names, or a 0 or 1 per class;
+`class_names` names the numbers.
 """
 
 import logging
@@ -24,7 +24,7 @@ log = logging.getLogger('imgjax')
 
 
 class _Examples:
-    """Rows of two arrays."""
+    """Examples from the rows of two arrays."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, name: str):
         self._images = images
@@ -44,17 +44,17 @@ class _Examples:
 
 def source(images: np.ndarray, labels: np.ndarray, class_names: Sequence[str] = (),
            name: str = 'images') -> Source:
-    """Makes a source of arrays.
+    """Makes a source from arrays.
 
     Args:
-      images: uint8 (N, H, W) or (N, H, W, C) with C of 1, 3 or 4.
+      images: uint8 (N, H, W), or (N, H, W, C) with C of 1, 3 or 4.
       labels: class numbers (N,) or (N, 1), of any dtype that holds whole numbers; or names, of
         dtype U or S; or 0 and 1 (N, K) for a multi-label set.
-      class_names: one a label; () takes the numbers, of (N,) up to the largest, or the names.
-      name: what an error calls the images.
+      class_names: one name per class; () takes the numbers up to the largest one, or the names.
+      name: what errors call the images.
 
     Raises:
-      DataError: shapes, dtypes or labels that do not fit.
+      DataError: shapes, dtypes or labels do not fit.
     """
     images, labels = _checked_images(images, name), _tidy(labels, name)
     if labels.ndim not in (1, 2) or len(labels) != len(images):
@@ -81,7 +81,7 @@ def source(images: np.ndarray, labels: np.ndarray, class_names: Sequence[str] = 
 
 
 def _checked_images(images: np.ndarray, name: str) -> np.ndarray:
-    """Returns uint8 (N, H, W, C)."""
+    """Returns the images as uint8 (N, H, W, C)."""
     if images.dtype != np.uint8 or images.ndim not in (3, 4):
         raise DataError(f'{name}: takes images uint8 (N, H, W) or (N, H, W, C), got {images.dtype} '
                         f'{images.shape}{_as_uint8(images)}')
@@ -94,7 +94,7 @@ def _checked_images(images: np.ndarray, name: str) -> np.ndarray:
 
 
 def _as_uint8(images: np.ndarray) -> str:
-    """Returns how the values become uint8, as far as they tell."""
+    """Returns how to convert the values to uint8, where their range shows it, else ''."""
     if images.dtype == np.uint8 or images.dtype.kind not in 'biuf' or not images.size:
         return ''
     low, high = float(images.min()), float(images.max())
@@ -108,7 +108,7 @@ def _as_uint8(images: np.ndarray) -> str:
 
 
 def _tidy(labels: np.ndarray, name: str) -> np.ndarray:
-    """Returns labels as text (U), or as whole numbers; (N, 1), as Keras has it, as (N,).
+    """Returns labels as text (dtype U) or as integers; (N, 1), as Keras has it, becomes (N,).
 
     Raises:
       DataError: they are neither.
@@ -138,7 +138,7 @@ def _tidy(labels: np.ndarray, name: str) -> np.ndarray:
 
 def _numbers_of(labels: np.ndarray, class_names: tuple[str, ...],
                 name: str) -> tuple[tuple[str, ...], np.ndarray]:
-    """Returns (class names, int32 (N,)) of names; without class names they are those there are."""
+    """Returns (class names, int32 (N,)) of labels that are names; () takes the names that occur."""
     there, numbers = np.unique(label_columns.without_blanks(labels.tolist(), name),
                                return_inverse=True)
     there = there.tolist()
@@ -159,11 +159,12 @@ def _names_in(several: Iterable[np.ndarray]) -> tuple[str, ...]:
 def open_split(split: str, options: dict) -> Source:
     """Opens a split of the archive config.data.path.
 
-    Where `train` is alone, `held_out` (or `test`, `val`) is config.data.held_out of it.
+    Where `train` is the only split, `held_out` (or `test`, `val`) is a share of it,
+    config.data.held_out.
 
     Raises:
-      ConfigError: no path given, or no such file or split.
-      DataError: it is no archive, or what it declares does not fit into memory.
+      ConfigError: there is no path, or no such file or split.
+      DataError: it is no archive, or declares more than fits into memory.
     """
     source_options(options)
     path = splits.data_path(options, 'a file .npz of images and labels')
@@ -226,7 +227,7 @@ def _check_one(arrays: list[str], what: str, split: str, path: str) -> None:
 
 
 def _between(names: Iterable[str], before: str, after: str) -> list[str]:
-    """Returns what stands between two parts in the names that have both."""
+    """Returns the part between `before` and `after` of each name that has both."""
     return sorted(name[len(before):len(name) - len(after)] for name in names
                   if name.startswith(before) and name.endswith(after))
 
@@ -259,7 +260,7 @@ def _has_labels(path: str, headers: dict, label: str) -> bool:
 
 
 def _say_nothing(labels: np.ndarray) -> bool:
-    """Returns whether labels are those of a split without any: all -1, not a number, or empty."""
+    """Returns whether labels stand for none: all are -1, NaN or empty."""
     if labels.dtype.kind in 'if':
         return bool(((labels == -1) | np.isnan(labels)).all())
     return labels.dtype.kind in 'US' and not np.char.strip(labels).astype(bool).any()
@@ -312,7 +313,7 @@ def _as_numbers(labels: dict[str, np.ndarray], own: str,
 
 
 def _bytes_of(images: np.ndarray, pixel_range, name: str) -> np.ndarray:
-    """Returns images (N, ...) as uint8; one by one, as all at once take eight times the memory."""
+    """Returns images (N, ...) as uint8, one by one, as float64 takes eight times the memory."""
     try:
         return np.stack([modes.to_bytes(image, *pixel_range) for image in images])
     except ValueError as error:
@@ -325,7 +326,7 @@ def _one_hot(labels: np.ndarray) -> bool:
 
 
 def _headers(path: str) -> dict[str, tuple[tuple[int, ...], np.dtype, int]]:
-    """Returns {name: (shape, dtype, bytes that the archive says it has)} and loads nothing."""
+    """Returns {name: (shape, dtype, declared bytes)} of the arrays, and loads none of them."""
     headers = {}
     with zipfile.ZipFile(path) as archive:
         for item in archive.infolist():
@@ -359,13 +360,13 @@ def _check_sizes(path: str, headers: dict, wanted: list[str]) -> None:
 
 def _class_names(named: np.ndarray, labels: dict[str, np.ndarray], classes: int,
                  path: str) -> tuple[str, ...]:
-    """Returns the class names; without any those, or the numbers, of all splits' labels.
+    """Returns the class names, or without them the names or numbers in the labels of all splits.
 
     Args:
-      named: the array of class names, empty where there is none.
-      labels: of each split that has some.
-      classes: how many there are as one-hot labels say; 0 where none are.
-      path: what an error calls the archive.
+      named: the array of class names, empty if there is none.
+      labels: the labels of each split that has some.
+      classes: the number of classes of one-hot labels, 0 if no labels are one-hot.
+      path: what errors call the archive.
     """
     if named.size:
         return tuple(map(str, _tidy(named, f'{path}:class_names').tolist()))

@@ -38,7 +38,7 @@ class ImgjaxDigits(tfds.core.GeneratorBasedBuilder):
         return {'train': self._generate_examples(False), 'test': self._generate_examples(True)}
 
     def _generate_examples(self, held_out: bool):
-        from sklearn.datasets import load_digits  # 2 s to import, for the first start alone
+        from sklearn.datasets import load_digits  # takes 2 s to import, at the first start only
 
         digits = load_digits()
         seen = np.zeros(10, int)
@@ -53,11 +53,11 @@ class ImgjaxDigits(tfds.core.GeneratorBasedBuilder):
 
 
 def open_split(split: str, options: dict) -> Source:
-    """Opens 'train' (1,442 images) or 'test' (355), preparing the files when they are missing."""
+    """Opens 'train' (1,442 images) or 'test' (355), and prepares the files if they are missing."""
     source_options(options)
     place = tfds_source.data_dir(options)
     os.makedirs(place, exist_ok=True)
-    # Two first runs at once must not both prepare; 0.5 s of work.
+    # Two first runs at the same time must not both prepare the files, which takes 0.5 s.
     with open(os.path.join(place, 'imgjax_digits.lock'), 'w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         builder = ImgjaxDigits(data_dir=place, file_format='array_record')

@@ -1,9 +1,8 @@
 """A folder of class folders: `PATH/cat/1.jpg`, or `PATH/train/cat/1.jpg` and `PATH/test/...`.
 
-Splits are the folders of PATH, by the names of the field (split_names) or those that the config
-names. Where there is no second one with class folders, or PATH holds the class folders itself, a
-share of each class is held out by the hash of the file's name. Images may lie deeper in a class
-folder.
+Splits are folders of PATH with usual names (split_names) or with those that the config gives. Where
+no second one has class folders, or PATH holds the class folders itself, a share of each class is
+held out by the hash of the file names. A class folder may have folders with more images.
 """
 
 import concurrent.futures
@@ -24,12 +23,13 @@ log = logging.getLogger('imgjax')
 def open_split(split: str, options: dict) -> Source:
     """Opens a split of config.data.path; its folders are the classes, in sorted order.
 
-    Where there is no second split, `held_out` (or `test`, `val`) is config.data.held_out of it.
+    Where there is no second split, `held_out` (or `test`, `val`) is a share of the first,
+    config.data.held_out.
 
     Raises:
-      ConfigError: no path given, no such folder or split, or a folder of images that no split
+      ConfigError: there is no path, no such folder or split, or a folder of images that no split
         reads while a share of `train` is held out.
-      DataError: no images in it, or none with labels; a file in two classes.
+      DataError: it has no images, or none with labels, or a file is in two classes.
     """
     source_options(options)
     path = splits.data_path(options, 'the folder that holds the class folders')
@@ -72,10 +72,10 @@ def _folders(path: str) -> list[str]:
 
 
 def _split_folders(path: str, named: set[str], say: bool) -> list[str]:
-    """Returns the folders of `path` if they are splits; none if they are classes.
+    """Returns the folders of `path` if they are splits, and [] if they are classes.
 
     Args:
-      path: where they lie.
+      path: the folder of the dataset.
       named: the splits that the config names.
       say: whether to log what is doubtful.
 
@@ -99,7 +99,7 @@ def _split_folders(path: str, named: set[str], say: bool) -> list[str]:
 
 
 def _is_class(path: str) -> bool:
-    """Returns whether images lie in it, and no folders: there is also a class `train`."""
+    """Returns whether a folder holds images and no folders; a class may be called `train` too."""
     entries = list(os.scandir(path))
     return (any(image_files.is_image(entry.name) for entry in entries)
             and not any(image_files.is_folder(entry) and not image_files.is_hidden(entry.name)
@@ -107,12 +107,12 @@ def _is_class(path: str) -> bool:
 
 
 def _with_labels(path: str, there: list[str], split: str) -> list[str]:
-    """Returns the splits without those for evaluation whose images lie in no class folder.
+    """Returns the splits without those for evaluation whose images are in no class folder.
 
-    In competitions test/ holds images alone, or a single folder that is no class.
+    In competitions test/ holds only images, or a single folder that is no class.
 
     Raises:
-      DataError: `split` names such a one.
+      DataError: `split` names one of these.
     """
     train = split_names.find('train', there)
     classes = set(_folders(os.path.join(path, train))) if train else set()
@@ -135,10 +135,10 @@ def _with_labels(path: str, there: list[str], split: str) -> list[str]:
 
 def _count_unread(path: str, there: list[str], labelled: list[str], split: str, options: dict,
                   share: bool, left_out: dict) -> None:
-    """Counts the folders beside the splits that a run reads.
+    """Counts the folders that the run does not read.
 
     Raises:
-      ConfigError: one has class folders of `train`, of which a `share` is held out instead.
+      ConfigError: one has class folders of `train`, and a `share` would be held out instead.
     """
     unread = splits.unread_splits(split, there, labelled, options)
     classes = _folders(os.path.join(path, split_names.find('train', labelled))) if share else ()
@@ -154,9 +154,9 @@ def _count_unread(path: str, there: list[str], labelled: list[str], split: str, 
 
 def _list(root: str, is_train: bool, say: bool,
           left_out: dict) -> tuple[tuple[str, ...], image_files.Found, np.ndarray]:
-    """Returns (class names, Found in all class folders, int32 labels).
+    """Returns (class names, the images of all class folders, labels int32 (N,)).
 
-    A class folder without images is an error in training, and no class elsewhere.
+    A class folder without images is an error in a training split, and ignored in others.
     """
     classes = _folders(root)
     with concurrent.futures.ThreadPoolExecutor(4) as threads:  # for file systems behind a network
@@ -198,9 +198,9 @@ def _but(left_out: left_out_lib.LeftOut) -> str:
 
 
 def _check_layout(root: str, found: dict[str, image_files.Found], is_train: bool) -> list[str]:
-    """Checks that folders which hold only folders do not look like those of splits.
+    """Checks that class folders which hold only folders do not look like splits.
 
-    Returns the names of the folders that all of them hold.
+    Returns the names of folders that all class folders hold.
     """
     inner = {name: {image.split('/')[1] for image in one.names} for name, one in found.items()
              if one.names and all(image.count('/') > 1 for image in one.names)}
@@ -221,7 +221,7 @@ def _check_layout(root: str, found: dict[str, image_files.Found], is_train: bool
 
 
 def _shown(classes: tuple[str, ...], root: str) -> tuple[str, ...]:
-    """Returns class names as they are written down: bytes that are no UTF-8 become '?'."""
+    """Returns class names in which bytes that are no UTF-8 are '?'."""
     names = tuple(map(records.shown, classes))
     for name in {name for name in names if names.count(name) > 1}:
         raise DataError(f'{root}: {names.count(name)} class folders would be called {name!r}, as '

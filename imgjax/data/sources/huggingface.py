@@ -1,7 +1,7 @@
-"""A dataset that Hugging Face's `datasets` saved to disk (`save_to_disk`), read with that library.
+"""Datasets that Hugging Face's `datasets` saved with `save_to_disk`, read with that library.
 
-The column `image` holds images, `label` a class number, a name, or a list of either, which makes
-the set multi-label. Images stay encoded.
+The column `image` holds images; `label` holds a class number, a name, or a list of either, which
+makes the set multi-label. Images stay encoded.
 """
 
 import os
@@ -18,7 +18,7 @@ from imgjax.errors import ConfigError, DataError, one_line
 
 
 class _Examples:
-    """Rows of a Dataset, whose files are mapped into memory."""
+    """Examples from the rows of a Dataset, whose files are mapped into memory."""
 
     def __init__(self, dataset, column: str, labels: np.ndarray, name: str):
         self._dataset = dataset
@@ -51,12 +51,13 @@ class _Examples:
 def open_split(split: str, options: dict) -> Source:
     """Opens a split of config.data.path; a Dataset without splits is `train`.
 
-    Where `train` is alone, `held_out` (or `test`, `val`) is config.data.held_out of it.
+    Where `train` is the only split, `held_out` (or `test`, `val`) is a share of it,
+    config.data.held_out.
     Options: image and label, the columns.
 
     Raises:
-      ConfigError: `datasets` is missing, no path given, or no such folder, split or column.
-      DataError: it cannot be read.
+      ConfigError: `datasets` is missing, or there is no path, or no such folder, split or column.
+      DataError: the set cannot be read.
     """
     settings = source_options(options, image='image', label='label')
     path = splits.data_path(options, 'the folder that Dataset.save_to_disk wrote')
@@ -70,7 +71,7 @@ def open_split(split: str, options: dict) -> Source:
 
 
 def _load(path: str) -> dict:
-    """Returns {split: Dataset} of a folder, whose splits may have been saved each for itself."""
+    """Returns {split: Dataset} of a folder, whose splits may have been saved one by one."""
     try:
         import datasets
     except ImportError:

@@ -1,11 +1,11 @@
 """A file that lists images and their labels: .csv or .tsv (`file,label[,split]`) or .json.
 
-Of the .json each item is {"file": ..., "label": ... or [...], "split": ...}. In a .csv several
-labels are separated by '|'. An item with several makes the set multi-label, where one without a
-label has none of the classes. Files are relative to the listing's folder.
+Each item of the .json is {"file": ..., "label": ... or [...], "split": ...}. In a .csv several
+labels are separated by '|'. A row with several labels makes the set multi-label, and a row without
+a label then has none of the classes. Files are relative to the folder of the listing.
 
-A file has one set of labels and lies in one split. Where several rows name it, it is drawn as often
-in training (that is how rare classes are repeated), and counts once in evaluation.
+A file has one set of labels and is in one split. If several rows name it, training draws it as
+often (so that rare classes can be repeated), and evaluation counts it once.
 """
 
 import concurrent.futures
@@ -41,14 +41,15 @@ log = logging.getLogger('imgjax')
 def open_split(split: str, options: dict) -> Source:
     """Opens a split of the listing config.data.path; its classes are those of all its splits.
 
-    Where it names no second split, `held_out` (or `test`, `val`) is config.data.held_out of it.
-    Options: root, a folder that absolute file names must lie in ('' refuses them).
+    Where it has no second split, `held_out` (or `test`, `val`) is a share of the first,
+    config.data.held_out. Options: root, a folder that absolute file names have to be in ('' refuses
+    them).
 
     Raises:
-      ConfigError: no path given, no such file, split or column, or a split that is not read while
-        a share of `train` is held out.
-      DataError: a row or a file that is not as it should be, a file in two splits or with two
-        labels, a class that is evaluated and not trained.
+      ConfigError: there is no path, no such file, split or column, or a split is not read while a
+        share of `train` is held out.
+      DataError: a row or a file has the wrong form, a file is in two splits or has two labels, or a
+        class is evaluated and not trained.
     """
     settings = source_options(options, root='')
     path = splits.data_path(options, 'a file .csv or .json that lists the images')
@@ -65,8 +66,8 @@ def open_split(split: str, options: dict) -> Source:
     for name in _unread(path, split, split_of, labelled, held_out, options):
         left_out_lib.count(left_out, 'rows of splits that this run does not read', repr(name),
                            split_of.count(name))
-    kept = [number for number, name in enumerate(split_of) if name in labelled]
-    rows, splits_of_rows = [rows[i] for i in kept], np.array([split_of[i] for i in kept])
+    usable = [number for number, name in enumerate(split_of) if name in labelled]
+    rows, splits_of_rows = [rows[i] for i in usable], np.array([split_of[i] for i in usable])
     class_names, labels = _labels(path, rows, multi_label)
     _check_run(path, rows, splits_of_rows, labels, class_names, options)
     mine = np.flatnonzero(splits_of_rows == part)
@@ -109,9 +110,9 @@ def _source(root: str, names: list[str], sizes: list[int], labels: np.ndarray, c
 
 
 def _split_of(rows: Sequence[Row]) -> list[str]:
-    """Returns the split of each row, 'train' where it names none.
+    """Returns the split of each row, 'train' for a row without one.
 
-    Names that differ in case, blanks or signs become one of them.
+    Names that differ only in case, blanks or signs become the same.
     """
     one = {}
     for word in sorted({row.split or 'train' for row in rows}):
@@ -121,10 +122,10 @@ def _split_of(rows: Sequence[Row]) -> list[str]:
 
 def _with_labels(path: str, rows: Sequence[Row], split_of: list[str], split: str,
                  multi_label: bool) -> list[str]:
-    """Returns the splits that have labels; in a multi-label set all have.
+    """Returns the splits that have labels, which in a multi-label set are all.
 
     Raises:
-      DataError: `split` names another.
+      DataError: `split` names another one.
     """
     labelled = sorted({name for row, name in zip(rows, split_of, strict=True)
                        if row.labels or multi_label})
@@ -140,7 +141,7 @@ def _unread(path: str, split: str, split_of: list[str], labelled: list[str],
     """Returns the splits that the run does not read.
 
     Raises:
-      ConfigError: there is one with labels, while a share of `train` is held out.
+      ConfigError: one of them has labels, and a share of `train` would be held out instead.
     """
     evaluated = split_names.bare(options.get('eval_split', 'held_out'))
     unread = splits.unread_splits(split, set(split_of), labelled, options)
@@ -155,7 +156,7 @@ def _unread(path: str, split: str, split_of: list[str], labelled: list[str],
 
 def _labels(path: str, rows: Sequence[Row],
             multi_label: bool) -> tuple[tuple[str, ...], np.ndarray]:
-    """Returns (class names, labels int32 (N,) or bool (N, K)) of the rows."""
+    """Returns (class names, labels of the rows, int32 (N,) or bool (N, K))."""
     without = [row for row in rows if not row.labels]
     if without and not multi_label:
         raise DataError(f'{path}: {without[0].place} has no label ({len(without):,} rows have '
@@ -165,7 +166,7 @@ def _labels(path: str, rows: Sequence[Row],
 
 def _check_run(path: str, rows: Sequence[Row], split_of: np.ndarray, labels: np.ndarray,
                class_names: Sequence[str], options: dict) -> None:
-    """Checks that the splits of the run share no file, and that what is evaluated is trained."""
+    """Checks that the run's splits share no file, and that all evaluated classes are trained."""
     there = set(split_of.tolist())
     train, held_out = ({split_names.find(name, there) for name in split_names.bare(spec)} - {None}
                        for spec in (options.get('train_split', 'train'),
@@ -207,10 +208,10 @@ def _check_inside(name: str, place: str, root: str) -> None:
 
 
 def _found(root: str, rows: Sequence[Row], path: str) -> tuple[list[str], list[int], np.ndarray]:
-    """Returns (names, bytes of each, (device, inode) uint64 (N, 2)) of the files of rows.
+    """Returns (names, sizes in bytes, device and inode uint64 (N, 2)) of the files of the rows.
 
-    A file that is not there as it is written is looked for without blanks about its name, with /
-    for \\, and in the other Unicode spellings.
+    A file that does not exist as it is written is searched for without blanks around its name, with
+    / for \\, and in other Unicode normal forms.
     """
     def look(name: str):
         spellings = [name, name.strip(), name.strip().replace('\\', '/')]

@@ -4,8 +4,8 @@ Files are `PATH/data/<split>-*.parquet`, `PATH/<split>-*.parquet` or `PATH/<spli
 column `image` holds {bytes, path} or bytes, the column `label` a class number (its names in the
 file's metadata), a name, or a list of either, which makes the set multi-label.
 
-Parquet has no random access: to get one image a whole group of rows is read and decompressed. So
-the encoded images are copied once, one after another, into one file that is then read in place.
+Parquet has no random access, as one image needs a whole group of rows read and decompressed. So
+the encoded images are copied once into one file, which is then read in place.
 """
 
 import json
@@ -29,13 +29,14 @@ log = logging.getLogger('imgjax')
 def open_split(split: str, options: dict) -> Source:
     """Opens a split of config.data.path.
 
-    Where `train` is alone, `held_out` (or `test`, `val`) is config.data.held_out of it.
-    Options: image and label, the columns; cache, where the copy is kept ('': beside the files, or
+    Where `train` is the only split, `held_out` (or `test`, `val`) is a share of it,
+    config.data.held_out.
+    Options: image and label, the columns; cache, the folder of the copy ('' is beside the files, or
     in ~/.cache/imgjax).
 
     Raises:
-      ConfigError: pyarrow is missing, no path given, or no such folder, split or column.
-      DataError: a file or a row that cannot be read.
+      ConfigError: pyarrow is missing, or there is no path, or no such folder, split or column.
+      DataError: a file or a row cannot be read.
     """
     settings = source_options(options, image='image', label='label', cache='')
     try:
@@ -68,7 +69,7 @@ def _open(path: str, every: dict[str, list[str]], split: str, settings: dict,
     column = settings['image']
     mark = records.stamp(every[split], column)
     of_column = '' if column == 'image' else f'.{fingerprint([column])[:8]}'
-    name = f'{split}{of_column}'  # runs that read other columns keep theirs
+    name = f'{split}{of_column}'  # runs with other columns have their own copies
 
     def fits(place: str, index: dict) -> bool:
         copy = _copy_path(place, name, mark)
@@ -97,16 +98,16 @@ def _copy_path(place: str, name: str, mark: str) -> str:
 
 
 def check_columns(there: Sequence[str], images: Sequence[str], place: str, settings: dict) -> None:
-    """Checks that the columns that config.data.options names are there.
+    """Checks that the columns that config.data.options names exist.
 
     Args:
-      there: all columns.
-      images: those of them that can hold images.
-      place: what an error calls the file or folder.
-      settings: image and label, the columns.
+      there: the names of all columns.
+      images: the names of those that can hold images.
+      place: what errors call the file or folder.
+      settings: the names of the columns image and label.
 
     Raises:
-      ConfigError: one is missing; names those that are there and the flag that gives another.
+      ConfigError: one is missing; the line lists the columns and a flag that names another.
     """
     missing = [name for name in ('image', 'label') if settings[name] not in there]
     flags = [f'--config.data.options.{name}={likely[0]}' for name in missing
@@ -120,13 +121,13 @@ def check_columns(there: Sequence[str], images: Sequence[str], place: str, setti
 
 def count_unread_columns(images: Sequence[str], classes: Sequence[str], options: dict,
                          left_out: dict) -> None:
-    """Counts the columns that could be read instead of those that no option names.
+    """Counts columns of images or classes that are not read where no option names a column.
 
     Args:
       images: the columns that can hold images.
-      classes: those that hold classes.
+      classes: the columns that hold classes.
       options: plain config['data'].
-      left_out: what it is counted in.
+      left_out: where to count them.
     """
     for kind, option, names in (('images', 'image', images), ('classes', 'label', classes)):
         for name in names if option not in options.get('options', {}) else ():
@@ -136,9 +137,9 @@ def count_unread_columns(images: Sequence[str], classes: Sequence[str], options:
 
 def _labels(every: dict[str, list[str]], split: str,
             settings: dict) -> tuple[tuple[str, ...], np.ndarray, bool]:
-    """Returns (class names, labels of the split, multi_label); reads no image.
+    """Returns (class names, labels of the split, multi_label), and reads no image.
 
-    Without names in the metadata the labels of all splits say which classes there are.
+    Without names in the metadata the classes are those in the labels of all splits.
     """
     def columns(paths: Iterable[str], required: bool = True) -> list[LabelColumn]:
         return [_label_column(path, settings, required) for path in paths]
@@ -151,7 +152,7 @@ def _labels(every: dict[str, list[str]], split: str,
 
 
 def _label_column(path: str, settings: dict, required: bool = True) -> LabelColumn:
-    """Returns the labels of a file; none of one without a column of labels, unless required."""
+    """Returns the labels of a file; none if it has no such column and that is not required."""
     import pyarrow.parquet
 
     column = settings['label']
@@ -170,7 +171,7 @@ def _label_column(path: str, settings: dict, required: bool = True) -> LabelColu
 
 
 def _holds_images(kind) -> bool:
-    """Returns whether an Arrow type is bytes, or a struct that has some."""
+    """Returns whether an Arrow type is bytes, or a struct with bytes."""
     import pyarrow
     if pyarrow.types.is_struct(kind):
         return kind.get_field_index('bytes') >= 0
@@ -178,7 +179,7 @@ def _holds_images(kind) -> bool:
 
 
 def _stored_names(schema, column: str) -> tuple[str, ...]:
-    """Returns the class names that the Hub's metadata has for a column, or ()."""
+    """Returns the class names in the Hub's metadata for a column, or ()."""
     try:
         features = json.loads((schema.metadata or {}).get(b'huggingface', b'{}'))
         feature = features.get('info', {}).get('features', {}).get(column, {})
@@ -190,7 +191,7 @@ def _stored_names(schema, column: str) -> tuple[str, ...]:
 
 
 def _images(path: str, column: str) -> Iterator[bytes]:
-    """Yields the encoded images of a file, b'' where a row has none."""
+    """Yields the encoded images of a file, b'' for a row without one."""
     import pyarrow
     import pyarrow.parquet
 
@@ -212,7 +213,7 @@ def _images(path: str, column: str) -> Iterator[bytes]:
 
 def _copy(paths: list[str], column: str, place: str, name: str,
           mark: str) -> dict[str, np.ndarray]:
-    """Writes the encoded images of `paths` one after another into a file; removes older copies."""
+    """Writes the encoded images of `paths` into one file, and removes older copies."""
     copy = _copy_path(place, name, mark)
     need = sum(os.path.getsize(path) for path in paths)
     free = shutil.disk_usage(place).free

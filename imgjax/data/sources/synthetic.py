@@ -1,6 +1,6 @@
-"""Made-up images of any size, number and class count, for benchmarks and trials of a pipeline.
+"""Synthetic images of any size, number and number of classes, for benchmarks and for trials.
 
-Each class is a wave of its own direction and length; phase and noise are an example's own.
+Each class is a wave with its own direction and length; each example has its own phase and noise.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ DEFAULTS = dict(examples=10_000, classes=10, height=32, width=32, encoded='', no
 
 
 class _Examples:
-    """Images computed when asked for, from the split's number and the index alone."""
+    """Images that depend on the number of the split and the index alone, computed when read."""
 
     def __init__(self, split: str, count: int, channels: int, settings: dict):
         self._split = split
@@ -40,7 +40,7 @@ class _Examples:
         bits = random.random_raw(-(-math.prod(shape) // 8) + 1)
         noise = bits[1:].view(np.uint8)[:math.prod(shape)].reshape(shape)
         wave = _wave(label, settings['classes'], shape, bits[0] / 2**64)
-        # Whole numbers where it is all pixels: a benchmark of decoding shall not wait for this.
+        # Integer arithmetic on the pixels, so that a benchmark of decoding does not wait for this.
         share = np.uint16(round(256 * settings['noise']))
         image = (wave * (1 - share / np.float32(256))).astype(np.uint8)[..., None] + (
             noise * share >> 8).astype(np.uint8)
@@ -56,9 +56,9 @@ class _Examples:
 
 
 def _wave(label: int, classes: int, shape: tuple[int, ...], phase: float) -> np.ndarray:
-    """Returns float32 (H, W) from 0 to 255."""
+    """Returns the wave of a class, float32 (H, W) from 0 to 255."""
     angle = math.pi * label / classes
-    turns = 2 * math.pi * (2 + label % 3)  # waves a side
+    turns = 2 * math.pi * (2 + label % 3)  # waves per side
     y = (np.arange(shape[0]) / shape[0] * (turns * math.sin(angle))).astype(np.float32)
     x = (np.arange(shape[1]) / shape[1] * (turns * math.cos(angle))).astype(np.float32)
     x += np.float32(2 * math.pi * phase)
@@ -67,7 +67,7 @@ def _wave(label: int, classes: int, shape: tuple[int, ...], phase: float) -> np.
 
 
 def open_split(split: str, options: dict) -> Source:
-    """Opens 'train', or 'test' (also 'val', 'held_out' ...) with a tenth as many images.
+    """Opens 'train', or 'test' (also 'val', 'held_out' ...), which has a tenth as many images.
 
     Options: examples (of train), classes, height, width (pixels), encoded ('' for arrays, 'jpeg'
     or 'png'), noise (0 to 1, its share of a pixel). Channels are config.data.channels.

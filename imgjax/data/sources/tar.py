@@ -1,13 +1,13 @@
 """Tar files in WebDataset's layout, in random access: `KEY.jpg` and `KEY.cls`, or `KEY.json`.
 
 Files are `PATH/<split>-*.tar`, `PATH/<split>/*.tar` or `PATH/<split>.tar`. Their headers are read
-once and kept as an index; images are then read where they lie. `KEY.cls` holds the class number, or
-in all files the class name; `KEY.json` holds the number under "label", or a list of them, which
-makes the set multi-label. Where both hold one they must agree; a `KEY.json` of other facts is not
-read. Class names are the lines of `PATH/classnames.txt`, else the names or numbers there are.
+once and stored as an index; images are then read in place. `KEY.cls` holds the class number, or in
+all files the class name; `KEY.json` holds the number under "label", or a list of them, which makes
+the set multi-label. If both hold one they must agree; a `KEY.json` without "label" is not read.
+Class names are the lines of `PATH/classnames.txt`, else the names or numbers in the labels.
 
-As in WebDataset a key ends at the first dot of the file's name, so that `KEY.depth.png` is another
-field of KEY and no example; but it is one where `KEY.depth.cls` (or .json) gives it a label, or
+As in WebDataset a key ends at the first dot of the file name, so that `KEY.depth.png` is another
+field of KEY and no example. It is an example where `KEY.depth.cls` (or .json) gives it a label, or
 where KEY has a label and no other image.
 """
 
@@ -31,18 +31,19 @@ from imgjax.errors import DataError, one_line
 log = logging.getLogger('imgjax')
 
 MAX_LABEL_BYTES = {'.cls': 100, '.json': 2**20}
-_INDEX = '4'  # changes when an index that is kept would be made otherwise
+_INDEX = '4'  # the version of stored indexes; another one makes them again
 
 
 def open_split(split: str, options: dict) -> Source:
     """Opens a split of config.data.path.
 
-    Where `train` is alone, `held_out` (or `test`, `val`) is config.data.held_out of it.
-    Options: cache, where the index is kept ('': beside the files, or in ~/.cache/imgjax).
+    Where `train` is the only split, `held_out` (or `test`, `val`) is a share of it,
+    config.data.held_out.
+    Options: cache, the folder of the index ('' is beside the files, or in ~/.cache/imgjax).
 
     Raises:
-      ConfigError: no path given, or no such folder or split.
-      DataError: a file is missing or cut, or a key has no image or no label.
+      ConfigError: there is no path, or no such folder or split.
+      DataError: a file is missing or cut off, or a key has no image or no label.
     """
     cache = source_options(options, cache='')['cache']
     path = splits.data_path(options, 'the folder that holds <split>-*.tar')
@@ -77,12 +78,12 @@ def _has_labels(index: dict[str, np.ndarray]) -> bool:
 
 def _labels(path: str, split: str, index: dict[str, np.ndarray],
             first: dict[str, np.ndarray]) -> tuple[tuple[str, ...], np.ndarray]:
-    """Returns (class names, int32 class number of each label of the split).
+    """Returns (class names, the class number of each label of the split, int32).
 
     Without classnames.txt the classes are those of the split and of the `first` one.
 
     Raises:
-      DataError: one holds names and the other numbers, or classnames.txt lacks one.
+      DataError: one split holds names and the other numbers, or classnames.txt lacks a class.
     """
     names = _class_names(path)
     mine, others = (records.unpacked(one['class_names']) for one in (index, first))
@@ -160,10 +161,10 @@ def _index(paths: list[str]) -> dict[str, np.ndarray]:
 
 
 def _names_of(paths: Sequence[str], found: Sequence[list[tuple]]) -> list[str]:
-    """Returns the class names that the labels of all images are, in their order; [] of numbers.
+    """Returns the class names in the labels of all images, in order; [] if they are numbers.
 
     Raises:
-      DataError: some are names and some numbers.
+      DataError: some labels are names and some are numbers.
     """
     rows = [(f'{path}:{name}', label) for path, one in zip(paths, found, strict=True)
             for name, _, _, label in one]
@@ -177,12 +178,14 @@ def _names_of(paths: Sequence[str], found: Sequence[list[tuple]]) -> list[str]:
 
 
 class _NoLabel(DataError):
-    """Says that an image has no label, or the one that stands for none; it may be so for all."""
+    """An image has no label, or -1, which stands for none; this may be so for a whole split."""
 
 
 def _scan(path: str) -> tuple[list[tuple], left_out_lib.LeftOut]:
-    """Returns ((name, offset, size, label or labels) of each image of a tar file, in its order, and
-    what is left out)."""
+    """Returns (rows, left_out) of a tar file.
+
+    A row is (name, offset, size, label or labels) of an image, in the order of the file.
+    """
     images, labels, left_out = {}, {}, {}  # by the name without its last ending
     try:
         with open(path, 'rb') as file, tarfile.open(fileobj=file, mode='r:') as tar:
@@ -209,7 +212,7 @@ def _scan(path: str) -> tuple[list[tuple], left_out_lib.LeftOut]:
                         (member.name, _label(content, extension, place)))
                 else:
                     left_out_lib.count(left_out, 'with other endings', member.name)
-                tar.members = []  # type: ignore[attr-defined]  # it would keep each
+                tar.members = []  # type: ignore[attr-defined]  # tarfile would collect all members
             _check_end(file.fileno(), tar.offset, path)
     except (tarfile.TarError, OSError, ValueError, EOFError) as error:
         raise DataError(f'{path}: not a whole tar file ({one_line(error)}); make or '
@@ -241,12 +244,14 @@ def _webdataset_key(name: str) -> str:
 
 
 def _label_of(key: str, found: list[tuple[str, int | str | list[int] | DataError]]):
-    """Returns the label of a key, of (file name, label or what is wrong with it) of its files.
+    """Returns the label of a key: a number, a name, a list of numbers, or _NoLabel.
 
-    It is a number, a name, a list of numbers, or _NoLabel.
+    Args:
+      key: what errors call the key.
+      found: (file name, label or the error in it) for each label file of the key.
 
     Raises:
-      DataError: none of them holds one that can be read, or they have different ones.
+      DataError: no file holds a label that can be read, or they hold different ones.
     """
     wrong = [label for name, label in found if isinstance(label, DataError)
              and not isinstance(label, _NoLabel)
@@ -258,21 +263,21 @@ def _label_of(key: str, found: list[tuple[str, int | str | list[int] | DataError
         return next((label for _, label in found if isinstance(label, _NoLabel)), found[0][1])
     several = [label if isinstance(label, list) else [label] for label in labels]
     if any(sorted(one, key=str) != sorted(several[0], key=str) for one in several):
-        said = ', '.join(f'{os.path.basename(name)} says {label}' for name, label in found
-                         if not isinstance(label, DataError))
-        raise DataError(f'{key}: {said}; make them agree or remove one')
+        readings = ', '.join(f'{os.path.basename(name)} says {label}' for name, label in found
+                             if not isinstance(label, DataError))
+        raise DataError(f'{key}: {readings}; make them agree or remove one')
     return labels[0] if len(set(map(type, labels))) == 1 else several[0]
 
 
 def _check_end(descriptor: int, offset: int, path: str) -> None:
-    # tarfile reads a file that is cut between two members, or has garbage there, as if it ended.
+    # tarfile treats a file that is cut between two members, or damaged there, as complete.
     if os.pread(descriptor, tarfile.BLOCKSIZE, offset) != bytes(tarfile.BLOCKSIZE):
         raise DataError(f'{path}: cut short or damaged (no end mark at byte {offset:,}); make or '
                         'copy it again')
 
 
 def _label(content: bytes, extension: str, place: str) -> int | str | list[int] | DataError:
-    """Returns the label that a file holds, or the error that says why it holds none."""
+    """Returns the label in a file, or the error that says why it has none."""
     most = MAX_LABEL_BYTES[extension]
     if len(content) > most:
         return DataError(f'{place}: a label has at most {most:,} bytes')
@@ -296,10 +301,10 @@ def _label(content: bytes, extension: str, place: str) -> int | str | list[int] 
 
 
 def _class_of(content: bytes) -> int | str:
-    """Returns the class number or name that a .cls file holds.
+    """Returns the class number or name in a .cls file.
 
     Raises:
-      ValueError: it is empty, no text of one line, or a number that is not of a class.
+      ValueError: it is empty, has more than one line, or is a number that no class can have.
     """
     text = content.decode().strip()
     if text.isascii() and text.isdigit() or text == '-1':

@@ -11,23 +11,23 @@ from imgjax.data import labels as labels_lib
 from imgjax.data.fingerprint import fingerprint
 from imgjax.errors import ConfigError, DataError, nearest, one_line
 
-# array_record 0.8 takes 10 us to read one record and 5 ns more for each that its file holds (CIFAR
-# lies in one file of 50,000: 0.25 ms); reading many at once starts threads, 1 ms, but pays the
-# second part once a file. Reading at once is cheaper from this many (records spared times records
-# of a file) on.
+# array_record 0.8 takes 10 us to read one record, and 5 ns more for each record of its file (CIFAR
+# is one file of 50,000 records: 0.25 ms). Reading many at once starts threads, which takes 1 ms,
+# but takes the second part once per file. It is cheaper from this product on: the records that it
+# saves, times the records of a file.
 WORTH_THREADS = 200_000
-# Labels lie among the images: to know them all, a split is read whole. Of larger ones they are only
-# asked for where there is no other way.
+# Labels are stored among the images, so that reading all labels reads the whole split. For larger
+# splits this is not done.
 CHEAP_BYTES = 8 * 2**30
-# Of smaller ones they are read at each start, to say which classes have no image.
+# For smaller ones it is done at each start, to report the classes without images.
 QUICK_BYTES, QUICK_EXAMPLES = 2**30, 100_000
 
 
 class _Examples:
-    """Records of a TFDS data source, in this package's form; images stay encoded."""
+    """Records of a TFDS data source as examples; images stay encoded."""
 
     def __init__(self, data_source, prefix: str, split, classes: int, multi_label: bool):
-        """Takes the raw records, serialized tf.train.Example: parsing is a tenth of TFDS's time."""
+        """Takes raw records, serialized tf.train.Example, as TFDS parses them ten times slower."""
         self._data_source = data_source
         self._prefix = prefix
         self._files = max(1, split.num_shards)
@@ -76,7 +76,7 @@ class _Examples:
         return self._data_source.__getitems__(indices)
 
     def has_labels(self) -> bool:
-        """Returns whether any of 100 examples, spread over the split, has one other than -1."""
+        """Returns whether any of 100 examples, spread over the split, has a label other than -1."""
         spread = np.unique(np.linspace(0, len(self) - 1, min(len(self), 100)).astype(int))
         return any(number >= 0 for index in spread.tolist()
                    for number in self._numbers(self._fields(self._data_source[index])))
@@ -91,19 +91,19 @@ class _Examples:
 
 
 def data_dir(options: dict) -> str:
-    """Returns where TFDS sets lie: config, else TFDS_DATA_DIR, else TFDS's own default."""
+    """Returns the folder of TFDS datasets: by the config, TFDS_DATA_DIR, or TFDS's own default."""
     return os.path.expanduser(options['data_dir'] or os.environ.get('TFDS_DATA_DIR', '')
                               or '~/tensorflow_datasets')
 
 
 def find_builder(name: str, place: str, config: str = '', *, field: str = 'config.data.name',
                  **more) -> Any:
-    """Returns TFDS's builder of a dataset, prepared or not.
+    """Returns TFDS's builder of a dataset, which may not be prepared yet.
 
     Raises:
       ConfigError: TFDS has no such dataset or config; the line begins with `field`.
     """
-    import tensorflow_datasets as tfds  # takes a second, and most runs do without
+    import tensorflow_datasets as tfds  # takes a second to import, and most runs do not need it
 
     from imgjax import data
     try:
@@ -121,13 +121,13 @@ def find_builder(name: str, place: str, config: str = '', *, field: str = 'confi
 
 
 def open_split(split: str, options: dict) -> Source:
-    """Opens a split of the TFDS set options['name']; never downloads.
+    """Opens a split of the TFDS dataset options['name']; it never downloads.
 
-    Options: config, which of its configurations ('': the default one).
+    Options: config, the name of its configuration ('' is the default one).
 
     Raises:
       ConfigError: TFDS has no such dataset, or it has no such split, or no image and label.
-      DataError: it was never prepared here, or not as ArrayRecord.
+      DataError: it is not prepared here, or not as ArrayRecord.
     """
     config = source_options(options, config='')['config']
     name, place = options['name'], data_dir(options)
@@ -140,7 +140,7 @@ def open_split(split: str, options: dict) -> Source:
 
 
 def open_builder(builder, split: str, options: dict) -> Source:
-    """Opens a split of a prepared TFDS builder; errors as in `open_split`."""
+    """Opens a split of a prepared TFDS builder; it raises what `open_split` raises."""
     return splits.open_part(split, builder.info.splits, f'config.data: {builder.name!r} has no '
                             f'split {split!r}', options, lambda split: open_whole(builder, split),
                             lambda split: _has_labels(builder, split))
@@ -152,7 +152,7 @@ def _has_labels(builder, split: str) -> bool:
 
 
 def open_whole(builder, split: str) -> Source:
-    """Opens a split that a prepared TFDS builder has; errors as in `open_split`."""
+    """Opens a whole split of a prepared TFDS builder; it raises what `open_split` raises."""
     import tensorflow_datasets as tfds
 
     info = builder.info
@@ -173,7 +173,7 @@ def open_whole(builder, split: str) -> Source:
     except (ValueError, KeyError, OSError, RuntimeError) as error:
         raise DataError(f'{builder.data_path}: cannot be read ({one_line(error)}); '
                         'prepare it again') from None
-    # Not the bytes: preparing a set again with another encoder gives the same pixels.
+    # Without the bytes, as preparing a set again with another encoder gives the same pixels.
     shards = {key: value.num_examples for key, value in info.splits.items()}
     mark = fingerprint([f'{builder.name} {builder.version} {split} {sorted(shards.items())}'])
     examples = _Examples(data_source, f'{builder.name}/{split}', info.splits[split],
