@@ -16,7 +16,7 @@ from benchmarks import layers, step_ours, turns
 from imgjax import config as config_lib
 from imgjax import step
 from imgjax.models.parts import attention, forms
-from imgjax.perf import throughput
+from imgjax.perf import chips
 from imgjax.process import backend
 
 
@@ -40,7 +40,7 @@ def ceiling(tiny: bool, compared):
     side = 512 if tiny else step_ours.CEILING_SIDE[jax.default_backend()]
     reached = step_ours.matmul_flops(jnp.bfloat16, side)
     device = jax.devices()[0].device_kind
-    peak = throughput.peak_flops(device)
+    peak = chips.peak_flops(device)
     sheet = f'{peak / 1e12:.0f} TFLOP/s by the data sheet' if peak else 'no data sheet is known'
     yield {'way': f'{side} x {side}, {device}', 'unit': 'TFLOP/s', 'amount': 1,
            'times': [1e12 / each for each in reached], 'beside': sheet}

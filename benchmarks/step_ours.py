@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks import turns
 from imgjax import models, state, step
-from imgjax.perf import flops, throughput
+from imgjax.perf import chips, flops
 from imgjax.process import backend
 
 # Side of the square matrices whose product is the ceiling of the utilisation.
@@ -136,7 +136,7 @@ def start(name: str, size: int, batch: int, dtype: str, plain: bool = False,
     device, need = jax.devices()[0], dispatch.memory_analysis()
     ready = {
         'compile': compiling, 'flops': flops.count(traced.jaxpr), 'device': device.device_kind,
-        'parameters': state.parameter_count(current), 'peak': throughput.peak_flops(
+        'parameters': state.parameter_count(current), 'peak': chips.peak_flops(
             device.device_kind), 'ceiling': max(matmul_flops(dtype, side)),
         'program': need and (need.argument_size_in_bytes + need.temp_size_in_bytes
                              + need.output_size_in_bytes - need.alias_size_in_bytes) / 2**20}
