@@ -5,6 +5,8 @@ they exchange messages, are in `jax._src`, which any version may change. So no o
 `jax._src`, and tests/process/test_coordinator.py uses all of it and fails where it moves.
 """
 
+from typing import Any
+
 from jax._src import clusters
 from jax._src.distributed import global_state
 
@@ -19,7 +21,7 @@ def index() -> int:
     return global_state.process_id or 0
 
 
-def store():
+def store() -> Any:
     """Returns the key-value store of all processes, after `jax.distributed.initialize`.
 
     Of its methods imgjax calls `key_value_set(key, text, allow_overwrite=False)`,
