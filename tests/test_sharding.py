@@ -51,7 +51,7 @@ def compiled(mesh: str, scan_layers=False):
 
 
 def sent(found, kind: str, group=None) -> int:
-    return sum(one.bytes * one.count for one in found
+    return sum(one.bytes * one.runs for one in found
                if one.kind == kind and group in (None, one.group))
 
 
@@ -111,7 +111,7 @@ def test_tensor_parallel_sums_four_activations_a_block(mesh, scan_layers):
     data, fsdp, tensor = MESHES[mesh]
     activation = BATCH // (data * fsdp) * TOKENS * WIDTH * 4
     sums = [one for one in found if one.kind == 'all-reduce' and one.bytes == activation]
-    assert sum(one.count for one in sums) == 4 * DEPTH
+    assert sum(one.runs for one in sums) == 4 * DEPTH
     assert {one.group for one in sums} == {tensor}
     assert {one.kind for one in found} == {'all-reduce', 'all-gather'}
     rest = sent(found, 'all-reduce') - 4 * DEPTH * activation
