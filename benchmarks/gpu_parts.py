@@ -115,7 +115,7 @@ def resume_run(tiny: bool, compared):
     with tempfile.TemporaryDirectory() as folder:
         os.environ.setdefault('TFDS_DATA_DIR', os.path.join(folder, 'data'))
         through = train.run_one(config, os.path.join(folder, 'through'))
-        train.run_one(config, os.path.join(folder, 'paused'), until=steps // 2)
+        train.run_one(config, os.path.join(folder, 'paused'), pause_at=steps // 2)
         paused = train.run_one(config, os.path.join(folder, 'paused'))
     same = through['state_digest'] == paused['state_digest']
     yield {'way': f'launch.train, digits:{family}, {steps} steps',

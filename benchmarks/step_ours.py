@@ -5,17 +5,15 @@ a run of one device dispatches.
 """
 
 import resource
-import sys
 import time
-import types
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import turns
-from imgjax import models, state, step
+from imgjax import config as config_lib
+from imgjax import models, parts, state, step
 from imgjax.perf import chips, flops
 from imgjax.process import backend
 
@@ -23,18 +21,11 @@ from imgjax.process import backend
 CEILING_SIDE = {'cpu': 2048, 'gpu': 8192, 'tpu': 8192}
 
 
-def base_config() -> dict:
-    """Returns configs/base.py as plain data, also where ml_collections is missing."""
-    try:
-        import ml_collections as collections
-    except ModuleNotFoundError:  # a dict does, where no flag is read
-        collections = types.ModuleType('ml_collections')
-        collections.config_dict = types.SimpleNamespace(create=dict)
-    with mock.patch.dict(sys.modules, {'ml_collections': collections}):
-        from configs import base
-
-        config = base.get_config()
-        return config.to_dict() if hasattr(config, 'to_dict') else config
+def base_config(optimizer: str = 'adamw') -> dict:
+    """Returns a plain config of defaults with the numbers of its parts."""
+    config = config_lib.defaults()
+    config_lib.put(config, 'optimizer.name', optimizer)
+    return parts.complete(config)
 
 
 def build(config: dict, size: int, channels: int = 3, classes: int = 1000):
@@ -111,9 +102,8 @@ def start(name: str, size: int, batch: int, dtype: str, plain: bool = False,
         backend.compiler_options = dict
     else:
         backend.keep_memory()
-    config = base_config()
+    config = base_config('sgd')
     config['model'] |= {'name': name, 'dtype': dtype, 'options': options or {}}
-    config['optimizer'] |= {'name': 'sgd'}
     config |= {'batch_size': batch, 'steps': 1000}
     train_step, hparams, init = build(config, size)
     current, batch_of_images = initial(init, hparams), examples(batch, size)

@@ -30,7 +30,7 @@ def get_config(arg=''):
         log_every=100,
         eval_every=2000,
         checkpoint=dict(every=2000),
-        optimizer=dict(name='sgd', nesterov=False, decay_mask='all'),
+        optimizer=dict(name='sgd', options=dict(nesterov=False), decay_mask='all'),
         schedule=dict(name='step', milestones=(0.5, 0.75), factor=0.1),
     )
     config.hparams.update(learning_rate=0.1, momentum=0.9, weight_decay=1e-4)

@@ -5,7 +5,7 @@ docs/data.md. A new head, learning rates that fall with the depth (BEiT, arXiv:2
 head alone for the first tenth of the steps, so that its first gradients do no harm.
 
     python -m launch.train --config=configs/finetune.py:vit_small_patch16_224 --workdir=runs/mine \\
-        --config.init.from_=timm:vit_small_patch16_224.augreg_in21k_ft_in1k \\
+        --config.init.weights=timm:vit_small_patch16_224.augreg_in21k_ft_in1k \\
         --config.data.path=DIR
 
 Hardware: any. Result: untested on published weights (docs/weights.md runs it on its own ones).

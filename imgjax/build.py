@@ -3,6 +3,7 @@
 Nothing here writes, and nothing is computed: a wrong config ends here.
 """
 
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,21 +11,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from imgjax import (
-    augment,
-    cache,
-    data,
-    effect,
-    finetune,
-    losses,
-    models,
-    optim,
-    sharding,
-    state,
-    step,
-)
+from imgjax import augment, cache, data, models, parts, samplers, sharding, state, step
 from imgjax.data import Source, classes, image_files, pipeline, split_names
 from imgjax.errors import ConfigError, DataError, nearest
+from imgjax.metrics import Metric
+from imgjax.optimizers.parts import finetune, schedule
+from imgjax.process import projects
+from imgjax.rundir import digests
 from imgjax.rundir.dataset_info import DatasetInfo
 
 log = logging.getLogger('imgjax')
@@ -39,8 +32,10 @@ class Setup(NamedTuple):
       model: Flax module.
       mesh: the devices.
       target: TrainState of ShapeDtypeStructs with their shardings.
-      train_step: (state, batch, hparams) -> (state, metrics), pure.
-      eval_step: (state, batch) -> per-example results, pure.
+      train_step: (state, batch, hparams, constants) -> (state, metrics), pure.
+      eval_step: (state, batch, hparams) -> columns, pure.
+      constants: of the objective, NumPy arrays; {} without.
+      metrics: {name: metrics.Metric} of what an evaluation measures.
       cache: decoded data and compiled programs of earlier runs of this process, see cache.py.
       key: equal for runs that have the same programs.
     """
@@ -52,6 +47,8 @@ class Setup(NamedTuple):
     target: state.TrainState
     train_step: Callable
     eval_step: Callable
+    constants: Any
+    metrics: dict[str, Metric]
     cache: dict
     key: tuple
 
@@ -59,6 +56,14 @@ class Setup(NamedTuple):
     def shardings(self):
         """The sharding of each leaf of the state."""
         return jax.tree.map(lambda leaf: leaf.sharding, self.target)
+
+    @property
+    def best(self) -> tuple[str, bool]:
+        """What the best checkpoint is chosen by: a metric, and whether higher is better."""
+        several = self.dataset.multi_label
+        name = self.config['best_metric'] or (
+            'mean_average_precision' if several else 'accuracy')
+        return name, self.metrics[name].higher_is_better
 
 
 def open_dataset(config: dict) -> tuple[Source, Source]:
@@ -116,13 +121,16 @@ def describe(config: dict, train: Source, held_out: Source,
     config = config | {'data': options}
     if not begun:
         _check_pixels(config, size)
-    if config['hparams']['class_weights'] == ['balanced']:
+    if config['hparams'].get('class_weights') == ['balanced']:
         weights = {'class_weights': _balanced(train)}
         config = config | {'hparams': config['hparams'] | weights}
     if config['epochs']:
         steps = max(1, round(config['epochs'] * dataset.train_examples / config['batch_size']))
         config = config | {'steps': steps, 'epochs': 0.0}
-    effect.check_length(config)
+    schedule.check(config)
+    if constants := objective_constants(config, dataset):
+        marks = config['fingerprints'] | {'constants': digests.state_digest(constants)}
+        config = config | {'fingerprints': marks}
     return config, dataset
 
 
@@ -190,12 +198,14 @@ def setup(config: dict, dataset: DatasetInfo, devices=None, shared: dict | None 
 def _build(config: dict, dataset: DatasetInfo, mesh) -> Setup:
     model = _model(config, len(dataset.class_names))
     try:
-        abstract = state.abstract(model, config, tuple(dataset.image_shape))
+        with _own_code():
+            abstract = state.abstract(model, config, tuple(dataset.image_shape))
     except (ValueError, TypeError, ZeroDivisionError) as error:
         raise ConfigError(
             f'config.model: {config["model"]["name"]} does not take images of '
             f'{"x".join(map(str, dataset.image_shape))} ({str(error).splitlines()[0][:200]})'
         ) from None
+    metrics = parts.measured(config, dataset.multi_label)
     rules = models.tensor_rules(config['model']['name'])
     target = jax.tree.map(
         lambda leaf, placed: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed),
@@ -210,9 +220,80 @@ def _build(config: dict, dataset: DatasetInfo, mesh) -> Setup:
     depths = None
     if config['optimizer']['layerwise']:
         depths = finetune.depths(model, tuple(dataset.image_shape))
-    return Setup(config, dataset, model, mesh, target,
-               step.make_train_step(model, config, depths, layout),
-               step.make_eval_step(model, config, layout), {}, ())
+    setup = Setup(config, dataset, model, mesh, target,
+                  step.make_train_step(model, config, depths, layout),
+                  step.make_eval_step(model, config, layout),
+                  objective_constants(config, dataset), metrics, {}, ())
+    _check_own_parts(setup, abstract)
+    return setup
+
+
+def _check_own_parts(setup: Setup, abstract: state.TrainState) -> None:
+    """Traces both steps where a part is a file of the user's own, which may do anything wrong.
+
+    Raises:
+      ConfigError: names the file and the line of what went wrong, or else the parts.
+    """
+    config, batch_size = setup.config, setup.config['batch_size']
+    named = [one.name for one in parts.chosen(config)] + [config['model']['name']]
+    own = sorted({name for name in named if '.' in name})
+    if not own:
+        return
+    hparams = state.hparams_of(config)
+    shapes = {'image': ((batch_size, *setup.dataset.image_shape), np.uint8),
+              'weight': ((batch_size,), np.float32), 'mask': ((batch_size,), np.bool_)}
+    batch = {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
+    batch |= {'label': label_struct(setup.dataset, batch_size)}
+    try:
+        with _own_code():
+            jax.eval_shape(setup.train_step, abstract, batch, hparams, setup.constants)
+            jax.eval_shape(setup.eval_step, abstract, batch, hparams)
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f'{", ".join(map(parts.file_of, own))}: the step cannot be computed with it: '
+            f'{type(error).__name__}: {projects.first_line(error)}') from error
+
+
+@contextlib.contextmanager
+def _own_code():
+    """Makes an error that code of the user's own raises a ConfigError of one line."""
+    try:
+        yield
+    except Exception as error:
+        said = '' if isinstance(error, ConfigError) else projects.blame(error)
+        if not said:
+            raise
+        raise ConfigError(said) from error
+
+
+def objective_constants(config: dict, dataset: DatasetInfo):
+    """Returns what the objective computes with and never changes: NumPy arrays, {} without."""
+    objective = parts.find('objective', config['objective']['name'])
+    if not hasattr(objective, 'constants'):
+        return {}
+    with _own_code():
+        return jax.tree.map(np.asarray, objective.constants(
+            config['objective']['options'], len(dataset.class_names), tuple(dataset.image_shape)))
+
+
+def draw(config: dict, source: Source) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns positions of the stream of training -> example indices, int64 of the same shape."""
+    sampler = parts.find('sampler', config['sampler']['name'])
+    with _own_code():
+        order = sampler.order(source, config['sampler']['options'], config['hparams']['seed'])
+        _check_order(config, order, len(source.examples))
+    return samplers.repeated(order, config['batch_size'], config['data']['aug_repeats'])
+
+
+def _check_order(config: dict, order, count: int) -> None:
+    numbers = np.arange(config['batch_size'], dtype=np.int64)
+    found = order(numbers)
+    if not (isinstance(found, np.ndarray) and found.shape == numbers.shape
+            and found.dtype == np.int64 and ((0 <= found) & (found < count)).all()):
+        raise ConfigError(f'{parts.file_of(config["sampler"]["name"])}: `order` has to return '
+                          f'numbers -> int64 of the same shape, from 0 to {count - 1}')
 
 
 def _check_heads(model, parts: int) -> None:
@@ -225,10 +306,19 @@ def _check_heads(model, parts: int) -> None:
 
 def _check_labels(config: dict, dataset: DatasetInfo) -> None:
     """Checks what the dataset's classes say about the config."""
-    if dataset.multi_label and config['loss'] == 'softmax':
-        raise ConfigError('config.loss: softmax takes one label an image, and this dataset has '
-                          'images with several; set it to sigmoid or focal')
-    weights, classes = config['hparams']['class_weights'], len(dataset.class_names)
+    name = config['objective']['name']
+    if dataset.multi_label and not getattr(parts.find('objective', name), 'MULTI_LABEL', False):
+        raise ConfigError(f'config.objective.name: {name} takes one label for each image, and this '
+                          'dataset has images with several; set it to sigmoid or focal')
+    for metric in parts.metrics(config, dataset.multi_label):
+        if getattr(metric.part, 'MULTI_LABEL', False) and not dataset.multi_label:
+            raise ConfigError(f'config.metrics: {metric.name} is of images with several labels, '
+                              'those of this dataset have one; leave it out')
+    known = parts.measured(config, dataset.multi_label)
+    if config['best_metric'] and config['best_metric'] not in known:
+        raise ConfigError(f'config.best_metric: takes one of {", ".join(known)}, got '
+                          f'{config["best_metric"]!r}{nearest(config["best_metric"], known)}')
+    weights, classes = config['hparams'].get('class_weights'), len(dataset.class_names)
     if weights and len(weights) != classes:
         raise ConfigError(f'config.hparams.class_weights: takes a number for each of {classes} '
                           f'classes, got {len(weights)}')
@@ -249,18 +339,13 @@ def _model(config: dict, num_classes: int):
 
 
 def _check_names(config: dict) -> None:
-    """Checks the words that losses, optim and augment know; fails before any work."""
-    for field, name, valid in (
-            ('loss', config['loss'], losses.NAMES),
-            ('optimizer.name', config['optimizer']['name'], optim.OPTIMIZERS),
-            ('schedule.name', config['schedule']['name'], optim.SCHEDULES)):
-        if name not in valid:
-            raise ConfigError(f'config.{field}: takes one of {", ".join(valid)}, got '
-                              f'{name!r}{nearest(name, valid)}')
-    if config['consistency'] == 'jsd' and (
-            config['loss'] != 'softmax' or 'augmix' not in [op for op, _ in config['augment']]):
-        raise ConfigError('config.consistency: jsd takes the softmax loss and an augmix operation '
-                          'in config.augment')
+    """Checks the operations of config.augment, and that the objective's views differ."""
+    objective = parts.find('objective', config['objective']['name'])
+    differ, operations = getattr(objective, 'VIEWS_DIFFER_IN', ()), [
+        name for name, _ in config['augment']]
+    if differ and not set(differ) & set(operations):
+        raise ConfigError(f'config.augment: objective {config["objective"]["name"]} takes views '
+                          f'that differ in {" or ".join(differ)}; add it to config.augment')
     try:
         augment.check(config['augment'])
     except ValueError as error:

@@ -29,14 +29,13 @@ def structure(config: dict) -> str:
     """Returns what of a plain config decides which programs are compiled, as text.
 
     That is all but the numbers that a step receives (`hparams`). Of these it matters how many there
-    are, and focal_gamma to an evaluation by the focal loss.
+    are.
     """
     flat = {name: value for name, value in config_lib.flatten(config).items()
             if not name.startswith((*_FREE, 'hparams.'))}
     hparams = config['hparams']
-    flat['hparams'] = [sorted(hparams['augment']), len(hparams['class_weights'])]
-    if config['loss'] == 'focal':
-        flat['hparams'].append(hparams['focal_gamma'])
+    flat['hparams'] = [sorted(hparams['augment']), sorted(
+        [name, len(value)] for name, value in hparams.items() if isinstance(value, list))]
     return json.dumps(flat, sort_keys=True)
 
 

@@ -1,8 +1,9 @@
 """The config: which fields there are, reading it, checking it, hashing it.
 
 A config is plain JSON-able data in two parts. `hparams` are the numbers that the compiled step
-receives as arrays; the rest is structure. FIELDS is the one list of fields; `configs/base.py`
-gives their defaults.
+receives as arrays; the rest is structure. FIELDS is the one list of common fields; what a part of
+the step takes stands in its file (parts.py). `python -m launch.fields` prints both. Importing this
+module does not import JAX.
 """
 
 import copy
@@ -13,133 +14,211 @@ import os
 from typing import Any, NamedTuple
 
 from imgjax.errors import ConfigError, nearest
-from imgjax.rundir import files, redact
+from imgjax.rundir import redact
 
 
 class Field(NamedTuple):
-    """What a field holds: its type, the smallest and largest value, or the words it may be.
+    """A field of the config: its type, its default, what it may be, and what it means.
 
-    `before` is of a field that came after the first version: the value that does what runs did
-    without it. A config that lacks the field gets it, and it is left out of the hash, so that the
-    run directories of older versions stay theirs.
+    Attributes:
+      type: bool, int, float, str, tuple (a list in JSON) or dict (any names).
+      low: the smallest value of a number, or of each number in a tuple.
+      high: the largest.
+      choices: the words that it may be, () for any.
+      default: what a config without the field has. It never changes: the run directory of an older
+        version lacks what came later, and its hash leaves out what is the default.
+      help: what it means, in a line.
+      when: {field: values}: it is read while one of these fields has one of these values; a value
+        of True stands for any that is not empty or 0. {} is always.
     """
 
     type: type
     low: float = -math.inf
     high: float = math.inf
     choices: tuple = ()
-    before: Any = None
+    default: Any = None
+    help: str = ''
+    when: dict[str, tuple] = {}
 
+
+_WEIGHTS = {'init.weights': (True,)}
+_SAVES = {'checkpoint.every': (True,), 'eval_every': (True,)}
 
 FIELDS = {
-    'name': Field(str),  # what the run is called on its pages
-    # hparams: traced, so changing one never recompiles
-    'hparams.seed': Field(int, 0, 2**31 - 1),  # data order, augmentation, initial values, dropout
-    'hparams.learning_rate': Field(float, 0),  # the peak, reached at the end of the warm-up
-    'hparams.end_learning_rate': Field(float, 0),  # at the last step of cosine and linear
-    'hparams.weight_decay': Field(float, 0),
-    'hparams.momentum': Field(float, 0, 1),
-    'hparams.b1': Field(float, 0, 1),
-    'hparams.b2': Field(float, 0, 1),
-    'hparams.eps': Field(float, 0),
-    'hparams.clip_norm': Field(float, 0),  # global gradient norm; 0 does not clip
-    'hparams.layer_decay': Field(float, 0, 1, before=1.0),  # of optimizer.layerwise
-    'hparams.label_smoothing': Field(float, 0, 1),
-    'hparams.focal_gamma': Field(float, 0),
-    'hparams.ema_decay': Field(float, 0, 1),  # less in the first steps, see step.ema_decay
-    # a factor of the loss a class, () for none, or ('balanced',): inversely as frequent, mean 1
-    'hparams.class_weights': Field(tuple, before=[]),
-    'hparams.consistency_weight': Field(float, 0, before=12.0),  # of `consistency` in the loss
-    'hparams.augment': Field(dict),  # strength of each operation in `augment`, by its name
-    # model and objective
-    'model.name': Field(str),  # a family or a variant of imgjax.models
-    'model.dtype': Field(str, choices=('float32', 'bfloat16')),  # compute; parameters are float32
-    'model.options': Field(dict),  # keyword arguments of the family's Model
-    # weights to begin with, '' for random ones: LAYOUT:WHERE, see imgjax/interop/load.py
-    'init.from_': Field(str, before=''),
-    # the classifier is theirs, or a new one; for as many classes as the dataset has
-    'init.head': Field(str, choices=('keep', 'new'), before='keep'),
-    # for images of other channels: the mean over theirs, or theirs in turns
-    'init.channels': Field(str, choices=('same', 'mean', 'tile'), before='same'),
-    'init.resample': Field(bool, before=False),  # positions, to another image size
-    # whose image size, crop, mean and so on: what the weights say they were evaluated with, or
-    # config.data; auto is the first where they say it, else the second (interop/preprocessing.py)
-    'init.preprocessing': Field(str, choices=('auto', 'checkpoint', 'config'),
-                                before='checkpoint'),
-    'loss': Field(str),  # imgjax.losses.NAMES
-    # jsd: three views of each image, two of them through `augmix`, shall agree (losses.agreement)
-    'consistency': Field(str, choices=('none', 'jsd'), before='none'),
-    'optimizer.name': Field(str),  # imgjax.optim.OPTIMIZERS
-    'optimizer.nesterov': Field(bool),
-    'optimizer.decay_mask': Field(str, choices=('kernels', 'all')),
-    'optimizer.freeze': Field(tuple, before=[]),  # names or patterns of parameters that stay
-    # a layer's learning rate is hparams.layer_decay times that of the layer above it
-    'optimizer.layerwise': Field(bool, before=False),
-    'schedule.name': Field(str),  # imgjax.optim.SCHEDULES
-    # steps, or a number below 1: the share of the run's steps (optim.count)
-    'schedule.warmup_steps': Field(float, 0),
-    'schedule.head_steps': Field(float, 0, before=0),  # at first, only the head trains
-    'schedule.milestones': Field(tuple),  # of `step`: fractions of the run
-    'schedule.factor': Field(float, 0, 1),  # of `step`: what each milestone multiplies by
-    'ema': Field(bool),  # keep an exponential mean of the parameters, and evaluate that
-    'augment': Field(tuple),  # ((operation, {option: value}), ...) of imgjax.augment
-    # data
-    'data.name': Field(str),  # a file of imgjax/data, or a TFDS name
-    'data.path': Field(str),  # of sources on disk: where it lies
-    'data.options': Field(dict, before={}),  # of the source, by name; each file says which it takes
-    'data.data_dir': Field(str),  # of TFDS sets; '' is TFDS_DATA_DIR or ~/tensorflow_datasets
-    'data.train_split': Field(str),
-    'data.eval_split': Field(str),
-    'data.held_out': Field(float, 0, 0.9, before=0.1),  # share of a set that has no second split
-    'data.image_size': Field(int, 0, 4096),  # pixels of a side; 0 finds it (pipeline.native_size)
-    # taken where image_size is 0 and the images are not squares of one size up to 8/7 of it
-    'data.usual_size': Field(int, 1, 4096, before=224),
-    'data.channels': Field(int, choices=(1, 3)),
-    'data.train_crop': Field(str, choices=('center', 'random_resized')),
-    'data.crop_min_area': Field(float, 0, 1, before=0.08),  # of random_resized, share of the image
-    # how the crop is resized: bicubic and bilinear by Pillow, antialiased; linear by OpenCV, not
-    'data.train_resize': Field(str, choices=('bicubic', 'bilinear', 'linear'), before='bicubic'),
-    'data.eval_crop_fraction': Field(float, 0.1, 1),  # image_size / (shorter) side after resizing
-    'data.eval_resize': Field(str, choices=('bicubic', 'bilinear'), before='bicubic'),
-    # squash: both sides to one size, whatever the aspect. tf, tf2: as networks born in TensorFlow
-    # 1 and 2 were evaluated, which tf2_squash does to the whole image; crop.py says how they differ
-    'data.eval_transform': Field(str, choices=('pil', 'squash', 'tf', 'tf2', 'tf2_squash'),
-                                 before='pil'),
-    'data.exif_orientation': Field(bool, before=False),  # turn images as their EXIF tag says
-    # black and white of images whose values are no bytes (data/modes.py), such as (0, 4095)
-    'data.pixel_range': Field(tuple, before=[]),
-    # what lies under transparent pixels, 0 to 255 a channel; () takes their colours as stored
-    'data.background': Field(tuple, before=[]),
-    'data.max_pixels': Field(int, 1, before=64_000_000),  # an image of more is refused unopened
-    'data.max_bytes': Field(int, 1, before=32 * 2**20),
-    # what an unreadable training image is: weight 0, up to this share of them; then exit 3
-    'data.max_unreadable_share': Field(float, 0, 1, before=0.01),
-    'data.sampler': Field(str, choices=('shuffle', 'class_balanced'), before='shuffle'),
-    'data.aug_repeats': Field(int, 1, before=1),  # times an image is in a batch, cropped anew
-    'data.mean': Field(tuple),  # per channel, on the scale 0 to 1
-    'data.std': Field(tuple),
-    'data.resident': Field(str, choices=('auto', 'yes', 'no')),  # keep the set on the device
-    'data.workers': Field(int, 0, 256),  # decoding processes; 0 decodes in threads
-    # the run
-    'batch_size': Field(int, 1),
-    'eval_batch_size': Field(int, 1),
-    'accumulation_steps': Field(int, 1),
-    'steps': Field(int, 0),  # optimizer steps; 0 takes `epochs`
-    'epochs': Field(float, 0),
-    'log_every': Field(int, 1),
-    'eval_every': Field(int, 0),  # 0 evaluates at the end only
-    'max_skipped_updates': Field(int, 1),  # in a row; then the run has diverged
-    'checkpoint.every': Field(int, 0),  # 0 saves at the end only (and when asked to stop)
-    'checkpoint.keep_newest': Field(int, 1),
-    'checkpoint.keep_every': Field(int, 0),
-    'checkpoint.keep_best': Field(bool),
-    'mesh.data': Field(int, -1),  # -1 takes the devices that are left
-    'mesh.fsdp': Field(int, 1),  # cuts the state
-    'mesh.tensor': Field(int, 1),  # splits attention and MLPs
-    'steps_per_dispatch': Field(int, 0),  # 0 chooses by backend and model (feed.py)
-    'profile.start': Field(int, 0),  # first step of a profiler trace
-    'profile.steps': Field(int, 0),  # 0 takes none
-    'watchdog_seconds': Field(int, 1),  # without progress; then the process ends with 76
+    'name': Field(str, default='', help='what the run is called on its pages'),
+
+    # Numbers: the compiled step receives them as arrays, so changing one never recompiles. Those of
+    # the chosen parts (objective, optimizer, metrics) are in their files.
+    'hparams.seed': Field(
+        int, 0, 2**31 - 1, default=0, help='data order, augmentation, initial values, dropout'),
+    'hparams.learning_rate': Field(
+        float, 0, default=1e-3, help='the peak, reached at the end of the warm-up'),
+    'hparams.end_learning_rate': Field(
+        float, 0, default=0.0, help='at the last step of cosine and linear',
+        when={'schedule.name': ('cosine', 'linear')}),
+    'hparams.clip_norm': Field(
+        float, 0, default=0.0, help='largest global norm of the gradient; 0 does not clip'),
+    'hparams.layer_decay': Field(
+        float, 0, 1, default=1.0, help='of optimizer.layerwise',
+        when={'optimizer.layerwise': (True,)}),
+    'hparams.ema_decay': Field(
+        float, 0, 1, default=0.999, help='of the mean of the parameters; less in the first steps '
+        '(step.ema_decay)', when={'ema': (True,)}),
+    'hparams.augment': Field(
+        dict, default={}, help='strength of each operation in `augment`, by its name'),
+
+    # Structure: everything below decides which program is compiled.
+    'model.name': Field(str, default='', help='a family or a variant of imgjax/models'),
+    'model.dtype': Field(
+        str, choices=('float32', 'bfloat16'), default='float32',
+        help='what is computed in; parameters are float32'),
+    'model.options': Field(dict, default={}, help="keyword arguments of the family's Model"),
+    'init.weights': Field(
+        str, default='', help="weights to begin with, LAYOUT:WHERE (docs/weights.md); '' for "
+        'random ones'),
+    'init.head': Field(
+        str, choices=('keep', 'new'), default='keep', when=_WEIGHTS, help='the classifier of the '
+        'weights, or a new one for as many classes as the dataset has'),
+    'init.channels': Field(
+        str, choices=('same', 'mean', 'tile'), default='same', when=_WEIGHTS, help='for images of '
+        'other channels: the mean over those of the weights, or theirs in turns'),
+    'init.resample': Field(
+        bool, default=False, when=_WEIGHTS, help='resample positions to another image size'),
+    'init.preprocessing': Field(
+        str, choices=('auto', 'checkpoint', 'config'), default='auto', when=_WEIGHTS,
+        help='whose image size, crop, mean and std: what the weights were evaluated with, or '
+        'config.data; auto is the first where the weights say so, else the second'),
+    'objective.name': Field(str, default='softmax', help='a file of imgjax/objectives'),
+    'objective.options': Field(dict, default={}, help='of the objective; its file says which'),
+    'optimizer.name': Field(
+        str, default='adamw', help='a file of imgjax/optimizers, or a name of optax'),
+    'optimizer.options': Field(dict, default={}, help='of the optimizer; its file says which'),
+    'optimizer.decay_mask': Field(
+        str, choices=('kernels', 'all'), default='kernels', help='which parameters decay',
+        when={'hparams.weight_decay': (True,)}),
+    'optimizer.freeze': Field(
+        tuple, default=(), help='names or patterns of parameters that stay as they are'),
+    'optimizer.layerwise': Field(
+        bool, default=False, help="the learning rate of a layer is hparams.layer_decay times that "
+        'of the layer above it'),
+    'schedule.name': Field(
+        str, choices=('constant', 'cosine', 'linear', 'step'), default='cosine',
+        help='of the learning rate'),
+    'schedule.warmup_steps': Field(
+        float, 0, default=0.0, help="steps, or a number below 1: a share of the run's steps"),
+    'schedule.head_steps': Field(
+        float, 0, default=0.0, help='at first only the head trains; counted as warmup_steps'),
+    'schedule.milestones': Field(
+        tuple, default=(0.5, 0.75), help='of `step`: fractions of the run',
+        when={'schedule.name': ('step',)}),
+    'schedule.factor': Field(
+        float, 0, 1, default=0.1, help='of `step`: what each milestone multiplies by',
+        when={'schedule.name': ('step',)}),
+    'ema': Field(
+        bool, default=False, help='an exponential mean of the parameters, which is evaluated'),
+    'augment': Field(
+        tuple, default=(), help='((operation, {option: value}), ...) of imgjax/augment'),
+    'metrics': Field(
+        tuple, default=(), help='((metric, {option: value}), ...) of imgjax/metrics, besides '
+        'accuracy'),
+    'best_metric': Field(
+        str, default='', help="by which the best checkpoint is chosen; '' is accuracy, or "
+        'mean_average_precision where images have several labels'),
+    'sampler.name': Field(str, default='shuffle', help='a file of imgjax/samplers'),
+    'sampler.options': Field(dict, default={}, help='of the sampler; its file says which'),
+
+    # Data.
+    'data.name': Field(str, default='', help='a file of imgjax/data/sources, or a TFDS name'),
+    'data.path': Field(str, default='', help='of sources on disk: where it lies'),
+    'data.options': Field(dict, default={}, help='of the source; its file says which'),
+    'data.data_dir': Field(
+        str, default='', help="of TFDS sets; '' is TFDS_DATA_DIR or ~/tensorflow_datasets"),
+    'data.train_split': Field(str, default='train', help='what is trained on'),
+    'data.eval_split': Field(str, default='test', help='what is evaluated on'),
+    'data.held_out': Field(
+        float, 0, 0.9, default=0.1, help='share of a set that has no second split'),
+    'data.image_size': Field(
+        int, 0, 4096, default=0, help='pixels of a side; 0 finds it (pipeline.native_size)'),
+    'data.usual_size': Field(
+        int, 1, 4096, default=224, help='taken where image_size is 0 and the images are not '
+        'squares of one size up to 8/7 of it'),
+    'data.channels': Field(int, choices=(1, 3), default=3, help='of the images'),
+    'data.train_crop': Field(
+        str, choices=('center', 'random_resized'), default='center', help='of training images'),
+    'data.crop_min_area': Field(
+        float, 0, 1, default=0.08, help='of random_resized: least share of the image',
+        when={'data.train_crop': ('random_resized',)}),
+    'data.train_resize': Field(
+        str, choices=('bicubic', 'bilinear', 'linear'), default='bicubic',
+        help='how the random crop is resized: bicubic and bilinear by Pillow, antialiased; linear '
+        'by OpenCV, not', when={'data.train_crop': ('random_resized',)}),
+    # Weights may say this one and the transform themselves, see interop/preprocessing.py.
+    'data.eval_crop_fraction': Field(
+        float, 0.1, 1, default=0.875, help='image_size / (shorter) side after resizing',
+        when={'data.eval_transform': ('pil', 'squash'), **_WEIGHTS}),
+    'data.eval_resize': Field(
+        str, choices=('bicubic', 'bilinear'), default='bicubic', help='of the evaluation'),
+    'data.eval_transform': Field(
+        str, choices=('pil', 'squash', 'tf', 'tf2', 'tf2_squash'), default='pil',
+        help='squash: both sides to one size, whatever the aspect; tf, tf2: as networks born in '
+        'TensorFlow 1 and 2 were evaluated; tf2_squash: that of the whole image (data/crop.py)'),
+    'data.exif_orientation': Field(
+        bool, default=False, help='turn images as their EXIF tag says'),
+    'data.pixel_range': Field(
+        tuple, default=(), help='black and white of images whose values are no bytes, such as '
+        '(0, 4095) (data/modes.py)'),
+    'data.background': Field(
+        tuple, default=(), help='what lies under transparent pixels, 0 to 255 for each channel; () '
+        'takes their colours as stored'),
+    'data.max_pixels': Field(
+        int, 1, default=64_000_000, help='an image of more is refused unopened'),
+    'data.max_bytes': Field(int, 1, default=32 * 2**20, help='of an encoded image'),
+    'data.max_unreadable_share': Field(
+        float, 0, 1, default=0.01, help='unreadable training images get weight 0, up to this share '
+        'of them; then the run ends with 3'),
+    'data.aug_repeats': Field(
+        int, 1, default=1, help='times an image is in a batch, cropped anew'),
+    'data.mean': Field(
+        tuple, default=(0.5, 0.5, 0.5), help='of each channel, on the scale 0 to 1'),
+    'data.std': Field(tuple, default=(0.5, 0.5, 0.5), help='of each channel'),
+    'data.resident': Field(
+        str, choices=('auto', 'yes', 'no'), default='auto', help='keep the set on the device'),
+    'data.workers': Field(
+        int, 0, 256, default=0, help='decoding processes; 0 decodes in threads'),
+
+    # The run.
+    'batch_size': Field(int, 1, default=128, help='images of a step, over all devices'),
+    'eval_batch_size': Field(int, 1, default=512, help='images of a batch of an evaluation'),
+    'accumulation_steps': Field(
+        int, 1, default=1, help='parts that a batch is computed in, one after the other'),
+    'steps': Field(int, 0, default=0, help='optimizer steps; 0 takes `epochs`'),
+    'epochs': Field(float, 0, default=0.0, help='passes over the training split'),
+    'log_every': Field(int, 1, default=50, help='steps'),
+    'eval_every': Field(int, 0, default=0, help='steps; 0 evaluates at the end only'),
+    'max_skipped_updates': Field(
+        int, 1, default=20, help='in a row that are not finite; then the run has diverged'),
+    # The invocation: may differ between two starts of one run, but for the intervals.
+    'checkpoint.every': Field(
+        int, 0, default=0, help='steps; 0 saves at the end only, and when asked to stop'),
+    'checkpoint.keep_newest': Field(int, 1, default=2, help='how many stay', when=_SAVES),
+    'checkpoint.keep_every': Field(
+        int, 0, default=0, help='those of multiples of so many steps stay, too', when=_SAVES),
+    'checkpoint.keep_best': Field(
+        bool, default=True, help='the one of the best evaluation stays, too'),
+    'mesh.data': Field(int, -1, default=-1, help='devices; -1 takes those that are left'),
+    'mesh.fsdp': Field(int, 1, default=1, help='devices that cut the state'),
+    'mesh.tensor': Field(int, 1, default=1, help='devices that split attention and MLPs'),
+    'steps_per_dispatch': Field(
+        int, 0, default=0, help='0 chooses by backend and model (feed.py)'),
+    'profile.start': Field(
+        int, 0, default=0, help='first step of a profiler trace', when={'profile.steps': (True,)}),
+    'profile.steps': Field(int, 0, default=0, help='steps of the trace; 0 takes none'),
+    'watchdog_seconds': Field(
+        int, 1, default=1800, help='without progress; then the process ends with 76'),
+    # Not set by hand: filled in when a run is built, so that its hash holds them.
+    'fingerprints': Field(
+        dict, default={}, help="of the source of each part of projects/, and of an objective's "
+        'constants; filled in by the program'),
 }
 
 # What says where and how fast a run happens: left out of the hash, and free to differ when a run
@@ -151,6 +230,25 @@ INVOCATION = (
 
 # Fields that count steps, or are a share of them where they are below 1.
 STEPS_OR_SHARE = ('schedule.warmup_steps', 'schedule.head_steps')
+
+
+def defaults() -> dict:
+    """Returns a config of which every field has its default; it names no model and no dataset."""
+    config = {}
+    for name, field in FIELDS.items():
+        put(config, name, copy.copy(field.default))
+    return config
+
+
+def put(config: dict, name: str, value) -> None:
+    """Sets a field by its dotted name, and makes the groups that it is in."""
+    *groups, last = name.split('.')
+    for place, group in enumerate(groups):
+        config = config.setdefault(group, {})
+        if not isinstance(config, dict):
+            raise ConfigError(f'config.{".".join(groups[:place + 1])}: takes a group of fields, '
+                              f'got {config!r}')
+    config[last] = value
 
 
 def flatten(config: dict, prefix: str = '') -> dict[str, Any]:
@@ -185,24 +283,19 @@ def to_plain(config) -> dict:
     flat = flatten(plain)
     redact.check_config(flat)
     for name in flat:
-        if name not in FIELDS:
+        if name not in FIELDS and not name.startswith('hparams.'):  # numbers may be a part's
             raise ConfigError(f'config.{name}: no such field{nearest(name, FIELDS)}')
     for name, field in FIELDS.items():
-        if name not in flat and field.before is not None:
-            group, _, last = name.rpartition('.')
-            inner = plain.setdefault(group, {}) if group else plain
-            if not isinstance(inner, dict):
-                raise ConfigError(f'config.{group}: takes a group of fields, got {inner!r}')
-            inner[last] = flat[name] = copy.copy(field.before)
         if name not in flat:
-            raise ConfigError(
-                f'config.{name}: missing; start the config from configs/base.py')
-        _check(name, flat[name], field)
-    if not plain['init']['from_'] and plain['init']['preprocessing'] == 'auto':
-        plain['init']['preprocessing'] = FIELDS['init.preprocessing'].before  # nothing to choose
+            flat[name] = json.loads(json.dumps(field.default))
+            put(plain, name, flat[name])
+        check_value(f'config.{name}', flat[name], field)
+    if not plain['init']['weights'] and plain['init']['preprocessing'] == 'auto':
+        plain['init']['preprocessing'] = 'checkpoint'  # nothing to choose
     _count_in_whole_steps(plain)
     _check_together(plain)
-    return plain
+    from imgjax import parts  # which imports JAX
+    return parts.complete(plain)
 
 
 def _not_finite(data, prefix: str = ''):
@@ -229,20 +322,22 @@ def _count_in_whole_steps(config: dict) -> None:
             config[group][last] = int(value)
 
 
-def _check(name: str, value, field: Field) -> None:
+def check_value(name: str, value, field: Field) -> None:
+    """Raises ConfigError where a value is not of a field's type, out of its range or no choice."""
     kind = {tuple: list}.get(field.type, field.type)
     whole = isinstance(value, int) and not isinstance(value, bool)
     fits = whole or isinstance(value, float) if kind is float else (
         whole if kind is int else isinstance(value, kind))
     if not fits or (kind is float and whole and abs(value) > 2**1000):  # no float holds that
-        raise ConfigError(f'config.{name}: takes {field.type.__name__}, got {value!r}')
+        raise ConfigError(f'{name}: takes {field.type.__name__}, got {value!r}')
     if field.choices and value not in field.choices:
         words = ', '.join(map(repr, field.choices))
-        raise ConfigError(f'config.{name}: takes one of {words}, got {value!r}')
+        raise ConfigError(f'{name}: takes one of {words}, got '
+                          f'{value!r}{nearest(value, field.choices)}')
     if kind in (int, float) and not field.low <= value <= field.high:
         limits = f'at least {field.low}' if math.isinf(field.high) else (
             f'{field.low} to {field.high}')
-        raise ConfigError(f'config.{name}: takes {limits}, got {value!r}')
+        raise ConfigError(f'{name}: takes {limits}, got {value!r}')
 
 
 def _check_together(config: dict) -> None:
@@ -266,23 +361,22 @@ def _check_together(config: dict) -> None:
     for name, values in numbers.items():
         if not all(map(_is_number, values)):
             raise ConfigError(f'config.{name}: takes numbers, got {values!r}')
-    weights = config['hparams']['class_weights']
-    if weights != ['balanced'] and not all(map(_is_weight, weights)):
-        raise ConfigError("config.hparams.class_weights: takes (), ('balanced',) or a number of at "
-                          f'least 0 for each class, got {weights!r}')
     if config['batch_size'] % data['aug_repeats']:
         raise ConfigError(f'config.data.aug_repeats: batch_size {config["batch_size"]} is not '
                           f'divisible by {data["aug_repeats"]}')
     check_pixel_values(data)
     if min(data['std']) <= 0:
         raise ConfigError(f'config.data.std: takes numbers above 0, got {data["std"]}')
-    for entry in config['augment']:
-        if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str)
-                and isinstance(entry[1], dict)):
-            raise ConfigError(
-                f'config.augment: takes (("operation", {{options}}), ...), got {entry!r}')
-        if entry[0] not in config['hparams']['augment']:
-            raise ConfigError(f'config.hparams.augment.{entry[0]}: missing; it takes the strength '
+    for field, kind in (('augment', 'operation'), ('metrics', 'metric')):
+        for entry in config[field]:
+            if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str)
+                    and isinstance(entry[1], dict)):
+                raise ConfigError(
+                    f'config.{field}: takes (("{kind}", {{options}}), ...), got {entry!r}')
+    for operation, _ in config['augment']:
+        name = str(operation).rpartition('.')[2]
+        if name not in config['hparams']['augment']:
+            raise ConfigError(f'config.hparams.augment.{name}: missing; it takes the strength '
                               '(a number) of that operation in config.augment')
 
 
@@ -303,21 +397,86 @@ def _is_number(value) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _is_weight(value) -> bool:
-    return _is_number(value) and value >= 0
+def unread(config: dict) -> dict[str, str]:
+    """Returns {field: a line about it} of the common fields that a config sets and nothing reads.
+
+    A field that nothing reads has to keep its default. (A number or option that no part takes is
+    an error, see parts.complete.)
+    """
+    flat = flatten(config)
+    found = {}
+    for name, field in FIELDS.items():
+        default, value = _listed(field.default), _listed(flat.get(name, field.default))
+        if not field.when or value == default or (name, value) == (
+                'init.preprocessing', 'checkpoint') or any(
+                    _has(flat.get(other), values) for other, values in field.when.items()):
+            continue
+        fix = ' or '.join(
+            f'{"that" if len(field.when) == 1 else f"config.{other}"} to '
+            f'{_words_of(other, values)}'
+            for other, values in field.when.items())
+        found[name] = _unread_line(name, flat, list(field.when), fix, value)
+    return found | _unread_of_source(flat) | _unread_size(flat)
+
+
+def _words_of(name: str, values: tuple) -> str:
+    if values == (True,) and FIELDS.get(name, Field(float)).type is not bool:
+        return 'a value'
+    return ' or '.join(map(str, values))
+
+
+def _has(value, values: tuple) -> bool:
+    return bool(value) if values == (True,) else value in values
+
+
+def _listed(value):
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _unread_line(name: str, flat: dict, others: list[str], fix: str, value) -> str:
+    there = ' and '.join(f'config.{field} is {flat.get(field)!r}' for field in others)
+    return f'config.{name}: nothing reads it while {there}; set {fix}, or leave {value!r} out'
+
+
+def _unread_of_source(flat: dict) -> dict[str, str]:
+    """Returns the fields of config.data that its source does not read."""
+    from imgjax import data
+    source = str(flat.get('data.name'))
+    of_tfds = '.' not in source and source not in data.names()
+    on_disk = source not in ('digits', 'synthetic')
+    read = {
+        'data.path': (on_disk and not of_tfds, 'a source on disk such as folder'),
+        'data.held_out': (on_disk, 'a source on disk such as folder'),
+        'data.data_dir': (of_tfds or source == 'digits', 'a set of TFDS')}
+    return {name: _unread_line(name, flat, ['data.name'], f'that to {fix}', flat[name])
+            for name, (is_read, fix) in read.items()
+            if not is_read and flat.get(name, FIELDS[name].default) != FIELDS[name].default}
+
+
+def _unread_size(flat: dict) -> dict[str, str]:
+    """Returns usual_size where image_size says another one: the config's own, not the weights'."""
+    name, size = 'data.usual_size', flat.get('data.image_size')
+    usual = flat.get(name, 224)
+    if usual == 224 or size in (0, usual) or flat.get('init.weights'):
+        return {}
+    return {name: _unread_line(name, flat, ['data.image_size'], 'that to 0', usual)}
 
 
 def digest(config: dict) -> str:
     """Returns 16 hex digits that say what a plain config's result depends on."""
     flat = {name: value for name, value in flatten(config).items()
-            if not name.startswith(INVOCATION) and value != FIELDS[name].before}
+            if not name.startswith(INVOCATION) and not _is_default(name, value)}
     return hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _is_default(name: str, value) -> bool:
+    return name in FIELDS and value == _listed(FIELDS[name].default)
 
 
 def differences(mine: dict, theirs: dict) -> dict[str, str]:
     """Returns {field: 'field: theirs -> mine'} of each field that changes the result."""
     a, b = flatten(mine), flatten(theirs)
-    return {name: f'{name}: {b.get(name)!r} -> {a.get(name)!r}' for name in FIELDS
+    return {name: f'{name}: {b.get(name)!r} -> {a.get(name)!r}' for name in {**FIELDS, **a, **b}
             if a.get(name) != b.get(name) and not name.startswith(INVOCATION)}
 
 
@@ -331,6 +490,7 @@ def read(workdir: str) -> dict | None:
     if not os.path.lexists(path):
         return None
     try:
+        from imgjax.rundir import files  # which imports NumPy: a recipe does without
         stored = files.read_json(path, 4 * 2**20)
         config = to_plain(stored['config'])
         intact = digest(config) == stored['hash']
@@ -350,5 +510,6 @@ def write(workdir: str, config: dict) -> None:
 
 def write_json(path: str, data) -> None:
     """Writes `data` under `path` in one rename, so that no reader sees a part of it."""
+    from imgjax.rundir import files
     with files.replacing(path) as file:
         json.dump(data, file, indent=1)

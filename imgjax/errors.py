@@ -102,7 +102,7 @@ def nearest(name: str, valid: Iterable) -> str:
     close = [one for one in spelled if len(word) > 2 and one.startswith(word)]
     close = close if len(close) == 1 else [
         one for one in difflib.get_close_matches(word, list(spelled), n=3, cutoff=0.6)
-        if difflib.SequenceMatcher(None, _last_part(word), _last_part(one)).ratio() > 0.3] or close
+        if difflib.SequenceMatcher(None, _last_part(word), _last_part(one)).ratio() > 0.4] or close
     return f'; did you mean {spelled[close[0]]!r}?' if close else ''
 
 

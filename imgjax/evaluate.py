@@ -1,71 +1,45 @@
 """Evaluation: every example of a split exactly once, for any batch size and device count."""
 
-from typing import NamedTuple
-
 import flax
 import jax
 import numpy as np
 
-from imgjax import sharding
+from imgjax import parts, sharding
+from imgjax import state as state_lib
 from imgjax.data import Source, pipeline
 from imgjax.errors import ConfigError
 from imgjax.process import backend, stop, terminal, watchdog
 
+Columns = dict[str, np.ndarray]
 
-class Results(NamedTuple):
-    """Per-example results in the order of the split, on the host, each of shape (N,).
 
-    Of images with several labels, `labels` is (N, K) of 0 and 1 and `probabilities` (N, K);
-    otherwise `labels` is (N,) and there are none.
+def summary(config: dict, columns: Columns) -> dict[str, float]:
+    """Returns the numbers of an evaluation: loss, those of every metric, and `examples`.
+
+    Means are summed in float64, so that no batch size changes them.
+
+    Args:
+      config: plain.
+      columns: arrays over all images of the split in its order: `labels` (N,), or (N, K) of 0 and 1
+        where images have several; `predictions`, `confidences`, `loss`, `probabilities` (N, K) of
+        several labels, and those of the metrics.
     """
-
-    labels: np.ndarray
-    predictions: np.ndarray
-    confidences: np.ndarray
-    losses: np.ndarray
-    hits: np.ndarray
-    top5: np.ndarray
-    probabilities: np.ndarray | None = None
-
-    def summary(self) -> dict:
-        """Returns the means, summed in float64 so that no batch size changes them.
-
-        Where images have several labels, or none, accuracy is how often the likeliest class is one
-        of them, over the images that have any.
-        """
-        labelled = self.labelled()
-        means = {'loss': float(self.losses.mean(dtype=np.float64)),
-                 'accuracy': float(self.hits[labelled].mean(dtype=np.float64)),
-                 'top5_accuracy': float(self.top5[labelled].mean(dtype=np.float64)),
-                 'examples': len(self.labels)}
-        if self.probabilities is not None:
-            means['mean_average_precision'] = mean_average_precision(
-                self.labels, self.probabilities)
-        return means
-
-    def labelled(self) -> np.ndarray:
-        """Returns bool (N,): which images have a label, all where each has one."""
-        several = self.probabilities is not None
-        return self.labels.any(axis=1) if several else np.ones(len(self.labels), bool)
+    found = {'loss': float(columns['loss'].mean(dtype=np.float64))}
+    for metric in parts.metrics(config, 'probabilities' in columns):
+        if hasattr(metric.part, 'summary'):
+            given = metric.part.summary(columns, *parts.options_argument(metric))
+            parts.check_summary(metric, given)
+            found |= given
+        else:
+            found |= {name: float(columns[name].mean(dtype=np.float64))
+                      for name in metric.part.METRICS}
+    return found | {'examples': len(columns['labels'])}
 
 
-def average_precisions(labels_NK: np.ndarray, probabilities_NK: np.ndarray) -> np.ndarray:
-    """Returns the average precision of each class, float64 (K,); NaN of one without positives.
-
-    The area under the precision-recall steps, without interpolation (scikit-learn's definition).
-    """
-    from sklearn.metrics import average_precision_score  # takes seconds to import
-
-    return np.array([
-        average_precision_score(label_N, score_N) if label_N.any() else np.nan
-        for label_N, score_N in zip(labels_NK.T > 0, probabilities_NK.T, strict=True)])
-
-
-def mean_average_precision(labels_NK: np.ndarray, probabilities_NK: np.ndarray) -> float | None:
-    """Returns the mean over the classes that have positives; None if the scores are not finite."""
-    if not np.isfinite(probabilities_NK).all():
-        return None
-    return float(np.nanmean(average_precisions(labels_NK, probabilities_NK)))
+def labelled(columns: Columns) -> np.ndarray:
+    """Returns bool (N,): which images have a label, all where each has one."""
+    labels = columns['labels']
+    return labels.any(axis=1) if labels.ndim == 2 else np.ones(len(labels), bool)
 
 
 def less_memory(config: dict) -> tuple[str, str]:
@@ -79,13 +53,14 @@ def global_batch_size(batch_size: int, mesh) -> int:
     return -(-batch_size // parts) * parts
 
 
-def run(eval_step, state, batches, count: int, mesh, *, title: str,
-        beat=lambda: None) -> Results | None:
+def run(eval_step, state, hparams: dict, batches, count: int, mesh, *, title: str,
+        beat=lambda: None) -> Columns | None:
     """Evaluates a state.
 
     Args:
       eval_step: as jit_eval_step returns it.
       state: TrainState on the mesh.
+      hparams: arrays on the mesh.
       batches: iterable of data.pipeline.eval_batches, host arrays.
       count: how many batches there are.
       mesh: where it runs.
@@ -94,7 +69,7 @@ def run(eval_step, state, batches, count: int, mesh, *, title: str,
 
     Returns None when the run was asked to stop meanwhile.
     """
-    parts, ahead = [], None
+    fetched, ahead = [], None
     with terminal.progress(count, 0, 'batch') as bar:
         bar.set_description(title)
         for batch in batches:
@@ -102,17 +77,17 @@ def run(eval_step, state, batches, count: int, mesh, *, title: str,
                 return None
             outputs = eval_step(state, sharding.to_device(
                 {name: batch[name] for name in ('image', 'label', 'mask')},
-                sharding.batch_sharding(mesh)))
+                sharding.batch_sharding(mesh)), hparams)
             if ahead is not None:  # fetched when the next batch is under way
-                parts.append(_fetched(ahead))
+                fetched.append(_fetched(ahead))
             ahead = outputs
             bar.update()
             beat()
-    parts.append(_fetched(ahead))
-    return Results(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    fetched.append(_fetched(ahead))
+    return {name: np.concatenate([columns[name] for columns in fetched]) for name in fetched[0]}
 
 
-def split(setup, state, source: Source, title: str) -> Results | None:
+def split(setup, state, source: Source, title: str) -> Columns | None:
     """Evaluates a state on a split, read as config.data of the run says.
 
     Args:
@@ -136,8 +111,8 @@ def split(setup, state, source: Source, title: str) -> Results | None:
           backend.memory_for(*less_memory(setup.config))):
         try:
             return run(jit_eval_step(setup.eval_step, setup.shardings, setup.mesh), state,
-                       pipeline.iterate(batches, options['workers']), len(batches), setup.mesh,
-                       title=title, beat=beat)
+                       hparams_on(setup), pipeline.iterate(batches, options['workers']),
+                       len(batches), setup.mesh, title=title, beat=beat)
         except (flax.errors.ScopeParamShapeError, TypeError) as error:
             raise ConfigError(
                 f'config.data.image_size: {setup.config["model"]["name"]} as it was trained does '
@@ -149,14 +124,18 @@ def whole_images(options: dict, size: int) -> dict:
     return options | {'image_size': size, 'eval_crop_fraction': 1.0}
 
 
-def _fetched(outputs: dict) -> tuple:
+def hparams_on(setup) -> dict:
+    """Returns the hparams of a run as arrays on its mesh."""
+    return sharding.place(state_lib.hparams_of(setup.config), sharding.replicated(setup.mesh))
+
+
+def _fetched(outputs: dict) -> Columns:
     outputs = jax.device_get(outputs)
-    names = ('label', 'prediction', 'confidence', 'loss', 'hit', 'top5', 'probability')
-    return tuple(outputs[name][outputs['mask']] for name in names if name in outputs)
+    return {name: column[outputs['mask']] for name, column in outputs.items() if name != 'mask'}
 
 
 def jit_eval_step(eval_step, state_shardings, mesh):
     """Compiles an eval step: examples over the devices, results on each of them."""
-    return jax.jit(eval_step, in_shardings=(state_shardings, sharding.batch_sharding(mesh)),
-                   out_shardings=sharding.replicated(mesh),
-                   compiler_options=backend.compiler_options())
+    whole = sharding.replicated(mesh)
+    return jax.jit(eval_step, out_shardings=whole, compiler_options=backend.compiler_options(),
+                   in_shardings=(state_shardings, sharding.batch_sharding(mesh), whole))

@@ -15,9 +15,8 @@ import jax
 import numpy as np
 
 from imgjax import cache, sharding
-from imgjax.build import Setup, label_struct
+from imgjax.build import Setup, draw, label_struct
 from imgjax.data import Source, pipeline
-from imgjax.data.sampler import sampler
 from imgjax.errors import ConfigError, OutOfMemoryError, PreemptedError
 from imgjax.perf import jaxpr_text
 from imgjax.process import backend, stop, terminal
@@ -55,11 +54,12 @@ def fits(setup: Setup, source: Source) -> bool:
 
 def is_resident(setup: Setup, source: Source) -> bool:
     """Decides whether the training set lives on the device; `setup` has a config and a dataset."""
-    wish, cropped = setup.config['data']['resident'], setup.config['data']['train_crop'] != 'center'
-    if wish == 'yes' and cropped:
+    options = setup.config['data']
+    requested, cropped = options['resident'], options['train_crop'] != 'center'
+    if requested == 'yes' and cropped:
         raise ConfigError('config.data.resident: a set that is cropped at random on the host '
                           '(data.train_crop) cannot stay on the device; set it to auto or no')
-    return wish == 'yes' or (wish == 'auto' and not cropped and fits(setup, source))
+    return requested == 'yes' or (requested == 'auto' and not cropped and fits(setup, source))
 
 
 def less_memory(setup: Setup) -> str:
@@ -99,14 +99,15 @@ def steps_per_dispatch(setup: Setup, traced_step: str, first: int) -> int:
     config = setup.config
     borders = math.gcd(config['steps'], config['log_every'], config['eval_every'],
                        config['checkpoint']['every'])
-    wish = config['steps_per_dispatch']
-    if wish and borders % wish:
-        raise ConfigError(f'config.steps_per_dispatch: {wish} does not divide steps, log_every, '
-                          f'eval_every and checkpoint.every ({borders} does)')
+    requested = config['steps_per_dispatch']
+    if requested and borders % requested:
+        raise ConfigError(f'config.steps_per_dispatch: {requested} does not divide steps, '
+                          f'log_every, eval_every and checkpoint.every ({borders} does)')
     if loops_slowly(traced_step):
-        chosen = wish or 1
+        chosen = requested or 1
     else:
-        chosen = wish or max(k for k in range(1, MOST_STEPS_PER_DISPATCH + 1) if borders % k == 0)
+        chosen = requested or max(
+            k for k in range(1, MOST_STEPS_PER_DISPATCH + 1) if borders % k == 0)
     return math.gcd(chosen, first)  # a stop under another choice may have left a step in between
 
 
@@ -128,39 +129,42 @@ def open_feed(setup: Setup, source: Source, state, first: int, hparams: dict,
     """
     if is_resident(setup, source):
         stride = steps_per_dispatch(setup, step_as_text(setup, hparams), first)
-        held = hold(setup, source, note, beat)
+        examples = resident_set(setup, source, note, beat)
         items = _index_items(setup, source, first, stride)
     else:
         if setup.config['steps_per_dispatch'] > 1:
             raise ConfigError('config.steps_per_dispatch: the set is streamed, which takes a '
                               'dispatch a step; set it to 0, or config.data.resident to yes')
-        stride, held = 1, {}
+        stride, examples = 1, {}
         items = _pixel_items(setup, source, note, first)
     item = next(items, None)
     if item is None:  # nothing is left to do
         return Feed(iter(()), lambda state, item: None, stride, 0.0, None)
-    dispatch, flops, seconds = compiled_step(setup, stride, state, held, item, hparams)
+    resident = {'examples': examples, 'constants': constants(setup)}
+    dispatch, flops, seconds = compiled_step(setup, stride, state, resident, item, hparams)
     return Feed(itertools.chain([item], items),
-                lambda state, item: dispatch(state, held, item, hparams), stride, seconds, flops)
+                lambda state, item: dispatch(state, resident, item, hparams), stride, seconds,
+                flops)
 
 
-def compile_step(setup: Setup, stride: int, state, held: dict, item: dict, hparams: dict):
-    """Returns dispatch(state, held, item, hparams), compiled, and the FLOPs of a step or None.
+def compile_step(setup: Setup, stride: int, state, resident: dict, item: dict, hparams: dict):
+    """Returns dispatch(state, resident, item, hparams), compiled, and the FLOPs of a step or None.
 
     Args:
       setup: the run.
       stride: steps of a dispatch.
       state: TrainState on the mesh; what dispatch receives in its place is donated.
-      held: the resident set, or {} where the item has the pixels.
+      resident: {'examples': the resident set, or {} where the item has the pixels; 'constants': as
+        of `constants`}.
       item: as `Feed.items` yields them.
       hparams: arrays on the mesh.
     """
-    traced = trace(setup, stride, state, held, item, hparams)
+    traced = trace(setup, stride, state, resident, item, hparams)
     lowered = traced.lower()
     return lowered.compile(), _flops_of_a_step(traced, lowered, stride)
 
 
-def compiled_step(setup: Setup, stride: int, state, held: dict, item: dict, hparams: dict):
+def compiled_step(setup: Setup, stride: int, state, resident: dict, item: dict, hparams: dict):
     """Returns what `compile_step` does, or did for a run before, and the seconds it took.
 
     Raises:
@@ -170,7 +174,7 @@ def compiled_step(setup: Setup, stride: int, state, held: dict, item: dict, hpar
         began = time.monotonic()
         log.info('compiling the training step for batches of %d images of %d x %d',
                  setup.config['batch_size'], *setup.dataset.image_shape[:2])
-        compiled, flops = compile_step(setup, stride, state, held, item, hparams)
+        compiled, flops = compile_step(setup, stride, state, resident, item, hparams)
         seconds = time.monotonic() - began
         _check_memory(setup, compiled, seconds)
         return compiled, flops, seconds
@@ -216,7 +220,8 @@ def _step_as_text(setup: Setup, hparams: dict) -> str:
     batch = {'image': jax.ShapeDtypeStruct((batch_size, *shape), np.uint8),
              'label': label_struct(setup.dataset, batch_size),
              'weight': jax.ShapeDtypeStruct((batch_size,), np.float32)}
-    return str(jax.make_jaxpr(setup.train_step)(setup.target, batch, hparams))
+    return str(jax.make_jaxpr(setup.train_step)(
+        setup.target, batch, hparams, setup.constants))
 
 
 def _flops_of_a_step(traced, lowered, stride: int) -> float | None:
@@ -252,7 +257,7 @@ def decoding(items: Iterable, total: int, unit: str, beat=lambda: None) -> Itera
                 raise PreemptedError('asked to stop while decoding; nothing had to be saved')
 
 
-def hold(setup: Setup, source: Source, note, beat, mesh=None) -> dict:
+def resident_set(setup: Setup, source: Source, note, beat, mesh=None) -> dict:
     """Decodes a whole split and puts it on every device of the run's mesh, or of another one."""
     arrays = cache.once(
         setup.cache, 'decoded', cache.data(setup.config, setup.dataset), lambda: pipeline.load_all(
@@ -267,22 +272,30 @@ def hold(setup: Setup, source: Source, note, beat, mesh=None) -> dict:
             sharding.replicated(mesh)))
 
 
+def constants(setup: Setup, mesh=None):
+    """Returns the objective's constants on every device of the run's mesh, or of another one."""
+    mesh = mesh or setup.mesh
+    return cache.once(
+        setup.cache, 'constants', (setup.key, mesh),
+        lambda: sharding.place(setup.constants, sharding.replicated(mesh)))
+
+
 def _index_items(setup: Setup, source: Source, first: int, stride: int) -> Iterator[dict]:
     batch_size = setup.config['batch_size']
-    draw = sampler(source, setup.config['data'], batch_size=batch_size,
-                   seed=setup.config['hparams']['seed'])
+    indices_at = draw(setup.config, source)
     placement = sharding.batch_sharding(setup.mesh, leading=1)
     for step in range(first, setup.config['steps'], stride):
         positions = step * batch_size + np.arange(stride * batch_size, dtype=np.int64)
-        indices = draw(positions).astype(np.int32)
+        indices = indices_at(positions).astype(np.int32)
         yield {'index': sharding.place(indices.reshape(stride, batch_size), placement)}
 
 
 def _pixel_items(setup: Setup, source: Source, note, first: int) -> Iterator[dict]:
     config = setup.config
     batches = pipeline.train_batches(
-        source, config['data'], setup.dataset.image_shape[0], batch_size=config['batch_size'],
-        seed=config['hparams']['seed'], process=sharding.rows_here(setup.mesh))
+        source, draw(config, source), config['data'], setup.dataset.image_shape[0],
+        batch_size=config['batch_size'], seed=config['hparams']['seed'],
+        process=sharding.rows_here(setup.mesh))
     placement = sharding.batch_sharding(setup.mesh)
     stream = pipeline.iterate(batches, config['data']['workers'], first)
     for batch in itertools.islice(stream, config['steps'] - first):
@@ -292,39 +305,39 @@ def _pixel_items(setup: Setup, source: Source, note, first: int) -> Iterator[dic
 
 
 def dispatcher(setup: Setup, stride: int, together=lambda batch: batch):
-    """Returns dispatch(state, held, item, hparams), pure; the arguments are as of `compile_step`.
+    """Returns dispatch(state, resident, item, hparams), pure; arguments as of `compile_step`.
 
     `together` is given each batch that was taken from the resident set.
     """
-    def one(state, held, item, hparams):
-        batch = item
-        if held:
-            batch = together({name: values[item['index']] for name, values in held.items()})
-        return setup.train_step(state, batch, hparams)
+    def one(state, resident, item, hparams):
+        batch, examples = item, resident['examples']
+        if examples:
+            batch = together({name: values[item['index']] for name, values in examples.items()})
+        return setup.train_step(state, batch, hparams, resident['constants'])
 
-    def dispatch(state, held, item, hparams):
-        if not held:
-            return one(state, held, item, hparams)
+    def dispatch(state, resident, item, hparams):
+        if not resident['examples']:
+            return one(state, resident, item, hparams)
         if stride == 1:
-            return one(state, held, {'index': item['index'][0]}, hparams)
+            return one(state, resident, {'index': item['index'][0]}, hparams)
         state, measured = jax.lax.scan(
-            lambda state, item: one(state, held, item, hparams), state, item)
+            lambda state, item: one(state, resident, item, hparams), state, item)
         return state, jax.tree.map(lambda values: values[-1], measured)
 
     return dispatch
 
 
-def trace(setup: Setup, stride: int, state, held: dict, item: dict, hparams: dict):
-    """Traces dispatch(state, held, item, hparams): `stride` steps, the state donated.
+def trace(setup: Setup, stride: int, state, resident: dict, item: dict, hparams: dict):
+    """Traces dispatch(state, resident, item, hparams): `stride` steps, the state donated.
 
     The arguments are as `compile_step` takes them, or their shapes with their shardings.
     """
     together = sharding.batch_sharding(setup.mesh)
     dispatch = dispatcher(
         setup, stride, lambda batch: jax.lax.with_sharding_constraint(batch, together))
-    placed = jax.tree.map(lambda array: array.sharding, (state, held, item, hparams))
+    placed = jax.tree.map(lambda array: array.sharding, (state, resident, item, hparams))
     return jax.jit(
         dispatch, in_shardings=placed, donate_argnums=0,
         out_shardings=(placed[0], sharding.replicated(setup.mesh)),
         compiler_options=backend.compiler_options(),
-    ).trace(state, held, item, hparams)
+    ).trace(state, resident, item, hparams)

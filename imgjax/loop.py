@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import math
 import os
 import sys
 import time
@@ -12,10 +11,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from imgjax import build, evaluate
 from imgjax import config as config_lib
 from imgjax.build import Setup
 from imgjax.data import Source
-from imgjax.data.sampler import sampler
 from imgjax.errors import DivergedError, PreemptedError, WorkerError
 from imgjax.feed import Feed
 from imgjax.perf import throughput
@@ -44,29 +43,29 @@ class Member(NamedTuple):
 
 
 def alone(tree) -> list:
-    """The `apart` of a run that is trained alone."""
+    """The `unstack` of a run that is trained alone."""
     return [tree]
 
 
 def run(members: Sequence[Member | None], state, first: int, feed: Feed, evaluator, source: Source,
-        beat, apart=alone, until: int | None = None):
+        beat, unstack=alone, pause_at: int | None = None):
     """Runs the steps that are left; returns the last state and the outcome of each member.
 
-    An outcome is the Results of the last evaluation, or the DivergedError of a member that goes no
+    An outcome is the columns of the last evaluation, or the DivergedError of a member that goes no
     further: config.max_skipped_updates in a row were not finite, or the state is not. The others
     go on. Where all have diverged the loop ends.
 
     Args:
-      members: of one structure, one program and one number of steps. None stands for one that has
-        a place in the state and takes no part any more; there is another one.
+      members: of one structure, one program and one number of steps. None marks an inactive slot of
+        the stacked state; at least one member is active.
       state: TrainState on the mesh after `first` steps, of all members; donated.
       first: the step to go on from.
       feed: from that step on.
-      evaluator: (state of a member, step) -> Results, or None when asked to stop.
+      evaluator: (state of a member, step) -> evaluate.Columns, or None when asked to stop.
       source: the training split, for the names of images.
       beat: called once a dispatch.
-      apart: (state or metrics of all members) -> list of those of each.
-      until: the step to pause at, after an evaluation and a save; None goes to the last one.
+      unstack: (state or metrics of all members) -> list of those of each.
+      pause_at: the step to pause at, after an evaluation and a save; None goes to the last one.
 
     Raises:
       PreemptedError: asked to stop; the state is saved.
@@ -74,10 +73,10 @@ def run(members: Sequence[Member | None], state, first: int, feed: Feed, evaluat
     lead = next(member for member in members if member)
     config, step = lead.setup.config, first
     total, split = config['steps'], config['data']['eval_split']
-    last = total if until is None else min(until, total)
+    last = total if pause_at is None else min(pause_at, total)
     going = _Going({place: one for place, one in enumerate(members) if one}, [None] * len(members))
     clock = {'since': time.monotonic(), 'step': step, 'stalled': 0.0,
-             'skipped': [sum(jax.device_get(of).values()).item() for of in apart(state.skipped)]}
+             'skipped': [sum(jax.device_get(of).values()).item() for of in unstack(state.skipped)]}
     ahead, measured = None, None  # (step, metrics) of the newest dispatch; of one to be logged
     profile = _profiler(config['profile'], feed.steps,
                         os.path.join(lead.rows.workdir, 'profile'))
@@ -89,15 +88,15 @@ def run(members: Sequence[Member | None], state, first: int, feed: Feed, evaluat
             saves = stop or step == last or _due(step, config['checkpoint']['every'])
             # On a CPU the dispatch itself takes the time: what it measured is there by now.
             if measured and (saves or evaluates or _is_there(measured[1])):
-                _log_step(going, *measured, apart, clock, feed, source, bar)
+                _log_step(going, *measured, unstack, clock, feed, source, bar)
                 measured = None
-            states = apart(state) if evaluates or (saves and step) else []
+            states = unstack(state) if evaluates or (saves and step) else []
             if evaluates and not stop:
                 evaluated = _evaluate(going, states, step, last, evaluator, split, bar)
                 stop = not evaluated
                 saves = saves or stop or _is_best(going, step)
             if saves and step:
-                _save(going, states, step, stop or step == total, ahead, apart)
+                _save(going, states, step, stop or step == total, ahead, unstack)
             if stop and going.members:
                 _stopped(going, step, total)
             if step == last or not going.members:
@@ -115,7 +114,7 @@ def run(members: Sequence[Member | None], state, first: int, feed: Feed, evaluat
             clock['stalled'] += time.monotonic() - waiting
             state, newest = feed.dispatch(state, item)
             if measured:
-                _log_step(going, *measured, apart, clock, feed, source, bar)
+                _log_step(going, *measured, unstack, clock, feed, source, bar)
             elif ahead:
                 jax.block_until_ready(ahead)  # the host is at most two dispatches ahead
             step += feed.steps
@@ -148,14 +147,15 @@ def _evaluate(going: _Going, states: list, step: int, last: int, evaluator, spli
               bar) -> bool:
     """Evaluates each member that was not yet at this step; returns False when asked to stop."""
     for place, member in going.members.items():
-        known = member.rows.score(step, split) is not None
+        known = member.rows.has(step, split)
         if known and step != last:
             continue
         results = going.outcomes[place] = evaluator(states[place], step)
         if results is None:
             return False
         if not known:
-            member.rows.write({'step': step, 'split': split} | results.summary())
+            member.rows.write({'step': step, 'split': split} 
+                              | evaluate.summary(member.setup.config, results))
             _say(member.rows.rows[-1], member.setup.config['steps'], bar)
     return True
 
@@ -169,13 +169,13 @@ def _is_best(going: _Going, step: int) -> bool:
                 for member in going.members.values()])
 
 
-def _save(going: _Going, states: list, step: int, surely: bool, newest, apart) -> None:
+def _save(going: _Going, states: list, step: int, surely: bool, newest, unstack) -> None:
     """Saves the state of each member, but `surely` only where its newest update was sound.
 
     What led to an update that was skipped may be in the state.
     """
     sound = [surely or newest is None or not jax.device_get(of['skipped_in_a_row']).item()
-                for of in (apart(newest) if newest is not None else [None] * len(states))]
+                for of in (unstack(newest) if newest is not None else [None] * len(states))]
 
     def save(place: int, member: Member) -> None:
         if not sound[place]:
@@ -205,11 +205,11 @@ def _due(step: int, every: int) -> bool:
     return step > 0 and every > 0 and step % every == 0
 
 
-def _log_step(going: _Going, step: int, measured: dict, apart, clock: dict, feed: Feed,
+def _log_step(going: _Going, step: int, measured: dict, unstack, clock: dict, feed: Feed,
               source: Source, bar) -> None:
     """Fetches a step's metrics and writes their rows; a run that has diverged goes no further."""
     values = [jax.tree.map(lambda value: value.item(), jax.device_get(of))
-              for of in apart(measured)]
+              for of in unstack(measured)]
     now = time.monotonic()
     config = next(iter(going.members.values())).setup.config
     # The members of a population share its time: a member's is that of as many alone.
@@ -248,7 +248,7 @@ def _log_member(member: Member, step: int, values: dict, fresh: int, perf: dict,
 def _indices(setup: Setup, source: Source, step: int) -> np.ndarray:
     config = setup.config
     size = config['batch_size']
-    draw = sampler(source, config['data'], batch_size=size, seed=config['hparams']['seed'])
+    draw = build.draw(config, source)
     return draw(step * size + np.arange(size, dtype=np.int64))
 
 
@@ -283,8 +283,9 @@ def _say(row: dict, total: int, bar) -> None:
     if bar.disable:
         log.info(metrics_log.line(row, total))
     elif row['split'] == 'train':
-        bar.set_postfix_str(f'loss {row["loss"] or math.nan:.3f}, '
-                            f'accuracy {row["accuracy"] or 0:.3f}', refresh=False)
+        bar.set_postfix_str(', '.join(
+            f'{name} {row[name]:.3f}' for name in metrics_log.measured(row)[:2]
+            if row[name] is not None), refresh=False)
     else:
         bar.write(metrics_log.line(row, total), file=sys.stderr)
 

@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imgjax import optim
+from imgjax import optimizers, parts
 
-# What a step measures; `window` sums them since the last logged step.
-MEASURES = ('loss', 'accuracy', 'grad_norm')
-# What of an update was not finite, the first of these that was not.
+# Why an update was skipped: what was not finite; the first of these counts.
 SKIP_CAUSES = ('loss', 'gradient', 'update')
+
+
+_EXTRA = 2**31 - 1  # folded into the seed's key for what an objective begins with
 
 
 @flax.struct.dataclass
@@ -27,10 +28,11 @@ class TrainState:
       batch_stats: float32 leaves, {} without BatchNorm.
       opt_state: what optax keeps.
       ema: mean of params, {} when the config keeps none.
+      extra: of the objective, such as a momentum encoder; {} where it has none.
       skipped: non-finite updates that were not applied, int32 () for each of SKIP_CAUSES.
       skipped_in_a_row: int32 ().
       skipped_at: int32 (), the step whose update was skipped last; -1 before any.
-      window: sums of MEASURES and their `count` since the last logged step, float32 ().
+      window: sums of `measures` and their `count` since the last logged step, float32 ().
     """
 
     step: jax.Array
@@ -38,6 +40,7 @@ class TrainState:
     batch_stats: Any
     opt_state: Any
     ema: Any
+    extra: Any
     skipped: dict[str, jax.Array]
     skipped_in_a_row: jax.Array
     skipped_at: jax.Array
@@ -55,32 +58,49 @@ def init(model, config: dict, image_shape: tuple[int, int, int], hparams: dict) 
     """
     images_NHWC = jnp.zeros((1, *image_shape), jnp.float32)
     variables = model.init(jax.random.key(hparams['seed']), images_NHWC, train=False)
-    params = variables['params']
-    optimizer = optim.optimizer(config['optimizer'], hparams, jnp.float32(0))
+    params, batch_stats = variables['params'], variables.get('batch_stats', {})
+    optimizer = optimizers.optimizer(config['optimizer'], hparams, jnp.float32(0))
     zero = jnp.zeros((), jnp.int32)
     return TrainState(
         step=zero,
         params=params,
-        batch_stats=variables.get('batch_stats', {}),
+        batch_stats=batch_stats,
         opt_state=optimizer.init(params),
-        # A copy: the step donates its input, and no buffer may be donated twice.
-        ema=jax.tree.map(jnp.copy, params) if config['ema'] else {},
+        ema=jax.tree.map(jnp.copy, params) if config['ema'] else {},  # a copy, as below
+        extra=extra_of(config, params, batch_stats, hparams),
         skipped={cause: zero for cause in SKIP_CAUSES},
         skipped_in_a_row=zero,
         skipped_at=zero - 1,
-        window={name: jnp.zeros((), jnp.float32) for name in (*MEASURES, 'count')},
+        window={name: jnp.zeros((), jnp.float32) for name in (*measures(config), 'count')},
     )
+
+
+def extra_of(config: dict, params, batch_stats, hparams: dict):
+    """Returns what the objective begins with from these parameters, {} where it keeps nothing."""
+    objective = parts.find('objective', config['objective']['name'])
+    if not hasattr(objective, 'init'):
+        return {}
+    key = jax.random.fold_in(jax.random.key(hparams['seed']), _EXTRA)
+    # Copies: the step donates its input, and no buffer may be donated twice.
+    return jax.tree.map(jnp.copy, objective.init(
+        params, batch_stats, key, config['objective']['options']))
+
+
+def measures(config: dict) -> tuple[str, ...]:
+    """Returns the names of what a step measures: the loss, those of the objective, grad_norm."""
+    objective = parts.find('objective', config['objective']['name'])
+    return ('loss', *getattr(objective, 'MEASURES', ()), 'grad_norm')
 
 
 def hparams_of(config: dict) -> dict:
     """Returns config['hparams'] as NumPy arrays: the seed int32, all else float32.
 
-    All are scalars but `class_weights`, (K,), or (0,) where the classes weigh alike.
+    All are scalars but those that are lists, such as `class_weights`, (K,), or (0,) without any.
     """
     numbers = dict(config['hparams'])
-    arrays = {'seed': np.int32(numbers.pop('seed')),
-              'class_weights': np.asarray(numbers.pop('class_weights'), np.float32)}
-    return arrays | jax.tree.map(np.float32, numbers)
+    seed, strengths = np.int32(numbers.pop('seed')), numbers.pop('augment')
+    arrays = {name: np.asarray(value, np.float32)[()] for name, value in numbers.items()}
+    return {'seed': seed, **arrays, 'augment': jax.tree.map(np.float32, strengths)}
 
 
 def abstract(model, config: dict, image_shape: tuple[int, int, int]) -> TrainState:

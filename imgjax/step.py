@@ -6,53 +6,66 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from imgjax import augment, finetune, losses, optim, sharding
+from imgjax import augment, optimizers, parts, sharding
 from imgjax.models.parts import frozen
+from imgjax.objectives import Inputs
+from imgjax.objectives.parts import classification
+from imgjax.optimizers.parts import finetune, schedule
 from imgjax.process import backend
-from imgjax.state import MEASURES, SKIP_CAUSES, TrainState
+from imgjax.state import SKIP_CAUSES, TrainState
 
 
 def make_train_step(model, config: dict, depths=None, layout=sharding.WHOLE):
-    """Returns train_step(state, batch, hparams) -> (state, metrics).
+    """Returns train_step(state, batch, hparams, constants) -> (state, metrics).
 
     `batch` is {'image': uint8 (N, H, W, C), 'label': int32 (N,) or, of images with several labels,
     float32 (N, K) of 0 and 1, 'weight': float32 (N,), 0 for an image that could not be read};
-    `hparams` is what state.hparams_of gives. Everything random comes from (hparams['seed'],
-    state.step, position in the global batch), so neither the device count nor the way the batch got
-    there changes it.
+    `hparams` is what state.hparams_of gives; `constants` what the objective's `constants` gave, {}
+    where it has none. Everything random comes from (hparams['seed'], state.step, position in the
+    global batch), so neither the device count nor the way the batch got there changes it.
 
     `depths` is what finetune.depths gives, read with config.optimizer.layerwise only; `layout` what
     sharding.layout gives.
 
-    The loss of a model with two classifiers (`out['logits_dist']`, a distilled DeiT) is the mean of
-    theirs, each with the labels: equation 3 of Touvron et al. 2020 (arXiv:2012.12877) where there
-    is no teacher.
-
-    `metrics` are scalars: the means of loss, accuracy and grad_norm over the finite updates since
-    the last multiple of config.log_every, the learning rate, how many updates were skipped, in all,
-    by cause and in a row, and the step of the last of them.
+    `metrics` are scalars: the means of loss, of the objective's measures and of grad_norm over the
+    finite updates since the last multiple of config.log_every, the learning rate, how many updates
+    were skipped, in all, by cause and in a row, and the step of the last of them.
     An update with a loss, gradient or outcome that is not finite changes nothing but counters.
     """
+    objective = parts.find('objective', config['objective']['name'])
 
-    def train_step(state: TrainState, batch: dict, hparams: dict):
+    def train_step(state: TrainState, batch: dict, hparams: dict, constants=None):
         augment_key, dropout_key = keys(hparams, state.step)
         augmented = augmented_batch(config, model.num_classes, augment_key, batch, hparams)
-        with layout.traced():
-            loss, accuracy, batch_stats, grads = _gradient(
-                model, config, state.replace(params=layout.gather(state.params)), dropout_key,
-                augmented, hparams)
-        grads = layout.scatter(grads)
+
+        def value_and_grad(params):
+            with layout.traced():
+                found, grads = _gradient(model, config, objective, layout.gather(params), state,
+                                         dropout_key, augmented, hparams, constants or {})
+            return found, layout.scatter(grads)
+
+        gradient = getattr(objective, 'gradient', lambda function, params, _: function(params))
+        (loss, (measures, batch_stats, extra)), grads = gradient(
+            value_and_grad, state.params, hparams)
         grad_norm = optax.tree.norm(grads)
-        learning_rate = optim.learning_rate(
+        learning_rate = schedule.learning_rate(
             config['schedule'], state.step, config['steps'], hparams)
-        updated = _update(config, state, batch_stats, grads, learning_rate, hparams, depths)
+        updated = _update(config, state.replace(batch_stats=batch_stats, extra=extra), loss, grads,
+                          value_and_grad, learning_rate, hparams, depths)
+        if hasattr(objective, 'after'):
+            after = objective.after(updated.extra, updated.params, updated.batch_stats, hparams)
+            parts.check_extra(config, state.extra, after, 'after')
+            updated = updated.replace(extra=after)
         # An update can overflow although its gradient is finite: what it would leave is looked at.
-        after_norm = optax.tree.norm((updated.params, updated.batch_stats))
+        after_norm = optax.tree.norm([
+            leaf for leaf in jax.tree.leaves((updated.params, updated.batch_stats, updated.extra))
+            if jnp.issubdtype(leaf.dtype, jnp.floating)])
         sound = dict(zip(SKIP_CAUSES, map(jnp.isfinite, (loss, grad_norm, after_norm)),
                          strict=True))
         finite = sound['loss'] & sound['gradient'] & sound['update']
         state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
-        return _record(config, state, sound, (loss, accuracy, grad_norm), learning_rate)
+        return _record(config, state, sound, {'loss': loss, **measures, 'grad_norm': grad_norm},
+                       learning_rate)
 
     return train_step
 
@@ -73,8 +86,8 @@ def augmented_batch(config: dict, num_classes: int, key, batch: dict, hparams: d
       hparams: as `train_step` takes them.
 
     Returns:
-      image, float32 (N, V, H, W, C) normalised, V views of each image (one but for
-      config.consistency); target, float32 (N, K); weight, float32 (N,) with mean 1.
+      image, float32 (N, V, H, W, C) normalised, V views of each image, as many as the objective
+      takes; target, float32 (N, K); weight, float32 (N,) with mean 1.
     """
     weight_N1 = batch['weight'][:, None]
     targets_NK = batch['label']
@@ -83,11 +96,14 @@ def augmented_batch(config: dict, num_classes: int, key, batch: dict, hparams: d
     # The weight travels as one class more: of an image mixed with an unreadable one, only the share
     # that is its own counts.
     carried = jnp.concatenate([targets_NK * weight_N1, weight_N1], axis=1)
+    objective = parts.find('objective', config['objective']['name'])
+    differ = getattr(objective, 'VIEWS_DIFFER_IN', None)
     views = []
-    for view in range(3 if config['consistency'] == 'jsd' else 1):
+    for view in range(getattr(objective, 'VIEWS', 1)):
+        own_key = key if view == 0 or differ is not None else jax.random.fold_in(key, view)
         images_NHWC, mixed = augment.apply(
-            config['augment'], key, batch['image'], carried, hparams['augment'],
-            view=view if config['consistency'] == 'jsd' else None)
+            config['augment'], own_key, batch['image'], carried, hparams['augment'], view=view,
+            differ=differ or ())
         views.append(augment.color.normalize(
             images_NHWC, config['data']['mean'], config['data']['std']))
     weight_N1 = mixed[:, -1:]
@@ -98,84 +114,82 @@ def augmented_batch(config: dict, num_classes: int, key, batch: dict, hparams: d
     return {'image': jnp.stack(views, axis=1), 'target': targets_NK, 'weight': weight_N * scale}
 
 
-def _gradient(model, config, state, key, augmented, hparams):
-    """Returns (loss, accuracy, batch_stats, grads), means over the parts of the batch."""
-    parts = config['accumulation_steps']
+def _gradient(model, config, objective, params, state, key, augmented, hparams, constants):
+    """Returns ((loss, (measures, batch_stats, extra)), grads), means over a batch's parts."""
+    count = config['accumulation_steps']
 
-    def part_loss(params, batch_stats, key, part):
-        views = part['image'].shape[1]
-        images_NHWC = part['image'].reshape(-1, *part['image'].shape[2:])
-        with frozen.norms(functools.partial(finetune.is_frozen_norm, config)):
-            (logits, out), updates = model.apply(
-                {'params': finetune.stop_gradients(config, params), 'batch_stats': batch_stats},
-                images_NHWC, train=True,
-                rngs={'dropout': key}, mutable=['batch_stats'])
-        loss_N = loss_of(logits, part['target'], views)
-        if 'logits_dist' in out:  # half a loss each, and the mean of both is what is evaluated
-            loss_N = (loss_N + loss_of(out['logits_dist'], part['target'], views)) / 2
-            logits = (logits + out['logits_dist']) / 2
-        hit_N = is_hit(logits[::views], part['target']) * part['weight']
-        return (loss_N * part['weight']).mean(), (hit_N.mean(), updates.get('batch_stats', {}))
+    def part_loss(params, batch_stats, extra, key, part):
+        inputs = Inputs(_applier(model, config, batch_stats, key), part, batch_stats, extra,
+                        constants, hparams, config['objective']['options'], key)
+        found = objective.loss(params, inputs)
+        parts.check_loss(config, found, len(part['weight']), extra)
+        measures = {name: (value_N * part['weight']).mean()
+                    for name, value_N in found.measures.items()}
+        loss = (found.losses_N * part['weight']).mean()
+        return loss, (measures, found.batch_stats, found.extra)
 
-    def loss_of(logits, targets_NK, views):
-        logits_NVK = logits.reshape(-1, views, logits.shape[-1])
-        weights_K = hparams['class_weights'] if hparams['class_weights'].shape[0] else None
-        loss_N = losses.per_example(
-            config['loss'], logits_NVK[:, 0], targets_NK,
-            label_smoothing=hparams['label_smoothing'], gamma=hparams['focal_gamma'],
-            class_weights_K=weights_K)
-        if views > 1:
-            loss_N += hparams['consistency_weight'] * losses.agreement(logits_NVK)
-        return loss_N
-
-    def part_gradient(batch_stats, index, part):
-        (loss, (accuracy, batch_stats)), grads = jax.value_and_grad(part_loss, has_aux=True)(
-            state.params, batch_stats, jax.random.fold_in(key, index), part)
-        return batch_stats, (loss, accuracy, grads)
+    def part_gradient(carry, index, part):
+        (loss, (measures, *carry)), grads = jax.value_and_grad(part_loss, has_aux=True)(
+            params, *carry, jax.random.fold_in(key, index), part)
+        return tuple(carry), (loss, measures, grads)
 
     def accumulate(carry, indexed):
-        batch_stats, total = carry
-        batch_stats, measured = part_gradient(batch_stats, *indexed)
-        return (batch_stats, jax.tree.map(jnp.add, total, measured)), None
+        carry, total = carry
+        carry, measured = part_gradient(carry, *indexed)
+        return (carry, jax.tree.map(jnp.add, total, measured)), None
 
-    # Part p takes the examples p, p + parts, ...: each device already holds its share of it.
+    # Part p takes the examples p, p + count, ...: each device already holds its share of it.
     def split(x):
-        return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
+        return jnp.swapaxes(x.reshape(x.shape[0] // count, count, *x.shape[1:]), 0, 1)
 
-    if parts == 1:
-        batch_stats, (loss, accuracy, grads) = part_gradient(state.batch_stats, 0, augmented)
-        return loss, accuracy, batch_stats, grads
-    zero = jax.tree.map(jnp.zeros_like, (jnp.float32(0), jnp.float32(0), state.params))
-    (batch_stats, total), _ = jax.lax.scan(
-        accumulate, (state.batch_stats, zero),
-        (jnp.arange(parts), jax.tree.map(split, augmented)),
+    carry = (state.batch_stats, state.extra)
+    if count == 1:
+        (batch_stats, extra), (loss, measures, grads) = part_gradient(carry, 0, augmented)
+        return (loss, (measures, batch_stats, extra)), grads
+    names = getattr(objective, 'MEASURES', ())
+    zero = jax.tree.map(jnp.zeros_like, (
+        jnp.float32(0), {name: jnp.float32(0) for name in names}, params))
+    ((batch_stats, extra), total), _ = jax.lax.scan(
+        accumulate, (carry, zero), (jnp.arange(count), jax.tree.map(split, augmented)),
         # XLA's CPU backend runs a convolution inside a loop 8 to 18 times slower.
         unroll=backend.platform() == 'cpu')
-    loss, accuracy, grads = jax.tree.map(lambda x: x / parts, total)
-    return loss, accuracy, batch_stats, grads
+    loss, measures, grads = jax.tree.map(lambda x: x / count, total)
+    return (loss, (measures, batch_stats, extra)), grads
 
 
-def is_hit(logits_NK, targets_NK):
-    """Returns float32 (N,): 1 where the class of the highest logit is a label, or the likeliest.
+def _applier(model, config, own_stats, own_key):
+    """Returns `Inputs.apply` of an objective."""
+    def apply(params, images_NHWC, batch_stats=None, train=True, key=None):
+        batch_stats = own_stats if batch_stats is None else batch_stats
+        variables = {'params': finetune.stop_gradients(config, params), 'batch_stats': batch_stats}
+        with frozen.norms(functools.partial(finetune.is_frozen_norm, config)):
+            if not train:
+                return model.apply(variables, images_NHWC, train=False), batch_stats
+            answer, updates = model.apply(
+                variables, images_NHWC, train=True, mutable=['batch_stats'],
+                rngs={'dropout': own_key if key is None else key})
+        return answer, updates.get('batch_stats', {})
 
-    Of images with several labels each of them counts; an image without any is never hit.
-    """
-    predicted_N1 = jnp.argmax(logits_NK, -1, keepdims=True)
-    own_N = jnp.take_along_axis(targets_NK, predicted_N1, axis=1)[:, 0]
-    return ((own_N >= targets_NK.max(-1)) & (own_N > 0)).astype(jnp.float32)
+    return apply
 
 
-def _update(config, state, batch_stats, grads, learning_rate, hparams, depths) -> TrainState:
+def _update(config, state, loss, grads, value_and_grad, learning_rate, hparams,
+            depths) -> TrainState:
     """Returns the state after the optimizer; the counters are as they were."""
-    optimizer = optim.optimizer(config['optimizer'], hparams, learning_rate)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    def value_fn(params, obj_fn=None, grad_fn=None):  # lbfgs passes all that it gets
+        return value_and_grad(params)[0][0]
+
+    optimizer = optimizers.optimizer(config['optimizer'], hparams, learning_rate)
+    updates, opt_state = optimizer.update(
+        grads, state.opt_state, state.params, value=loss, grad=grads, value_fn=value_fn,
+        obj_fn=value_fn, grad_fn=lambda params, *_: value_and_grad(params)[1])
     updates = finetune.scale(config, hparams, depths, state.step, updates)
     params = optax.apply_updates(state.params, updates)
     ema = state.ema
     if config['ema']:
         decay = ema_decay(hparams, state.step)
         ema = jax.tree.map(lambda mean, new: decay * mean + (1 - decay) * new, ema, params)
-    return state.replace(params=params, batch_stats=batch_stats, opt_state=opt_state, ema=ema)
+    return state.replace(params=params, opt_state=opt_state, ema=ema)
 
 
 def ema_decay(hparams: dict, step):
@@ -194,7 +208,7 @@ def _record(config, state, sound, measured, learning_rate):
     for cause in SKIP_CAUSES:  # the first that is not finite makes the later ones so
         skipped[cause] = state.skipped[cause] + jnp.where(finite & ~sound[cause], 1, 0)
         finite &= sound[cause]
-    measured = dict(zip(MEASURES, measured, strict=True), count=1.0)
+    measured = measured | {'count': 1.0}
     fresh = state.step % config['log_every'] == 0
     window = {name: jnp.where(fresh, 0.0, total) + jnp.where(finite, measured[name], 0.0)
               for name, total in state.window.items()}
@@ -202,7 +216,7 @@ def _record(config, state, sound, measured, learning_rate):
         step=state.step + 1, window=window, skipped=skipped,
         skipped_in_a_row=jnp.where(finite, 0, state.skipped_in_a_row + 1),
         skipped_at=jnp.where(finite, state.skipped_at, state.step))
-    metrics = {name: window[name] / window['count'] for name in MEASURES}
+    metrics = {name: window[name] / window['count'] for name in window if name != 'count'}
     return state, metrics | {
         'learning_rate': learning_rate, 'skipped_updates': sum(skipped.values()),
         'skipped': skipped, 'skipped_in_a_row': state.skipped_in_a_row,
@@ -210,46 +224,65 @@ def _record(config, state, sound, measured, learning_rate):
 
 
 def make_eval_step(model, config: dict, layout=sharding.WHOLE):
-    """Returns eval_step(state, batch) -> per-example results, each of shape (N,).
+    """Returns eval_step(state, batch, hparams) -> columns, each an array for each image, (N, ...).
 
-    `batch` is {'image', 'label', 'mask'}; `label` and `mask` come back with the results: `loss`
-    float32 (without label smoothing or weights), `prediction` int32, `confidence` float32 (the
-    probability of the prediction), `hit` bool (the prediction is a label), `top5` bool (a label is
-    among the five likeliest). Probabilities are a softmax over the classes; of images with several
-    labels, (N, K), a sigmoid of each, and `probability`, float32 (N, K), holds them all. With
-    `config.ema` the mean of the parameters is what is evaluated.
+    `batch` is {'image', 'label', 'mask'}. The columns are `labels` and `mask`, as they came;
+    `predictions` int32; `confidences` float32 (the probability of the prediction); `loss` float32,
+    of the objective, without label smoothing or weights; and those of the metrics.
+    Probabilities are a softmax over the classes; of images with several labels, (N, K), a sigmoid
+    of each, and `probabilities`, float32 (N, K), holds them all. With `config.ema` the mean of the
+    parameters is what is evaluated.
     """
+    objective = parts.find('objective', config['objective']['name'])
+    options = config['objective']['options']
 
-    def eval_step(state: TrainState, batch: dict):
-        logits_NK = predict(model, config, state, batch['image'], layout)
+    def eval_step(state: TrainState, batch: dict, hparams: dict) -> dict:
+        logits_NK, out = predict(model, config, state, batch['image'], layout)
         several = batch['label'].ndim == 2
         targets_NK = batch['label'] if several else jax.nn.one_hot(
             batch['label'], model.num_classes, dtype=jnp.float32)
         probability_NK = jax.nn.sigmoid(logits_NK) if several else jax.nn.softmax(logits_NK)
-        # The best placed of the labels decides; an image without one is never right.
-        own_N1 = jnp.where(targets_NK > 0, logits_NK, -jnp.inf).max(-1, keepdims=True)
-        return {
-            'label': batch['label'],
+        if hasattr(objective, 'evaluate'):
+            loss_N = objective.evaluate(logits_NK, targets_NK, hparams, options)
+        else:
+            cross_entropy = classification.sigmoid if several else classification.softmax
+            loss_N = cross_entropy(logits_NK, targets_NK)
+        columns = {
+            'labels': batch['label'],
             'mask': batch['mask'],
-            'loss': losses.per_example(
-                config['loss'], logits_NK, targets_NK, label_smoothing=jnp.float32(0),
-                gamma=jnp.float32(config['hparams']['focal_gamma'])),
-            'prediction': jnp.argmax(logits_NK, -1).astype(jnp.int32),
-            'confidence': probability_NK.max(-1),
-            'hit': is_hit(logits_NK, targets_NK) > 0,
-            'top5': ((logits_NK > own_N1).sum(-1) < 5) & jnp.isfinite(own_N1[:, 0]),
-        } | ({'probability': probability_NK} if several else {})
+            'predictions': jnp.argmax(logits_NK, -1).astype(jnp.int32),
+            'confidences': probability_NK.max(-1),
+            'loss': loss_N,
+        } | ({'probabilities': probability_NK} if several else {})
+        for metric in parts.metrics(config, several):
+            found = metric.part.per_example(logits_NK, targets_NK, out, hparams,
+                                            *parts.options_argument(metric))
+            parts.check_columns(metric, found, len(logits_NK), columns)
+            columns |= found
+        return columns
 
     return eval_step
 
 
 def predict(model, config: dict, state: TrainState, images_NHWC, layout=sharding.WHOLE):
-    """Returns logits float32 (N, K) of uint8 images, with the parameters that are evaluated."""
+    """Returns (logits float32 (N, K), out) of uint8 images, with the parameters that are evaluated.
+
+    `out` is the model's dict of named intermediates.
+    """
     images_NHWC = augment.color.normalize(
         images_NHWC, config['data']['mean'], config['data']['std'])
-    params = state.ema if config['ema'] else state.params
+    params = eval_params(config, state)
     with layout.traced():
-        logits_NK, _ = model.apply(
+        return model.apply(
             {'params': layout.gather(params), 'batch_stats': state.batch_stats}, images_NHWC,
             train=False)
-    return logits_NK
+
+
+def eval_params(config: dict, state: TrainState):
+    """Returns the parameters that are evaluated, exported and used: the mean, or those that train.
+
+    Of an optimizer that trains others than it means, such as schedule-free, what it says.
+    """
+    if config['ema']:
+        return state.ema
+    return optimizers.eval_params(config['optimizer'], state.opt_state, state.params)

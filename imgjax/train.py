@@ -9,7 +9,7 @@ import time
 import jax
 import jax.numpy as jnp
 
-from imgjax import build, cache, effect, evaluate, loop, sharding
+from imgjax import build, cache, evaluate, loop, parts, sharding
 from imgjax import config as config_lib
 from imgjax import state as state_lib
 from imgjax.build import Setup
@@ -40,15 +40,16 @@ def run(config, workdir: str, sources: tuple[Source, Source] | None = None) -> d
     """
     workdir = outputs.path('workdir', workdir)
     if config is not None:
-        effect.say_unread(config_lib.to_plain(config))
+        _say_unread(config_lib.to_plain(config))
     found = run_one(config, workdir, sources)
     if processes.first():
-        print(run_page.table(found, metrics_log.read_rows(workdir)), file=sys.stderr)
+        own = run_page.own_metrics(config_lib.read(workdir))
+        print(run_page.table(found, metrics_log.read_rows(workdir), own), file=sys.stderr)
     return found
 
 
 def run_one(config, workdir: str, sources: tuple[Source, Source] | None = None,
-            shared: dict | None = None, until: int | None = None) -> dict:
+            shared: dict | None = None, pause_at: int | None = None) -> dict:
     """Trains as `run` does, without a word about the result.
 
     Args:
@@ -56,19 +57,22 @@ def run_one(config, workdir: str, sources: tuple[Source, Source] | None = None,
       workdir: as of `run`.
       sources: as of `run`.
       shared: what runs before it in this process left for it, see cache.py.
-      until: the step to pause at, None for the last one. A run that pauses is evaluated and saved
-        there; it has no page yet, and its result says no more than the evaluation. One that is
-        further already stays there.
+      pause_at: the step to pause at, None for the last one. A run that pauses is evaluated and
+        saved there; it has no page yet, and its result says no more than the evaluation. One that
+        is further already stays there.
     """
     started = time.monotonic()
     backend.keep_memory()
     workdir = outputs.path('workdir', workdir)
     files.check_run(workdir)
     config = _config_of(config, workdir)
+    if changed := parts.changed_sources(config):
+        raise ConfigError(f'{workdir}: {", ".join(changed)}: other code than when the run began; '
+                          'bring that back, or take a new --workdir')
     config, weights = _with_weights(config, workdir)
     begun = claim.has_begun(workdir)
     build.check(config, begun)  # before a large dataset is listed
-    with claim.held(workdir):
+    with claim.claimed(workdir):
         train_source, eval_source = sources or build.open_dataset(config)
         described, dataset = build.describe(config, train_source, eval_source, begun)
         dataset_info.check_processes(config, dataset)
@@ -77,19 +81,28 @@ def run_one(config, workdir: str, sources: tuple[Source, Source] | None = None,
         with (stop.hear_stop(), watchdog.watchdog(config['watchdog_seconds']) as beat,
               jax.transfer_guard('disallow'), backend.memory_for('training', less_memory(setup))):
             processes.broadcast_from_first(lambda: claim.check(workdir, setup))
-            hparams = sharding.place(
-                state_lib.hparams_of(setup.config), sharding.replicated(setup.mesh))
+            hparams = evaluate.hparams_on(setup)
             state, results, rows = _train_or_go_back(
-                setup, workdir, (train_source, eval_source), hparams, fitted, until, beat)
+                setup, workdir, (train_source, eval_source), hparams, fitted, pause_at, beat)
             beat()
             step = state_lib.step_of(state)
             if step < setup.config['steps']:
-                return {'step': step} | (results.summary() if results else {})
+                return {'step': step} | (
+                    evaluate.summary(setup.config, results) if results else {})
             return result.finish(setup, workdir, state, results, rows.rows, eval_source,
                                  time.monotonic() - started)
 
 
-def _train_or_go_back(setup: Setup, workdir: str, sources, hparams: dict, fitted: list, until,
+def _say_unread(config: dict) -> None:
+    """Warns, in one line, of what a config sets and nothing reads."""
+    found = config_lib.unread(config)
+    if found:
+        first, *others = found
+        more = f'; nor are these read: config.{", config.".join(others)}' if others else ''
+        log.warning('%s%s', found[first], more)
+
+
+def _train_or_go_back(setup: Setup, workdir: str, sources, hparams: dict, fitted: list, pause_at,
                       beat):
     """Trains to the end; a run that diverges goes back to its newest checkpoint, once.
 
@@ -97,29 +110,29 @@ def _train_or_go_back(setup: Setup, workdir: str, sources, hparams: dict, fitted
     come again, one of the config does.
     """
     try:
-        return _train(setup, workdir, sources, hparams, fitted, until, beat)
+        return _train(setup, workdir, sources, hparams, fitted, pause_at, beat)
     except DivergedError as error:
         if not processes.broadcast_from_first(lambda: 'yes' if checkpoint.steps(workdir) else ''):
             raise
         log.warning('%s. Once more from the newest checkpoint', error)
     setup.cache.clear()  # the memory that held them may be at fault
-    return _train(setup, workdir, sources, hparams, fitted, until, beat)
+    return _train(setup, workdir, sources, hparams, fitted, pause_at, beat)
 
 
-def _train(setup: Setup, workdir: str, sources, hparams: dict, fitted: list, until, beat):
+def _train(setup: Setup, workdir: str, sources, hparams: dict, fitted: list, pause_at, beat):
     """Runs the steps that are left; returns the last state, its evaluation and the rows.
 
-    Of a run that is past `until` it returns (its state, None, None).
+    Of a run that is past `pause_at` it returns (its state, None, None).
     """
     train_source, eval_source = sources
     state = _resume(setup, workdir, hparams, fitted)
     first = state_lib.step_of(state)
     processes.broadcast_from_first(lambda: claim.take(workdir, setup, first))
-    if until is not None and first > until:
+    if pause_at is not None and first > pause_at:
         return state, None, None
     with member(setup, workdir, first) as mine:
         feed = open_feed(setup, train_source, state, first, hparams, beat,
-                         noting(setup, workdir, train_source))
+                         fault_recorder(setup, workdir, train_source))
         beat()
         log.info('%d steps of %d images on %d x %s%s, %d a dispatch, compiled in %.1f s',
                  setup.config['steps'], setup.config['batch_size'], setup.mesh.size,
@@ -127,7 +140,7 @@ def _train(setup: Setup, workdir: str, sources, hparams: dict, fitted: list, unt
                  f' of {processes.count()} processes' if processes.count() > 1 else '',
                  feed.steps, feed.compile_seconds)
         state, [outcome] = loop.run([mine], state, first, feed, evaluator(setup, eval_source, beat),
-                                    train_source, beat, until=until)
+                                    train_source, beat, pause_at=pause_at)
     if isinstance(outcome, DivergedError):
         raise outcome
     return state, outcome, mine.rows
@@ -139,7 +152,8 @@ def member(setup: Setup, workdir: str, first: int):
     rows = metrics_log.Log(workdir, first, write=processes.first())
     writer = checkpoint.Writer(
         workdir, setup.config['checkpoint'],
-        lambda step: rows.score(step, setup.config['data']['eval_split']))
+        lambda step: metrics_log.scores(
+            rows.rows, setup.config['data']['eval_split'], *setup.best).get(step))
     try:
         yield loop.Member(setup, rows, writer)
     finally:
@@ -147,7 +161,7 @@ def member(setup: Setup, workdir: str, first: int):
         writer.close()
 
 
-def noting(setup: Setup, workdir: str, source: Source):
+def fault_recorder(setup: Setup, workdir: str, source: Source):
     """Returns what writes down the unreadable images of each batch, see data/faults.py."""
     return faults.watch(workdir, source, setup.config['data']['max_unreadable_share'],
                         processes.index())
@@ -173,7 +187,7 @@ def _with_weights(config: dict, workdir: str) -> tuple[dict, load.Weights | None
         if init['preprocessing'] == 'auto':
             init['preprocessing'] = stored['init']['preprocessing']
         if stored['init'] == init:
-            if init['from_'] and init['preprocessing'] == 'checkpoint':
+            if init['weights'] and init['preprocessing'] == 'checkpoint':
                 same = {name: stored['data'][name] for name in preprocessing.FIELDS}
                 config = config | {'data': config['data'] | same}
             return config | {'init': init}, None
@@ -231,11 +245,16 @@ def initial_state(setup: Setup, hparams: dict, fitted=None) -> state_lib.TrainSt
     loaded = sharding.place(fitted, {
         'params': setup.shardings.params, 'batch_stats': setup.shardings.batch_stats}, own=True)
     ema = jax.tree.map(jnp.copy, loaded['params']) if setup.config['ema'] else {}
-    return state.replace(**loaded, ema=ema)
+    extra = state.extra
+    if jax.tree.leaves(extra):
+        extra = jax.jit(lambda loaded, hparams: state_lib.extra_of(
+            setup.config, loaded['params'], loaded['batch_stats'], hparams),
+            out_shardings=setup.shardings.extra)(loaded, hparams)
+    return state.replace(**loaded, ema=ema, extra=extra)
 
 
 def evaluator(setup: Setup, source: Source, beat):
-    """Returns evaluate(state, step) -> Results, or None when asked to stop."""
+    """Returns evaluate(state, step) -> Columns, or None when asked to stop."""
     options, size = setup.config['data'], setup.dataset.image_shape[0]
     batches = pipeline.eval_batches(
         source, options, size,
@@ -250,11 +269,13 @@ def evaluator(setup: Setup, source: Source, beat):
     eval_step = cache.once(setup.cache, 'eval step', setup.key, lambda: evaluate.jit_eval_step(
         setup.eval_step, setup.shardings, setup.mesh))
 
+    hparams = evaluate.hparams_on(setup)
+
     def run_evaluation(state, step: int):
         items = batches if isinstance(batches, list) else pipeline.iterate(
             batches, options['workers'])
         with backend.memory_for(*evaluate.less_memory(setup.config)):
-            return evaluate.run(eval_step, state, items, count, setup.mesh,
+            return evaluate.run(eval_step, state, hparams, items, count, setup.mesh,
                                 title=f'{options["eval_split"]} at step {step}', beat=beat)
 
     return run_evaluation

@@ -3,7 +3,7 @@
     python -m launch.evaluate --workdir=runs/digits --split=test
     python -m launch.evaluate --workdir=runs/mine --config.data.path=ELSEWHERE
     python -m launch.evaluate --config=configs/finetune.py:resnet50 \\
-        --config.init.from_=timm:resnet50.a1_in1k --config.data.path=DIR
+        --config.init.weights=timm:resnet50.a1_in1k --config.data.path=DIR
 """
 
 from absl import flags
@@ -33,7 +33,7 @@ def main() -> dict:
         return evaluate_weights.run(_CONFIG.value, _SPLIT.value, _CLASSES.value)
     if config_flags.get_config_filename(config) != base.__file__:
         raise ConfigError('--config: a run has its own; leave it out, or leave out --workdir to '
-                          'evaluate the weights of config.init.from_')
+                          'evaluate the weights of config.init.weights')
     return evaluate.evaluate_split(
         _WORKDIR.value, _STEP.value, _SPLIT.value, config_flags.get_override_values(config),
         _CLASSES.value)

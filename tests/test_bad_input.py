@@ -62,7 +62,8 @@ def test_a_folder_trains(folder, tmp_path):
      "dtype is set by config.model.dtype"),
     ({'model': {'name': 'tiny_vit', 'dtype': 'float32', 'options': {'remat': 1}}},
      "option 'remat' .*takes True or False, got 1"),
-    ({'loss': 'sofmax'}, "config.loss: takes one of .* got 'sofmax'; did you mean 'softmax'?"),
+    ({'objective': {'name': 'sofmax'}},
+     "config.objective.name: there is no objective 'sofmax'; did you mean 'softmax'?"),
     ({'augment': [['mixap', {}]], 'hparams': base.get_config().hparams.to_dict()
       | {'augment': {'mixap': 1.0}}}, "config.augment: unknown augmentation 'mixap'"),
     ({'augment': [['rand_augment', {}]], 'hparams': base.get_config().hparams.to_dict()

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from benchmarks import gpu, step_ours, turns
+from benchmarks import gpu, turns
 
 
 def filled(rows, minutes=1.0):
@@ -91,13 +91,6 @@ app.run(gpu.main)
     text = table.read_text()
     assert text.startswith('## imgjax on a CPU') and '| first | x | y |' in text
     assert 'second' not in text
-
-
-def test_the_defaults_of_a_config_need_no_ml_collections(monkeypatch):
-    whole = step_ours.base_config()
-    monkeypatch.setitem(sys.modules, 'ml_collections', None)
-    monkeypatch.delitem(sys.modules, 'configs.base', raising=False)
-    assert step_ours.base_config() == whole
 
 
 def test_without_a_gpu_it_says_so():

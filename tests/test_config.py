@@ -1,11 +1,12 @@
 import copy
-import hashlib
 import json
+import pathlib
 
 import pytest
 
 from configs import base, digits
 from imgjax import config as config_lib
+from imgjax.commands import fields
 from imgjax.errors import ConfigError
 from imgjax.process import overrides
 
@@ -18,6 +19,7 @@ def config() -> dict:
 def test_base_has_exactly_the_fields_that_are_checked():
     assert set(config_lib.flatten(json.loads(json.dumps(base.get_config().to_dict())))) == set(
         config_lib.FIELDS)
+    assert all(field.help for field in config_lib.FIELDS.values())
 
 
 @pytest.mark.parametrize('change, message', [
@@ -51,8 +53,7 @@ def test_nested_fields_are_named(config):
     with pytest.raises(ConfigError, match="config.model.dtype: takes one of 'float32', 'bfloat16'"):
         config_lib.to_plain(config)
     del config['model']['dtype']
-    with pytest.raises(ConfigError, match='config.model.dtype: missing'):
-        config_lib.to_plain(config)
+    assert config_lib.to_plain(config)['model']['dtype'] == 'float32'
 
 
 def test_hash_follows_the_result_only(config):
@@ -83,7 +84,7 @@ def test_what_was_written_is_read_and_an_edit_is_noticed(config, tmp_path):
 
 @pytest.mark.parametrize('argument, message', [
     ('--config.hparams.learning_rte=1',
-     "config.hparams.learning_rte: no such field; did you mean 'hparams.learning_rate'?"),
+     ''),  # parts.complete speaks of numbers
     ('--config.hparam.augment.mixup=1', 'config.hparam.augment.mixup: no such field'),
     ('--config.model.options.depth=3', ''),
     ("--config.model.options= {'depth': 3}", ''),
@@ -97,27 +98,25 @@ def test_overrides_are_explained(argument, message):
     assert message in found and bool(message) == bool(found)
 
 
-def test_a_config_of_before_a_field_keeps_its_hash_and_gets_what_it_did(config, tmp_path):
-    later = {name: field for name, field in config_lib.FIELDS.items() if field.before is not None}
-    assert later
+def test_a_config_without_a_field_has_its_default_and_the_same_hash(config, tmp_path):
+    """So the run directory of an older version is read and goes on."""
     old = copy.deepcopy(config)
-    for name, field in later.items():
+    for name, field in config_lib.FIELDS.items():
         group, _, last = name.rpartition('.')
-        assert (old[group] if group else old).pop(last) == field.before, (
-            f'configs/base.py: {name} must start at what runs did before it was there')
-    flat = {name: value for name, value in config_lib.flatten(old).items()
-            if not name.startswith(config_lib.INVOCATION)}
-    written = hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()[:16]
-    (tmp_path / 'config.json').write_text(json.dumps({'hash': written, 'config': old}))
+        inner = old.get(group, {}) if group else old
+        default = list(field.default) if isinstance(field.default, tuple) else field.default
+        if '.' not in group and inner.get(last) == default:
+            del inner[last]
+    (tmp_path / 'config.json').write_text(json.dumps(
+        {'hash': config_lib.digest(config), 'config': old}))
     assert config_lib.read(str(tmp_path)) == config
-    assert config_lib.digest(config) == written
-    config['data']['sampler'] = 'class_balanced'
-    assert config_lib.digest(config) != written
+    config['sampler']['name'] = 'class_balanced'
+    assert config_lib.read(str(tmp_path)) != config
 
 
 @pytest.mark.parametrize('weights, message', [
-    (['balenced'], "config.hparams.class_weights: takes (), ('balanced',) or a number"),
-    ([1.0, -1.0], "config.hparams.class_weights: takes (), ('balanced',) or a number"),
+    (['balenced'], "config.hparams.class_weights: takes float, got 'balenced'"),
+    ([1.0, -1.0], 'config.hparams.class_weights: takes at least 0, got -1.0'),
 ])
 def test_class_weights_are_checked(weights, message, config):
     config['hparams']['class_weights'] = weights
@@ -126,3 +125,50 @@ def test_class_weights_are_checked(weights, message, config):
     assert message in str(error.value)
     config['hparams']['class_weights'] = ['balanced']
     config_lib.to_plain(config)
+
+
+@pytest.mark.parametrize('change, message', [
+    ({'hparams.label_smothing': 0.1}, "did you mean 'hparams.label_smoothing'?; leave it out"),
+    ({'hparams.momentum': 0.9}, 'config.hparams.momentum: nothing reads it (objective softmax, '
+     'optimizer adamw, sampler shuffle); optimizer muon or sgd would; leave it out'),
+    ({'hparams.b1': 1.5}, 'config.hparams.b1: takes 0 to 1, got 1.5'),
+    ({'hparams.b1': 'x'}, "config.hparams.b1: takes float, got 'x'"),
+    ({'optimizer.options.nesterov': True},
+     'config.optimizer.options.nesterov: optimizer adamw has no such option; it takes no options'),
+    ({'optimizer.name': 'sgd', 'optimizer.options.nesterov': 1},
+     'config.optimizer.options.nesterov: takes bool, got 1'),
+    ({'optimizer.name': 'sdg'}, "there is no optimizer 'sdg'; did you mean 'sgd'?"),
+    ({'objective.name': 'sofmax'}, "there is no objective 'sofmax'; did you mean 'softmax'?"),
+    ({'sampler.name': 'schuffle'}, "there is no sampler 'schuffle'; did you mean 'shuffle'?"),
+    ({'metrics': (('acuracy', {}),)}, "there is no metric 'acuracy'; did you mean 'accuracy'?"),
+    ({'metrics': ('accuracy',)}, 'config.metrics: takes (("metric", {options}), ...)'),
+    ({'metrics': (('accuracy', {'k': 5}),)}, 'config.metrics: accuracy.k: metric accuracy has no'),
+    ({'objective.name': 'projects.poly_loss'}, 'config.objective.name: projects/poly_loss.py: '
+     'there is no such file in'),
+    ({'objective.name': '../poly'}, 'config.objective.name: the name'),
+])
+def test_numbers_and_options_are_those_of_the_parts(change, message):
+    config = digits.get_config().to_dict()
+    for name, value in change.items():
+        config_lib.put(config, name, value)
+    with pytest.raises(ConfigError) as error:
+        config_lib.to_plain(config)
+    assert message in str(error.value) and '\n' not in str(error.value)
+
+
+def test_a_part_has_its_numbers_in_the_config(config):
+    assert config['hparams']['b1'] == 0.9 and config['hparams']['label_smoothing'] == 0.1
+    assert config['hparams']['class_weights'] == [] and 'momentum' not in config['hparams']
+    sgd = copy.deepcopy(config)
+    sgd['optimizer']['name'] = 'sgd'
+    for name in ('b1', 'b2', 'eps'):
+        del sgd['hparams'][name]
+    sgd = config_lib.to_plain(sgd)
+    assert sgd['optimizer']['options'] == {'nesterov': True} and sgd['hparams']['momentum'] == 0.9
+    assert config_lib.digest(sgd) != config_lib.digest(config)
+
+
+def test_the_list_of_fields_in_the_docs_is_the_one_that_the_command_prints():
+    path = pathlib.Path(__file__).parents[1] / 'docs' / 'fields.md'
+    assert path.read_text() == f'{fields.whole()}\n', (
+        'run `python -m launch.fields 2>docs/fields.md`')

@@ -107,10 +107,10 @@ def test_slurm_leaves_a_cancelled_job_alone(tmp_path):
 @pytest.mark.parametrize('value', HOSTILE)
 def test_slurm_hands_hostile_values_on_as_they_are(tmp_path, value):
     done, _ = run_slurm_script(tmp_path, 0, folder=value, name=value, config=value,
-                               fields=[f'--config.init.from_={value}'], time=value, array='1-4',
+                               fields=[f'--config.init.weights={value}'], time=value, array='1-4',
                                options=[f'--comment={value}'])
     words = re.findall('<(.*)>', done.stdout)
-    assert f'--config={value}' in words and f'--config.init.from_={value}' in words
+    assert f'--config={value}' in words and f'--config.init.weights={value}' in words
     assert f'--workdir={tmp_path / value}' in words
     assert words[-2:] == [f'--workdir={tmp_path / value}/3', '--config.hparams.seed=3']
     assert not list(tmp_path.rglob('owned'))

@@ -27,6 +27,7 @@ FLAGS = {
     'prepare': {'dataset', 'data_dir', 'manual_dir', 'verify', 'source', 'path', 'options',
                 'output', 'splits', 'shorter_side', 'quality', 'shard_size', 'workers',
                 'pixel_range', 'background'},
+    'fields': {'part'},
     'study': {'study', 'workdir', 'cells', 'strategy', 'only', 'list', 'part', 'report'},
     'slurm': {'config', 'study', 'workdir', 'cells', 'name', 'nodes', 'processes', 'gpus', 'time',
               'partition', 'options', 'array', 'array_field', 'grace_seconds', 'heartbeat_seconds',

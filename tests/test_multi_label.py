@@ -10,9 +10,10 @@ from sklearn.metrics import average_precision_score
 
 from configs import base
 from imgjax import config as config_lib
-from imgjax import evaluate, train
+from imgjax import train
 from imgjax.commands import predict
 from imgjax.data.sources import arrays
+from imgjax.metrics import mean_average_precision
 from imgjax.rundir import checkpoint
 
 # What can be said of a digit, several at once, or nothing (of 9).
@@ -32,7 +33,8 @@ def sources():
 def config_of(**changes) -> dict:
     config = base.get_config()
     config.update(
-        data=dict(name='arrays', channels=1, mean=(0.3,), std=(0.37,)), loss='sigmoid',
+        data=dict(name='arrays', channels=1, mean=(0.3,), std=(0.37,)),
+        objective=dict(name='sigmoid'),
         model=dict(name='mlp'), augment=(('mixup', {}),), batch_size=64, eval_batch_size=64,
         steps=300, log_every=50, eval_every=150, schedule=dict(warmup_steps=30),
         checkpoint=dict(every=150))
@@ -81,14 +83,14 @@ def test_average_precision_is_scikit_learns():
     labels_NK = (rng.random((200, 4)) < 0.3).astype(np.float32)
     labels_NK[:, 2] = 0
     scores_NK = rng.random((200, 4)).astype(np.float32)
-    found_K = evaluate.average_precisions(labels_NK, scores_NK)
+    found_K = mean_average_precision.by_class(labels_NK, scores_NK)
     assert np.isnan(found_K[2])
     for k in (0, 1, 3):
         assert found_K[k] == average_precision_score(labels_NK[:, k], scores_NK[:, k])
-    mean = evaluate.mean_average_precision(labels_NK, scores_NK)
+    mean = mean_average_precision.mean(labels_NK, scores_NK)
     assert mean == pytest.approx(found_K[[0, 1, 3]].mean())
     scores_NK[0, 0] = np.nan
-    assert evaluate.mean_average_precision(labels_NK, scores_NK) is None
+    assert mean_average_precision.mean(labels_NK, scores_NK) is None
 
 
 @pytest.fixture(scope='module')
@@ -105,12 +107,12 @@ def imbalanced():
 
 
 @pytest.mark.parametrize('change', [
-    {'hparams': {'class_weights': ('balanced',)}}, {'data': {'sampler': 'class_balanced'}},
+    {'hparams': {'class_weights': ('balanced',)}}, {'sampler': {'name': 'class_balanced'}},
 ], ids=['weights', 'sampler'])
 def test_a_rare_class_is_found_more_often(change, imbalanced, tmp_path):
     recalls = []
     for name, changes in (('plain', {}), ('changed', change)):
-        config = config_of(steps=500, eval_every=0, loss='softmax', augment=(),
+        config = config_of(steps=500, eval_every=0, objective=dict(name='softmax'), augment=(),
                            model=dict(name='tiny_mlp'), **changes)
         config['hparams']['augment'] = {}
         recalls.append(train.run(config, str(tmp_path / name), imbalanced)['accuracy'])

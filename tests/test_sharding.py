@@ -20,6 +20,7 @@ MESHES = {'dp': (8, 1, 1), 'fsdp': (1, 8, 1), 'dp-fsdp': (2, 4, 1), 'tp': (1, 1,
           'dp-tp': (2, 1, 4), 'fsdp-tp': (2, 2, 2)}
 # Scalars of a step (norms, metrics) and leaves too small to cut, in bytes.
 SMALL = 16 * 2**10
+RESIDENT = {'examples': {}, 'constants': {}}  # the pixels come with each batch
 
 
 def job_of(sizes, model='tiny_vit', options=VIT, **changes):
@@ -145,7 +146,7 @@ def test_three_steps_in_two_parts_are_those_of_one_device():
 
 def dispatch_of(setup):
     batch, hparams = inputs(setup)
-    return feed.compile_step(setup, 1, setup.target, {}, batch, hparams)[0]
+    return feed.compile_step(setup, 1, setup.target, RESIDENT, batch, hparams)[0]
 
 
 def three(setup, dispatch, now) -> list[float]:
@@ -153,7 +154,7 @@ def three(setup, dispatch, now) -> list[float]:
     batch, hparams = inputs(setup)
     found = []
     for _ in range(3):
-        now, measured = dispatch(now, {}, batch, hparams)
+        now, measured = dispatch(now, RESIDENT, batch, hparams)
         found.append(float(measured['loss']))
     return found
 
@@ -203,9 +204,9 @@ def test_frozen_norms_stay_where_the_state_is_cut():
         now, found = train.initial_state(setup, hparams), []
         before = jax.device_get((now.params, now.batch_stats))
         assert is_cut(now.params['conv3']['kernel']) == (sizes[1] > 1)
-        dispatch, _ = feed.compile_step(setup, 1, now, {}, batch, hparams)
+        dispatch, _ = feed.compile_step(setup, 1, now, RESIDENT, batch, hparams)
         for _ in range(2):
-            now, measured = dispatch(now, {}, batch, hparams)
+            now, measured = dispatch(now, RESIDENT, batch, hparams)
             found.append(float(measured['loss']))
         after = jax.device_get((now.params, now.batch_stats))
         for (path, old), new in zip(jax.tree_util.tree_leaves_with_path(before),

@@ -5,12 +5,15 @@ import types
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from configs import base
-from imgjax import build, losses, state, step
+from imgjax import build, state, step
 from imgjax import config as config_lib
 from imgjax.errors import ConfigError
+from imgjax.objectives import jsd
+from imgjax.objectives.parts import classification
 from imgjax.rundir import dataset_info
 
 SIZE, CLASSES = 16, 5
@@ -27,6 +30,7 @@ def config_of(**changes) -> dict:
     config.hparams.augment = dict(mixup=0.4, random_flip=0.5, augmix=3.0)
     plain = config.to_dict()
     plain['hparams'] |= changes.pop('hparams', {})
+    plain['objective'] |= {'name': changes.pop('objective', 'softmax')}
     return config_lib.to_plain(plain | changes)
 
 
@@ -61,13 +65,16 @@ def assert_close(a, b):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), a, b)
 
 
-@pytest.mark.parametrize('loss, parts', [('softmax', 1), *((loss, 4) for loss in losses.NAMES)])
-def test_an_image_of_weight_zero_is_as_if_it_were_not_there(loss, parts):
+@pytest.mark.parametrize('objective, parts', [
+    ('softmax', 1), ('softmax', 4), ('sigmoid', 4), ('focal', 4)])
+def test_an_image_of_weight_zero_is_as_if_it_were_not_there(objective, parts):
     readable = np.arange(SIZE) % 3 > 0
     blank = batch_of(weight=readable)
     blank['image'] = np.where(readable[:, None, None, None], IMAGES, np.uint8(0))
-    config = config_of(loss=loss, accumulation_steps=parts, hparams={'label_smoothing': 0.1})
-    alone = config_of(loss=loss, batch_size=int(readable.sum()), hparams={'label_smoothing': 0.1})
+    config = config_of(objective=objective, accumulation_steps=parts,
+                       hparams={'label_smoothing': 0.1})
+    alone = config_of(objective=objective, batch_size=int(readable.sum()),
+                      hparams={'label_smoothing': 0.1})
     assert_close(after(config, blank), after(alone, batch_of(readable)))
 
 
@@ -95,7 +102,7 @@ def test_a_batch_of_unreadable_images_changes_nothing_and_is_finite():
 
 
 def test_several_labels_are_trained_on_with_mixup():
-    config = config_of(loss='sigmoid', augment=[['mixup', {}]])
+    config = config_of(objective='sigmoid', augment=[['mixup', {}]])
     key, _ = step.keys(state.hparams_of(config), jnp.int32(0))
     shown = jax.device_get(step.augmented_batch(
         config, CLASSES, key, batch_of(labels=SEVERAL), state.hparams_of(config)))
@@ -104,7 +111,7 @@ def test_several_labels_are_trained_on_with_mixup():
         shown['target'], share[0] * SEVERAL + (1 - share[0]) * np.roll(SEVERAL, 1, 0), atol=1e-5)
     loss, _ = after(config, batch_of(labels=SEVERAL), multi_label=True)
     assert loss == pytest.approx(CLASSES * np.log(2), rel=0.6)
-    with pytest.raises(ConfigError, match='config.loss: softmax takes one label an image'):
+    with pytest.raises(ConfigError, match='objective.name: softmax takes one label for each'):
         after(config_of(), batch_of(labels=SEVERAL), multi_label=True)
 
 
@@ -140,18 +147,18 @@ def test_each_part_of_a_batch_updates_the_batch_statistics():
 def test_what_the_eval_step_says_of_known_logits(several, monkeypatch):
     """Image n has its highest logit at class 0, then 1, 2 ...; its label is n."""
     logits_NK = np.tile(np.arange(8, 0, -1, dtype=np.float32), (8, 1))
-    monkeypatch.setattr(step, 'predict', lambda *_: jnp.asarray(logits_NK))
+    monkeypatch.setattr(step, 'predict', lambda *_: (jnp.asarray(logits_NK), {}))
     eval_step = step.make_eval_step(types.SimpleNamespace(num_classes=8), config_of(
-        loss='sigmoid' if several else 'softmax'))
+        objective='sigmoid' if several else 'softmax'))
     labels = np.arange(8, dtype=np.int32)
     found = eval_step(None, {'image': np.zeros(8), 'mask': np.ones(8, bool),
-                             'label': np.eye(8, dtype=np.float32) if several else labels})
-    assert found['prediction'].tolist() == [0] * 8
-    assert found['hit'].tolist() == [True] + [False] * 7
-    assert found['top5'].tolist() == [True] * 5 + [False] * 3
+                             'label': np.eye(8, dtype=np.float32) if several else labels}, {})
+    assert found['predictions'].tolist() == [0] * 8
+    assert found['accuracy'].tolist() == [True] + [False] * 7
+    assert found['top5_accuracy'].tolist() == [True] * 5 + [False] * 3
     p_K = 1 / (1 + np.exp(-logits_NK[0])) if several else np.exp(logits_NK[0] - 8) / np.exp(
         logits_NK[0] - 8).sum()
-    np.testing.assert_allclose(found['confidence'], p_K[0], rtol=1e-5)
+    np.testing.assert_allclose(found['confidences'], p_K[0], rtol=1e-5)
     if not several:
         np.testing.assert_allclose(found['loss'], -np.log(p_K), rtol=1e-5)
 
@@ -159,13 +166,13 @@ def test_what_the_eval_step_says_of_known_logits(several, monkeypatch):
 def test_is_hit():
     logits = jnp.array([[0.0, 2.0, 1.0]] * 4)
     targets = jnp.array([[0.0, 1, 1], [1, 0, 0], [0, 0, 0], [0.4, 0.6, 0]])
-    assert step.is_hit(logits, targets).tolist() == [1, 0, 0, 1]
+    assert classification.is_hit(logits, targets).tolist() == [1, 0, 0, 1]
 
 
 def test_three_views_shall_agree():
     """AugMix's consistency: one view without it, two with draws of their own, the rest shared."""
     ops = [['random_flip', {}], ['augmix', {'width': 1, 'depth': 1}]]
-    config = config_of(augment=ops, consistency='jsd', hparams={'label_smoothing': 0.1})
+    config = config_of(augment=ops, objective='jsd', hparams={'label_smoothing': 0.1})
     hparams = state.hparams_of(config)
     key, _ = step.keys(hparams, jnp.int32(0))
 
@@ -178,7 +185,7 @@ def test_three_views_shall_agree():
     assert views.shape == (3, SIZE, 8, 8, 1) and flipped.shape == (1, SIZE, 8, 8, 1)
     np.testing.assert_array_equal(views[0], flipped[0])
     assert not np.array_equal(views[1], views[0]) and not np.array_equal(views[1], views[2])
-    loss, alone = (after(config_of(augment=ops, consistency='jsd', hparams={
+    loss, alone = (after(config_of(augment=ops, objective='jsd', hparams={
         'label_smoothing': 0.1, 'consistency_weight': weight}), batch_of())[0]
         for weight in (1e5, 0.0))  # the views of a new model hardly differ
     model = build.setup(config, dataset_of()).model
@@ -186,11 +193,11 @@ def test_three_views_shall_agree():
     apply = jax.jit(lambda view: model.apply({'params': begin.params}, view, train=False)[0])
     logits = [apply(view) for view in views]
     assert loss - alone == pytest.approx(
-        1e5 * losses.agreement(jnp.stack(logits, 1)).mean().item(), rel=1e-3) and loss > alone
+        1e5 * jsd.agreement(jnp.stack(logits, 1)).mean().item(), rel=1e-3) and loss > alone
     targets = jax.nn.one_hot(batch_of()['label'], CLASSES, dtype=jnp.float32)
-    of_view = [losses.per_example('softmax', one, targets, label_smoothing=0.1).mean().item()
+    of_view = [classification.softmax(one, optax.smooth_labels(targets, 0.1)).mean().item()
                for one in logits]
     assert alone == pytest.approx(of_view[0], rel=1e-6), 'the labels are those of the first view'
     assert of_view[1] != pytest.approx(of_view[0], rel=1e-6)
-    with pytest.raises(ConfigError, match='config.consistency: jsd takes the softmax loss and an'):
-        after(config_of(consistency='jsd'), batch_of())
+    with pytest.raises(ConfigError, match='config.augment: objective jsd takes views that differ'):
+        after(config_of(objective='jsd'), batch_of())

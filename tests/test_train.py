@@ -252,11 +252,11 @@ def test_a_state_that_is_not_finite_is_never_saved(part, tmp_path, dataset):
 def test_the_checkpoint_of_the_best_evaluation_is_kept(tmp_path, monkeypatch):
     """Also where none was due, and where the run is stopped and goes on after it."""
     accuracies = {2: 0.5, 4: 0.9, 6: 0.8, 8: 0.9, 10: 0.7}
-    monkeypatch.setattr(metrics_log.Log, 'score', lambda self, step, split: accuracies[step] if any(
-        row['step'] == step and row['split'] == split for row in self.rows) else None)
+    monkeypatch.setattr(metrics_log, 'scores', lambda rows, split, metric, higher_is_better: {
+        row['step']: accuracies[row['step']] for row in rows if row['split'] == split})
     config = config_of(steps=10, eval_every=2, checkpoint={
         'every': 0, 'keep_newest': 1, 'keep_every': 0, 'keep_best': True})
-    train.run_one(config, str(tmp_path), until=6)
+    train.run_one(config, str(tmp_path), pause_at=6)
     assert checkpoint.steps(str(tmp_path)) == [4, 6]
     result = train.run_one(config, str(tmp_path))
     assert checkpoint.steps(str(tmp_path)) == [4, 10], 'the earliest of equals, and the newest'

@@ -29,7 +29,7 @@ def get_study(path=''):
     base.hparams.augment.cutmix = 1.0
     base.update(
         batch_size=64, steps=500, log_every=50, eval_every=0, checkpoint=dict(every=0), ema=True,
-        optimizer=dict(nesterov=True), schedule=dict(name='cosine', warmup_steps=50))
+        optimizer=dict(options=dict(nesterov=True)), schedule=dict(name='cosine', warmup_steps=50))
     base.hparams.update(label_smoothing=0.1, ema_decay=0.99, weight_decay=5e-4)
     return dict(
         base=base,

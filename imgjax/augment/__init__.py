@@ -15,6 +15,9 @@ column that says whether the example is real.
 
 An operation annotates its strength and its options with the ranges that they take; see ``ranges``.
 
+An operation of your own is a function of the same form in ``projects/<name>.py``, called ``<name>``
+like the file. Among the operations it is ``projects.<name>``, its strength is that of ``<name>``.
+
 What an operation does to the pixels is a function without randomness, with one number per example
 where it needs any; the operations of a file and the policies share these functions.
 """
@@ -31,13 +34,14 @@ from imgjax.augment import color as color
 from imgjax.augment import ranges
 from imgjax.augment.keys import example_keys as example_keys
 from imgjax.errors import nearest, unknown
+from imgjax.process import projects
 
 _IMAGE = ['key', 'images_NHWC', 'strength']
 _MIXING = ['key', 'images_NHWC', 'targets_NK', 'strength']
-_OF_A_VIEW = ('augmix',)
 
 
-def apply(ops, key, images_NHWC, targets_NK, strengths, view=None) -> tuple[jax.Array, jax.Array]:
+def apply(ops, key, images_NHWC, targets_NK, strengths, view=0,
+          differ=()) -> tuple[jax.Array, jax.Array]:
     """Applies the operations in their order.
 
     >>> bytes_NHWC = jnp.asarray([1, 2, 3], jnp.uint8).reshape(1, 1, 3, 1)
@@ -53,8 +57,9 @@ def apply(ops, key, images_NHWC, targets_NK, strengths, view=None) -> tuple[jax.
         decides what happens to the example, whatever the sharding.
       targets_NK: float32; mixing operations add up rows, which need not sum to 1.
       strengths: dict of operation name -> scalar, traced or not; names not in ``ops`` are ignored.
-      view: None, or the index of this view of the batch (a static int). All views share every draw
-        except those of ``augmix``, which leaves view 0 unchanged and differs in the others.
+      view: which of several views of one batch this is (a static int).
+      differ: names of the operations that differ between views and leave view 0 as it is; views
+        share all other draws.
 
     Returns:
       float32 images_NHWC, and targets_NK.
@@ -64,21 +69,22 @@ def apply(ops, key, images_NHWC, targets_NK, strengths, view=None) -> tuple[jax.
         out of its range (a traced strength cannot be checked here; call `check_strengths` before).
     """
     check(ops)
-    check_strengths(ops, {name: strengths[name] for name, _ in ops
+    check_strengths(ops, {name: strengths[name] for name in map(strength_name, names_in(ops))
                           if isinstance(strengths.get(name), int | float)})
     images_NHWC = jnp.asarray(images_NHWC).astype(jnp.float32)
     for place, (name, options) in enumerate(ops):
-        if name not in strengths:
+        own = strength_name(name)
+        if own not in strengths:
             raise ValueError(
                 f'augmentation {name!r} has no strength: add it to the hparams next to '
                 f'{sorted(strengths)}')
         function, first = _find(name)
         op_key = jax.random.fold_in(key, place)
-        if name in _OF_A_VIEW and view is not None:
+        if name in differ:
             if view == 0:
                 continue
             op_key = jax.random.fold_in(op_key, view)
-        strength = jnp.asarray(strengths[name], jnp.float32)
+        strength = jnp.asarray(strengths[own], jnp.float32)
         if first == _MIXING:
             images_NHWC, targets_NK = function(op_key, images_NHWC, targets_NK, strength, **options)
         else:
@@ -131,15 +137,29 @@ def check_strengths(ops, strengths) -> None:
     Raises:
       ValueError: one does not; the line has its name and the range, or the nearest name.
     """
-    there = [name for name, _ in ops]
+    there = {strength_name(name): name for name in names_in(ops)}
     for name, strength in strengths.items():
         if name not in there:
             raise ValueError(f'{name}: the strength of an operation that config.augment does not '
                              f'have{nearest(name, there)}; add the operation there, or remove it '
                              f'here (it has {", ".join(there) or "none"})')
-        annotation = inspect.signature(_find(name)[0]).parameters['strength'].annotation
+        annotation = inspect.signature(_find(there[name])[0]).parameters['strength'].annotation
         if wrong := ranges.complaint(annotation, strength, {}):
             raise ValueError(f'{name}: {wrong}')
+
+
+def names_in(ops) -> list[str]:
+    """Returns the names of operations, in their order."""
+    return [name for name, _ in ops]
+
+
+def strength_name(name: str) -> str:
+    """Returns the name under which `strengths` has that of an operation.
+
+    >>> strength_name('mixup'), strength_name('projects.rain')
+    ('mixup', 'rain')
+    """
+    return str(name).rpartition('.')[2]
 
 
 def names() -> list[str]:
@@ -157,16 +177,26 @@ def _operations() -> dict[str, tuple[Callable, list[str]]]:
     for info in pkgutil.iter_modules(__path__):
         module = importlib.import_module(f'{__name__}.{info.name}')
         for name, function in vars(module).items():
-            if name.startswith('_') or not inspect.isfunction(function):
-                continue
-            parameters = list(inspect.signature(function).parameters)
-            for first in (_IMAGE, _MIXING):
-                if parameters[:len(first)] == first:
-                    found[name] = function, first
+            if not name.startswith('_') and (first := _first_parameters(function)):
+                found[name] = function, first
     return found
 
 
+def _first_parameters(function) -> list[str] | None:
+    """Returns the first parameters by which a function is an operation, None for any other."""
+    if not inspect.isfunction(function):
+        return None
+    parameters = list(inspect.signature(function).parameters)
+    return next((first for first in (_IMAGE, _MIXING) if parameters[:len(first)] == first), None)
+
+
 def _find(name) -> tuple[Callable, list[str]]:
+    if isinstance(name, str) and '.' in name:
+        function = getattr(projects.load(name), strength_name(name), None)
+        if not (first := _first_parameters(function)):
+            raise ValueError(f'{name.replace(".", "/")}.py: has no operation {strength_name(name)}'
+                             f'({", ".join(_IMAGE)}, *, ...)')
+        return function, first
     operations = _operations()
     if name not in operations:
         raise ValueError(unknown('augmentation', name, sorted(operations)))

@@ -50,5 +50,6 @@ def evaluate_split(workdir: str, at: int | str | None = None, split: str | None 
         setup = build.setup(config, setup.dataset._replace(
             image_shape=[side, side, setup.dataset.image_shape[2]]))
     return {'split': split, 'data': place,
-            **evaluate.split(setup, state, source, split).summary(), **found, 'step': meta['step'],
+            **evaluate.summary(setup.config, evaluate.split(setup, state, source, split)), **found,
+            'step': meta['step'],
             'workdir': os.path.abspath(workdir), 'state_digest': meta['state_digest']}

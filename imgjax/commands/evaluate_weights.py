@@ -18,7 +18,7 @@ log = logging.getLogger('imgjax')
 
 
 def run(config, split: str | None = None, by: str = 'name') -> dict:
-    """Evaluates the weights that config.init.from_ names on the data that config.data names.
+    """Evaluates the weights that config.init.weights names on the data that config.data names.
 
     Classes are matched by the names that travel with the weights (see interop/labels.py); where
     there are none their outputs are taken for the classes of the dataset in its order.
@@ -40,7 +40,7 @@ def run(config, split: str | None = None, by: str = 'name') -> dict:
     weights = load.find(config)
     if weights is None:
         raise ConfigError('--workdir: give a run directory, or weights by --config=FILE and '
-                          '--config.init.from_=LAYOUT:WHERE')
+                          '--config.init.weights=LAYOUT:WHERE')
     config = load.with_preprocessing(config, weights)
     build.check(config)
     options = config['data']
@@ -57,8 +57,8 @@ def run(config, split: str | None = None, by: str = 'name') -> dict:
     source, found = evaluation_data.compare_classes(source, dataset, split, by)
     setup, begun = _begun(build.setup(config, dataset), weights, bool(names))
     return {'split': split, 'data': options['path'] or options['name'],
-            'weights': config['init']['from_'],
-            **evaluate.split(setup, begun, source, split).summary(), **found,
+            'weights': config['init']['weights'],
+            **evaluate.summary(setup.config, evaluate.split(setup, begun, source, split)), **found,
             'parameters': state.parameter_count(begun),
             'state_digest': digests.state_digest(begun)}
 
@@ -71,7 +71,8 @@ def _of_an_evaluation(config) -> dict:
     config = config_lib.to_plain(plain)
     return config | {
         'init': config['init'] | {'head': 'keep'},  # a new one has nothing to say
-        'ema': False, 'hparams': config['hparams'] | {'class_weights': []}}
+        'ema': False, 'metrics': config['metrics'],
+        'hparams': config['hparams'] | {'class_weights': []}}
 
 
 def _names(weights: load.Weights, source: Source) -> tuple[str, ...]:

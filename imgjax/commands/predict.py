@@ -122,7 +122,7 @@ def _classifier(setup: build.Setup, state, top_k: int):
     names = setup.dataset.class_names
 
     def top(state, images_NHWC):
-        logits_NK = step.predict(setup.model, setup.config, state, images_NHWC)
+        logits_NK, _ = step.predict(setup.model, setup.config, state, images_NHWC)
         several = setup.dataset.multi_label
         return jax.lax.top_k(
             jax.nn.sigmoid(logits_NK) if several else jax.nn.softmax(logits_NK), top_k)

@@ -55,7 +55,8 @@ def draw(config, output: str, images: int = 8, steps: int = 5) -> dict:
     images = min(images, config['batch_size'])
     size, options = dataset.image_shape[0], config['data']
     batches = pipeline.train_batches(
-        train, options, size, batch_size=config['batch_size'], seed=config['hparams']['seed'])
+        train, build.draw(config, train), options, size, batch_size=config['batch_size'],
+        seed=config['hparams']['seed'])
     first = batches[0]['index'][:images]
     examples = data.read(train, first)
     rows = [('evaluated', [decode.pixels(example, options, size) for example in examples],

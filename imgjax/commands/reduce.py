@@ -45,9 +45,9 @@ def write(options: dict, output: str, splits: list[str], *, shorter_side: int, q
       ConfigError: what is in `output` is no such copy, or one with other settings.
       DataError: not one image can be read, or no split has the classes of all.
     """
-    options = {name.removeprefix('data.'): field.before
+    options = {name.removeprefix('data.'): field.default
                for name, field in config_lib.FIELDS.items()
-               if name.startswith('data.') and field.before is not None} | options
+               if name.startswith('data.') and not name.endswith(('name', '_split'))} | options
     pairs = dict(_output_split(entry) for entry in splits)
     evaluated = [spec for spec in pairs.values()
                  if any(map(split_names.is_held_out, split_names.bare(spec)))]

@@ -1,12 +1,15 @@
 """Opens a run directory for the commands that use it: model, state, which step."""
 
+import logging
 import os
 
-from imgjax import build
+from imgjax import build, parts
 from imgjax import config as config_lib
 from imgjax.errors import ConfigError, DataError
 from imgjax.process import backend
 from imgjax.rundir import checkpoint, dataset_info, files, metrics_log
+
+log = logging.getLogger('imgjax')
 
 
 def open_run(workdir: str) -> build.Setup:
@@ -16,6 +19,8 @@ def open_run(workdir: str) -> build.Setup:
     config = config_lib.read(workdir) if os.path.isdir(workdir) else None
     if config is None:
         raise ConfigError(f'--workdir={workdir}: no run directory')
+    if changed := parts.changed_sources(config):
+        log.warning('%s: other code than when the run began', ', '.join(changed))
     # The devices that are here, not those it was trained on.
     config = config | {'mesh': {'data': -1, 'fsdp': 1, 'tensor': 1}}
     return build.setup(config, dataset_info.read(workdir))
@@ -63,5 +68,6 @@ def which_step(setup: build.Setup, workdir: str, at: int | str | None) -> int | 
 
 def best_evaluated(setup: build.Setup, workdir: str) -> int | None:
     """Returns the step of a run's best evaluation, the earliest of equals; None without any."""
-    scores = metrics_log.scores(metrics_log.read_rows(workdir), setup.config['data']['eval_split'])
+    scores = metrics_log.scores(
+        metrics_log.read_rows(workdir), setup.config['data']['eval_split'], *setup.best)
     return max(sorted(scores), key=scores.get) if scores else None

@@ -1,7 +1,8 @@
 """Datasets: where examples come from, how they are decoded, and which of them batch k has.
 
-A source is one file of `sources/` with `open_split(split, options) -> Source`; every other name is
-the name of a TFDS dataset. Nothing here imports JAX.
+A source is one file of `sources/`, or `projects.<file>` of the user's own, with
+`open_split(split, options) -> Source`; every other name is taken for a TFDS dataset. Nothing here
+imports JAX.
 """
 
 import importlib
@@ -15,6 +16,7 @@ import numpy as np
 
 from imgjax.data import left_out as left_out_lib
 from imgjax.errors import ConfigError, nearest
+from imgjax.process import projects
 
 log = logging.getLogger('imgjax')
 
@@ -88,14 +90,12 @@ def open_split(split: str, options: dict) -> Source:
       DataError: the dataset exists but cannot be read, or two class names look the same.
     """
     name = options['name']
-    if not re.fullmatch(r'[a-z0-9_]+', name):
-        raise ConfigError(f'config.data.name: takes letters a-z, digits and _, got {name!r}')
     from imgjax.data import (
         classes,
         ignored,
         slices,  # they need Source
     )
-    module = importlib.import_module(f'imgjax.data.sources.{name if name in names() else "tfds"}')
+    module = _module(name)
     if '[' in split or '+' in split:
         source = slices.open_slices(split, lambda bare: module.open_split(bare, options))
     else:
@@ -110,6 +110,18 @@ def open_split(split: str, options: dict) -> Source:
     _log(split, source, options)
     ignored.look(split, source.examples, options)
     return source
+
+
+def _module(name: str):
+    """Returns the module of a source: a file of `sources/`, or of the user's `projects/`."""
+    if '.' in name:
+        try:
+            return projects.load(name)
+        except ValueError as error:
+            raise ConfigError(f'config.data.name: {error}') from None
+    if not re.fullmatch(r'[a-z0-9_]+', name):
+        raise ConfigError(f'config.data.name: takes letters a-z, digits and _, got {name!r}')
+    return importlib.import_module(f'imgjax.data.sources.{name if name in names() else "tfds"}')
 
 
 def _log(split: str, source: Source, options: dict) -> None:

@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker
 
 import grain
@@ -20,7 +20,6 @@ from absl import flags
 
 from imgjax import data
 from imgjax.data import Source, decode
-from imgjax.data.sampler import sampler
 from imgjax.errors import WorkerError
 
 # Examples that a thread reads and decodes in one go, at most. A source that reads many at once gets
@@ -119,7 +118,8 @@ def load(source: Source, options: dict, size: int, indices: np.ndarray, *,
     return batch
 
 
-def train_batches(source: Source, options: dict, size: int, *, batch_size: int, seed: int,
+def train_batches(source: Source, draw: Callable, options: dict, size: int, *,
+                  batch_size: int, seed: int,
                   process: tuple[int, int] = (0, 1)) -> grain.MapDataset:
     """Returns the rows of this process in every batch; item k belongs to step k.
 
@@ -129,15 +129,15 @@ def train_batches(source: Source, options: dict, size: int, *, batch_size: int, 
 
     Args:
       source: the training split.
+      draw: positions -> example indices, as of build.draw.
       options: plain config['data'].
       size: side of the images in pixels.
       batch_size: examples per batch over all processes.
-      seed: the seed of the order and of the random crops.
+      seed: the seed of the random crops.
       process: (index, count) of this process.
     """
     index, count = process
     share = batch_size // count
-    draw = sampler(source, options, batch_size=batch_size, seed=seed)
 
     def batch(step: int) -> dict:
         positions = int(step) * batch_size + index * share + np.arange(share, dtype=np.int64)

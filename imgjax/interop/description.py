@@ -1,10 +1,9 @@
 """The config.json beside an exported model, by which other programs build the model and feed it.
 
 Its form is that of timm's files on the Hub, so that `timm.create_model('local-dir:FOLDER',
-pretrained=True)` builds the same function; `imgjax` holds what `config.init.from_` compares.
+pretrained=True)` builds the same function; `imgjax` holds what `config.init.weights` compares.
 """
 
-import importlib
 import math
 
 import jax
@@ -95,7 +94,7 @@ def _pretrained_cfg(setup: Setup) -> dict:
 def _family(setup: Setup):
     """Returns (the module of the family, its {prefix of our names: timm's prefix})."""
     name = setup.config['model']['name']
-    module = importlib.import_module(f'imgjax.models.{models.variants().get(name, name)}')
+    module = models.module(name)
     return module, getattr(module, 'RENAMES', {})
 
 

@@ -36,7 +36,7 @@ def to_timm(tensors: dict[str, np.ndarray], family: str, variant: str) -> dict[s
       DataError: another family than efficientnet.
     """
     if family != 'efficientnet':
-        raise DataError('config.init.from_: efficientnet_pytorch knows the family efficientnet, '
+        raise DataError('config.init.weights: efficientnet_pytorch knows the family efficientnet, '
                         f'not {family!r}')
     places = _places(variant)
 

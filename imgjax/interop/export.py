@@ -65,13 +65,13 @@ def export(workdir: str, format: str, output: str = '', at: int | str | None = N
     _check_same_model(output, own, format, setup)
     chosen = run_directory.which_step(setup, workdir, at)
     state, meta = run_directory.restore(setup, workdir, chosen)
-    params = state.ema if setup.config['ema'] else state.params
+    params = step.eval_params(setup.config, state)
     variables = jax.device_get({'params': params, 'batch_stats': state.batch_stats})
     state = state.replace(params=variables['params'], batch_stats=variables['batch_stats'],
                           ema=variables['params'] if setup.config['ema'] else {})
 
     def predict(images_NHWC):
-        return step.predict(setup.model, setup.config, state, images_NHWC)
+        return step.predict(setup.model, setup.config, state, images_NHWC)[0]
 
     try:
         with outputs.filling(output, 'launch.export', own) as folder:
@@ -155,7 +155,7 @@ def _apply(setup: Setup) -> Callable:
 
 def _write_safetensors(setup: Setup, variables, folder: str) -> Callable:
     family = models.variants().get(setup.config['model']['name'], setup.config['model']['name'])
-    module = importlib.import_module(f'imgjax.models.{family}')
+    module = models.module(family)
     renames = getattr(module, 'RENAMES', {})
     path = os.path.join(folder, 'model.safetensors')
     # transformers reads only files that say which library's layout they have.

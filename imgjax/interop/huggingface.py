@@ -185,7 +185,7 @@ def to_timm(tensors: dict[str, np.ndarray], family: str, variant: str) -> dict[s
       DataError: a family that is not in NAMES.
     """
     if family not in NAMES:
-        raise DataError(f'config.init.from_: huggingface knows the families '
+        raise DataError(f'config.init.weights: huggingface knows the families '
                         f'{", ".join(sorted(NAMES))}, not {family!r}')
     found = {}
     for name, tensor in tensors.items():
@@ -195,7 +195,7 @@ def to_timm(tensors: dict[str, np.ndarray], family: str, variant: str) -> dict[s
         for pattern, replacement in NAMES[family]:
             new = re.sub(pattern, replacement, new)
         if new in found:
-            raise DataError(f'config.init.from_: more than one tensor is {new}, {name} is one')
+            raise DataError(f'config.init.weights: more than one tensor is {new}, {name} is one')
         found[new] = tensor
     found = _joined(found)
     return _shaped(found, variant) if family == 'convnext' else found

@@ -143,7 +143,7 @@ def check(name: str, variant: str, options: dict) -> dict:
     kind = _kind(name)
     ours, needed = APPLICATIONS[name]
     if variant != ours or any(options.get(key) != value for key, value in needed.items()):
-        raise ConfigError(f'config.init.from_: keras:{name} fits config.model.name={ours!r} with '
+        raise ConfigError(f'config.init.weights: keras:{name} fits config.model.name={ours!r} with '
                           f'config.model.options={needed}, got {variant!r} with {dict(options)}')
     return PREPROCESSING[kind]
 
@@ -162,14 +162,14 @@ def application(name: str, weights: str = 'imagenet') -> dict[str, np.ndarray]:
     try:
         import keras
     except ImportError as error:
-        raise ConfigError(f'config.init.from_: keras cannot be imported ({error}); '
+        raise ConfigError(f'config.init.weights: keras cannot be imported ({error}); '
                           'pip install keras') from None
     with jax.transfer_guard('allow'):  # a run forbids implicit transfers
         try:
             model = getattr(keras.applications, name)(weights=weights)
         except Exception as error:  # of HTTP, of its cache, of h5py
             text = one_line(error, 160)
-            raise DataError(f'config.init.from_: the weights of keras:{name} cannot be had here '
+            raise DataError(f'config.init.weights: the weights of keras:{name} cannot be had here '
                             f'({type(error).__name__}: {text})') from None
         return from_model(model, name, bgr=PREPROCESSING[kind] is _CAFFE)
 
@@ -209,7 +209,7 @@ def from_model(model, name: str, bgr: bool = False) -> dict[str, np.ndarray]:
 
 def _kind(name: str) -> str:
     if name not in APPLICATIONS:
-        raise ConfigError(f'config.init.from_: keras takes the name of an application, '
+        raise ConfigError(f'config.init.weights: keras takes the name of an application, '
                           f'{", ".join(APPLICATIONS)}, got {name!r}{nearest(name, APPLICATIONS)}')
     return next(kind for kind in NAMES if name.startswith(kind))
 

@@ -1,7 +1,7 @@
 """Loads the weights that a run begins with: finds, reads, renames, adapts and checks them.
 
-config.init.from_ is LAYOUT:WHERE. WHERE is a file (.safetensors, .pth, .npz). For `timm` it may be
-a name on the Hugging Face Hub such as timm:vit_small_patch16_224.augreg_in21k_ft_in1k, which is
+config.init.weights is LAYOUT:WHERE. WHERE is a file (.safetensors, .pth, .npz). For `timm` it may
+be a name on the Hugging Face Hub such as timm:vit_small_patch16_224.augreg_in21k_ft_in1k, which is
 read from the cache without a network; for `keras` it is an application, whose weights Keras
 downloads.
 """
@@ -17,9 +17,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from imgjax import finetune, models
+from imgjax import models, parts
 from imgjax.errors import ConfigError, DataError, nearest, one_line
 from imgjax.interop import adapt, description, files, labels, prefixes, preprocessing, torch_layout
+from imgjax.optimizers.parts import finetune
 
 log = logging.getLogger('imgjax')
 
@@ -51,19 +52,19 @@ class Weights(NamedTuple):
 
 
 def find(config: dict) -> Weights | None:
-    """Returns the weights that config.init.from_ names, on this disk; None if it is empty.
+    """Returns the weights that config.init.weights names, on this disk; None if it is empty.
 
     Raises:
       ConfigError: there is no such layout or name.
       DataError: the weights are not available.
     """
-    layout, colon, where = config['init']['from_'].partition(':')
+    layout, colon, where = config['init']['weights'].partition(':')
     if not layout:
         return None
     if layout not in LAYOUTS or not colon or not where:
         raise ConfigError(
-            f'config.init.from_: takes LAYOUT:WHERE with a layout of {", ".join(LAYOUTS)}, got '
-            f'{config["init"]["from_"]!r}{nearest(layout, LAYOUTS)}')
+            f'config.init.weights: takes LAYOUT:WHERE with a layout of {", ".join(LAYOUTS)}, got '
+            f'{config["init"]["weights"]!r}{nearest(layout, LAYOUTS)}')
     if layout == 'keras':
         keras = importlib.import_module('imgjax.interop.keras')
         model = config['model']
@@ -71,10 +72,10 @@ def find(config: dict) -> Weights | None:
     if os.sep in where or where.endswith(files.FORMATS) or os.path.isfile(where):
         path = os.path.expanduser(where)
         if os.path.isdir(path):
-            raise DataError(f'config.init.from_: {path} is a folder; give the file of weights in '
+            raise DataError(f'config.init.weights: {path} is a folder; give the file of weights in '
                             'it, such as model.safetensors')
         if not os.path.isfile(path):
-            raise DataError(f'config.init.from_: no such file {path}')
+            raise DataError(f'config.init.weights: no such file {path}')
         folder, known = os.path.dirname(path), {}
         if layout in _DEMANDING:
             known = _known(config['model'], layout, folder)
@@ -84,10 +85,12 @@ def find(config: dict) -> Weights | None:
             _check_exported(config['model'], os.path.join(folder, 'config.json'))
         return Weights(layout, path, known, labels.beside(path))
     if layout != 'timm' or not _HUB_NAME.fullmatch(where):
-        raise ConfigError(f'config.init.from_: {layout} takes a file ({", ".join(files.FORMATS)}), '
+        raise ConfigError(f'config.init.weights: {layout} takes a file '
+                          f'({", ".join(files.FORMATS)}), '
                           f'got {where!r}')
     if where.partition('.')[0] != config['model']['name']:
-        raise ConfigError(f'config.init.from_: weights of {where.partition(".")[0]!r} are not for '
+        raise ConfigError('config.init.weights: weights of '
+                          f'{where.partition(".")[0]!r} are not for '
                           f'config.model.name {config["model"]["name"]!r}')
     described, path = (_from_hub(where, name) for name in ('config.json', 'model.safetensors'))
     return Weights(layout, path, preprocessing.of_timm(described), labels.beside(described))
@@ -149,13 +152,13 @@ def _from_hub(name: str, file: str) -> str:
     try:
         import huggingface_hub
     except ImportError:
-        raise ConfigError("config.init.from_: names on the Hub need huggingface_hub; install "
+        raise ConfigError("config.init.weights: names on the Hub need huggingface_hub; install "
                           "imgjax[weights], or give a file") from None
     try:
         return huggingface_hub.hf_hub_download(f'timm/{name}', file)
     except Exception as error:  # of HTTP, of the cache, of the repository
         text = one_line(error, 160)
-        raise DataError(f'config.init.from_: timm/{name} has no {file} that can be had here '
+        raise DataError(f'config.init.weights: timm/{name} has no {file} that can be had here '
                         f'({type(error).__name__}: {text}); download it elsewhere and give its '
                         'path') from None
 
@@ -183,7 +186,7 @@ def load(config: dict, weights: Weights, target, class_names: tuple[str, ...] = 
     """
     variant = config['model']['name']
     family = models.variants().get(variant, variant)
-    module = importlib.import_module(f'imgjax.models.{family}')
+    module = models.module(family)
     renames = getattr(module, 'RENAMES', {})
     ours = torch_layout.shapes(target, renames)
     heads = tuple({torch_layout.name_of(('params', name, 'x'), renames)[:-2]
@@ -196,8 +199,9 @@ def load(config: dict, weights: Weights, target, class_names: tuple[str, ...] = 
             stored, lambda some: _to_timm(some, weights.layout, family, variant), set(ours))
         if not adapt.far_off(tensors, ours, heads, buffers):
             if not new:
+                objective = parts.find('objective', config['objective']['name'])
                 tensors = labels.in_order_of(tensors, label_names, class_names, heads,
-                                             config.get('loss', 'softmax') == 'softmax')
+                                             not getattr(objective, 'MULTI_LABEL', False))
             tensors = adapt.adapt(tensors, ours, heads, config['init'])
         variables = torch_layout.read(tensors, target, renames, buffers, new)
     except torch_layout.DoesNotFit as error:
@@ -258,4 +262,4 @@ def _nearest_layout(tensors: dict, weights: Weights, family: str, variant: str,
     best = max(matched, key=matched.get, default=weights.layout)
     if matched.get(best, 0) <= max(matched.get(weights.layout, 0), len(wanted) / 2):
         return ''
-    return f'; its names are those of {best}: set config.init.from_={best}:{weights.path}'
+    return f'; its names are those of {best}: set config.init.weights={best}:{weights.path}'

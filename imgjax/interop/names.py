@@ -19,7 +19,7 @@ def table_of(layout: str, tables: Mapping[str, Table], family: str) -> Table:
       DataError: the layout has none for it; the line lists the families that it has.
     """
     if family not in tables:
-        raise DataError(f'config.init.from_: no names of {layout} are known for model family '
+        raise DataError(f'config.init.weights: no names of {layout} are known for model family '
                         f'{family!r}, but for {", ".join(sorted(tables))}')
     return tables[family]
 

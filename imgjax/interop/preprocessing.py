@@ -62,7 +62,7 @@ def taken(config: dict, found: dict, path: str) -> dict:
     deviation are unknown, it warns.
 
     Args:
-      config: plain, with config.init.from_ set.
+      config: plain, with config.init.weights set.
       found: the FIELDS that the weights give.
       path: the path of the weights.
 

@@ -29,8 +29,8 @@ import typing
 
 from flax import linen as nn
 
-from imgjax import projects
 from imgjax.errors import nearest, unknown
+from imgjax.process import projects
 
 _TYPES = {bool: 'True or False', int: 'a whole number', float: 'a number', str: 'a word'}
 _RATES = ('dropout', 'drop_path')  # options that take a number from 0 to below 1

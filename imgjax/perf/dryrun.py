@@ -128,7 +128,7 @@ def compile_step(config: dict, dataset: dataset_info.DatasetInfo, devices: list)
 
 
 def trace(setup: build.Setup) -> Any:
-    """Traces what a streamed feed dispatches: (state, {}, batch, hparams), the state donated."""
+    """Traces what a streamed feed dispatches: a batch with its pixels; the state is donated."""
     n, together = setup.config['batch_size'], sharding.batch_sharding(setup.mesh)
     label = build.label_struct(setup.dataset, n)
     shapes = {'image': ((n, *setup.dataset.image_shape), np.uint8),
@@ -138,7 +138,11 @@ def trace(setup: build.Setup) -> Any:
     hparams = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.replicated(setup.mesh)),
         state_lib.hparams_of(setup.config))
-    return feed.trace(setup, 1, setup.target, {}, batch, hparams)
+    constants = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.replicated(setup.mesh)),
+        setup.constants)
+    return feed.trace(setup, 1, setup.target, {'examples': {}, 'constants': constants}, batch,
+                      hparams)
 
 
 def needed_bytes(message: str, arguments: int) -> int | None:

@@ -6,7 +6,6 @@ from absl import flags
 from ml_collections import config_dict, config_flags
 
 from imgjax import config as config_lib
-from imgjax import effect
 from imgjax.errors import ConfigError, nearest
 from imgjax.rundir import outputs
 
@@ -40,7 +39,8 @@ def unknown_field(arguments: list[str]) -> str:
     """Returns one line for the first `--config.field=...` that names no field, or ''."""
     groups = {name.rsplit('.', 1)[0] for name in config_lib.FIELDS if '.' in name}
     for field, _ in _given(arguments):
-        if not field.startswith(tuple(f'{free}.' for free in _FREE)) and (
+        # Which numbers there are depends on the parts: parts.complete speaks of a wrong one.
+        if not field.startswith(('hparams.', *(f'{free}.' for free in _FREE))) and (
                 field not in config_lib.FIELDS and field not in groups):
             return f'config.{field}: no such field{nearest(field, config_lib.FIELDS)}'
     return ''
@@ -72,6 +72,7 @@ def finish(values: flags.FlagValues, arguments: list[str]) -> None:
     recipe = flag.parser.parse(config_flags.get_config_filename(flag))
     _settle_length(flag.value, given)
     _settle_strengths(flag.value, recipe, given)
+    _settle_parts(flag.value, recipe, given)
     for name in _FREE:
         if name in given:
             _say_replaced(name, recipe, flag.value)
@@ -94,11 +95,7 @@ def of_run(flag, workdir: str) -> dict | None:
         raise ConfigError(f'{workdir}: no run was started here yet; give --config')
     _settle_length(stored, given)
     for name, value in given.items():
-        *groups, last = name.split('.')
-        inner = stored
-        for group in groups:
-            inner = inner.setdefault(group, {})
-        inner[last] = value
+        config_lib.put(stored, name, value)
     return stored
 
 
@@ -117,7 +114,8 @@ def _settle_length(config, given: dict) -> None:
 
 def _settle_strengths(config, recipe, given: dict) -> None:
     """Leaves out the recipe's strengths of the operations that a flag took out of `augment`."""
-    left = {entry[0] for entry in config.augment if isinstance(entry, list | tuple) and entry}
+    left = {str(entry[0]).rpartition('.')[2] for entry in config.augment
+            if isinstance(entry, list | tuple) and entry}
     if 'augment' not in given or not left:  # of none at all build.check_strengths speaks
         return
     strengths = config.hparams.augment
@@ -128,6 +126,26 @@ def _settle_strengths(config, recipe, given: dict) -> None:
     if lost:
         log.info("config.augment: takes the place of the recipe's, without its %s",
                  ', '.join(lost))
+
+
+def _settle_parts(config, recipe, given: dict) -> None:
+    """Leaves out the recipe's numbers and options of the parts that flags have exchanged."""
+    changed = [f'config.{name}' for name in given if name in (
+        'objective.name', 'optimizer.name', 'sampler.name', 'metrics')]
+    if not changed:
+        return
+    from imgjax import parts  # which imports JAX
+    plain = config.to_dict()
+    dropped = parts.drop_unread(recipe.to_dict(), plain, given)
+    for field in dropped:
+        *groups, last = field.split('.')
+        inner = config
+        for group in groups:
+            inner = inner[group]
+        del inner[last]
+    if dropped:
+        log.info("%s: takes the place of the recipe's, without its %s", ', '.join(changed),
+                 ', '.join(dropped))
 
 
 def _say_replaced(name: str, recipe, config) -> None:
@@ -147,7 +165,7 @@ def _check_read(config: dict, recipe: dict, given: dict) -> None:
     What a recipe sets and reads may be left over once a flag turns its reader off. A recipe for
     weights is not wrong before it is told which.
     """
-    alone = effect.unread(recipe)
-    for name, line in effect.unread(config).items():
+    alone = config_lib.unread(recipe)
+    for name, line in config_lib.unread(config).items():
         if name in given or (name in alone and not name.startswith('init.')):
             raise ConfigError(line)

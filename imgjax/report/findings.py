@@ -110,9 +110,10 @@ class Findings(NamedTuple):
       name: the study's file name.
       question: first line of its docstring.
       text: the rest of it.
-      metric: accuracy, top5_accuracy, loss or mean_average_precision.
+      metric: the name of a number, such as accuracy or loss.
       split: what the metric is of.
       higher_is_better: of the metric.
+      percent: whether it is a share, shown in percent.
       examples: images in the split.
       seeds: how many of each arm.
       arms: in the study's order.
@@ -138,6 +139,7 @@ class Findings(NamedTuple):
     metric: str
     split: str
     higher_is_better: bool
+    percent: bool
     examples: int
     seeds: int
     arms: list[Arm]

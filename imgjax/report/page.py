@@ -34,6 +34,8 @@ def write_page(
     environment: dict,
     result: dict,
     history: Sequence[str] = (),
+    in_percent: Sequence[str] = (),
+    own_metrics: Sequence[str] = (),
 ) -> None:
     """Writes the page of a run to `path`; a reader sees the old page or the new one, whole.
 
@@ -41,7 +43,8 @@ def write_page(
     """
     path = pathlib.Path(path)
     text = render_page(config=config, config_hash=config_hash, rows=rows, evaluation=evaluation,
-                       environment=environment, result=result, history=history)
+                       environment=environment, result=result, history=history,
+                       in_percent=in_percent, own_metrics=own_metrics)
     with files.replacing(path) as file:
         file.write(text)
 
@@ -55,6 +58,8 @@ def render_page(
     environment: dict,
     result: dict,
     history: Sequence[str] = (),
+    in_percent: Sequence[str] = (),
+    own_metrics: Sequence[str] = (),
 ) -> str:
     """Returns the page of a run as HTML.
 
@@ -68,9 +73,11 @@ def render_page(
         result: any of `accuracy`, `top5_accuracy` (shown of more than five classes), `split`,
             `loss`, `step`, `examples`, `workdir`, `state_digest`, `parameters`, `train_seconds`.
         history: sentences on how the run went on with other settings.
+        in_percent: names of measures that are shares, besides `accuracy`.
+        own_metrics: names in `result` of the numbers that config.metrics adds.
     """
     answers.check(evaluation)
-    curves, dropped = plots.curves(rows)
+    curves, dropped = plots.curves(rows, in_percent)
     classes = len(evaluation.class_names)
     pairs = answers.confused_pairs(evaluation)
     workdir = str(result.get('workdir') or '')
@@ -78,7 +85,7 @@ def render_page(
         title=str(config.get('name') or pathlib.Path(workdir).name or 'run'),
         headline=_headline(evaluation),
         top5=plots.value(result, 'top5_accuracy') if classes > 5 else math.nan,
-        tiles=_tiles(rows, evaluation, result),
+        tiles=_tiles(rows, evaluation, result, in_percent, own_metrics),
         identity=[(label, value) for label, value in (
             ('run', workdir), ('config', config_hash), ('state', result.get('state_digest')))
             if value],
@@ -124,7 +131,7 @@ def _headline(evaluation):
     }
 
 
-def _tiles(rows, evaluation, result):
+def _tiles(rows, evaluation, result, in_percent, own_metrics):
     """The figures beside the headline, as (label, value, remark)."""
     last = {row.get('split'): row for row in rows}.get('train', {})
     speeds = [plots.value(row, 'perf.images_per_second') for row in rows
@@ -134,6 +141,8 @@ def _tiles(rows, evaluation, result):
     precisions = evaluation.average_precisions
     tiles = [] if precisions is None else [
         ('mAP', percent(np.nanmean(precisions)), 'mean average precision of the classes')]
+    tiles += [(name.replace('_', ' '), (percent if name in in_percent else number)(
+        plots.value(result, name)), evaluation.split) for name in own_metrics]
     tiles += [
         (f'{evaluation.split} loss', number(evaluation.loss), 'nats an example'),
         ('train loss', number(plots.value(last, 'loss')), 'last logged'),

@@ -8,6 +8,7 @@ import markupsafe
 import numpy as np
 
 from imgjax.report.text import MISSING, number, percent
+from imgjax.rundir import metrics_log
 
 POINTS_PER_LINE = 800  # what a plot of this width can show
 
@@ -15,16 +16,24 @@ _BLACK = '#000000'  # what matplotlib draws text and axes in; becomes currentCol
 _SERIES = tuple(f'#a0000{i}' for i in range(1, 9))  # become var(--series-1) ...
 
 
-def curves(rows: list[dict]) -> tuple[list[dict], int]:
+def curves(rows: list[dict], in_percent=()) -> tuple[list[dict], int]:
     """Returns the curves of metrics.jsonl that have data, and the count of values left out.
 
     A curve is a dict of `title`, `legend` ((split, colour number, last value) a line), `label`
     (what a screen reader says), `logarithmic` and `svg`.
+
+    Args:
+      rows: of metrics.jsonl.
+      in_percent: names of measures that are shares, besides `accuracy`.
     """
     drawn, dropped = [], 0
+    names = dict.fromkeys(name for row in rows for name in metrics_log.measured(row))
+    own = [name for name in names if name not in ('loss', 'accuracy')]
     for title, key, scale in (
         ('Loss', 'loss', 'loss'),
         ('Accuracy', 'accuracy', 'fraction'),
+        *((name.replace('_', ' ').capitalize(), name, 'fraction' if name in in_percent else 'loss')
+          for name in own),
         ('Learning rate', 'learning_rate', 'zero'),
         ('Images per second', 'perf.images_per_second', 'zero'),
     ):

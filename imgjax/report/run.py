@@ -13,9 +13,11 @@ import numpy as np
 from PIL import Image
 
 from imgjax import config as config_lib
+from imgjax import parts
 from imgjax.build import Setup
 from imgjax.data import Source, decode
-from imgjax.evaluate import Results, average_precisions
+from imgjax.evaluate import Columns, labelled
+from imgjax.metrics import mean_average_precision
 from imgjax.report import page
 from imgjax.report.answers import Evaluation
 from imgjax.rundir import history, redact
@@ -23,7 +25,7 @@ from imgjax.rundir import history, redact
 WORST = 24
 
 
-def write(workdir: str, setup: Setup, rows: list[dict], results: Results, source: Source,
+def write(workdir: str, setup: Setup, rows: list[dict], results: Columns, source: Source,
           result: dict) -> str:
     """Writes report.html and environment.json; returns the path of the page.
 
@@ -41,31 +43,42 @@ def write(workdir: str, setup: Setup, rows: list[dict], results: Results, source
     page.write_page(
         path, config=setup.config, config_hash=config_lib.digest(setup.config), rows=rows,
         evaluation=_evaluation(setup, results, source, result), environment=surroundings,
-        result=result, history=history.lines(workdir))
+        result=result, history=history.lines(workdir),
+        in_percent=[name for name, metric in setup.metrics.items() if metric.percent],
+        own_metrics=own_metrics(setup.config))
     return path
 
 
-def _evaluation(setup: Setup, results: Results, source: Source, result: dict) -> Evaluation:
+def own_metrics(config: dict) -> list[str]:
+    """Returns the names of the numbers that config.metrics adds."""
+    return [name for one in parts.chosen(config) if one.kind == 'metric'
+            for name in one.part.METRICS]
+
+
+def _evaluation(setup: Setup, results: Columns, source: Source, result: dict) -> Evaluation:
     """Returns what the page shows of the answers.
 
     Of several labels an image is taken for the one that was predicted, or else for the likeliest
     one; images without a label are in the average precisions only.
     """
-    labels, shown = results.labels, np.flatnonzero(results.labelled())
+    labels, shown = results['labels'], np.flatnonzero(labelled(results))
     precisions = None
-    if results.probabilities is not None:
-        precisions = average_precisions(results.labels, results.probabilities)
-        labels = np.where(results.labels > 0, results.probabilities, -1.0).argmax(axis=1)
+    if 'probabilities' in results:
+        precisions = mean_average_precision.by_class(labels, results['probabilities'])
+        labels = np.where(labels > 0, results['probabilities'], -1.0).argmax(axis=1)
     labels = labels[shown]
     return Evaluation(
         split=result['split'], class_names=setup.dataset.class_names, labels=labels,
-        predictions=results.predictions[shown], confidences=results.confidences[shown],
+        predictions=results['predictions'][shown], confidences=results['confidences'][shown],
         worst=_worst(setup, results, labels, shown, source), loss=result['loss'],
         average_precisions=precisions)
 
 
-def table(result: dict, rows: list[dict]) -> str:
-    """Returns the result and where everything lies, as a few lines for people."""
+def table(result: dict, rows: list[dict], own: list[str]) -> str:
+    """Returns the result and where everything lies, as a few lines for people.
+
+    `own` are the names of the numbers that config.metrics adds.
+    """
     workdir = result['workdir']
     speeds = [row['perf']['images_per_second'] for row in rows
               if row.get('perf', {}).get('images_per_second')]
@@ -73,6 +86,7 @@ def table(result: dict, rows: list[dict]) -> str:
     lines = ({'mAP': f'{precision:.2%}'} if precision is not None else {}) | {
         'accuracy': f'{result["accuracy"]:.2%} of {result["examples"]:,} {result["split"]} images',
         'loss': f'{result["loss"]:.4f}',
+        **{name: f'{result[name]:.4f}' for name in own if result.get(name) is not None},
         'steps': f'{result["step"]:,}',
         'parameters': f'{result["parameters"]:,}',
         'time': f'{result["seconds"]:.1f} s, {result["train_seconds"]:.1f} s of it in steps',
@@ -106,11 +120,11 @@ def _version(package: str) -> str:
         return 'not installed'
 
 
-def _worst(setup: Setup, results: Results, labels: np.ndarray, shown: np.ndarray,
+def _worst(setup: Setup, results: Columns, labels: np.ndarray, shown: np.ndarray,
            source: Source) -> list[dict]:
     """Returns the most confident errors with their pictures, worst first."""
-    wrong = np.flatnonzero(labels != results.predictions[shown])
-    order = np.argsort(-results.confidences[shown[wrong]], kind='stable')
+    wrong = np.flatnonzero(labels != results['predictions'][shown])
+    order = np.argsort(-results['confidences'][shown[wrong]], kind='stable')
     pictures = []
     for place in wrong[order][:WORST].tolist():
         index = int(shown[place])
@@ -120,6 +134,6 @@ def _worst(setup: Setup, results: Results, labels: np.ndarray, shown: np.ndarray
         Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(png, 'PNG')
         pictures.append({
             'image': png.getvalue(), 'label': int(labels[place]),
-            'prediction': int(results.predictions[index]),
-            'confidence': float(results.confidences[index]), 'name': example['name']})
+            'prediction': int(results['predictions'][index]),
+            'confidence': float(results['confidences'][index]), 'name': example['name']})
     return pictures

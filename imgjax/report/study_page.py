@@ -47,14 +47,15 @@ def render_page(findings: Findings, directory: str) -> str:
     metric = findings.metric
     templates = page.templates()
     templates.filters.update(
-        score=lambda value: score_text(value, metric), duration=duration,
+        score=lambda value: score_text(value, findings.percent), duration=duration,
         p=lambda value: p_text(value).removeprefix('p ').removeprefix('= '),
-        points=lambda value, signed=True: difference_text(value, metric, signed=signed, unit=False),
-        interval=lambda interval: interval_text(interval, metric))
+        points=lambda value, signed=True: difference_text(
+            value, findings.percent, signed=signed, unit=False),
+        interval=lambda interval: interval_text(interval, findings.percent))
     pictures, left_out = _pictures(findings)
     return templates.get_template('study.html').render(
         findings=findings, title=findings.question or findings.name, headline=headline(findings),
-        metric=metric_name(metric), points='' if metric == 'loss' else 'percentage points',
+        metric=metric_name(metric), points='percentage points' if findings.percent else '',
         forest=_forest(findings), arms=_arms(findings), curves=_curves(findings),
         grid=_grid(findings), slice=_slice(findings), classes=_classes(findings),
         pictures=pictures, left_out=left_out, cost=_cost(findings),
@@ -200,7 +201,7 @@ def _slice(findings: Findings):
     values = [value if isinstance(value, int | float) else _value(value) for value in axis.values]
     return {'field': axis.field, 'svg': plots.slices(
         values, points, f'slice {axis.field}',
-        'loss' if findings.metric == 'loss' else 'fraction')}
+        'fraction' if findings.percent else 'loss')}
 
 
 def _compared(findings: Findings) -> list[Comparison]:

@@ -97,7 +97,7 @@ def markdown(findings: Findings) -> str:
                  f'{_md(findings.split)} images; mean and 95 % interval over the seeds.')
     parts.append(_md_table(['arm', 'what it changes', 'cells', metric, 'sd', 'time'], [
         [arm.name, _fields(arm), f'{_done(arm)} of {len(arm.cells)}', _score(arm, findings),
-         MISSING if arm.score is None else _sd(arm.score.sd, findings.metric),
+         MISSING if arm.score is None else _sd(arm.score.sd, findings.percent),
          duration(arm.seconds)] for arm in findings.arms]))
     if findings.comparisons:
         parts.append(
@@ -113,7 +113,7 @@ def markdown(findings: Findings) -> str:
     parts.append('## Cells')
     parts.append(_md_table(['arm', 'seed', 'state', metric, 'run directory'], [
         [cell.arm, cell.seed, ': '.join(filter(None, (cell.state, cell.remark))),
-         score_text(cell.score, findings.metric), cell.directory or MISSING]
+         score_text(cell.score, findings.percent), cell.directory or MISSING]
         for arm in findings.arms for cell in arm.cells]))
     parts.append('## Environment')
     parts.append(_md_table(['', ''], list(findings.environment.items())))
@@ -126,27 +126,27 @@ _HEADS = ['comparison', 'difference', '95 % interval', 'p', 'Holm', "Cohen's d",
 
 def _row(one, findings: Findings) -> list[str]:
     """Returns a comparison's cells, as text."""
-    metric, name = findings.metric, f'{one.first} − {one.second}'
+    in_percent, name = findings.percent, f'{one.first} − {one.second}'
     if one.difference is None:
         return [name, *[MISSING] * (len(_HEADS) - 2), verdict(one, findings)]
     of, images = one.difference, one.examples
     over = [MISSING] * 4 if images is None else [
-        _sd(images.seed_sd, metric), _sd(images.test_se, metric),
+        _sd(images.seed_sd, in_percent), _sd(images.test_se, in_percent),
         f'{number(images.better)}, {number(images.worse)}', p_text(images.p)]
-    return [name, difference_text(of.mean, metric),
-            MISSING if of.n < 2 else f'{difference_text(of.low, metric, unit=False)} to '
-                                     f'{difference_text(of.high, metric, unit=False)}',
+    return [name, difference_text(of.mean, in_percent),
+            MISSING if of.n < 2 else f'{difference_text(of.low, in_percent, unit=False)} to '
+                                     f'{difference_text(of.high, in_percent, unit=False)}',
             p_text(one.p), p_text(one.p_holm), number(one.effect), *over,
             MISSING if math.isnan(one.pairing_gain) else f'{one.pairing_gain:.1f} x',
             verdict(one, findings)]
 
 
-def _sd(value: float, metric: str) -> str:
-    return difference_text(value, metric, signed=False)
+def _sd(value: float, in_percent: bool) -> str:
+    return difference_text(value, in_percent, signed=False)
 
 
 def _score(arm, findings: Findings) -> str:
-    return MISSING if arm.score is None else interval_text(arm.score, findings.metric)
+    return MISSING if arm.score is None else interval_text(arm.score, findings.percent)
 
 
 def _fields(arm) -> str:
@@ -189,7 +189,7 @@ def latex(findings: Findings) -> str:
     text = [f'% {" ".join(findings.name.split())}: {" ".join(headline(findings).split())}']
     text += _tex_table(['arm', 'cells', metric, 'sd'], [
         [arm.name, f'{_done(arm)} of {len(arm.cells)}', _score(arm, findings),
-         MISSING if arm.score is None else _sd(arm.score.sd, findings.metric)]
+         MISSING if arm.score is None else _sd(arm.score.sd, findings.percent)]
         for arm in findings.arms], f'{findings.question} {metric.capitalize()} on '
         f'{number(findings.examples)} {findings.split} images, mean and 95 % interval over the '
         'seeds.')

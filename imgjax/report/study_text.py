@@ -36,9 +36,9 @@ def _won(one: Comparison, findings: Findings) -> str:
     loser = one.second if one.winner == one.first else one.first
     low, high = sorted((abs(one.difference.low), abs(one.difference.high)))
     return (f'{one.winner} is better than {loser} by '
-            f'{difference_text(abs(one.difference.mean), findings.metric, signed=False)} '
-            f'({difference_text(low, findings.metric, signed=False, unit=False)} to '
-            f'{difference_text(high, findings.metric, signed=False, unit=False)}; Holm '
+            f'{difference_text(abs(one.difference.mean), findings.percent, signed=False)} '
+            f'({difference_text(low, findings.percent, signed=False, unit=False)} to '
+            f'{difference_text(high, findings.percent, signed=False, unit=False)}; Holm '
             f'{p_text(one.p_holm)})')
 
 
@@ -62,7 +62,7 @@ def _best(findings: Findings) -> str:
         return 'Nothing was run yet.'
     best = (max if findings.higher_is_better else min)(known, key=lambda arm: arm.score.mean)
     said = (f'{best.name} has the best {metric_name(findings.metric)}: '
-            f'{interval_text(best.score, findings.metric)}.')
+            f'{interval_text(best.score, findings.percent)}.')
     if len(known) > 1:
         said += (f' It was picked among {len(known)} arms by the figure that it is given here, '
                  'which flatters it' + ('.' if findings.comparisons else
@@ -92,28 +92,29 @@ def metric_name(metric: str) -> str:
     return {'top5_accuracy': 'top-5 accuracy'}.get(metric, metric.replace('_', ' '))
 
 
-def score_text(value: float, metric: str) -> str:
-    """'98.31%' of an accuracy, '0.0912' of a loss."""
+def score_text(value: float, in_percent: bool) -> str:
+    """'98.31%' of a share such as accuracy, '0.0912' of another number such as loss."""
     if not math.isfinite(value):
         return MISSING
-    return f'{value:.4f}' if metric == 'loss' else percent(value)
+    return percent(value) if in_percent else f'{value:.4f}'
 
 
-def interval_text(interval, metric: str) -> str:
+def interval_text(interval, in_percent: bool) -> str:
     """'98.31% (98.02% to 98.60%)'; the mean alone of one seed."""
-    mean = score_text(interval.mean, metric)
+    mean = score_text(interval.mean, in_percent)
     if interval.n < 2:
         return mean
-    return (f'{mean} ({score_text(interval.low, metric)} to '
-            f'{score_text(interval.high, metric)})')
+    return (f'{mean} ({score_text(interval.low, in_percent)} to '
+            f'{score_text(interval.high, in_percent)})')
 
 
-def difference_text(value: float, metric: str, *, signed: bool = True, unit: bool = True) -> str:
-    """'+0.95 points' of a difference of accuracies, '-0.0120' of losses."""
+def difference_text(value: float, in_percent: bool, *, signed: bool = True,
+                    unit: bool = True) -> str:
+    """'+0.95 points' of a difference of shares, '-0.0120' of losses."""
     if not math.isfinite(value):
         return MISSING
     sign = '+' if signed else ''
-    if metric == 'loss':
+    if not in_percent:
         return f'{value:{sign}.4f}'
     return f'{100 * value:{sign}.2f}' + (' points' if unit else '')
 

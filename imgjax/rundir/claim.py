@@ -18,16 +18,16 @@ _OF_A_SAVED_RUN = ('saved', 'damaged', 'history.json', 'report.html', 'predictio
 
 
 @contextlib.contextmanager
-def held(workdir: str):
+def claimed(workdir: str):
     """Holds the run directory for the first process of the run; the others wait until it does.
 
     Nothing is left of one that no config was written to.
     """
     made = []
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as claimed:
         def hold() -> str:
             made.extend(_make_directory(workdir))
-            held.enter_context(lock.run_lock(workdir))
+            claimed.enter_context(lock.run_lock(workdir))
             return ''
 
         processes.broadcast_from_first(hold)

@@ -17,6 +17,9 @@ from imgjax.rundir import files
 
 log = logging.getLogger('imgjax')
 
+# Columns of a row that are no measure of the objective or of a metric.
+_NOT_MEASURED = ('step', 'split', 'examples', 'grad_norm', 'learning_rate', 'perf', 'top5_accuracy')
+
 
 def read_rows(workdir: str) -> list[dict]:
     """Returns the rows of metrics.jsonl; lines that are no rows are left out and logged."""
@@ -37,14 +40,14 @@ def _is_row(row) -> bool:
     return all(value is None or isinstance(value, int | float) for value in numbers)
 
 
-def scores(rows: list[dict], split: str) -> dict[int, float]:
+def scores(rows: list[dict], split: str, metric: str, higher_is_better: bool) -> dict[int, float]:
     """Returns {step: the score of its evaluation}; a higher score is better.
 
-    The score is the mean average precision where images have several labels, else the accuracy.
+    Of a metric of which lower is better it is the negative.
     """
-    found = {row['step']: row.get('mean_average_precision', row.get('accuracy'))
-             for row in rows if row['split'] == split}
-    return {step: score for step, score in found.items() if score is not None}
+    sign = 1 if higher_is_better else -1
+    found = {row['step']: row.get(metric) for row in rows if row['split'] == split}
+    return {step: sign * score for step, score in found.items() if score is not None}
 
 
 class Log:
@@ -85,9 +88,9 @@ class Log:
         for row in waiting:
             self._write_events(row)
 
-    def score(self, step: int, split: str) -> float | None:
-        """Returns the score in the row of that step and split; None without such a row."""
-        return scores(self.rows, split).get(step)
+    def has(self, step: int, split: str) -> bool:
+        """Returns whether there is a row of that step and split."""
+        return any((row['step'], row['split']) == (step, split) for row in self.rows)
 
     def write(self, row: dict) -> None:
         """Appends a row, whose numbers are Python's."""
@@ -154,11 +157,17 @@ def jsonable(value) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def measured(row: dict) -> list[str]:
+    """Returns the names in a row that the objective or a metric has measured, the loss first."""
+    names = [name for name in row
+             if name not in _NOT_MEASURED and not name.startswith('skipped')]
+    return sorted(names, key=lambda name: name != 'loss')
+
+
 def line(row: dict, total: int) -> str:
     """Returns a row as a line for people."""
     words = [f'step {row["step"]}/{total}', row['split']]
-    words += [f'{name} {row[name]:.4f}' for name in ('loss', 'accuracy')
-              if row.get(name) is not None]
+    words += [f'{name} {row[name]:.4f}' for name in measured(row) if row[name] is not None]
     perf = row.get('perf', {})
     if 'images_per_second' in perf:
         words.append(f'{perf["images_per_second"]:,.0f} images/s')

@@ -23,12 +23,12 @@ log = logging.getLogger('imgjax')
 
 # What `finish` writes, in its order.
 _LEFT = ('environment.json', 'report.html', 'predictions.safetensors', 'result.json')
-_ANSWERS = {'predictions': np.int32, 'confidences': np.float32, 'losses': np.float32,
-            'hits': np.bool_, 'top5': np.bool_}
+_ANSWERS = {'predictions': np.int32, 'confidences': np.float32, 'loss': np.float32,
+            'accuracy': np.bool_, 'top5_accuracy': np.bool_}
 _ANSWERS_BYTES = 2**32
 
 
-def finish(setup: Setup, workdir: str, state, results: evaluate.Results, rows: list[dict],
+def finish(setup: Setup, workdir: str, state, results: evaluate.Columns, rows: list[dict],
            source: Source, seconds: float) -> dict:
     """Checks that the last state is on disk, writes all that a run leaves, returns the result.
 
@@ -48,7 +48,8 @@ def finish(setup: Setup, workdir: str, state, results: evaluate.Results, rows: l
     if processes.first() and step not in checkpoint.steps(workdir):
         raise DataError(_not_saved(workdir, step))
     found = {
-        'split': setup.config['data']['eval_split'], **results.summary(), 'step': step,
+        'split': setup.config['data']['eval_split'], **evaluate.summary(setup.config, results),
+        'step': step,
         'workdir': os.path.abspath(workdir), 'state_digest': digests.state_digest(state),
         'parameters': state_lib.parameter_count(setup.target),
         'unreadable_images': len(faults.read(workdir)),
@@ -123,16 +124,16 @@ def _hash(found: dict) -> str:
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def write_answers(workdir: str, results: evaluate.Results) -> None:
+def write_answers(workdir: str, results: evaluate.Columns) -> None:
     """Writes predictions.safetensors: what was answered, image by image in the split's order.
 
-    Five arrays of shape (N,): predictions int32, confidences and losses float32, hits and top5
-    bool; and labels int32, where each image has one.
+    Arrays of N rows: predictions int32; confidences and loss float32; accuracy and top5_accuracy
+    bool, whether the prediction, or one of the five likeliest, is a label; the columns of other
+    metrics; and labels int32, where each image has one.
     """
-    arrays = {name: np.ascontiguousarray(getattr(results, name), dtype)
-              for name, dtype in _ANSWERS.items()}
-    if results.probabilities is None:
-        arrays['labels'] = np.ascontiguousarray(results.labels, np.int32)
+    several = ('labels', 'probabilities') if results['labels'].ndim == 2 else ()
+    arrays = {name: np.ascontiguousarray(column) for name, column in results.items()
+              if name not in several}
     path = os.path.join(workdir, 'predictions.safetensors')
     with files.replacing(path, binary=True) as file:
         file.write(safetensors.numpy.save(arrays))
@@ -147,10 +148,14 @@ def read_answers(workdir: str) -> dict[str, np.ndarray]:
     path = os.path.join(workdir, 'predictions.safetensors')
     try:
         arrays = safetensors.numpy.load(files.read(path, _ANSWERS_BYTES))
+        count = arrays['accuracy'].shape[:1]
         kinds = _ANSWERS | ({'labels': np.int32} if 'labels' in arrays else {})
-        for name, dtype in kinds.items():
-            if arrays[name].dtype != dtype or arrays[name].shape != arrays['hits'].shape:
-                raise ValueError(f'{name!r} is {arrays[name].dtype}{arrays[name].shape}')
+        for name, array in arrays.items():
+            fits = array.dtype.kind in 'biuf' and array.shape[:1] == count and count
+            if not fits or (name in kinds and (array.dtype, array.ndim) != (kinds[name], 1)):
+                raise ValueError(f'{name!r} is {array.dtype}{array.shape}')
+        if missing := kinds.keys() - arrays.keys():
+            raise ValueError(f'{min(missing)!r} is missing')
     except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
         raise DataError(f'{path}: cannot be used ({error}); delete the run directory, and run it '
                         'again') from None

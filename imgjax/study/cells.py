@@ -9,9 +9,9 @@ import json
 import os
 from typing import Any, NamedTuple
 
-from imgjax import build, cache
+from imgjax import build, cache, parts
 from imgjax import config as config_lib
-from imgjax.errors import ConfigError, DataError
+from imgjax.errors import ConfigError, DataError, nearest
 from imgjax.rundir import dataset_info, result
 from imgjax.study import code as code_lib
 from imgjax.study.plan import Arm, Study
@@ -89,6 +89,10 @@ def _check_measured(study: Study, arm: Arm, config: dict,
     if study.metric == 'mean_average_precision' and not dataset.multi_label:
         raise ConfigError(f'{study.name}: metric: mean_average_precision is of images with several '
                           f'labels, those of arm {arm.name!r} have one; take accuracy or loss')
+    known = parts.measured(config, dataset.multi_label)
+    if study.metric not in known:
+        raise ConfigError(f'{study.name}: metric: arm {arm.name!r} has no {study.metric!r}'
+                          f'{nearest(study.metric, known)}; it has {", ".join(known)}')
     every = config['eval_every']
     for step in study.halving['steps'] if study.halving else ():
         if not every or step % every or step >= config['steps']:

@@ -28,7 +28,8 @@ from importlib import metadata
 from typing import NamedTuple
 
 from imgjax import config as config_lib
-from imgjax import models, projects
+from imgjax import models
+from imgjax.process import projects
 
 ROOT = pathlib.Path(__file__).parents[2]  # the folder that holds the package
 
@@ -158,9 +159,9 @@ def _named(config: dict, root: pathlib.Path) -> set[str]:
     source = config['data']['name']
     named.add(f'imgjax.data.sources.{source if source in there["data/sources"] else "tfds"}')
     places = _operations(root)
-    named |= {places[name] for name, _ in config['augment']}
-    if config['init']['from_']:
-        layout = config['init']['from_'].partition(':')[0]
+    named |= {places[name] for name, _ in config['augment'] if name in places}
+    if config['init']['weights']:
+        layout = config['init']['weights'].partition(':')[0]
         named |= {'imgjax.interop.load'} | {
             f'imgjax.interop.{word}' for word in {layout} & there['interop']}
     return named | {word for word in words if word.startswith('projects.') and _file(word, root)}

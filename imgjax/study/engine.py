@@ -20,7 +20,7 @@ from imgjax.study.plan import Study
 
 log = logging.getLogger('imgjax.study')
 
-def run(place: str, workdir: str, cells: str = '', wish: str = 'auto', only: str = '',
+def run(place: str, workdir: str, cells: str = '', requested: str = 'auto', only: str = '',
         part: str = '', report: bool = False) -> dict:
     """Runs a study from where it stands; the same command goes on.
 
@@ -29,7 +29,7 @@ def run(place: str, workdir: str, cells: str = '', wish: str = 'auto', only: str
       workdir: of the study: its page, its tables, and how its cells are run.
       cells: the folder of the cells' run directories, which studies may share; '' is `cells`
         beside the workdir.
-      wish: one of strategy.NAMES.
+      requested: one of strategy.NAMES.
       only: the name of an arm; the others are not run. '' runs all.
       part: 'I/N', as of task I (from 0) of N jobs that share the study: every N-th group of cells,
         or of the cells where there are fewer groups. '' runs all.
@@ -53,15 +53,15 @@ def run(place: str, workdir: str, cells: str = '', wish: str = 'auto', only: str
         os.makedirs(directory, 0o750, exist_ok=True)
     open(os.path.join(workdir, 'lock'), 'a').close()  # by which _check_folders knows it again
     if not report:
-        with contextlib.ExitStack() as held, terminal.progress(len(mine), 0, 'cell') as bar:
-            processes.broadcast_from_first(lambda: held.enter_context(lock.run_lock(own)) or '')
+        with contextlib.ExitStack() as locks, terminal.progress(len(mine), 0, 'cell') as bar:
+            processes.broadcast_from_first(lambda: locks.enter_context(lock.run_lock(own)) or '')
             bar.set_description(study.name)
             with _quiet():
-                _run_cells(tasks.Run(study, planned, mine, own, record_lib.read(own), wish, {}, bar,
-                                     {'noted': began}, set()))
-    with contextlib.ExitStack() as held:
+                _run_cells(tasks.Run(study, planned, mine, own, record_lib.read(own), requested, {},
+                                     bar, {'noted': began}, set()))
+    with contextlib.ExitStack() as locks:
         if part:  # the jobs of a study end when they do; the page is written by one at a time
-            processes.broadcast_from_first(lambda: held.enter_context(_turn(workdir)) or '')
+            processes.broadcast_from_first(lambda: locks.enter_context(_turn(workdir)) or '')
         record = record_lib.read_all(workdir)
         found = gather.findings(study, planned, record | {
             'stopped': halving.of(record, study, planned)['stopped'],
@@ -133,10 +133,10 @@ def _mine(study: Study, planned: list[Cell], only: str, part: str) -> list[Cell]
 @contextlib.contextmanager
 def _turn(workdir: str):
     """Waits for the run lock of a study whose other parts are writing its page."""
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as locks:
         while True:
             try:
-                held.enter_context(lock.run_lock(workdir))
+                locks.enter_context(lock.run_lock(workdir))
                 break
             except LockedError:
                 time.sleep(0.5)
@@ -158,17 +158,17 @@ def _quiet():
 
 def _run_cells(run: tasks.Run) -> None:
     """Runs the cells that are not done, in rounds where the study stops arms early."""
-    strategy.check([group for group in _groups(run.mine) if tasks.left_of(group)], run.wish,
+    strategy.check([group for group in _groups(run.mine) if tasks.left_of(group)], run.requested,
                    run.shared)
     halved = halving.of(run.record, run.study, run.planned)
     steps = run.study.halving['steps'] if run.study.halving else []
     try:
-        for until in (*(step for step in steps if step not in halved['judged']), None):
+        for pause_at in (*(step for step in steps if step not in halved['judged']), None):
             going = [cell for cell in run.mine if cell.arm not in halved['stopped']]
             run.bar.update(len(run.mine) - len(tasks.left_of(going)) - run.bar.n)
             for group in _groups(going):
-                tasks.run_group(group, until, run)
-            if until is not None and not halving.judge(going, until, halved, run):
+                tasks.run_group(group, pause_at, run)
+            if pause_at is not None and not halving.judge(going, pause_at, halved, run):
                 break
     finally:
         tasks.note(run)  # the time that a start took which was stopped

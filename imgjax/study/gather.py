@@ -8,8 +8,10 @@ import os
 import numpy as np
 from PIL import Image
 
+from imgjax import parts
 from imgjax.data import decode
 from imgjax.errors import DataError
+from imgjax.metrics import Metric
 from imgjax.report import findings as found_lib
 from imgjax.report import run as run_page
 from imgjax.report import statistics
@@ -22,8 +24,6 @@ from imgjax.study.cells import Cell
 from imgjax.study.plan import Study
 
 PICTURES = 12  # of a comparison
-# The value of an image, by the metric that is their mean.
-_OF_AN_IMAGE = {'accuracy': 'hits', 'top5_accuracy': 'top5', 'loss': 'losses'}
 
 
 def findings(study: Study, planned: list[Cell], record: dict) -> Findings:
@@ -36,7 +36,8 @@ def findings(study: Study, planned: list[Cell], record: dict) -> Findings:
         process takes to start}.
     """
     read = {cell.directory: _read(cell, study, record) for cell in planned}
-    arms = [_arm(arm, [cell for cell in planned if cell.arm == arm.name], study, read)
+    metric = parts.measured(planned[0].config, planned[0].dataset.multi_label)[study.metric]
+    arms = [_arm(arm, [cell for cell in planned if cell.arm == arm.name], study, metric, read)
             for arm in study.arms]
     missing = _missing(arms)
     samples = {arm.name: _sample(arm, study, [
@@ -44,11 +45,12 @@ def findings(study: Study, planned: list[Cell], record: dict) -> Findings:
         for arm in arms}
     comparisons = statistics.compare(
         [(samples[first], samples[second]) for first, second in study.comparisons],
-        higher_is_better=study.metric != 'loss', complete=not missing)
+        higher_is_better=metric.higher_is_better, complete=not missing)
     dataset = planned[0].dataset
     return Findings(
         name=study.name, question=study.question, text=study.text, metric=study.metric,
-        split=planned[0].config['data']['eval_split'], higher_is_better=study.metric != 'loss',
+        split=planned[0].config['data']['eval_split'], higher_is_better=metric.higher_is_better,
+        percent=metric.percent,
         examples=dataset.eval_examples, seeds=max(len(arm.seeds) for arm in study.arms), arms=arms,
         comparisons=comparisons, missing=missing,
         grid=[Axis(field, values) for field, values in study.grid.items()]
@@ -84,23 +86,24 @@ def _read(cell: Cell, study: Study, record: dict) -> dict:
     return {'cell': shown, 'answers': answers, 'result': said, 'rows': rows}
 
 
-def _arm(arm, cells: list[Cell], study: Study, read: dict) -> found_lib.Arm:
+def _arm(arm, cells: list[Cell], study: Study, metric: Metric, read: dict) -> found_lib.Arm:
     mine = [read[cell.directory] for cell in cells]
     done = [one for one in mine if one['cell'].state == 'done']
     scores = np.array([one['cell'].score for one in done])
     return found_lib.Arm(
         arm.name, arm.fields, [one['cell'] for one in mine],
-        _interval(scores, study.metric) if len(done) and np.isfinite(scores).all() else None,
+        _interval(scores, metric) if len(done) and np.isfinite(scores).all() else None,
         _curves(done, study, cells[0].config['data']['eval_split']),
         _class_scores(done, len(cells[0].dataset.class_names)),
         sum(one['cell'].seconds for one in done))
 
 
-def _interval(scores, metric: str) -> statistics.Interval:
-    """As statistics.interval, within what the metric can be: few seeds give wide intervals."""
-    found, most = statistics.interval(scores), math.inf if metric == 'loss' else 1.0
-    return found._replace(low=max(found.low, 0.0), high=min(found.high, most)) if (
-        found.n > 1) else found
+def _interval(scores, metric: Metric) -> statistics.Interval:
+    """As statistics.interval, within what a share can be: few seeds give wide intervals."""
+    found = statistics.interval(scores)
+    if metric.percent and found.n > 1:
+        return found._replace(low=max(found.low, 0.0), high=min(found.high, 1.0))
+    return found
 
 
 def _curves(done: list[dict], study: Study, split: str) -> dict[tuple[str, str], Curve]:
@@ -122,7 +125,7 @@ def _class_scores(done: list[dict], classes: int) -> np.ndarray | None:
         return None
     scores = []
     for one in done:
-        labels, hits = one['answers']['labels'], one['answers']['hits']
+        labels, hits = one['answers']['labels'], one['answers']['accuracy']
         count_K = np.bincount(labels, minlength=classes)
         right_K = np.bincount(labels[hits], minlength=classes)
         scores.append(np.where(count_K > 0, right_K / np.maximum(count_K, 1), np.nan))
@@ -133,11 +136,12 @@ def _sample(arm: found_lib.Arm, study: Study, answers: list[dict]) -> statistics
     states = collections.Counter(cell.state for cell in arm.cells if cell.state != 'done')
     missing = [f'{arm.name}: {count} of {len(arm.cells)} {_cells(len(arm.cells))} {STATES[state]}'
                for state, count in states.items()]
-    name = _OF_AN_IMAGE.get(study.metric)
-    # An accuracy is a mean over images with a label: over all of them where each has one.
-    known = not missing and name is not None and all(
-        name == 'losses' or 'labels' in one for one in answers)
-    values = [one[name] for one in answers] if known else []
+    # Images can be compared one by one where the metric is the mean of a column.
+    known = not missing and all(
+        study.metric in one and one[study.metric].ndim == 1
+        and math.isclose(one[study.metric].mean(dtype=np.float64), cell.score, rel_tol=1e-9)
+        for one, cell in zip(answers, arm.cells, strict=True))
+    values = [one[study.metric] for one in answers] if known else []
     return statistics.Sample(
         arm.name, missing, np.array([cell.score for cell in arm.cells]),
         np.stack(values).astype(np.float64) if known else None)
@@ -165,7 +169,8 @@ def _pictures(first: str, second: str, planned: list[Cell], read: dict) -> list[
                for arm, mine in cells.items()}
     if not all('labels' in one for mine in answers.values() for one in mine):
         return []
-    right = {arm: np.sum([one['hits'] for one in mine], axis=0) for arm, mine in answers.items()}
+    right = {arm: np.sum([one['accuracy'] for one in mine], axis=0)
+             for arm, mine in answers.items()}
     gap_N = right[first] - right[second]
     order = np.argsort(-np.abs(gap_N), kind='stable')
     cell = cells[first][0]
@@ -277,7 +282,7 @@ def table(found: Findings) -> str:
     lines = []
     for arm in found.arms:
         done = sum(cell.state == 'done' for cell in arm.cells)
-        score = MISSING if arm.score is None else interval_text(arm.score, found.metric)
+        score = MISSING if arm.score is None else interval_text(arm.score, found.percent)
         lines.append(f'  {arm.name:<{width}}  {found.metric} {score}, {done} of {len(arm.cells)} '
                      f'{_cells(len(arm.cells))}, {duration(arm.seconds)}')
     return '\n'.join([*lines, *(f'  missing: {line}' for line in found.missing)])

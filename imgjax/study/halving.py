@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from imgjax import parts
 from imgjax.rundir import metrics_log
 from imgjax.study import tasks
 from imgjax.study.cells import Cell
@@ -45,7 +46,9 @@ def judge(cells: list[Cell], step: int, halving: dict, run: Run) -> bool:
         return False
     scores = {arm: _score(study, [cell for cell in cells if cell.arm == arm], step)
               for arm in dict.fromkeys(cell.arm for cell in cells)}
-    sign = 1 if study.metric == 'loss' else -1
+    config = cells[0].config
+    metric = parts.measured(config, cells[0].dataset.multi_label)[study.metric]
+    sign = -1 if metric.higher_is_better else 1
     ranked = sorted(scores, key=lambda arm: (math.isnan(scores[arm]), sign * scores[arm]))
     out = ranked[math.ceil(study.halving['keep'] * len(ranked)):]
     halving['stopped'] |= {arm: step for arm in out}

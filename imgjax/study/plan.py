@@ -12,7 +12,8 @@ which returns a dict:
       draw        {'fields': {field: {'low', 'high', 'scale': 'linear' or 'log'} or {'values'}},
                   'count', 'method': 'random' or 'halton', 'seed'}
     seeds         how many (0, 1, ...), a list, or {arm: list}
-    metric        accuracy (if left out), top5_accuracy, loss or mean_average_precision
+    metric        accuracy (if left out), top5_accuracy, loss, mean_average_precision, or a number
+                  of a metric that the arms have (config.metrics)
     split         what it is measured on; config.data.eval_split of the base if left out
     comparisons   [(arm, arm), ...]: each difference that shall be tested, and no other
     halving       {'steps': [...], 'keep': 0.5}: at each of these steps only that share of the arms
@@ -26,11 +27,10 @@ import os
 from typing import Any, NamedTuple
 
 from imgjax import config as config_lib
-from imgjax import effect
+from imgjax import parts
 from imgjax.errors import ConfigError, nearest
 from imgjax.study import arms as arms_lib
 
-METRICS = ('accuracy', 'top5_accuracy', 'loss', 'mean_average_precision')
 _WAYS = ('arms', 'ablate', 'product', 'zip', 'draw')
 _KEYS = ('base', *_WAYS, 'seeds', 'metric', 'split', 'comparisons', 'halving')
 
@@ -60,7 +60,7 @@ class Study(NamedTuple):
       question: first line of the docstring.
       text: the rest of it.
       arms: in their order.
-      metric: one of METRICS.
+      metric: a name of parts.measured.
       comparisons: pairs of names of arms; the difference is the first less the second.
       grid: {field: values} of `product`, in the order of itertools.product; else {}.
       halving: {'steps': [...], 'keep': share}, or None.
@@ -109,9 +109,9 @@ def read(found: dict, name: str, docstring: str = '') -> Study:
     ways = [way for way in _WAYS if way in found]
     if len(ways) != 1:
         raise ConfigError(f'{name}: takes one of {", ".join(_WAYS)}, got {ways or "none"}')
-    metric = found.get('metric', METRICS[0])
-    if metric not in METRICS:
-        raise ConfigError(f'{name}: metric: takes one of {", ".join(METRICS)}, got {metric!r}')
+    metric = found.get('metric', 'accuracy')
+    if not isinstance(metric, str):
+        raise ConfigError(f'{name}: metric: takes the name of a metric, got {metric!r}')
     arms = _arms(found, ways[0], name)
     grid = {field: list(values) for field, values in found.get('product', {}).items()}
     comparisons = found.get('comparisons')
@@ -161,7 +161,7 @@ def _arms(found: dict, way: str, name: str) -> list[Arm]:
 
 def _check_read(fields: dict, config: dict) -> None:
     """Refuses a field of an arm that nothing reads: the arm would be another one once more."""
-    for name, line in effect.unread(config).items():
+    for name, line in config_lib.unread(config).items():
         if name in fields:
             raise ConfigError(line)
 
@@ -194,19 +194,15 @@ def override(config: dict, fields: dict) -> dict:
     Raises:
       ConfigError: no such field, or a value that it does not take.
     """
-    config = copy.deepcopy(config)
-    free = tuple(f'{name}.' for name, field in config_lib.FIELDS.items() if field.type is dict)
+    given, config = config, copy.deepcopy(config)
+    free = ('hparams.', *(f'{name}.' for name, field in config_lib.FIELDS.items()
+                          if field.type is dict))
     for name, value in fields.items():
         if name not in config_lib.FIELDS and not name.startswith(free):
             raise ConfigError(
                 f'config.{name}: no such field{nearest(name, config_lib.FIELDS)}')
-        *groups, last = name.split('.')
-        inner = config
-        for group in groups:
-            inner = inner.setdefault(group, {})
-            if not isinstance(inner, dict):
-                raise ConfigError(f'config.{name}: {group} is {inner!r}, no group of fields')
-        inner[last] = value
+        config_lib.put(config, name, value)
+    parts.drop_unread(given, config)  # numbers of the base's parts that the arm exchanges
     return config_lib.to_plain(config)
 
 

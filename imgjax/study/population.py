@@ -17,13 +17,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from imgjax import build, cache, loop, sharding, train
+from imgjax import build, cache, evaluate, loop, sharding, train
 from imgjax import config as config_lib
 from imgjax import feed as feed_lib
 from imgjax import state as state_lib
 from imgjax.build import Setup
 from imgjax.data import Source, pipeline
-from imgjax.data.sampler import sampler
 from imgjax.errors import DivergedError, PreemptedError
 from imgjax.process import backend, stop, watchdog
 from imgjax.rundir import checkpoint, claim, files, result
@@ -35,7 +34,7 @@ AXIS = 'study'
 
 
 def run(cells: Sequence[Cell], devices: Sequence, shared: dict,
-        until: int | None = None) -> list[dict | DivergedError | None]:
+        pause_at: int | None = None) -> list[dict | DivergedError | None]:
     """Trains cells of one group to their end, from where they stand.
 
     Those that are done, have diverged or stand at another step than the most keep their place in
@@ -45,7 +44,7 @@ def run(cells: Sequence[Cell], devices: Sequence, shared: dict,
       cells: of one group, see cells.py; those of a streamed set have one seed.
       devices: as many as divide the number of cells; each has its part of them.
       shared: see cache.py.
-      until: the step to pause at, as of train.run_one.
+      pause_at: the step to pause at, as of train.run_one.
 
     Returns the result of each cell as train.run_one does, the error of one that diverged, or None
     for one that took no part.
@@ -59,7 +58,7 @@ def run(cells: Sequence[Cell], devices: Sequence, shared: dict,
         for cell in cells:
             if _is_open(cell):
                 files.check_run(cell.directory)
-                locks.enter_context(claim.held(cell.directory))
+                locks.enter_context(claim.claimed(cell.directory))
         going = _in_step(cells)  # under the locks: until then others could finish a cell
         if not any(going):
             return [None] * len(cells)
@@ -68,7 +67,7 @@ def run(cells: Sequence[Cell], devices: Sequence, shared: dict,
               watchdog.watchdog(setups[0].config['watchdog_seconds']) as beat):
             for cell, setup in itertools.compress(zip(cells, setups, strict=True), going):
                 claim.check(cell.directory, setup)
-            return _train(cells, setups, going, devices, until, started, beat)
+            return _train(cells, setups, going, devices, pause_at, started, beat)
 
 
 def _is_open(cell: Cell) -> bool:
@@ -89,14 +88,14 @@ def _in_step(cells: Sequence[Cell]) -> list[bool]:
     return [stand is not None and common in (stand or {0}) for stand in stands]
 
 
-def _train(cells, setups: list[Setup], going: list[bool], devices, until, started: float,
+def _train(cells, setups: list[Setup], going: list[bool], devices, pause_at, started: float,
            beat) -> list:
     train_source, eval_source = cells[0].sources
     mesh = Mesh(np.asarray(devices), (AXIS,))
     state, first = _begin(cells, setups, going, mesh)
     for cell, setup in itertools.compress(zip(cells, setups, strict=True), going):
         claim.take(cell.directory, setup, first)
-    if until is not None and first > until:
+    if pause_at is not None and first > pause_at:
         return [{'step': first} if goes else None for goes in going]
     with contextlib.ExitStack() as opened:
         members = [
@@ -113,8 +112,8 @@ def _train(cells, setups: list[Setup], going: list[bool], devices, until, starte
         state, outcomes = loop.run(
             members, state, first, feed,
             lambda one, step: alone(sharding.place(one, setups[0].shardings), step),
-            train_source, beat, apart=_apart(len(cells)), until=until)
-    states, seconds = _apart(len(cells))(state), (time.monotonic() - started) / len(cells)
+            train_source, beat, unstack=_unstacker(len(cells)), pause_at=pause_at)
+    states, seconds = _unstacker(len(cells))(state), (time.monotonic() - started) / len(cells)
     ended = []
     for cell, member, one, outcome in zip(cells, members, states, outcomes, strict=True):
         beat()
@@ -123,7 +122,7 @@ def _train(cells, setups: list[Setup], going: list[bool], devices, until, starte
         if member is None or isinstance(outcome, DivergedError):
             ended.append(outcome)
         elif (step := state_lib.step_of(one)) < member.setup.config['steps']:
-            ended.append({'step': step, **outcome.summary()})
+            ended.append({'step': step, **evaluate.summary(member.setup.config, outcome)})
         else:
             ended.append(result.finish(member.setup, cell.directory, one, outcome, member.rows.rows,
                                        eval_source, seconds))
@@ -166,14 +165,14 @@ def stack(trees: list):
     return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
-def _apart(count: int):
-    """Returns what takes a stacked tree apart, into one of NumPy arrays for each member."""
-    def apart(tree) -> list:
+def _unstacker(count: int):
+    """Returns a function that splits a stacked tree into one of NumPy arrays per member."""
+    def unstack(tree) -> list:
         host = sharding.to_host(tree)
         return [jax.tree.map(lambda leaf, place=place: leaf[place, ...], host)
                 for place in range(count)]
 
-    return apart
+    return unstack
 
 
 def open_feed(setups: list[Setup], source: Source, mesh: Mesh, state, first: int, beat=lambda: None,
@@ -192,31 +191,32 @@ def open_feed(setups: list[Setup], source: Source, mesh: Mesh, state, first: int
     setup = setups[0]
     hparams = sharding.place(stack([state_lib.hparams_of(one.config) for one in setups]),
                              NamedSharding(mesh, PartitionSpec(AXIS)))
-    note = train.noting(setup, workdir, source) if workdir else lambda indices, faults: None
+    note = train.fault_recorder(setup, workdir, source) if workdir else lambda indices, faults: None
     if feed_lib.is_resident(setup, source):
         alone = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape[1:], array.dtype),
                              hparams)
         stride = feed_lib.steps_per_dispatch(setup, feed_lib.step_as_text(setup, alone), first)
-        held = feed_lib.hold(setup, source, note, beat, mesh)
+        examples = feed_lib.resident_set(setup, source, note, beat, mesh)
         items = _index_items(setups, source, mesh, first, stride)
     else:
-        stride, held = 1, {}
+        stride, examples = 1, {}
         items = _pixel_items(setup, source, mesh, note, first)
     item = next(items, None)
     if item is None:
         return feed_lib.Feed(iter(()), lambda state, item: None, stride, 0.0, None)
+    resident = {'examples': examples, 'constants': feed_lib.constants(setup, mesh)}
     dispatch, seconds = cache.once(
         setup.cache, 'population', (setup.key, stride, len(setups), mesh),
-        lambda: _compiled(setup, len(setups), stride, mesh, (state, held, item, hparams)))
+        lambda: _compiled(setup, len(setups), stride, mesh, (state, resident, item, hparams)))
     return feed_lib.Feed(itertools.chain([item], items),
-                         lambda state, item: dispatch(state, held, item, hparams), stride, seconds,
-                         None)
+                         lambda state, item: dispatch(state, resident, item, hparams), stride,
+                         seconds, None)
 
 
 def _compiled(setup: Setup, count: int, stride: int, mesh: Mesh, arguments: tuple):
     """Returns the compiled program, and the seconds that it took."""
     began, own, same = time.monotonic(), PartitionSpec(AXIS), PartitionSpec()
-    alone, resident = feed_lib.dispatcher(setup, stride), bool(arguments[1])
+    alone, resident = feed_lib.dispatcher(setup, stride), bool(arguments[1]['examples'])
     inner = (0, None, 0 if resident else None, 0)
     if count == mesh.size:  # one on each device: exactly the program of a run alone
         def local(*parts):
@@ -249,8 +249,7 @@ def _index_items(setups: list[Setup], source: Source, mesh: Mesh, first: int,
     """Yields int32 (members, steps, images): indices into the resident set."""
     config, placement = setups[0].config, NamedSharding(mesh, PartitionSpec(AXIS))
     batch_size, seeds = config['batch_size'], [setup.config['hparams']['seed'] for setup in setups]
-    draws = {seed: sampler(source, config['data'], batch_size=batch_size, seed=seed)
-             for seed in set(seeds)}
+    draws = {setup.config['hparams']['seed']: build.draw(setup.config, source) for setup in setups}
     for step in range(first, config['steps'], stride):
         positions = step * batch_size + np.arange(stride * batch_size, dtype=np.int64)
         drawn = {seed: draw(positions).astype(np.int32).reshape(stride, batch_size)
@@ -262,8 +261,8 @@ def _pixel_items(setup: Setup, source: Source, mesh: Mesh, note, first: int) -> 
     """Yields the batches of the one seed that all members have."""
     config = setup.config
     batches = pipeline.train_batches(
-        source, config['data'], setup.dataset.image_shape[0], batch_size=config['batch_size'],
-        seed=config['hparams']['seed'])
+        source, build.draw(config, source), config['data'], setup.dataset.image_shape[0],
+        batch_size=config['batch_size'], seed=config['hparams']['seed'])
     stream = pipeline.iterate(batches, config['data']['workers'], first)
     for batch in itertools.islice(stream, config['steps'] - first):
         note(batch['index'], batch['fault'])

@@ -49,37 +49,37 @@ class Choice(NamedTuple):
     compile_seconds: float | None = None
 
 
-def check(groups: Sequence[Sequence[Cell]], wish: str, shared: dict) -> None:
+def check(groups: Sequence[Sequence[Cell]], requested: str, shared: dict) -> None:
     """Checks, before anything is run, that each whole group can be run as it is wished.
 
     Raises:
-      ConfigError: the wish cannot be had; the line says why.
+      ConfigError: the requested strategy is not possible; the line says why.
     """
-    for cells in groups if wish in ('vmap', 'mesh') else ():
-        against = _against(cells, _population(cells, wish), wish, shared)
-        if against:
-            raise ConfigError(f'--strategy={wish}: not for the {len(cells)} cells of '
-                              f'{cells[0].arm!r} and its like: {against}')
+    for cells in groups if requested in ('vmap', 'mesh') else ():
+        why_not = _why_not(cells, _population(cells, requested), requested, shared)
+        if why_not:
+            raise ConfigError(f'--strategy={requested}: not for the {len(cells)} cells of '
+                              f'{cells[0].arm!r} and its like: {why_not}')
 
 
-def choose(cells: Sequence[Cell], wish: str, shared: dict) -> Choice:
+def choose(cells: Sequence[Cell], requested: str, shared: dict) -> Choice:
     """Chooses for cells of one group that are not done yet.
 
     `auto` times a few steps of a loop and of a population, and takes what is sooner done. Cells
-    that no population can have (the last one of a group) are looped, whatever the wish.
+    that no population can have (the last one of a group) are looped, whatever is requested.
 
     Args:
       cells: of one group.
-      wish: one of NAMES.
+      requested: one of NAMES.
       shared: see cache.py; what is compiled for timing is there for the run.
     """
-    many = _population(cells, wish)
-    against = _against(cells, many, wish, shared)
-    if wish == 'loop' or against:
-        return Choice('loop', 1, 1, against or 'asked for')
+    many = _population(cells, requested)
+    why_not = _why_not(cells, many, requested, shared)
+    if requested == 'loop' or why_not:
+        return Choice('loop', 1, 1, why_not or 'asked for')
     backend.keep_memory()
     steps, alone = cells[0].config['steps'], None
-    if wish == 'auto':
+    if requested == 'auto':
         step, compiling = _time_loop(cells[0], shared)
         alone, whole = Choice('loop', 1, 1, '', step, compiling), step * steps * len(cells)
         if whole < 2 * compiling:
@@ -120,28 +120,28 @@ def _fitting(cells: Sequence[Cell], many: Choice, shared: dict):
     return None, 0.0, 0.0
 
 
-def _population(cells: Sequence[Cell], wish: str) -> Choice:
+def _population(cells: Sequence[Cell], requested: str) -> Choice:
     """Returns the largest population of these cells."""
     seeds = {cell.seed for cell in cells}
     streamed = not feed.is_resident(cells[0], cells[0].sources[0])
     most = min(sum(cell.seed == seed for cell in cells) for seed in seeds) if streamed else len(
         cells)
     devices = min(jax.local_device_count(), most)
-    if wish == 'mesh' or devices == most:
+    if requested == 'mesh' or devices == most:
         return Choice('mesh', devices, devices, '')
     return Choice('vmap', most // devices * devices, devices, '')  # those left over go by a loop
 
 
-def _against(cells: Sequence[Cell], many: Choice, wish: str, shared: dict) -> str:
+def _why_not(cells: Sequence[Cell], many: Choice, requested: str, shared: dict) -> str:
     """Returns why these cells cannot be one program, or ''."""
     config = cells[0].config
     if many.members < 2:
         return 'there is one cell of this structure' if len(cells) == 1 else (
-            'there is one device' if wish == 'mesh' else 'no two cells have one seed, and the '
+            'there is one device' if requested == 'mesh' else 'no two cells have one seed, and the '
             'images are streamed')
     if processes.count() > 1:
         return 'the study has several processes'
-    if config['init']['from_']:
+    if config['init']['weights']:
         return 'they begin with weights from a file'
     if config['mesh']['fsdp'] > 1 or config['mesh']['tensor'] > 1 or config['mesh']['data'] > 1:
         return 'config.mesh cuts a run over several devices'

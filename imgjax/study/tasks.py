@@ -34,7 +34,7 @@ class Run(NamedTuple):
       mine: those that this start runs.
       workdir: of the study, or of this part of it.
       record: see record.py; written after every change.
-      wish: one of strategy.NAMES.
+      requested: one of strategy.NAMES.
       shared: see cache.py.
       bar: the progress, in cells.
       clock: {'noted': the time up to which the record has it}.
@@ -46,7 +46,7 @@ class Run(NamedTuple):
     mine: list[Cell]
     workdir: str
     record: dict
-    wish: str
+    requested: str
     shared: dict
     bar: Any
     clock: dict
@@ -81,25 +81,25 @@ def left_of(cells: Sequence[Cell]) -> list[Cell]:
             if state not in cells_lib.ENDED]
 
 
-def run_group(group: list[Cell], until: int | None, run: Run) -> None:
+def run_group(group: list[Cell], pause_at: int | None, run: Run) -> None:
     """Runs the cells of one structure, as they were begun or as `wish` says."""
     tasks, told = _tasks(group, run), ''
     while tasks:
-        again, held = [], []
+        again, locked = [], []
         for task in tasks:
             try:
-                again += _run_task(task, until, run)
+                again += _run_task(task, pause_at, run)
             except LockedError as error:  # another study has it: there is more to do meanwhile
                 if processes.count() > 1:
                     raise
-                held.append(task)
+                locked.append(task)
                 reason = str(error).partition('; wait for it')[0]
-        if len(held) == len(tasks):
+        if len(locked) == len(tasks):
             if reason != told:
                 log.info('waiting: %s', reason)
             told = reason
             time.sleep(2)
-        tasks = again + held
+        tasks = again + locked
 
 
 def _tasks(group: list[Cell], run: Run) -> list[_Task]:
@@ -115,7 +115,7 @@ def _tasks(group: list[Cell], run: Run) -> list[_Task]:
     key = hashlib.sha256(group[0].group.encode()).hexdigest()[:16]
     noted = run.record['groups'].get(key)
     populations = noted['populations'] if noted else []
-    known = [] if run.wish == 'loop' else populations
+    known = [] if run.requested == 'loop' else populations
     begun = [one for one in known if all(name in by_name for name in one['cells'])]
     members = {name for one in begun for name in one['cells']}
     # Of a population some of whose arms were stopped the others make a new one.
@@ -126,15 +126,15 @@ def _tasks(group: list[Cell], run: Run) -> list[_Task]:
     fresh = [cell for cell, word in zip(fresh, saved, strict=True)
              if word == 'new' or _name(cell) in parted]
     if fresh:
-        wish = _wish(noted, len(group), run.wish)
-        choice = _choose(fresh, wish, run.shared)
+        requested = _requested(noted, len(group), run.requested)
+        choice = _choose(fresh, requested, run.shared)
         log.info('%d cells like %s · seed %d: %s, as %s', len(fresh), fresh[0].arm, fresh[0].seed,
                  choice.strategy, choice.why)
         more = [{'cells': [_name(cell) for cell in cells],
                  'devices': choice.devices if len(cells) > 1 else 0}
                 for cells in _populations(fresh, choice)]
         # What is noted is of the whole group, not of one arm or of those that halving left.
-        as_before = noted and run.wish == 'auto' and wish == noted['strategy']
+        as_before = noted and run.requested == 'auto' and requested == noted['strategy']
         left_over = noted and noted['strategy'] != 'loop' and choice.strategy == 'loop'
         if not (as_before or left_over or (noted and len(group) < noted['cells'])):
             noted = {'like': group[0].arm, 'strategy': choice.strategy, 'why': choice.why,
@@ -151,19 +151,20 @@ def _tasks(group: list[Cell], run: Run) -> list[_Task]:
     return [*tasks, *(_Task([cell], 0) for cell in left if _name(cell) not in members)]
 
 
-def _wish(noted: dict | None, cells: int, wish: str) -> str:
+def _requested(noted: dict | None, cells: int, requested: str) -> str:
     """Returns how new cells of a group shall be run: as those before them, where `auto` leaves it.
 
     That fewer cells were looped says nothing of more.
     """
-    if wish != 'auto' or not noted or (noted['strategy'] == 'loop' and noted['cells'] != cells):
-        return wish
+    if requested != 'auto' or not noted or (
+            noted['strategy'] == 'loop' and noted['cells'] != cells):
+        return requested
     return noted['strategy']
 
 
-def _choose(cells: list[Cell], wish: str, shared: dict) -> strategy.Choice:
+def _choose(cells: list[Cell], requested: str, shared: dict) -> strategy.Choice:
     try:
-        return strategy.choose(cells, wish, shared)
+        return strategy.choose(cells, requested, shared)
     except Exception as error:  # each cell will say it of itself
         if processes.count() > 1:
             raise
@@ -187,7 +188,7 @@ def _populations(cells: list[Cell], choice: strategy.Choice) -> list[list[Cell]]
     return whole + [[cell] for some in cut if some not in whole for cell in some]
 
 
-def _run_task(task: _Task, until: int | None, run: Run) -> list[_Task]:
+def _run_task(task: _Task, pause_at: int | None, run: Run) -> list[_Task]:
     """Runs what of a task is left; returns what has to be run in place of it.
 
     A stop that is asked for while a run writes its page is heard at its end.
@@ -199,9 +200,9 @@ def _run_task(task: _Task, until: int | None, run: Run) -> list[_Task]:
     with stop.hear_stop():
         try:
             if task.devices:
-                again = _run_population(task, left, until, run)
+                again = _run_population(task, left, pause_at, run)
             else:
-                _run_alone(left[0], until, run)
+                _run_alone(left[0], pause_at, run)
         finally:
             note(run, ran=[cell for cell in left if cells_lib.state_of(cell)[0] == 'done'])
         if stop.preempted():
@@ -209,7 +210,7 @@ def _run_task(task: _Task, until: int | None, run: Run) -> list[_Task]:
     return again
 
 
-def _run_population(task: _Task, left: list[Cell], until: int | None, run: Run) -> list[_Task]:
+def _run_population(task: _Task, left: list[Cell], pause_at: int | None, run: Run) -> list[_Task]:
     """Runs a population; returns those of its members that have to go on alone.
 
     These are all where it cannot be one program any more: on fewer devices one of `mesh` would not
@@ -220,7 +221,7 @@ def _run_population(task: _Task, left: list[Cell], until: int | None, run: Run) 
         return alone
     try:
         ended = population.run(
-            task.cells, jax.local_devices()[:task.devices], run.shared, until)
+            task.cells, jax.local_devices()[:task.devices], run.shared, pause_at)
     except _OF_THE_MACHINE:
         raise
     except Exception as error:
@@ -234,10 +235,10 @@ def _run_population(task: _Task, left: list[Cell], until: int | None, run: Run) 
     return [one for one in alone if ended[_name(one.cells[0])] is None]
 
 
-def _run_alone(cell: Cell, until: int | None, run: Run) -> None:
+def _run_alone(cell: Cell, pause_at: int | None, run: Run) -> None:
     """Runs a cell; one that fails or diverges is noted, and the others go on."""
     try:
-        outcome = train.run_one(cell.config, cell.directory, cell.sources, run.shared, until)
+        outcome = train.run_one(cell.config, cell.directory, cell.sources, run.shared, pause_at)
     except _OF_THE_MACHINE:
         raise
     except DivergedError as error:

@@ -92,7 +92,7 @@ def test_published_weights_are_evaluated_without_a_run(run, tmp_path, caplog):
     config = base.get_config()
     config.update(
         model=dict(name='tiny_mlp'), eval_batch_size=64,
-        init=dict(from_=f'timm:{tmp_path}/weights/model.safetensors', head='new'),
+        init=dict(weights=f'timm:{tmp_path}/weights/model.safetensors', head='new'),
         data=dict(name='arrays', channels=1, path=in_another_order(tmp_path), mean=(0.3,),
                   std=(0.37,)))
     found = evaluate_weights.run(config)
@@ -104,7 +104,7 @@ def test_published_weights_are_evaluated_without_a_run(run, tmp_path, caplog):
     in_another_order(tmp_path, grey=0)
     assert evaluate_weights.run(config)['accuracy'] < run[1]['accuracy']
     assert 'the weights name no classes' in caplog.text
-    config.init.from_ = ''
+    config.init.weights = ''
     with pytest.raises(ConfigError, match='--workdir: give a run directory, or weights by'):
         evaluate_weights.run(config)
 

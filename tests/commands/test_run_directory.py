@@ -8,7 +8,7 @@ import pytest
 from imgjax.commands import run_directory
 from imgjax.errors import ConfigError, DataError
 
-JOB = types.SimpleNamespace(config={'data': {'eval_split': 'test'}})
+SETUP = types.SimpleNamespace(config={'data': {'eval_split': 'test'}}, best=('accuracy', True))
 
 
 def run_with(folder, evaluated: dict, saved) -> str:
@@ -35,16 +35,16 @@ def run_with(folder, evaluated: dict, saved) -> str:
 def test_the_step_of_the_best_evaluation(evaluated, saved, step, tmp_path):
     workdir = run_with(tmp_path, evaluated, saved)
     if isinstance(step, int):
-        assert run_directory.which_step(JOB, workdir, 'best') == step
+        assert run_directory.which_step(SETUP, workdir, 'best') == step
         return
     with pytest.raises(DataError, match=f'--step=best: .*{step}') as error:
-        run_directory.which_step(JOB, workdir, 'best')
+        run_directory.which_step(SETUP, workdir, 'best')
     assert '\n' not in str(error.value)
 
 
 def test_other_steps(tmp_path):
     for at, step in ((None, None), ('', None), (10, 10), ('10', 10)):
-        assert run_directory.which_step(JOB, str(tmp_path), at) == step
+        assert run_directory.which_step(SETUP, str(tmp_path), at) == step
     for at in ('newest', '-1', '1e3', '٣'):
         with pytest.raises(ConfigError, match='--step: takes the number of a step, or best'):
-            run_directory.which_step(JOB, str(tmp_path), at)
+            run_directory.which_step(SETUP, str(tmp_path), at)

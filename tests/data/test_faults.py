@@ -9,7 +9,7 @@ from configs import base
 from imgjax import data
 from imgjax.data import faults, pipeline
 from imgjax.errors import DataError
-from tests.data import corrupt
+from tests.data import corrupt, shuffled
 
 GOOD, BAD = 400, 1000
 OPTIONS = base.get_config().data.to_dict() | dict(
@@ -39,7 +39,7 @@ def test_there_are_twelve_kinds():
 
 
 def test_order_and_content_of_the_good_ones_do_not_change(sources):
-    whole, damaged = (pipeline.train_batches(one, OPTIONS, 16, batch_size=100, seed=1)
+    whole, damaged = (shuffled.train_batches(one, OPTIONS, 16, batch_size=100, seed=1)
                       for one in sources)
     seen = np.zeros(GOOD + BAD, int)
     for step in range(14):  # an epoch
@@ -61,13 +61,13 @@ def test_order_and_content_of_the_good_ones_do_not_change(sources):
 def test_a_resident_set_has_the_same_faults(sources):
     options = OPTIONS | {'train_crop': 'center'}
     held = pipeline.load_all(sources[1], options, 16)
-    batch = pipeline.train_batches(sources[1], options, 16, batch_size=100, seed=1)[3]
+    batch = shuffled.train_batches(sources[1], options, 16, batch_size=100, seed=1)[3]
     for name in ('image', 'label', 'weight', 'fault'):
         np.testing.assert_array_equal(held[name][batch['index']], batch[name])
 
 
 def test_each_is_listed_once_over_all_starts(sources, tmp_path):
-    stream = pipeline.train_batches(sources[1], OPTIONS, 16, batch_size=100, seed=1)
+    stream = shuffled.train_batches(sources[1], OPTIONS, 16, batch_size=100, seed=1)
     batches = [stream[step] for step in range(9)]
     for first in (0, 3):  # the second start repeats steps that the first one did
         note = faults.watch(str(tmp_path), sources[1], share=1.0)

@@ -10,7 +10,8 @@ from PIL import Image
 
 from configs import base
 from imgjax import data
-from imgjax.data import pipeline, sampler
+from imgjax.data import pipeline
+from tests.data import shuffled
 
 OPTIONS = base.get_config().data.to_dict() | dict(
     name='digits', channels=1, eval_crop_fraction=1.0)
@@ -31,7 +32,7 @@ def assert_equal(a: dict, b: dict):
 @pytest.mark.parametrize('workers', [0, 1, 2])
 def test_workers_change_nothing(crop, workers, digits):
     options = OPTIONS | {'train_crop': crop, 'image_size': 12}
-    batches = pipeline.train_batches(digits, options, 12, batch_size=16, seed=3)
+    batches = shuffled.train_batches(digits, options, 12, batch_size=16, seed=3)
     stream = pipeline.iterate(batches, workers, first=5)
     for step, batch in zip(range(5, 9), stream, strict=False):
         assert_equal(batch, batches[step])
@@ -40,16 +41,16 @@ def test_workers_change_nothing(crop, workers, digits):
 @pytest.mark.parametrize('hosts', [1, 2, 4])
 def test_hosts_change_nothing(hosts, digits):
     options = OPTIONS | {'train_crop': 'random_resized', 'image_size': 12}
-    whole = pipeline.train_batches(digits, options, 12, batch_size=16, seed=3)[7]
-    parts = [pipeline.train_batches(digits, options, 12, batch_size=16, seed=3,
+    whole = shuffled.train_batches(digits, options, 12, batch_size=16, seed=3)[7]
+    parts = [shuffled.train_batches(digits, options, 12, batch_size=16, seed=3,
                                     process=(host, hosts))[7] for host in range(hosts)]
     assert_equal(whole, {k: np.concatenate([p[k] for p in parts]) for k in whole})
 
 
 def test_a_resident_set_gives_the_same_batches(digits):
     held = pipeline.load_all(digits, OPTIONS, 8)
-    batches = pipeline.train_batches(digits, OPTIONS, 8, batch_size=100, seed=1)
-    draw = sampler.sampler(digits, OPTIONS, batch_size=100, seed=1)
+    batches = shuffled.train_batches(digits, OPTIONS, 8, batch_size=100, seed=1)
+    draw = shuffled.draw(digits, 100, 1)
     for step in (0, 14, 15, 400):  # 14 holds the border of the first epoch
         index = draw(step * 100 + np.arange(100))
         np.testing.assert_array_equal(held['image'][index], batches[step]['image'])
@@ -71,7 +72,7 @@ def test_evaluation_sees_every_example_once(batch_size, hosts, data_dir):
 
 def test_crops_are_of_the_seed(digits):
     options = OPTIONS | {'train_crop': 'random_resized', 'image_size': 12}
-    a, b = (pipeline.train_batches(digits, options, 12, batch_size=16, seed=s)[0] for s in (1, 2))
+    a, b = (shuffled.train_batches(digits, options, 12, batch_size=16, seed=s)[0] for s in (1, 2))
     assert not np.array_equal(a['image'], b['image'])
 
 
@@ -93,7 +94,7 @@ def test_loading_runs_in_parallel_threads():
 
     source = data.Source(Slow(), ('a', 'b'), '', lambda: np.zeros(64, np.int32))
     stream = pipeline.iterate(
-        pipeline.train_batches(source, OPTIONS, 8, batch_size=4, seed=0), workers=0)
+        shuffled.train_batches(source, OPTIONS, 8, batch_size=4, seed=0), workers=0)
     for _ in itertools.islice(stream, 8):
         pass
     assert Slow.most >= 4

@@ -47,22 +47,22 @@ def spoil(monkeypatch, what: str, first: int, last: int, tries: int = 99) -> Non
     def spoilt(*args, **options):
         sound = make(*args, **options)
 
-        def train_step(state, batch, hparams):
+        def train_step(state, batch, hparams, constants):
             if what == 'batch':
                 batch = batch | {'weight': batch['weight'] + nan_at(state)}
             if what == 'parameter':
                 leaves, tree = jax.tree.flatten(state.params)
                 leaves[0] = leaves[0] + nan_at(state)
                 state = state.replace(params=jax.tree.unflatten(tree, leaves))
-            return sound(state, batch, hparams)
+            return sound(state, batch, hparams, constants)
 
         return train_step
 
-    def spoilt_gradient(model, config, state, *args):
-        *measured, grads = gradient(model, config, state, *args)
+    def spoilt_gradient(model, config, objective, params, state, *args):
+        measured, grads = gradient(model, config, objective, params, state, *args)
         if what == 'gradient':
             grads = jax.tree.map(lambda leaf: leaf + nan_at(state), grads)
-        return *measured, grads
+        return measured, grads
 
     monkeypatch.setattr(step, 'make_train_step', spoilt)
     monkeypatch.setattr(step, '_gradient', spoilt_gradient)

@@ -110,7 +110,7 @@ def test_bgr_and_depthwise_kernels_of_keras():
 def config_of(from_, name='resnet50', **options):
     config = digits.get_config('resnet')
     config.model = dict(name=name, dtype='float32', options=options)
-    config.init.from_ = from_
+    config.init.weights = from_
     return config_lib.to_plain(config)
 
 

@@ -38,7 +38,7 @@ def weights_of(name='tiny_resnet', classes=10, side=8, channels=1, seed=1):
 
 @pytest.fixture
 def saved(tmp_path):
-    """Returns saved(tensors) -> the init.from_ of a file with them."""
+    """Returns saved(tensors) -> the init.weights of a file with them."""
     def save(tensors, name='w.safetensors', layout='timm'):
         safetensors.numpy.save_file(tensors, tmp_path / name)
         return f'{layout}:{tmp_path / name}'
@@ -80,7 +80,7 @@ def begun(config: dict) -> dict:
 @pytest.mark.parametrize('name', OPTIONS)
 def test_every_tensor_is_the_files(name, saved):
     tensors = weights_of(name)
-    found = read(config_of(name, from_=saved(tensors)))
+    found = read(config_of(name, weights=saved(tensors)))
     assert set(found) == set(tensors)
     for key, tensor in tensors.items():
         np.testing.assert_array_equal(found[key], tensor, err_msg=key)
@@ -88,7 +88,7 @@ def test_every_tensor_is_the_files(name, saved):
 
 def test_cifar_resnets_of_most_repositories(saved):
     tensors = {f'module.{name.replace("fc.", "linear.")}': x for name, x in weights_of().items()}
-    found = read(config_of(from_=saved(tensors, layout='cifar')))
+    found = read(config_of(weights=saved(tensors, layout='cifar')))
     np.testing.assert_array_equal(found['fc.weight'], tensors['module.linear.weight'])
 
 
@@ -108,7 +108,7 @@ def test_what_does_not_fit_is_named(change, words, saved):
     tensors = weights_of()
     change(tensors)
     with pytest.raises(DataError) as caught:
-        read(config_of(from_=saved(tensors)))
+        read(config_of(weights=saved(tensors)))
     assert re.search(words, str(caught.value)) and '\n' not in str(caught.value)
     assert 'w.safetensors: ' in str(caught.value)
 
@@ -116,7 +116,7 @@ def test_what_does_not_fit_is_named(change, words, saved):
 def test_many_differences_are_one_line(saved):
     """Both sides are counted, with a name and a shape of each."""
     with pytest.raises(DataError) as caught:
-        read(config_of(from_=saved(weights_of('tiny_vit'))))
+        read(config_of(weights=saved(weights_of('tiny_vit'))))
     assert re.search(r'[0-9]+ of the [0-9]+ tensors of the model are missing, such as bn1.\w+ '
                      r'\(8,\); [0-9]+ of the [0-9]+ in the file are left over, such as '
                      r'blocks.0.attn.proj.bias \(16,\)', str(caught.value))
@@ -149,7 +149,7 @@ SURPLUS = {'criterion.weight': np.ones(3, np.float32), 'n_averaged': np.array(3)
 def test_what_programs_put_before_names_is_left_out(wrapped, said, saved, caplog):
     tensors = weights_of()
     with caplog.at_level('INFO'):
-        found = read(config_of(from_=saved(wrapped(tensors))))
+        found = read(config_of(weights=saved(wrapped(tensors))))
     for key in ('layer1.0.conv2.weight', 'fc.bias', 'bn1.running_var'):
         np.testing.assert_array_equal(found[key], tensors[key], err_msg=key)
     assert re.search(said, caplog.text, re.DOTALL)
@@ -159,18 +159,18 @@ def test_two_models_in_one_file_are_refused(saved):
     tensors = weights_of()
     both = with_prefix('left.', tensors) | with_prefix('right.', tensors)
     with pytest.raises(DataError, match="more than one set of weights that fit, 'left.' and 'righ"):
-        read(config_of(from_=saved(both)))
+        read(config_of(weights=saved(both)))
 
 
 def test_names_of_another_layout_are_recognised(saved):
     tensors = {f'model.{name.replace("fc.", "linear.")}': x for name, x in weights_of().items()}
     with pytest.raises(DataError, match='fc.bias is missing.*names are those of cifar: set config.'
-                       'init.from_=cifar:/'):
-        read(config_of(from_=saved(tensors)))
+                       'init.weights=cifar:/'):
+        read(config_of(weights=saved(tensors)))
     tensors = {name.replace('layer', 'block.'): x for name, x in tensors.items()}
     with pytest.raises(DataError) as caught:  # of none
-        read(config_of(from_=saved(tensors)))
-    assert 'init.from_' not in str(caught.value)
+        read(config_of(weights=saved(tensors)))
+    assert 'init.weights' not in str(caught.value)
     vit = {'vit.embeddings.cls_token': 'cls_token', 'vit.layernorm.': 'norm.',
            'vit.encoder.layer.': 'blocks.', '.layernorm_before.': '.norm1.',
            '.layernorm_after.': '.norm2.', '.intermediate.dense.': '.mlp.fc1.',
@@ -181,9 +181,10 @@ def test_names_of_another_layout_are_recognised(saved):
         for theirs, ours in vit.items():
             name = name.replace(ours, theirs) if theirs[0] == '.' or name.startswith(ours) else name
         tensors[name] = x
-    with pytest.raises(DataError, match='its names are those of huggingface: set config.init.from_='
+    with pytest.raises(DataError,
+                       match='its names are those of huggingface: set config.init.weights='
                        'huggingface:/.*w.safetensors'):
-        read(config_of('tiny_vit', from_=saved(tensors)))
+        read(config_of('tiny_vit', weights=saved(tensors)))
 
 
 TURNED = CLASSES[::-1]
@@ -206,7 +207,7 @@ def test_outputs_are_put_in_the_order_of_the_dataset(told, rows, said, saved, tm
     (tmp_path / 'config.json').write_text(json.dumps(told))
     tensors = weights_of()
     with caplog.at_level('INFO'):
-        found = read(config_of(from_=saved(tensors)))
+        found = read(config_of(weights=saved(tensors)))
     for key in ('fc.weight', 'fc.bias'):
         np.testing.assert_array_equal(found[key], tensors[key][list(rows)])
     assert said is None or re.search(said, caplog.text)
@@ -244,7 +245,7 @@ def test_a_binary_classifier_becomes_one_of_two_classes(caplog):
 
 
 def test_where_the_preprocessing_is_from_is_said(saved, tmp_path, caplog):
-    config = config_of(from_=saved(weights_of()))
+    config = config_of(weights=saved(weights_of()))
     with caplog.at_level('INFO'):
         taken = train._with_weights(config, '/nowhere')[0]
     assert taken['init']['preprocessing'] == 'config' and taken['data'] == config['data']
@@ -276,18 +277,18 @@ def test_weights_that_do_not_fit_end_a_run_early(saved, tmp_path, monkeypatch, d
     with pytest.raises(DataError, match='fc.bias is missing'):
         tensors = weights_of()
         del tensors['fc.bias']
-        train.run(config_of(from_=saved(tensors)), str(workdir))
+        train.run(config_of(weights=saved(tensors)), str(workdir))
     assert not (workdir / 'config.json').exists()
 
 
 def test_a_new_head(saved):
     tensors = weights_of(classes=1000)
-    found = begun(config_of(from_=saved(tensors), head='new'))
+    found = begun(config_of(weights=saved(tensors), head='new'))
     assert found['fc.weight'].shape == (10, 64)
     assert not found['fc.weight'].any() and not found['fc.bias'].any()
     np.testing.assert_array_equal(found['conv1.weight'], tensors['conv1.weight'])
     headless = {name: x for name, x in tensors.items() if not name.startswith('fc.')}
-    again = begun(config_of(from_=saved(headless), head='new'))
+    again = begun(config_of(weights=saved(headless), head='new'))
     np.testing.assert_array_equal(found['conv1.weight'], again['conv1.weight'])
 
 
@@ -295,7 +296,7 @@ def test_a_new_head(saved):
 def test_other_channels(how, saved):
     """An image that is equal in all channels gives what it gave."""
     tensors = weights_of(channels=3)
-    found = read(config_of(from_=saved(tensors), channels=how))['conv1.weight']
+    found = read(config_of(weights=saved(tensors), channels=how))['conv1.weight']
     old = tensors['conv1.weight']
     assert found.shape == (8, 1, 3, 3)
     expected = old.sum(1) if how == 'mean' else 3 * old[:, 0]
@@ -305,8 +306,8 @@ def test_other_channels(how, saved):
 def test_other_image_sizes_by_resampled_positions(saved):
     tensors = weights_of('tiny_vit', side=16)
     with pytest.raises(DataError, match='set config.init.resample=True'):
-        read(config_of('tiny_vit', from_=saved(tensors)))
-    found = read(config_of('tiny_vit', from_=saved(tensors), resample=True))['pos_embed']
+        read(config_of('tiny_vit', weights=saved(tensors)))
+    found = read(config_of('tiny_vit', weights=saved(tensors), resample=True))['pos_embed']
     np.testing.assert_array_equal(found[:, 0], tensors['pos_embed'][:, 0])  # the class token's
     assert found.shape == (1, 5, 16)
     grid = tensors['pos_embed'][0, 1:].reshape(2, 2, 2, 2, 16).mean((1, 3)).reshape(4, 16)
@@ -314,7 +315,7 @@ def test_other_image_sizes_by_resampled_positions(saved):
 
 
 def test_preprocessing_comes_with_the_weights(saved, tmp_path, data_dir):
-    config = config_of(from_=saved(weights_of()))
+    config = config_of(weights=saved(weights_of()))
     stored = {'pretrained_cfg': {'mean': [0.25], 'std': [0.5], 'input_size': [1, 8, 8],
                                  'crop_pct': 0.95, 'interpolation': 'bilinear'}}
     (tmp_path / 'config.json').write_text(json.dumps(stored))
@@ -338,7 +339,7 @@ def test_preprocessing_comes_with_the_weights(saved, tmp_path, data_dir):
 
 
 def test_a_run_goes_on_without_the_file(saved, tmp_path, data_dir):
-    config = config_of(from_=saved(weights_of()))
+    config = config_of(weights=saved(weights_of()))
     (tmp_path / 'config.json').write_text(json.dumps({'mean': [0.25], 'std': [0.5]}))
     workdir = str(tmp_path / 'run')
     first = train.run(config, workdir)
@@ -360,14 +361,14 @@ def test_a_run_goes_on_without_the_file(saved, tmp_path, data_dir):
 ])
 def test_wrong_words(from_, words):
     with pytest.raises((ConfigError, DataError), match=words) as caught:
-        load.find(config_of(from_=from_))
+        load.find(config_of(weights=from_))
     assert '\n' not in str(caught.value)
 
 
 def demanding(name: str, from_: str, **options) -> dict:
     config = digits.get_config('resnet')
     config.model = dict(name=name, dtype='float32', options=options)
-    config.init.from_ = from_
+    config.init.weights = from_
     return config_lib.to_plain(config)
 
 
@@ -410,7 +411,7 @@ def test_an_export_is_read_back_as_the_model_it_was(told, options, words, saved,
     with pytest.raises(ConfigError, match=words):
         load.find(config)
     with pytest.raises(ConfigError, match="exported from 'tiny_resnet' .*, got 'resnet18'"):
-        load.find(demanding('resnet18', config['init']['from_']))
+        load.find(demanding('resnet18', config['init']['weights']))
 
 
 def test_what_needs_no_option_is_let_through(saved):

@@ -8,8 +8,9 @@ from ml_collections import config_flags
 
 from configs import base, digits
 from imgjax import config as config_lib
-from imgjax import effect
+from imgjax import parts, train
 from imgjax.errors import ConfigError
+from imgjax.optimizers.parts import schedule
 from imgjax.process import overrides
 from imgjax.study import plan
 from tests.test_configs import RECIPES, load
@@ -50,7 +51,13 @@ def parsed(recipe, *given: str) -> dict:
     # What the recipe reads may be left over.
     ('folder.py', ['--config.data.train_crop=center'], 'data.crop_min_area', 0.35, ''),
     ('imagenet_vit_b16.py', ['--config.ema=False'], 'hparams.ema_decay', 0.9999, ''),
-    ('cifar10_resnet20.py', ['--config.optimizer.name=adamw'], 'optimizer.nesterov', False, ''),
+    ('cifar10_resnet20.py', ['--config.optimizer.name=adamw'], 'optimizer.options', {},
+     "config.optimizer.name: takes the place of the recipe's, without its hparams.momentum, "
+     'optimizer.options.nesterov'),
+    ('digits.py', ['--config.optimizer.name=sgd', '--config.hparams.momentum=0.5'],
+     'hparams.momentum', 0.5, ''),
+    ('digits.py', ['--config.optimizer.name=prodigy', '--config.hparams.estim_lr_coef=2'],
+     'hparams.estim_lr_coef', 2, ''),
     ('finetune.py', [], 'init.head', 'new', ''),
 ])
 def test_flags_lie_on_top_of_the_recipe(recipe, given, field, value, said, caplog):
@@ -62,29 +69,29 @@ def test_flags_lie_on_top_of_the_recipe(recipe, given, field, value, said, caplo
 
 @pytest.mark.parametrize('given, message', [
     (['--config.steps=5', '--config.epochs=2'], 'were both given; give one of them'),
-    (['--config.hparams.learning_rte=1'], "no such field; did you mean 'hparams.learning_rate'?"),
+    (['--config.hparams.learning_rte=1'], "did you mean 'hparams.learning_rate'?; leave it out"),
     (['--config.hparams.layer_decay=0.1'],
      'config.hparams.layer_decay: nothing reads it while config.optimizer.layerwise is False; set '
      'that to True, or leave 0.1 out'),
     (['--config.hparams.ema_decay=0.5'], 'config.ema is False'),
-    (['--config.hparams.momentum=0.1'], "while config.optimizer.name is 'adamw'; set that to sgd"),
+    (['--config.hparams.momentum=0.1'], 'optimizer adamw, sampler shuffle); optimizer muon or sgd'),
     (['--config.optimizer.name=sgd', '--config.hparams.b2=0.9'], 'config.hparams.b2: nothing'),
-    (['--config.optimizer.nesterov=False'], 'config.optimizer.nesterov: nothing reads'),
-    (['--config.hparams.focal_gamma=1'], 'config.loss is'),
-    (['--config.hparams.consistency_weight=1'], 'config.consistency is'),
+    (['--config.optimizer.options.nesterov=False'], 'optimizer adamw has no such option'),
+    (['--config.hparams.focal_gamma=1'], 'objective focal would'),
+    (['--config.hparams.consistency_weight=1'], 'objective jsd would'),
     (['--config.schedule.milestones=(0.1, 0.2)'], "config.schedule.name is 'cosine'"),
     (['--config.schedule.name=step', '--config.hparams.end_learning_rate=1e-4'],
      'config.hparams.end_learning_rate: nothing reads'),
     (['--config.data.crop_min_area=0.5'], "config.data.train_crop is 'center'"),
     (['--config.data.path=DIR'], "config.data.name is 'digits'"),
-    (['--config.init.head=new'], "config.init.from_ is ''"),
-    (['--config.init.preprocessing=config'], "config.init.from_ is ''"),
-    (['--config.profile.start=5'], 'config.profile.steps is 0; set that to a num'),
+    (['--config.init.head=new'], "config.init.weights is ''"),
+    (['--config.init.preprocessing=config'], "config.init.weights is ''"),
+    (['--config.profile.start=5'], 'config.profile.steps is 0; set that to a value'),
     (['--config.hparams.weight_decay=0', '--config.optimizer.decay_mask=all'],
      'config.hparams.weight_decay is 0'),
     (['--config.data.train_resize=linear'], "config.data.train_crop is 'center'"),
     (['--config.data.eval_transform=tf', '--config.data.eval_crop_fraction=0.5'],
-     "config.data.eval_transform is 'tf' and config.init.from_ is ''"),
+     "config.data.eval_transform is 'tf' and config.init.weights is ''"),
     (['--config.eval_every=0', '--config.checkpoint.every=0', '--config.checkpoint.keep_newest=5'],
      'config.checkpoint.every is 0 and config.eval_every is 0; set config.checkpoint.every to a '),
     (['--config.eval_every=0', '--config.checkpoint.every=0', '--config.checkpoint.keep_every=5'],
@@ -137,16 +144,14 @@ def test_what_a_recipe_sets_in_vain_is_refused(tmp_path):
 
 @pytest.mark.parametrize('recipe', RECIPES)
 def test_every_recipe_reads_what_it_sets(recipe):
-    found = [name for name in effect.unread(load(recipe)) if not name.startswith('init.')]
+    found = [name for name in config_lib.unread(load(recipe)) if not name.startswith('init.')]
     assert not found, found
 
 
-def test_the_table_has_the_defaults():
-    flat = config_lib.flatten(config_lib.to_plain(base.get_config().to_dict() | {'steps': 1}))
-    for name, reader in effect.READERS.items():
-        value = flat[name]
-        assert (list(value) if isinstance(value, tuple) else value) == reader.default, name
-        assert set(reader.when) <= set(flat)
+def test_what_reads_a_field_is_there():
+    known = {*config_lib.FIELDS, *(f'hparams.{name}' for name in parts.hparams_of(
+        parts.find('optimizer', 'adamw')))}
+    assert all(set(field.when) <= known for field in config_lib.FIELDS.values())
 
 
 def test_an_arm_that_nothing_reads_is_refused():
@@ -157,7 +162,7 @@ def test_an_arm_that_nothing_reads_is_refused():
     plan.read({'base': digits.get_config(), 'arms': arms}, 'study')
 
 
-@pytest.mark.parametrize('schedule, steps, refused, warned', [
+@pytest.mark.parametrize('changes, steps, refused, warned', [
     (dict(warmup_steps=100), 60, '', 'config.schedule.warmup_steps: 100 of 60 steps'),
     (dict(warmup_steps=60), 60, '', ''),
     (dict(warmup_steps=0.1, head_steps=0.1), 5, '', ''),
@@ -165,16 +170,16 @@ def test_an_arm_that_nothing_reads_is_refused():
     (dict(head_steps=5), 5, '', ''),
     (dict(name='step', milestones=(30, 60)), 90, 'config.schedule.milestones: takes fractions', ''),
 ])
-def test_a_schedule_is_as_long_as_the_run(schedule, steps, refused, warned, caplog):
+def test_a_schedule_is_as_long_as_the_run(changes, steps, refused, warned, caplog):
     config = digits.get_config()
     config.schedule.update(warmup_steps=0)
-    config.schedule.update(schedule)
+    config.schedule.update(changes)
     config = config_lib.to_plain(config) | {'steps': steps}
     if refused:
         with pytest.raises(ConfigError, match=refused):
-            effect.check_length(config)
+            schedule.check(config)
     else:
-        effect.check_length(config)
+        schedule.check(config)
     assert warned in caplog.text and len(caplog.messages) == bool(warned)
 
 
@@ -184,14 +189,15 @@ def test_what_comes_after_the_last_step_is_said(caplog):
     config.schedule.warmup_steps = 0
     config = config_lib.to_plain(config) | {
         'steps': 20, 'log_every': 21, 'eval_every': 20}
-    effect.check_length(config | {'checkpoint': config['checkpoint'] | {'every': 30}})
+    schedule.check(config | {'checkpoint': config['checkpoint'] | {'every': 30}})
     assert caplog.messages == ['config.log_every 21, config.checkpoint.every 30: more than the 20 '
                                'steps, so that happens at the end only']
 
 
 def test_all_that_nothing_reads_is_named_once(caplog):
     config = config_lib.to_plain(digits.get_config())
-    config['hparams'] |= {'momentum': 0.5, 'ema_decay': 0.5, 'focal_gamma': 1.0}
-    effect.say_unread(config)
+    config['hparams'] |= {'layer_decay': 0.5, 'ema_decay': 0.5}
+    config['profile']['start'] = 3
+    train._say_unread(config)
     assert len(caplog.messages) == 1 and caplog.text.rstrip().endswith(
-        '; nor are these read: config.hparams.ema_decay, config.hparams.focal_gamma')
+        '; nor are these read: config.hparams.ema_decay, config.profile.start')

@@ -135,7 +135,7 @@ def test_a_run_begins_with_them(monkeypatch):
     bridge_application = bridge.application
     monkeypatch.setattr(bridge, 'application', application)
     options = {'padding': 'same', 'epsilon': 1e-3}
-    init = {'from_': 'keras:MobileNetV2', 'head': 'new', 'channels': 'same', 'resample': False}
+    init = {'weights': 'keras:MobileNetV2', 'head': 'new', 'channels': 'same', 'resample': False}
     config = {'init': init, 'model': {'name': 'mobilenetv2_100', 'options': options}}
     model = models.create('mobilenetv2_100', 7, **options)
     target = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)

@@ -65,6 +65,7 @@ def sample(arms: int = 4, seeds: int = 8, *, metric: str = 'accuracy', grid=(), 
             higher_is_better=metric != 'loss', complete=not missing)
     return Findings(
         name='a_question', question='Does it matter?', text='It may.', metric=metric, split='test',
+        percent=metric != 'loss',
         higher_is_better=metric != 'loss', examples=IMAGES, seeds=seeds, arms=made,
         comparisons=comparisons,
         missing=missing, grid=axes, class_names=[f'class {i}' for i in range(CLASSES)],

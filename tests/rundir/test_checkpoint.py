@@ -19,6 +19,7 @@ def make_state(step: int) -> TrainState:
     return TrainState(
         step=jnp.int32(step), params={'dense': {'kernel': noise, 'bias': noise[0]}},
         batch_stats={}, opt_state=(noise * 2, ()), ema={'kernel': noise * 3},
+        extra={'target': {'kernel': noise * 4}},
         skipped={'loss': jnp.int32(0)}, skipped_in_a_row=jnp.int32(0), skipped_at=jnp.int32(-1),
         window={'loss': jnp.float32(step)})
 

@@ -35,10 +35,10 @@ def test_a_directory_of_something_else_is_left_as_it_is(files, strange, tmp_path
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     if strange is None:
-        with claim.held(str(tmp_path)):
+        with claim.claimed(str(tmp_path)):
             assert (tmp_path / 'lock').read_text().startswith(f'process {os.getpid()} ')
         return
-    with pytest.raises(ConfigError, match=f'holds {strange!r} but no run'), claim.held(
+    with pytest.raises(ConfigError, match=f'holds {strange!r} but no run'), claim.claimed(
             str(tmp_path)):
         pass
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == files
@@ -46,7 +46,7 @@ def test_a_directory_of_something_else_is_left_as_it_is(files, strange, tmp_path
 
 def test_a_cell_that_failed_is_begun_again(tmp_path):
     result.write(str(tmp_path), {'state': 'failed', 'error': 'too hot'})
-    with claim.held(str(tmp_path)):
+    with claim.claimed(str(tmp_path)):
         pass
     assert sorted(os.listdir(tmp_path)) == ['lock', 'result.json']
 
@@ -70,8 +70,8 @@ def test_a_directory_is_of_a_config_from_its_first_checkpoint_on(tmp_path, caplo
     assert not (tmp_path / 'unreadable.jsonl').exists()
     (tmp_path / 'saved').touch()
     other = job_of(20)
-    other.config['loss'] = 'sigmoid'
-    with pytest.raises(ConfigError, match="belongs to another config .loss: 'softmax' -> 'sig"):
+    other.config['objective'] = {'name': 'sigmoid', 'options': {}}
+    with pytest.raises(ConfigError, match="another config .objective.name: 'softmax' -> 'sig"):
         claim.check(workdir, other)
     claim.check(workdir, job_of(20))
     claim.take(workdir, job_of(20, path='/moved'), 1)
@@ -80,7 +80,7 @@ def test_a_directory_is_of_a_config_from_its_first_checkpoint_on(tmp_path, caplo
 
 def test_a_cell_is_of_its_config_from_the_start(tmp_path):
     workdir = str(tmp_path / f'{"a" * 16}-{"b" * 8}')
-    with claim.held(workdir):
+    with claim.claimed(workdir):
         claim.take(workdir, job_of(10), 0)
         claim.check(workdir, job_of(10))
         with pytest.raises(ConfigError, match='is a cell of a study'):

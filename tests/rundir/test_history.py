@@ -60,7 +60,7 @@ def test_more_steps_are_those_of_the_longer_schedule_bit_for_bit(run, tmp_path):
 
     # Stopped in between, and once more by the run directory's own config.
     before = {name: (killed / name).read_bytes() for name in OF_THE_END}
-    train.run_one(longer, str(killed), until=30)
+    train.run_one(longer, str(killed), pause_at=30)
     assert {path.name: path.read_bytes() for path in (killed / 'earlier/20').iterdir()} == before
     assert not any((killed / name).exists() for name in OF_THE_END)
     assert train.run(None, str(killed))['state_digest'] == result['state_digest']

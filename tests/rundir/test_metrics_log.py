@@ -39,9 +39,11 @@ def test_rows_and_events_go_on_after_a_restart_without_doubles(tmp_path):
     assert [r['step'] for r in log.rows] == [10, 20]
     log.write(row(30, loss=0.5))
     log.write(row(30, 'test', accuracy=0.5))
-    assert log.score(30, 'test') == 0.5 and log.score(20, 'test') is None
+    assert log.has(30, 'test') and not log.has(20, 'test')
+    assert metrics_log.scores(log.rows, 'test', 'accuracy', True) == {30: 0.5}
     log.write(row(30, 'val', accuracy=0.5, mean_average_precision=0.7))
-    assert log.score(30, 'val') == 0.7, 'of several labels, the precision decides'
+    assert metrics_log.scores(log.rows, 'val', 'mean_average_precision', True) == {30: 0.7}
+    assert metrics_log.scores(log.rows, 'train', 'loss', False)[30] == -0.5, 'the lower the better'
     log.close()
     assert [r['step'] for r in metrics_log.read_rows(str(tmp_path))] == [10, 20, 30, 30, 30]
     events = events_of(tmp_path)

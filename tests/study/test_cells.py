@@ -57,21 +57,26 @@ def test_halving_falls_on_evaluated_steps():
 def test_what_cannot_be_compared_is_said_before_anything_is_run():
     with pytest.raises(ConfigError, match='metric: mean_average_precision is of images with sever'):
         cells_of(arms={'a': {}}, metric='mean_average_precision')
+    with pytest.raises(ConfigError, match="has no 'acuracy'; did you mean 'accuracy'"):
+        cells_of(arms={'a': {}}, metric='acuracy')
     with pytest.raises(ConfigError, match="'a' and 'b' are evaluated on other images"):
         cells_of(arms={'a': {}, 'b': {'data.eval_split': 'train'}}, comparisons=[('a', 'b')])
 
 
-def results(count=5) -> evaluate.Results:
-    return evaluate.Results(
-        np.arange(count), np.arange(count), np.full(count, 0.5, np.float32),
-        np.full(count, 0.7, np.float32), np.arange(count) > 1, np.ones(count, bool))
+def results(count=5) -> evaluate.Columns:
+    return {'labels': np.arange(count, dtype=np.int32),
+            'predictions': np.arange(count, dtype=np.int32),
+            'confidences': np.full(count, 0.5, np.float32), 'loss': np.full(count, 0.7, np.float32),
+            'accuracy': np.arange(count) > 1, 'top5_accuracy': np.ones(count, bool),
+            'margin': np.arange(count, dtype=np.float32)}
 
 
 def test_answers_come_back_as_they_were(tmp_path):
     result.write_answers(str(tmp_path), results())
     found = result.read_answers(str(tmp_path))
-    assert found['hits'].tolist() == [False, False, True, True, True]
-    assert found['labels'].dtype == np.int32 and found['losses'].dtype == np.float32
+    assert found['accuracy'].tolist() == [False, False, True, True, True]
+    assert found['labels'].dtype == np.int32 and found['loss'].dtype == np.float32
+    assert found['margin'].tolist() == [0, 1, 2, 3, 4], 'columns of any metric'
 
 
 @pytest.mark.parametrize('spoil', ['missing', 'cut', 'link', 'kind', 'lengths', 'garbage'])
@@ -89,9 +94,9 @@ def test_answers_that_are_none_are_one_line(tmp_path, spoil):
         path.rename(tmp_path / 'other')
         path.symlink_to(tmp_path / 'other')
     elif spoil == 'kind':
-        path.write_bytes(safetensors.numpy.save(arrays | {'hits': np.ones(5)}))
+        path.write_bytes(safetensors.numpy.save(arrays | {'accuracy': np.ones(5)}))
     else:
-        path.write_bytes(safetensors.numpy.save(arrays | {'losses': np.ones(4, np.float32)}))
+        path.write_bytes(safetensors.numpy.save(arrays | {'margin': np.ones(4, np.float32)}))
     with pytest.raises(DataError, match='predictions.safetensors: cannot be used'):
         result.read_answers(str(tmp_path))
 

@@ -9,6 +9,7 @@ import pytest
 
 from configs import digits
 from imgjax import config as config_lib
+from imgjax import parts
 from imgjax.study import code
 
 MORE_CODE = '\n\nMORE_CODE = 1\n'
@@ -27,7 +28,7 @@ CONFIGS = {
     'tfds': config(source='cifar10'),
     'flip': config(augment=[['random_flip', {}]]),
     'mixup': config(augment=[['mixup', {}]]),
-    'weights': config(init=config()['init'] | {'from_': 'torchvision:/weights.pth'}),
+    'weights': config(init=config()['init'] | {'weights': 'torchvision:/weights.pth'}),
 }
 
 
@@ -103,7 +104,8 @@ def test_sets_of_tfds_have_a_source_too(package):
 def test_pages_jobs_commands_and_the_study_itself_make_no_cell_old(package):
     folders = ('report', 'jobs', 'commands', 'perf', 'study')
     # The line of a log says a duration as pages do (process/terminal.py).
-    counted = {'report/text.py', 'study/population.py'}
+    # How many steps a dispatch has is chosen by the jaxpr of one.
+    counted = {'report/text.py', 'study/population.py', 'perf/jaxpr_text.py'}
     files = {path.relative_to(code.ROOT / 'imgjax').as_posix() for folder in folders
              for path in (code.ROOT / 'imgjax' / folder).glob('*.py')} - counted
     files -= {f'{folder}/__init__.py' for folder in folders}
@@ -112,14 +114,15 @@ def test_pages_jobs_commands_and_the_study_itself_make_no_cell_old(package):
 
 def test_parts_in_folders_of_their_own_count_where_they_are_named(package):
     """In whatever field and folder: config.optimizer names a file of optimizers/."""
-    parts = {'optimizers/__init__.py': '', 'optimizers/first.py': 'from imgjax.optimizers import a',
-             'optimizers/a.py': '', 'optimizers/second.py': ''}
+    folder = {'optimizers/__init__.py': '',
+              'optimizers/first.py': 'from imgjax.optimizers import a',
+              'optimizers/a.py': '', 'optimizers/second.py': ''}
     first, second = (config(optimizer={'name': name, 'options': {}}) for name in
                      ('first', 'second'))
     around = config(optimizer={'name': 'second', 'options': {'inner': ['first']}})
 
     def versions(**more):
-        root = package(parts | {f'optimizers/{name}.py': text for name, text in more.items()})
+        root = package(folder | {f'optimizers/{name}.py': text for name, text in more.items()})
         return [code.version(one, root) for one in (first, second, around)]
 
     before = versions()
@@ -186,4 +189,7 @@ def test_whatever_is_imported_by_name_is_found():
                     and isinstance(node.args[0], ast.JoinedStr)):
                 own = '.'.join(path.parent.relative_to(code.ROOT).parts)
                 text = ast.unparse(node.args[0])[2:-1].replace('{__name__}', own)
+                if text.startswith('imgjax.{PACKAGES[kind]}'):  # of parts.py
+                    assert {f'imgjax.{folder}' for folder in parts.PACKAGES.values()} <= known
+                    continue
                 assert text.partition('.{')[0] in known, f'{path}:{node.lineno}: {text}'

@@ -195,7 +195,7 @@ def test_a_study_that_grows_goes_on(study, alone, place, tmp_path):
 def test_one_device_has_no_mesh(here, monkeypatch):
     monkeypatch.setattr('jax.local_device_count', lambda: 1)
     with pytest.raises(ConfigError) as error:
-        here('no mesh', wish='mesh')
+        here('no mesh', requested='mesh')
     assert "--strategy=mesh: not for the 8 cells of 'base'" in str(error.value)
     assert 'there is one device' in str(error.value)
 
@@ -294,7 +294,7 @@ def test_what_cannot_be_run_leaves_the_others(here, tmp_path):
     directory = pathlib.Path(words.split()[-1])
     directory.mkdir(parents=True)
     (directory / 'something').touch()
-    line, _ = here('bad', file=str(file), wish='loop')
+    line, _ = here('bad', file=str(file), requested='loop')
     assert (line['cells_done'], line['cells_failed']) == (1, 3)
     assert 'half: 2 of 2 cells ended by an error' in line['missing']
     assert "holds 'something' but no run" in json.loads(

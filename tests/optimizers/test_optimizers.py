@@ -1,4 +1,4 @@
-"""Optimizers and schedules: a name in OPTIMIZERS buys every test of the contract."""
+"""Optimizers and schedules: a file of imgjax/optimizers buys every test of the contract."""
 
 import doctest
 import functools
@@ -9,7 +9,10 @@ import numpy as np
 import optax
 import pytest
 
-from imgjax import optim
+from imgjax import optimizers, parts
+from imgjax.errors import ConfigError
+from imgjax.optimizers.parts import from_optax
+from imgjax.optimizers.parts import schedule as schedules
 
 HPARAMS = {'learning_rate': 0.1, 'weight_decay': 1e-3, 'momentum': 0.9, 'b1': 0.9, 'b2': 0.99,
            'eps': 1e-8, 'clip_norm': 1.0, 'label_smoothing': 0.1, 'seed': 0}
@@ -18,7 +21,17 @@ ARMS = {'learning_rate': [0.05, 0.02, 0.01], 'weight_decay': [0.0, 1e-3, 1e-1],
         'momentum': [0.0, 0.5, 0.9], 'b1': [0.8, 0.9, 0.95], 'b2': [0.9, 0.99, 0.999],
         'eps': [1e-8, 1e-6, 1e-3], 'clip_norm': [0.0, 1.0, 5.0]}
 
-every_optimizer = pytest.mark.parametrize('name', optim.OPTIMIZERS)
+OPTIMIZERS = parts.names('optimizer')
+every_optimizer = pytest.mark.parametrize('name', OPTIMIZERS)
+
+
+def optimizer(config, hparams, learning_rate):
+    """As optimizers.optimizer, with defaults for what `config` leaves out."""
+    part = parts.find('optimizer', config['name'])
+    options = {name: field.default for name, field in parts.options_of(part).items()}
+    numbers = {name: field.default for name, field in parts.hparams_of(part).items()}
+    whole = {'decay_mask': 'kernels'} | config | {'options': options | config.get('options', {})}
+    return optimizers.optimizer(whole, numbers | hparams, learning_rate)
 
 
 def example_params():
@@ -46,7 +59,7 @@ def train(config, hparams, params, steps):
     hparams = jax.tree.map(jnp.float32, hparams)
 
     def build():
-        return optim.optimizer(config, hparams, hparams['learning_rate'])
+        return optimizer(config, hparams, hparams['learning_rate'])
 
     def one(carry, _):
         params, state = carry
@@ -69,16 +82,19 @@ jitted_train = jax.jit(train_example, static_argnums=0)
 
 @functools.partial(jax.jit, static_argnums=0)
 def jitted_update(config, hparams, grads, params, learning_rate):
-    tx = optim.optimizer(dict(config), hparams, learning_rate)
+    config = {key: dict(value) if key == 'options' else value for key, value in config}
+    tx = optimizer(config, hparams, learning_rate)
     return tx.update(grads, tx.init(params), params)[0]
 
 
 def update(config, hparams, grads, params, learning_rate=1.0):
-    return jitted_update(tuple(config.items()), hparams, grads, params, learning_rate)
+    frozen = tuple((key, tuple(value.items()) if isinstance(value, dict) else value)
+                   for key, value in config.items())
+    return jitted_update(frozen, hparams, grads, params, learning_rate)
 
 
 def test_doctest():
-    assert doctest.testmod(optim).failed == 0
+    assert doctest.testmod(schedules).failed == 0
 
 
 # Every optimizer.
@@ -111,7 +127,7 @@ def test_state_does_not_depend_on_hparams(name):
     params = example_params()
 
     def state(hparams):
-        return optim.optimizer({'name': name}, hparams, hparams['learning_rate']).init(params)
+        return optimizer({'name': name}, hparams, hparams['learning_rate']).init(params)
 
     zeros = {key: 0.0 for key in ARMS}
     concrete = state(HPARAMS)
@@ -124,7 +140,7 @@ def test_state_does_not_depend_on_hparams(name):
 
 
 @every_optimizer
-@pytest.mark.parametrize('mask', optim.DECAY_MASKS)
+@pytest.mark.parametrize('mask', ('kernels', 'all'))
 def test_decay_mask(name, mask):
     params = example_params()
     zero = jax.tree.map(jnp.zeros_like, params)
@@ -171,7 +187,7 @@ def test_against_optax(name):
     # optax's muon takes no masks for its other half: it gets one matrix.
     params = {'head': {'kernel': example_params()['head']['kernel']}}
     reference = optax.chain(optax.clip_by_global_norm(1.0), references()[name])
-    ours = optim.optimizer(
+    ours = optimizer(
         {'name': name, 'decay_mask': 'all'}, HPARAMS, HPARAMS['learning_rate'])
 
     def end(tx):
@@ -192,7 +208,8 @@ def test_nesterov_is_read(name):
 
     @jax.jit
     def ends():
-        return [train({'name': name, 'nesterov': nesterov}, HPARAMS, params, 5)[0]['head']
+        return [train({'name': name, 'options': {'nesterov': nesterov}}, HPARAMS, params,
+                      5)[0]['head']
                 for nesterov in (False, True)]
 
     plain, nesterov = ends()
@@ -218,7 +235,7 @@ def test_muon_orthogonalises_matrices_only():
             updates[module][leaf], -np.sign(grads[module][leaf]), rtol=1e-3)
 
 
-@pytest.mark.parametrize('name', optim.OPTIMIZERS)
+@pytest.mark.parametrize('name', OPTIMIZERS)
 def test_stacked_layers_are_updated_like_single_ones(name):
     rng = np.random.default_rng(2)
 
@@ -250,7 +267,8 @@ def test_clip(clip_norm, norm):
     params = {'kernel': jnp.zeros(2), 'bias': jnp.zeros(2)}
     grads = {'kernel': jnp.asarray([6.0, 0.0]), 'bias': jnp.asarray([0.0, 8.0])}
 
-    config, hparams = {'name': 'sgd', 'nesterov': False}, HPARAMS | {'clip_norm': clip_norm}
+    config = {'name': 'sgd', 'options': {'nesterov': False}}
+    hparams = HPARAMS | {'clip_norm': clip_norm}
     updates = update(config, hparams, grads, params)
     np.testing.assert_allclose(updates['kernel'], [-0.6 * norm, 0], rtol=1e-6)
     np.testing.assert_allclose(updates['bias'], [0, -0.8 * norm], rtol=1e-6)
@@ -291,21 +309,21 @@ def test_clipping_hides_no_divergence(clip_norm, bad):
 ])
 def test_schedule(schedule, rates):
     hparams = {'learning_rate': jnp.float32(3.0), 'end_learning_rate': jnp.float32(0.3)}
-    jit = jax.jit(lambda step, hparams: optim.learning_rate(schedule, step, 12, hparams))
+    jit = jax.jit(lambda step, hparams: schedules.learning_rate(schedule, step, 12, hparams))
     for step, rate in rates.items():
         value = jit(jnp.int32(step), hparams)
         assert value.dtype == jnp.float32 and value.shape == ()
         np.testing.assert_allclose(value, 3 * rate, rtol=1e-5, err_msg=f'step {step}')
 
 
-@pytest.mark.parametrize('name', optim.SCHEDULES)
+@pytest.mark.parametrize('name', schedules.SCHEDULES)
 def test_schedule_is_traced_and_vmapped(name):
     traces = []
     schedule = {'name': name, 'warmup_steps': 3, 'milestones': [0.5]}
 
     def run(step, hparams):
         traces.append(name)
-        return optim.learning_rate(schedule, step, 10, hparams)
+        return schedules.learning_rate(schedule, step, 10, hparams)
 
     jit = jax.jit(run)
     arms = {'learning_rate': jnp.asarray([1.0, 2.0]), 'end_learning_rate': jnp.asarray([0.0, 0.1])}
@@ -321,19 +339,76 @@ def test_schedule_is_traced_and_vmapped(name):
 # Names.
 
 
-@pytest.mark.parametrize(('call', 'parts'), [
-    (lambda: optim.optimizer({'name': 'adamW'}, HPARAMS, 0.1), ["'adamW'", "'adamw'", 'lion']),
-    (lambda: optim.optimizer({'name': 'sgd', 'nestrov': True}, HPARAMS, 0.1),
-     ["'nestrov'", "'nesterov'"]),
-    (lambda: optim.optimizer({'name': 'sgd', 'decay_mask': 'kernel'}, HPARAMS, 0.1),
-     ["'kernel'", "'kernels'"]),
-    (lambda: optim.learning_rate({'name': 'cosin'}, 0, 1, HPARAMS), ["'cosin'", "'cosine'"]),
-    (lambda: optim.learning_rate({'name': 'cosine', 'warmup': 3}, 0, 1, HPARAMS),
+@pytest.mark.parametrize(('call', 'words'), [
+    (lambda: parts.find('optimizer', 'adamW'), ["'adamW'", "'adamw'", 'lion', 'those of optax']),
+    (lambda: parts.find('optimizer', 'prodigi'), ["'prodigi'", "'prodigy'"]),
+    (lambda: parts.find('optimizer', 'dpsgd'), ['dpsgd of optax does not fit in a step']),
+    (lambda: schedules.learning_rate({'name': 'cosin'}, 0, 1, HPARAMS), ["'cosin'", "'cosine'"]),
+    (lambda: schedules.learning_rate({'name': 'cosine', 'warmup': 3}, 0, 1, HPARAMS),
      ["'warmup'", "'warmup_steps'"]),
 ])
-def test_unknown_names_are_named(call, parts):
-    with pytest.raises(ValueError) as error:
+def test_unknown_names_are_named(call, words):
+    with pytest.raises((ConfigError, ValueError)) as error:
         call()
     message = str(error.value)
-    assert all(part in message for part in parts), message
+    assert all(word in message for word in words), message
     assert '\n' not in message
+
+
+# Those of optax.
+
+
+OPTAX = [name for name in from_optax.candidates() if name not in OPTIMIZERS]
+# What a step does not give: a gradient of each image, a random key that is no plain array.
+UNFIT = {'dpsgd', 'noisy_sgd'}
+
+
+def test_all_of_optax_but_two_fit():
+    unfit = set()
+    for name in OPTAX:
+        try:
+            from_optax.find(name)
+        except ValueError as error:
+            assert 'does not fit in a step' in str(error)
+            unfit.add(name)
+    assert unfit == UNFIT
+    assert {'adabelief', 'adafactor', 'lbfgs', 'nadamw', 'rmsprop', 'yogi', 'prodigy', 'dog',
+            'schedule_free_adamw', 'ademamix', 'momo', 'sophia', 'polyak_sgd'} <= set(OPTAX)
+
+
+@pytest.mark.parametrize('name', ['rmsprop', 'prodigy', 'schedule_free_sgd', 'lbfgs', 'momo',
+                                  'sophia', 'adafactor'])
+def test_an_optimizer_of_optax_takes_steps_with_all_that_it_asks_for(name):
+    """Traced numbers, and optax's extra arguments: the loss, its function and its gradient."""
+    part = parts.find('optimizer', name)
+    params = example_params()
+    defaults = {key: jnp.asarray(field.default, jnp.float32)
+                for key, field in part.HPARAMS.items()} | {'clip_norm': jnp.float32(0)}
+
+    @jax.jit
+    def end(hparams):
+        def build():
+            return optimizer({'name': name}, hparams, 0.01)
+
+        def one(carry, _):
+            params, state = carry
+            loss, grads = jax.value_and_grad(loss_of)(params)
+            updates, state = build().update(
+                grads, state, params, value=loss, grad=grads, grad_fn=jax.grad(loss_of),
+                obj_fn=loss_of,
+                value_fn=lambda params, obj_fn=None, grad_fn=None: loss_of(params))
+            return (optax.apply_updates(params, updates), state), loss
+
+        return jax.lax.scan(one, (params, build().init(params)), length=20)
+
+    (params, state), losses = end(defaults)
+    assert np.isfinite(losses).all() and losses[-1] < losses[0]
+    evaluated = optimizers.eval_params({'name': name}, state, params)
+    same = np.array_equal(evaluated['head']['kernel'], params['head']['kernel'])
+    assert same == (name != 'schedule_free_sgd')
+
+
+def test_numbers_that_optax_cannot_trace_are_options():
+    part = from_optax.find('adafactor')
+    assert 'min_dim_size_to_factor' in part.OPTIONS and 'decay_rate' in part.HPARAMS
+    assert from_optax.find('galore').OPTIONS['rank'].default == 128

@@ -9,7 +9,8 @@ import textwrap
 
 import pytest
 
-from imgjax import models, projects
+from imgjax import models
+from imgjax.process import projects
 from tests.test_imports import ROOT
 
 MODEL = '''
@@ -231,7 +232,7 @@ def test_a_file_without_a_model_is_refused(write, code):
 
 def test_it_is_found_without_a_path_and_without_jax(write):
     write('projects/mine.py', 'import sys\nassert not {"jax", "numpy"} & set(sys.modules)')
-    code = 'import imgjax.projects as p; print(p.load("projects.mine").__name__)'
+    code = 'import imgjax.process.projects as p; print(p.load("projects.mine").__name__)'
     done = subprocess.run([sys.executable, '-P', '-c', code], capture_output=True, text=True,
                           env={**os.environ, 'PYTHONPATH': str(ROOT)})
     assert done.stdout == 'projects.mine\n', done.stderr

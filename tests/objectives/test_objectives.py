@@ -7,10 +7,29 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imgjax import losses
+from imgjax import parts
+from imgjax.errors import ConfigError
+from imgjax.objectives import Inputs, jsd
+from imgjax.objectives.parts import classification
 
-per_example = jax.jit(losses.per_example, static_argnums=0)
-every_loss = pytest.mark.parametrize('name', losses.NAMES)
+NAMES = ('softmax', 'sigmoid', 'focal')
+every_loss = pytest.mark.parametrize('name', NAMES)
+
+
+def losses_of(name, logits_NK, targets_NK, *, label_smoothing=0.0, gamma=2.0,
+              class_weights_K=None):
+    """Returns the losses of an objective whose model answers with these logits."""
+    hparams = {
+        'label_smoothing': jnp.float32(label_smoothing), 'focal_gamma': jnp.float32(gamma),
+        'class_weights': jnp.zeros(0) if class_weights_K is None else class_weights_K}
+    batch = {'image': jnp.zeros((len(logits_NK), 1, 1, 1, 1)), 'target': targets_NK,
+             'weight': jnp.ones(len(logits_NK))}
+    inputs = Inputs(lambda params, images_NHWC: ((logits_NK, {}), {}), batch, {}, {}, {}, hparams,
+                    {}, jax.random.key(0))
+    return parts.find('objective', name).loss({}, inputs).losses_N
+
+
+per_example = jax.jit(losses_of, static_argnums=0)
 
 
 @pytest.fixture(scope='module')
@@ -37,7 +56,8 @@ def reference(name, logits_NK, targets_NK, label_smoothing, gamma):
 
 
 def test_doctest():
-    assert doctest.testmod(losses).failed == 0
+    assert doctest.testmod(classification).failed == 0
+    assert doctest.testmod(jsd, extraglobs={'jnp': jnp}).failed == 0
 
 
 @every_loss
@@ -62,7 +82,7 @@ def test_hparams_are_traced_and_vmapped(name, batch):
 
     def run(label_smoothing, gamma):
         traces.append(name)
-        return losses.per_example(name, *batch, label_smoothing=label_smoothing, gamma=gamma)
+        return losses_of(name, *batch, label_smoothing=label_smoothing, gamma=gamma)
 
     smoothings, gammas = jnp.asarray([0.0, 0.1, 0.3]), jnp.asarray([0.0, 1.0, 2.5])
     jit = jax.jit(run)
@@ -91,7 +111,7 @@ def test_huge_logits_have_finite_gradients(name):
     @jax.jit
     @jax.value_and_grad
     def run(logits_NK, gamma):
-        return losses.per_example(name, logits_NK, targets_NK, gamma=gamma).sum()
+        return losses_of(name, logits_NK, targets_NK, gamma=gamma).sum()
 
     for gamma in (0.0, 0.5, 2.0):
         loss, gradient = run(logits_NK, gamma)
@@ -106,9 +126,16 @@ def test_right_and_sure_costs_nothing(name):
 
 
 def test_unknown_name_is_named():
-    with pytest.raises(ValueError, match=r"'sofmax'; did you mean 'softmax'\?.*sigmoid") as error:
-        losses.per_example('sofmax', jnp.zeros((1, 2)), jnp.zeros((1, 2)))
+    with pytest.raises(ConfigError, match=r"'sofmax'; did you mean 'softmax'\?.*sigmoid") as error:
+        parts.find('objective', 'sofmax')
     assert '\n' not in str(error.value)
+
+
+@every_loss
+def test_an_evaluation_has_the_loss_without_smoothing_and_weights(name, batch):
+    part = parts.find('objective', name)
+    found_N = part.evaluate(*batch, {'focal_gamma': jnp.float32(0.5)}, {})
+    np.testing.assert_allclose(found_N, reference(name, *batch, 0.0, 0.5), rtol=2e-5)
 
 
 @every_loss
@@ -129,11 +156,11 @@ def test_class_weights_are_pytorchs(name, batch):
 
 def test_agreement_is_the_jensen_shannon_divergence():
     logits_NVK = np.random.default_rng(1).normal(0, 2, (7, 3, 5)).astype(np.float32)
-    found_N = jax.jit(losses.agreement)(logits_NVK)
+    found_N = jax.jit(jsd.agreement)(logits_NVK)
     p_NVK = np.exp(np.asarray(jax.nn.log_softmax(logits_NVK), np.float64))
     mean_NK = p_NVK.mean(1)
     entropy = lambda p: -(p * np.log(p)).sum(-1)  # noqa: E731
     np.testing.assert_allclose(found_N, entropy(mean_NK) - entropy(p_NVK).mean(1), rtol=1e-4)
     apart = 80.0 * jnp.eye(3)[None]
-    np.testing.assert_allclose(losses.agreement(apart), np.log(3), rtol=1e-5)
-    assert np.isfinite(jax.grad(lambda x: losses.agreement(x).sum())(1e4 * apart)).all()
+    np.testing.assert_allclose(jsd.agreement(apart), np.log(3), rtol=1e-5)
+    assert np.isfinite(jax.grad(lambda x: jsd.agreement(x).sum())(1e4 * apart)).all()

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imgjax import optim
+from imgjax.optimizers.parts import schedule
 
 _HEAD = re.compile(r'head(_\w+)?(\.|$)')
 # Of a head with a hidden layer (fc1, norm, fc2), the last one.
@@ -47,7 +47,8 @@ def depths(model, image_shape: tuple[int, int, int]):
     shapes = jax.eval_shape(init, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
     blocks = [name for name in made if _is_block(name, shapes[name])] or [
         name for name in made if _kernels(shapes[name]) and not _HEAD.match(name)]
-    count, last, places = 0, '', {}
+    count, last = 0, ''
+    places: dict[str, int | np.ndarray] = {}
     for name in made:
         if not isinstance(shapes[name], dict):
             places[name] = 0
@@ -151,7 +152,7 @@ def scale(config: dict, hparams: dict, depths, step, updates):
       updates: tree like params.
     """
     frozen = config['optimizer']['freeze']
-    head_steps = optim.count(config['schedule']['head_steps'], config['steps'])
+    head_steps = schedule.count(config['schedule']['head_steps'], config['steps'])
     layerwise = config['optimizer']['layerwise']
     if not frozen and not head_steps and not layerwise:
         return updates

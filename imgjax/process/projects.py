@@ -69,6 +69,31 @@ def digest(name: str) -> str:
     return hashlib.sha256(plain.encode()).hexdigest()[:16]
 
 
+def blame(error: BaseException) -> str:
+    """Returns one line about an error that code of the folder `projects` raised; '' of any other.
+
+    It names the file, the line and what stands there: the last one of the folder that was being
+    executed, also where the error comes from what that line calls.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if frame.filename.startswith(_folder() + os.sep)]
+    if not own:
+        return ''
+    where = f'{_short(own[-1].filename)}, line {own[-1].lineno}'
+    if own[-1] is frames[-1] and type(error) is ValueError:  # the file's own words
+        return f'{where}: {first_line(error)}'
+    fix = ''
+    if isinstance(error, KeyError):
+        fix = ("; a number that a part reads is declared in its HPARAMS, an option in its OPTIONS, "
+               "and `out` has what the model names")
+    return f'{where}: {type(error).__name__}: {first_line(error)} at `{own[-1].line}`{fix}'
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an error's message, cut short."""
+    return (str(error).strip().splitlines() or [''])[0][:300]
+
+
 def _folder() -> str:
     return os.path.join(os.getcwd(), 'projects')
 

@@ -73,9 +73,10 @@ def test_a_frozen_network_is_the_same_in_training_and_in_evaluation():
     start = start.replace(batch_stats=stored, params=start.params | {'head': loud})
     after, measured = jax.jit(setup.train_step)(start, batch(), hparams)
     jax.tree.map(np.testing.assert_array_equal, after.batch_stats, stored)
-    evaluated = jax.jit(setup.eval_step)(start, batch() | {'mask': np.ones(8, bool)})
+    evaluated = jax.jit(setup.eval_step)(
+        start, batch() | {'mask': np.ones(8, bool)}, state.hparams_of(setup.config))
     np.testing.assert_allclose(measured['loss'], evaluated['loss'].mean(), rtol=1e-5)
-    assert measured['loss'] > 1.2 and measured['accuracy'] == evaluated['hit'].mean()
+    assert measured['loss'] > 1.2 and measured['accuracy'] == evaluated['accuracy'].mean()
 
 
 def test_frozen_norms_stay_in_each_member_of_a_population():

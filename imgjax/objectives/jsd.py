@@ -1,0 +1,49 @@
+"""Cross-entropy and the agreement of three views of each image, two of them through `augmix`.
+
+The labels' loss is that of the first view, which `augmix` leaves as it is. Hendrycks et al.,
+`AugMix <https://arxiv.org/abs/1912.02781>`_, 2020, equations 1 and 2.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from imgjax.config import Field
+from imgjax.objectives import Inputs, Loss
+from imgjax.objectives.parts import classification
+
+HPARAMS = classification.HPARAMS | {
+    'consistency_weight': Field(float, 0, default=12.0, help='of the agreement of the views')}
+MEASURES = classification.MEASURES
+VIEWS = 3
+VIEWS_DIFFER_IN = ('augmix',)
+
+
+def loss(params, inputs: Inputs) -> Loss:
+    weight = inputs.hparams['consistency_weight']
+    return classification.loss(params, inputs, classification.softmax,
+                               lambda logits_NVK: weight * agreement(logits_NVK))
+
+
+def evaluate(logits_NK, targets_NK, hparams, options):
+    return classification.softmax(logits_NK, targets_NK)
+
+
+def agreement(logits_NVK: jax.Array) -> jax.Array:
+    """Returns how far the views of each image are from saying the same, 0 where they agree.
+
+    The Jensen-Shannon divergence of V softmax distributions: the mean of their Kullback-Leibler
+    divergences from their own mean, in nats, between 0 and log V.
+
+    >>> agreement(jnp.array([[[0.0, 1.0], [0.0, 1.0]]]))
+    Array([0.], dtype=float32)
+
+    Args:
+      logits_NVK: V views of N images; computed in float32.
+
+    Returns:
+      divergence_N, float32.
+    """
+    log_NVK = jax.nn.log_softmax(logits_NVK.astype(jnp.float32))
+    log_mean_N1K = jax.nn.logsumexp(log_NVK, axis=1, keepdims=True) - jnp.log(
+        jnp.float32(log_NVK.shape[1]))
+    return (jnp.exp(log_NVK) * (log_NVK - log_mean_N1K)).sum(axis=-1).mean(axis=-1)

@@ -1,0 +1,86 @@
+"""Training on labels: what the losses of a classifier share."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from imgjax.config import Field
+from imgjax.objectives import Inputs, Loss
+
+HPARAMS = {
+    'label_smoothing': Field(
+        float, 0, 1, default=0.0, help='this share of the target is spread evenly over the classes'
+        ' (Szegedy et al., https://arxiv.org/abs/1512.00567)'),
+    'class_weights': Field(
+        tuple, 0, default=(), help="a factor of each class's term of the loss, (0.5, 2.0, ...); () "
+        "weighs all alike, ('balanced',) inversely as frequent, with mean 1"),
+}
+MEASURES = ('accuracy',)
+
+
+def loss(params, inputs: Inputs, losses: Callable, agreement: Callable | None = None) -> Loss:
+    """Returns the loss of a classifier on the labels of a batch.
+
+    Of a model with two classifiers (`out['logits_dist']`, a distilled DeiT) it is the mean of
+    theirs, each with the labels: equation 3 of Touvron et al. 2020 (arXiv:2012.12877) where there
+    is no teacher.
+
+    Args:
+      params: of the model.
+      inputs: of the step; several views of an image are trained together, with the labels of the
+        first.
+      losses: (logits_NK, targets_NK, weights_1K) -> losses_N, from smoothed targets.
+      agreement: logits_NVK -> losses_N, added to it.
+    """
+    batch = inputs.batch
+    views = batch['image'].shape[1]
+    images_NHWC = batch['image'].reshape(-1, *batch['image'].shape[2:])
+    (logits, out), batch_stats = inputs.apply(params, images_NHWC)
+
+    def of_head(logits):
+        logits_NVK = logits.reshape(-1, views, logits.shape[-1])
+        found_N = losses(
+            logits_NVK[:, 0].astype(jnp.float32),
+            optax.smooth_labels(batch['target'].astype(jnp.float32),
+                                inputs.hparams['label_smoothing']),
+            class_weights(inputs.hparams))
+        return found_N if agreement is None else found_N + agreement(logits_NVK)
+
+    losses_N = of_head(logits)
+    if 'logits_dist' in out:  # half a loss each, and the mean of both is what is evaluated
+        losses_N = (losses_N + of_head(out['logits_dist'])) / 2
+        logits = (logits + out['logits_dist']) / 2
+    measures = {'accuracy': is_hit(logits[::views], batch['target'])}
+    return Loss(losses_N, measures, batch_stats, inputs.extra)
+
+
+def class_weights(hparams: dict) -> jax.Array | float:
+    """Returns the factor of each class, (1, K), or 1.0 where all classes weigh alike."""
+    weights_K = hparams['class_weights']
+    return weights_K[None, :] if weights_K.shape[0] else 1.0
+
+
+def is_hit(logits_NK: jax.Array, targets_NK: jax.Array) -> jax.Array:
+    """Returns float32 (N,): 1 where the class of the highest logit is a label, or the likeliest.
+
+    Of images with several labels each of them counts; an image without any is never hit.
+    """
+    predicted_N1 = jnp.argmax(logits_NK, -1, keepdims=True)
+    own_N = jnp.take_along_axis(targets_NK, predicted_N1, axis=1)[:, 0]
+    return ((own_N >= targets_NK.max(-1)) & (own_N > 0)).astype(jnp.float32)
+
+
+def softmax(logits_NK: jax.Array, targets_NK: jax.Array, weights_1K=1.0) -> jax.Array:
+    """Returns the cross-entropy of a softmax with soft targets, float32 (N,).
+
+    >>> softmax(jnp.zeros((1, 2)), jnp.array([[1.0, 0.0]]))
+    Array([0.6931472], dtype=float32)
+    """
+    return optax.softmax_cross_entropy(logits_NK, targets_NK * weights_1K)
+
+
+def sigmoid(logits_NK: jax.Array, targets_NK: jax.Array, weights_1K=1.0) -> jax.Array:
+    """Returns the binary cross-entropy of each class, summed over the classes, float32 (N,)."""
+    return (optax.sigmoid_binary_cross_entropy(logits_NK, targets_NK) * weights_1K).sum(axis=-1)

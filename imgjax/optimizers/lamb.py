@@ -1,0 +1,33 @@
+"""Adam whose update has, for each layer, the norm of its parameters. https://arxiv.org/abs/1904.00962
+
+Layers that a scan stacked are scaled as if each had parameters of its own.
+"""
+
+import jax
+import optax
+
+from imgjax.optimizers.parts import adam, decay
+
+HPARAMS = adam.HPARAMS
+
+
+def transform(options, hparams, learning_rate, decay_mask):
+    return optax.chain(
+        adam.direction(hparams),
+        optax.add_decayed_weights(hparams['weight_decay'], decay_mask),
+        _trust_ratio(),
+        optax.scale_by_learning_rate(learning_rate))
+
+
+def _trust_ratio():
+    """optax's, a layer at a time also where layers are stacked."""
+    layer = optax.scale_by_trust_ratio()
+
+    def update(updates, params):
+        def one(path, update, param):
+            def scale(update, param):
+                return layer.update(update, layer.init(param), param)[0]
+            return (jax.vmap(scale) if decay.layer_axes(path) else scale)(update, param)
+        return jax.tree_util.tree_map_with_path(one, updates, params)
+
+    return optax.stateless(update)

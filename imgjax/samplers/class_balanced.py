@@ -1,0 +1,54 @@
+"""All classes are equally frequent, however many examples they have.
+
+Draws come in blocks that hold each class once, in an order of their own; a class goes through its
+examples as `shuffle` does, so that a small one begins anew more often.
+"""
+
+import functools
+
+import numpy as np
+
+from imgjax.data import Source
+from imgjax.samplers import Draw, shuffled
+
+
+def order(source: Source, options: dict, seed: int) -> Draw:
+    return balanced(_members(source), seed)
+
+
+@functools.lru_cache(maxsize=4)
+def _cache(classes: int):
+    """Returns `shuffled` with room for two epochs of each class."""
+    return functools.lru_cache(maxsize=2 * classes + 64)(shuffled)
+
+
+def balanced(members: list[np.ndarray], seed: int) -> Draw:
+    """Returns draws -> example indices in which all classes are equally frequent.
+
+    Args:
+      members: the example indices of each class, none of them empty.
+      seed: of the order.
+    """
+    def index_of(number: int) -> int:
+        cached = _cache(len(members))
+        block, place = divmod(number, len(members))
+        # Streams beyond those of `shuffle`'s epochs: the blocks, then each class's own epochs.
+        label = int(cached(len(members), seed, 2**62 + block)[place])
+        own = members[label]
+        epoch, row = divmod(block, len(own))
+        return own[cached(len(own), seed, 2**63 + label * 2**40 + epoch)[row]]
+
+    return lambda numbers: np.fromiter(
+        map(index_of, numbers.ravel().tolist()), np.int64, numbers.size).reshape(numbers.shape)
+
+
+def _members(source: Source) -> list[np.ndarray]:
+    """Returns the indices of each class's examples, of the classes that have any."""
+    labels = source.labels()
+    if labels.ndim == 2:
+        found = [np.flatnonzero(labels[:, label]) for label in range(labels.shape[1])]
+    else:
+        by_label = np.argsort(labels, kind='stable')
+        borders = np.searchsorted(labels[by_label], np.arange(1, len(source.class_names)))
+        found = np.split(by_label, borders)
+    return [members for members in found if len(members)]

@@ -1,0 +1,24 @@
+"""Every epoch holds every example once, in an order of its own."""
+
+import functools
+
+import numpy as np
+
+from imgjax.data import Source
+from imgjax.samplers import Draw, shuffled
+
+_epoch = functools.lru_cache(maxsize=4)(shuffled)
+
+
+def order(source: Source, options: dict, seed: int) -> Draw:
+    return functools.partial(draw, num_examples=len(source.examples), seed=seed)
+
+
+def draw(numbers: np.ndarray, num_examples: int, seed: int) -> np.ndarray:
+    """Returns the example index of each draw, int64 of the same shape."""
+    epochs, places = np.divmod(numbers, num_examples)
+    indices = np.empty(numbers.shape, np.int64)
+    for epoch in np.unique(epochs):
+        here = epochs == epoch
+        indices[here] = _epoch(num_examples, seed, int(epoch))[places[here]]
+    return indices
