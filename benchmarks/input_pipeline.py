@@ -26,6 +26,7 @@ from configs import base
 from imgjax import data
 from imgjax.commands import reduce
 from imgjax.data import decode, jpeg, pipeline
+from imgjax.samplers import shuffle
 
 ROOT = pathlib.Path(__file__).parents[1]
 _IMAGES = flags.DEFINE_string(
@@ -81,8 +82,9 @@ def ours_one_by_one(images: list[bytes], resize: str):
 def ours_in_a_run(path: str, resize: str):
     """Yields the batches that a run trains on: files, order, crops, threads."""
     options = OPTIONS | {'name': 'folder', 'path': path, 'train_resize': resize}
+    source = data.open_split('train', options)
     batches = pipeline.train_batches(
-        data.open_split('train', options), options, SIZE, batch_size=BATCH, seed=0)
+        source, shuffle.order(source, {}, 0), options, SIZE, batch_size=BATCH, seed=0)
     for batch in pipeline.iterate(batches, workers=0):
         yield batch['image']
 

@@ -17,6 +17,7 @@ from absl import app, flags
 from configs import base
 from imgjax import data
 from imgjax.data import pipeline
+from imgjax.samplers import shuffle
 
 _BATCHES = flags.DEFINE_integer('batches', 10_000, 'How many batches are taken.')
 _STEP_MS = flags.DEFINE_float('step_ms', 20.0, 'Length of a step in ms; 0 takes them at full speed')
@@ -34,7 +35,8 @@ def main(_) -> None:
     # Encoded once: making them is no part of what a loader does.
     source = source._replace(examples=list(source.examples))
     stream = pipeline.iterate(pipeline.train_batches(
-        source, options, _SIZE.value, batch_size=_BATCH_SIZE.value, seed=0), _WORKERS.value)
+        source, shuffle.order(source, {}, 0), options, _SIZE.value,
+        batch_size=_BATCH_SIZE.value, seed=0), _WORKERS.value)
     process = psutil.Process()
     next(stream)  # threads and workers start
     waited, memory, began = 0.0, [], time.monotonic()
