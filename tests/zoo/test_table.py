@@ -16,8 +16,9 @@ import pytest
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from imgjax import finetune, models
+from imgjax import models
 from imgjax.models.parts import frozen, layers
+from imgjax.optimizers.parts import finetune
 
 # variant: image side, an option that changes the network, names of `out` besides the last two.
 TINY = {
