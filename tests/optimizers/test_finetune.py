@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from configs import base
-from imgjax import build, finetune, models, state, train
+from imgjax import build, models, state, train
 from imgjax import config as config_lib
 from imgjax.errors import ConfigError
+from imgjax.optimizers.parts import finetune
 from imgjax.rundir import dataset_info
 from imgjax.study import population
 
