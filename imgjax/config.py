@@ -228,6 +228,9 @@ INVOCATION = (
     'data.workers', 'checkpoint.', 'mesh.', 'steps_per_dispatch', 'profile.', 'watchdog_seconds',
 )
 
+# Fields that name parts (parts.py).
+PART_FIELDS = ('objective.name', 'optimizer.name', 'sampler.name', 'metrics')
+
 # Fields that count steps, or are a share of them where they are below 1.
 STEPS_OR_SHARE = ('schedule.warmup_steps', 'schedule.head_steps')
 

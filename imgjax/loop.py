@@ -61,7 +61,8 @@ def run(members: Sequence[Member | None], state, first: int, feed: Feed, evaluat
       state: TrainState on the mesh after `first` steps, of all members; donated.
       first: the step to go on from.
       feed: from that step on.
-      evaluator: (state of a member, step) -> evaluate.Columns, or None when asked to stop.
+      evaluator: (state of a member, step, its Setup) -> evaluate.Columns, or None when asked to
+        stop.
       source: the training split, for the names of images.
       beat: called once a dispatch.
       unstack: (state or metrics of all members) -> list of those of each.
@@ -150,7 +151,7 @@ def _evaluate(going: _Going, states: list, step: int, last: int, evaluator, spli
         known = member.rows.has(step, split)
         if known and step != last:
             continue
-        results = going.outcomes[place] = evaluator(states[place], step)
+        results = going.outcomes[place] = evaluator(states[place], step, member.setup)
         if results is None:
             return False
         if not known:

@@ -18,16 +18,13 @@ import jax.numpy as jnp
 from imgjax import config as config_lib
 from imgjax.config import FIELDS, Field
 from imgjax.errors import ConfigError, nearest
-from imgjax.metrics import Metric, accuracy, mean_average_precision
+from imgjax.metrics import RESERVED, Metric, accuracy, mean_average_precision
 from imgjax.process import projects
 
 PACKAGES = {'objective': 'objectives', 'optimizer': 'optimizers', 'sampler': 'samplers',
             'metric': 'metrics'}
 _REQUIRED = {'objective': ('loss',), 'optimizer': ('transform',), 'sampler': ('order',),
              'metric': ('METRICS', 'per_example')}
-# Columns of a row of metrics.jsonl that are no measure of an objective.
-_LOGGED = ('step', 'split', 'loss', 'grad_norm', 'learning_rate', 'count', 'perf',
-           'skipped_updates', 'skipped', 'skipped_in_a_row', 'skipped_at')
 
 
 class Chosen(NamedTuple):
@@ -160,7 +157,7 @@ def check_loss(config: dict, found, count: int, extra) -> None:
     """
     name = config['objective']['name']
     declared = getattr(find('objective', name), 'MEASURES', ())
-    odd = sorted(set(declared) & set(_LOGGED))
+    odd = sorted(set(declared) & {'loss', *RESERVED})
     if odd:
         raise ConfigError(f'{file_of(name)}: MEASURES has {odd[0]!r}, which every run logs; give '
                           'it another name')
@@ -238,7 +235,7 @@ def measured(config: dict, multi_label: bool) -> dict[str, Metric]:
     found = {'loss': Metric(higher_is_better=False)}
     for one in metrics(config, multi_label):
         for name, metric in one.part.METRICS.items():
-            if name in found or name in ('split', 'step', 'examples'):
+            if name in found or name in RESERVED:
                 raise ConfigError(f'config.metrics: {one.name} gives a number {name!r}, and there '
                                   'is one of that name; give it another in its file')
             found[name] = metric

@@ -254,7 +254,10 @@ def initial_state(setup: Setup, hparams: dict, fitted=None) -> state_lib.TrainSt
 
 
 def evaluator(setup: Setup, source: Source, beat):
-    """Returns evaluate(state, step) -> Columns, or None when asked to stop."""
+    """Returns evaluate(state, step, own) -> Columns, or None when asked to stop.
+
+    `own` is the Setup whose state it is: runs of a population share all but their numbers.
+    """
     options, size = setup.config['data'], setup.dataset.image_shape[0]
     batches = pipeline.eval_batches(
         source, options, size,
@@ -269,13 +272,12 @@ def evaluator(setup: Setup, source: Source, beat):
     eval_step = cache.once(setup.cache, 'eval step', setup.key, lambda: evaluate.jit_eval_step(
         setup.eval_step, setup.shardings, setup.mesh))
 
-    hparams = evaluate.hparams_on(setup)
-
-    def run_evaluation(state, step: int):
+    def run_evaluation(state, step: int, own: Setup):
         items = batches if isinstance(batches, list) else pipeline.iterate(
             batches, options['workers'])
         with backend.memory_for(*evaluate.less_memory(setup.config)):
-            return evaluate.run(eval_step, state, hparams, items, count, setup.mesh,
-                                title=f'{options["eval_split"]} at step {step}', beat=beat)
+            return evaluate.run(eval_step, state, evaluate.hparams_on(own), items, count,
+                                setup.mesh, title=f'{options["eval_split"]} at step {step}',
+                                beat=beat)
 
     return run_evaluation

@@ -71,8 +71,9 @@ def _of_an_evaluation(config) -> dict:
     config = config_lib.to_plain(plain)
     return config | {
         'init': config['init'] | {'head': 'keep'},  # a new one has nothing to say
-        'ema': False, 'metrics': config['metrics'],
-        'hparams': config['hparams'] | {'class_weights': []}}
+        'ema': False,
+        'hparams': config['hparams'] | {
+            name: [] for name in ('class_weights',) if name in config['hparams']}}
 
 
 def _names(weights: load.Weights, source: Source) -> tuple[str, ...]:

@@ -21,6 +21,10 @@ config.metrics adds others: (('projects.margin', {}),).
 
 from typing import NamedTuple
 
+# What a row of metrics.jsonl has besides measures: no measure and no metric may have such a name.
+RESERVED = ('step', 'split', 'examples', 'count', 'grad_norm', 'learning_rate', 'perf',
+            'skipped_updates', 'skipped', 'skipped_in_a_row', 'skipped_at')
+
 
 class Metric(NamedTuple):
     """How a number is compared and shown.

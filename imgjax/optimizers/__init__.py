@@ -50,9 +50,13 @@ def optimizer(config: dict, hparams: dict, learning_rate) -> optax.GradientTrans
 
 
 def eval_params(config: dict, opt_state, params):
-    """Returns the parameters that are evaluated: those that train, or what the optimizer says."""
+    """Returns the parameters that are evaluated: those that train, or what the optimizer says.
+
+    Weights that were not trained here have no state of an optimizer, (), and are evaluated as they
+    are.
+    """
     part = parts_lib.find('optimizer', config['name'])
-    if not hasattr(part, 'eval_params'):
+    if not hasattr(part, 'eval_params') or opt_state == ():
         return params
     return part.eval_params(opt_state[1], params)
 

@@ -130,8 +130,7 @@ def _settle_strengths(config, recipe, given: dict) -> None:
 
 def _settle_parts(config, recipe, given: dict) -> None:
     """Leaves out the recipe's numbers and options of the parts that flags have exchanged."""
-    changed = [f'config.{name}' for name in given if name in (
-        'objective.name', 'optimizer.name', 'sampler.name', 'metrics')]
+    changed = [f'config.{name}' for name in given if name in config_lib.PART_FIELDS]
     if not changed:
         return
     from imgjax import parts  # which imports JAX

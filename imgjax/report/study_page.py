@@ -145,7 +145,8 @@ def _curves(findings: Findings) -> dict | None:
                 series[arm.name] = (steps[known], values_TS.mean(axis=1), values_TS.min(axis=1),
                                     values_TS.max(axis=1))
         if series:
-            scale = 'loss' if measure == 'loss' else 'fraction'
+            share = findings.percent if measure == findings.metric else measure == 'accuracy'
+            scale = 'fraction' if share else 'loss'
             svg, logarithmic = plots.bands(series, f'{split} {measure}', scale)
             panels.append({
                 'title': f'{split} {metric_name(measure)}', 'svg': svg, 'logarithmic': logarithmic,

@@ -13,12 +13,11 @@ from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import RecordWriter
 from tensorboardX.summary import scalar
 
+from imgjax.metrics import RESERVED
 from imgjax.rundir import files
 
 log = logging.getLogger('imgjax')
 
-# Columns of a row that are no measure of the objective or of a metric.
-_NOT_MEASURED = ('step', 'split', 'examples', 'grad_norm', 'learning_rate', 'perf', 'top5_accuracy')
 
 
 def read_rows(workdir: str) -> list[dict]:
@@ -158,9 +157,12 @@ def jsonable(value) -> Any:
 
 
 def measured(row: dict) -> list[str]:
-    """Returns the names in a row that the objective or a metric has measured, the loss first."""
+    """Returns the names in a row that the objective or a metric has measured, the loss first.
+
+    Without top5_accuracy, which is 1 of up to five classes.
+    """
     names = [name for name in row
-             if name not in _NOT_MEASURED and not name.startswith('skipped')]
+             if name not in (*RESERVED, 'top5_accuracy') and not name.startswith('skipped')]
     return sorted(names, key=lambda name: name != 'loss')
 
 

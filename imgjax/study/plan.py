@@ -23,6 +23,7 @@ which returns a dict:
 import copy
 import importlib.util
 import json
+import logging
 import os
 from typing import Any, NamedTuple
 
@@ -30,6 +31,8 @@ from imgjax import config as config_lib
 from imgjax import parts
 from imgjax.errors import ConfigError, nearest
 from imgjax.study import arms as arms_lib
+
+log = logging.getLogger('imgjax.study')
 
 _WAYS = ('arms', 'ablate', 'product', 'zip', 'draw')
 _KEYS = ('base', *_WAYS, 'seeds', 'metric', 'split', 'comparisons', 'halving')
@@ -202,7 +205,11 @@ def override(config: dict, fields: dict) -> dict:
             raise ConfigError(
                 f'config.{name}: no such field{nearest(name, config_lib.FIELDS)}')
         config_lib.put(config, name, value)
-    parts.drop_unread(given, config)  # numbers of the base's parts that the arm exchanges
+    dropped = parts.drop_unread(given, config, fields)
+    if dropped:
+        log.info("%s: takes the place of the base's, without its %s", ', '.join(
+            f'config.{name}' for name in fields if name in config_lib.PART_FIELDS),
+            ', '.join(dropped))
     return config_lib.to_plain(config)
 
 

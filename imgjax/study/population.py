@@ -111,7 +111,7 @@ def _train(cells, setups: list[Setup], going: list[bool], devices, pause_at, sta
         alone = train.evaluator(setups[0], eval_source, beat)
         state, outcomes = loop.run(
             members, state, first, feed,
-            lambda one, step: alone(sharding.place(one, setups[0].shardings), step),
+            lambda one, step, own: alone(sharding.place(one, setups[0].shardings), step, own),
             train_source, beat, unstack=_unstacker(len(cells)), pause_at=pause_at)
     states, seconds = _unstacker(len(cells))(state), (time.monotonic() - started) / len(cells)
     ended = []

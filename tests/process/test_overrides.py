@@ -158,6 +158,9 @@ def test_an_arm_that_nothing_reads_is_refused():
     arms = {'a': {}, 'b': {'hparams.momentum': 0.5}}
     with pytest.raises(ConfigError, match="arm 'b': config.hparams.momentum: nothing reads it"):
         plan.read({'base': digits.get_config(), 'arms': arms}, 'study')
+    arms['b'] = {'hparams.b1': 0.5, 'optimizer.name': 'sgd'}  # which the base's optimizer reads
+    with pytest.raises(ConfigError, match="arm 'b': config.hparams.b1: nothing reads it"):
+        plan.read({'base': digits.get_config(), 'arms': arms}, 'study')
     arms['b'] = {'hparams.momentum': 0.5, 'optimizer.name': 'sgd'}
     plan.read({'base': digits.get_config(), 'arms': arms}, 'study')
 

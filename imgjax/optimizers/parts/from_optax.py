@@ -99,7 +99,7 @@ def _field(name: str, default) -> Field | None:
             isinstance(default, tuple) and not all(isinstance(one, float) for one in default)):
         return None
     low, high = (0, 1) if name in _SHARES else (-float('inf'), float('inf'))
-    return Field(type(default), low, high, default=default, help="optax's")
+    return Field(type(default), low, high, default=default, help="see optax's documentation")
 
 
 def _built(function, values: dict, learning_rate, decay_mask):

@@ -5,11 +5,12 @@ import math
 
 import jax.numpy as jnp
 
+from imgjax.config import FIELDS
 from imgjax.errors import ConfigError, unknown
 
 log = logging.getLogger('imgjax')
 
-SCHEDULES = ('constant', 'cosine', 'linear', 'step')
+SCHEDULES = FIELDS['schedule.name'].choices
 
 
 def learning_rate(schedule, step, total_steps, hparams):
