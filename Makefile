@@ -6,9 +6,18 @@ BIN := .venv/bin
 MINUTES ?= 10
 SEED ?= 0
 TABLE ?= runs/gpu.md
+# Where pyenv is, its commands run only with PYENV_VERSION; elsewhere that means nothing.
+NEWEST ?= $(shell for name in python3.13 python3.12; do \
+  PYENV_VERSION=$${name#python} $$name -c '' 2>&- && echo $$name && break; done)
+NEWEST_TESTS := tests/test_jax_internals.py tests/process/test_backend.py \
+  tests/process/test_coordinator.py tests/process/test_projects.py tests/perf tests/test_step.py \
+  tests/test_config.py tests/test_train.py tests/rundir/test_checkpoint.py \
+  tests/rundir/test_stored_run.py tests/objectives tests/study/test_population.py \
+  tests/test_launch.py::test_the_golden_first_ten_losses tests/test_projects_examples.py
 export TFDS_DATA_DIR ?= $(CURDIR)/data
 
-.PHONY: train studies gpu test test-drills soak test-zoo test-cluster test-reference lint clean
+.PHONY: train studies gpu test test-drills soak test-zoo test-cluster test-reference newest test-newest \
+  lint clean
 
 train: .venv/installed
 	@$(BIN)/python -m launch.train --config=$(CONFIG) --workdir=$(WORKDIR) $(FLAGS)
@@ -49,6 +58,16 @@ test-cluster: .venv/installed-test
 test-reference: .venv-reference/installed
 	@.venv-reference/bin/python -m pytest --dist worksteal tests/reference $(PYTEST)
 
+# The newest Python, JAX and Flax that setup.cfg takes, in an environment of their own, through the
+# tests of what they may change. NEWEST=python3.12 chooses a Python.
+test-newest: newest
+	@$(if $(NEWEST),.venv-newest/$(NEWEST)/bin/python -m pytest $(NEWEST_TESTS) $(PYTEST))
+
+newest:
+	@$(if $(NEWEST),echo 'make $@: $(NEWEST) in .venv-newest/$(NEWEST)' && \
+	  $(MAKE) --no-print-directory .venv-newest/$(NEWEST)/installed,\
+	  echo 'make $@: neither python3.13 nor python3.12 runs here, so nothing is tested')
+
 lint: .venv/installed-test
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy --no-error-summary
@@ -73,5 +92,10 @@ lint: .venv/installed-test
 	.venv-reference/bin/pip install --quiet --disable-pip-version-check --no-deps 'jax2onnx>=0.17,<0.18'
 	touch $@
 
+.venv-newest/%/installed: setup.cfg pyproject.toml
+	PYENV_VERSION=$(patsubst python%,%,$*) $* -m venv .venv-newest/$*
+	.venv-newest/$*/bin/pip install --quiet --disable-pip-version-check --editable .[test]
+	touch $@
+
 clean:
-	rm -rf .venv .venv-reference build *.egg-info
+	rm -rf .venv .venv-reference .venv-newest build *.egg-info

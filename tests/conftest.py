@@ -60,7 +60,7 @@ def checkout(tmp_path_factory):
     """A copy of what git knows, with this environment as its .venv where it is a `make` one."""
     path = tmp_path_factory.mktemp('readme') / 'imgjax'
     shutil.copytree(ROOT, path, ignore=shutil.ignore_patterns(
-        '.git', '.venv', 'runs', '__pycache__', '*.egg-info', '.pytest_cache'))
+        '.git', '.venv*', 'runs', '__pycache__', '*.egg-info', '.pytest_cache'))
     if (pathlib.Path(sys.prefix) / 'installed').exists():
         (path / '.venv').symlink_to(sys.prefix)
     return path

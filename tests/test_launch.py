@@ -204,15 +204,18 @@ GOLDEN = json.loads((ROOT / 'tests' / 'golden_digits.json').read_text())
 @pytest.mark.parametrize('family', GOLDEN['losses'])
 def test_the_golden_first_ten_losses(family, launch, tmp_path):
     """What digits trains like. A change here changes every run: data order, augmentation,
-    initial values, the loss or the optimizer. If that was meant, write the new numbers down; they
-    also move in their last digits with jaxlib and with the CPU's vector instructions."""
+    initial values, the loss or the optimizer. If that was meant, write the new numbers down.
+
+    Equal bits are promised for one version of jaxlib and one kind of vector instructions; between
+    them 1e-5 of a loss is allowed. (Measured: no bit moved from jaxlib 0.10.2 to 0.12.0.1 with
+    AVX2, 1.0e-7 of a loss from AVX2 to SSE4.2.)"""
     result_of(launch('train', f'--config=configs/digits.py:{family}', '--config.steps=10',
                      '--config.log_every=1', '--config.eval_every=0',
                      '--config.checkpoint.every=0', f'--workdir={tmp_path}'))
     rows = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
     losses = [row['loss'] for row in rows if row['split'] == 'train']
     same_machine = GOLDEN['made_with'] == machine()
-    assert losses == pytest.approx(GOLDEN['losses'][family], rel=0 if same_machine else 1e-4), (
+    assert losses == pytest.approx(GOLDEN['losses'][family], rel=0 if same_machine else 1e-5), (
         test_the_golden_first_ten_losses.__doc__)
 
 
