@@ -13,7 +13,11 @@ NEWEST_TESTS := tests/test_jax_internals.py tests/process/test_backend.py \
   tests/process/test_coordinator.py tests/process/test_projects.py tests/perf tests/test_step.py \
   tests/test_config.py tests/test_train.py tests/rundir/test_checkpoint.py \
   tests/rundir/test_stored_run.py tests/objectives tests/study/test_population.py \
-  tests/test_launch.py::test_the_golden_first_ten_losses tests/test_projects_examples.py
+  tests/test_launch.py::test_the_golden_first_ten_losses \
+  tests/test_projects_examples.py::test_two_values_are_trained_as_one_program \
+  tests/study/test_engine.py::test_one_program_rounds_differently_and_nothing_else \
+  tests/drills/test_resume.py::test_every_step_leads_to_the_next_bit_for_bit \
+  tests/test_sharding.py::test_each_device_holds_its_part_of_the_state
 export TFDS_DATA_DIR ?= $(CURDIR)/data
 
 .PHONY: train studies gpu test test-drills soak test-zoo test-cluster test-reference newest test-newest \
@@ -65,7 +69,7 @@ test-newest: newest
 
 newest:
 	@$(if $(NEWEST),echo 'make $@: $(NEWEST) in .venv-newest/$(NEWEST)' && \
-	  $(MAKE) --no-print-directory .venv-newest/$(NEWEST)/installed,\
+	  $(MAKE) -s --no-print-directory .venv-newest/$(NEWEST)/installed,\
 	  echo 'make $@: neither python3.13 nor python3.12 runs here, so nothing is tested')
 
 lint: .venv/installed-test
