@@ -8,7 +8,7 @@ import time
 
 import tqdm
 
-from imgjax.report.text import duration
+from imgjax.process.duration import duration_text
 
 FIRST, LATER = 25.0, 55.0  # seconds without a line before the first of these, and before others
 
@@ -67,7 +67,7 @@ def report_regularly(log: logging.Logger) -> None:
 
 def sentence(seconds: float) -> str:
     """Returns what is done now: 'at work for 1 min 20 s: decoding: 640 of 1,400 (image)'."""
-    words = f'at work for {duration(seconds)}'
+    words = f'at work for {duration_text(seconds)}'
     if not _bars:
         return words
     bar = _bars[-1]

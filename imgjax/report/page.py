@@ -14,9 +14,10 @@ from collections.abc import Sequence
 import jinja2
 import numpy as np
 
+from imgjax.process.duration import duration_text
 from imgjax.report import answers, plots
 from imgjax.report.answers import Evaluation
-from imgjax.report.text import MISSING, duration, number, percent, short
+from imgjax.report.text import MISSING, number, percent, short
 from imgjax.rundir import files
 
 MATRIX_CLASSES = 30  # a larger confusion matrix is wallpaper: list its worst pairs instead
@@ -148,7 +149,7 @@ def _tiles(rows, evaluation, result, in_percent, own_metrics):
         ('train loss', number(plots.value(last, 'loss')), 'last logged'),
         ('steps', number(result.get('step', last.get('step'))), ''),
         ('parameters', short(parameters), number(parameters)),
-        ('training time', duration(result.get('train_seconds')), ''),
+        ('training time', duration_text(result.get('train_seconds')), ''),
         ('images/s', short(np.median(speeds)) if speeds else MISSING, 'median in training'),
     ]
     return [tile for tile in tiles if tile[1] != MISSING]

@@ -10,6 +10,7 @@ import pathlib
 
 import numpy as np
 
+from imgjax.process.duration import duration_text
 from imgjax.report import page, plots
 from imgjax.report.findings import STATES, Arm, Findings
 from imgjax.report.statistics import Comparison
@@ -22,7 +23,7 @@ from imgjax.report.study_text import (
     score_text,
     verdict,
 )
-from imgjax.report.text import MISSING, duration, number
+from imgjax.report.text import MISSING, number
 from imgjax.rundir import files
 
 CURVES = 6  # arms in one panel
@@ -47,7 +48,7 @@ def render_page(findings: Findings, directory: str) -> str:
     metric = findings.metric
     templates = page.templates()
     templates.filters.update(
-        score=lambda value: score_text(value, findings.percent), duration=duration,
+        score=lambda value: score_text(value, findings.percent), duration=duration_text,
         p=lambda value: p_text(value).removeprefix('p ').removeprefix('= '),
         points=lambda value, signed=True: difference_text(
             value, findings.percent, signed=signed, unit=False),
@@ -246,11 +247,11 @@ def _pictures(findings: Findings) -> tuple[list[dict], int]:
 
 def _cost(findings: Findings) -> list[tuple[str, str, str]]:
     cost, seconds = findings.cost, findings.cost.get
-    tiles = [('in steps', duration(seconds('device_seconds')), 'on the devices'),
-             ('compiling', duration(seconds('compile_seconds')), ''),
-             ('in all', duration(seconds('wall_seconds')), 'over every start'),
-             ('one by one', duration(seconds('solo_seconds')), 'as many runs alone, by what was '
-              'timed')]
+    tiles = [('in steps', duration_text(seconds('device_seconds')), 'on the devices'),
+             ('compiling', duration_text(seconds('compile_seconds')), ''),
+             ('in all', duration_text(seconds('wall_seconds')), 'over every start'),
+             ('one by one', duration_text(seconds('solo_seconds')),
+              'as many single runs, estimated from timed steps')]
     if cost.get('solo_seconds') and cost.get('wall_seconds'):
         tiles.append(('saved', f'{cost["solo_seconds"] / cost["wall_seconds"]:.1f} ×',
                       'one by one / in all'))

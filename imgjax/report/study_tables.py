@@ -6,6 +6,7 @@ import json
 import math
 import os
 
+from imgjax.process.duration import duration_text
 from imgjax.report.findings import Findings
 from imgjax.report.study_text import (
     difference_text,
@@ -16,7 +17,7 @@ from imgjax.report.study_text import (
     score_text,
     verdict,
 )
-from imgjax.report.text import MISSING, duration, number
+from imgjax.report.text import MISSING, number
 from imgjax.rundir import files
 
 
@@ -98,7 +99,7 @@ def markdown(findings: Findings) -> str:
     parts.append(_md_table(['arm', 'what it changes', 'cells', metric, 'sd', 'time'], [
         [arm.name, _fields(arm), f'{_done(arm)} of {len(arm.cells)}', _score(arm, findings),
          MISSING if arm.score is None else _sd(arm.score.sd, findings.percent),
-         duration(arm.seconds)] for arm in findings.arms]))
+         duration_text(arm.seconds)] for arm in findings.arms]))
     if findings.comparisons:
         parts.append(
             '## Comparisons\n\nPaired by seed; p by the t test over the seeds, and by Holm over '
@@ -157,7 +158,7 @@ def _fields(arm) -> str:
 def _cost(findings: Findings) -> list[str]:
     words = {'device_seconds': 'in steps', 'compile_seconds': 'compiling',
              'wall_seconds': 'in all', 'solo_seconds': 'as runs one by one, by what was timed'}
-    return [f'{duration(findings.cost[name])} {text}' for name, text in words.items()
+    return [f'{duration_text(findings.cost[name])} {text}' for name, text in words.items()
             if findings.cost.get(name) is not None]
 
 

@@ -27,14 +27,3 @@ def short(value):
         if abs(value) >= size:
             return f'{value / size:.3g} {unit}'
     return f'{value:.3g}'
-
-
-def duration(seconds):
-    """'3.2 s', '4 min 05 s' or '2 h 07 min'."""
-    if seconds is None or not math.isfinite(seconds):
-        return MISSING
-    if seconds < 60:
-        return f'{seconds:.3g} s'
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f'{hours} h {minutes:02d} min' if hours else f'{minutes} min {seconds:02d} s'

@@ -12,12 +12,13 @@ from imgjax import parts
 from imgjax.data import decode
 from imgjax.errors import DataError
 from imgjax.metrics import Metric
+from imgjax.process.duration import duration_text
 from imgjax.report import findings as found_lib
 from imgjax.report import run as run_page
 from imgjax.report import statistics
 from imgjax.report.findings import STATES, Axis, Curve, Findings, Picture
 from imgjax.report.study_text import interval_text
-from imgjax.report.text import MISSING, duration, percent
+from imgjax.report.text import MISSING, percent
 from imgjax.rundir import files, metrics_log, result
 from imgjax.study import cells as cells_lib
 from imgjax.study.cells import Cell
@@ -284,5 +285,5 @@ def table(found: Findings) -> str:
         done = sum(cell.state == 'done' for cell in arm.cells)
         score = MISSING if arm.score is None else interval_text(arm.score, found.percent)
         lines.append(f'  {arm.name:<{width}}  {found.metric} {score}, {done} of {len(arm.cells)} '
-                     f'{_cells(len(arm.cells))}, {duration(arm.seconds)}')
+                     f'{_cells(len(arm.cells))}, {duration_text(arm.seconds)}')
     return '\n'.join([*lines, *(f'  missing: {line}' for line in found.missing)])
