@@ -1,1 +1,1 @@
-"""Reports of finished runs: statistics, tables, plots and the HTML page."""
+"""Reports of finished runs and studies: statistics, tables, plots and HTML pages."""

@@ -1,4 +1,4 @@
-"""What the answers on a split say: intervals, confusions, per-class figures, calibration."""
+"""Statistics of the answers on a split: intervals, confusions, classes and calibration."""
 
 import dataclasses
 import math
@@ -23,7 +23,8 @@ class Evaluation:
             and `prediction` (int), `confidence` (0 to 1) and `name`.
         loss: mean loss over the split, in nats.
         average_precisions: float[C], NaN for a class without examples, where images have several
-            labels; `labels` then holds the one that an image is taken for.
+            labels; `labels` then holds one label per image, see `report/run.py`. None where every
+            image has one label.
     """
 
     split: str
@@ -37,7 +38,11 @@ class Evaluation:
 
 
 def check(evaluation: Evaluation) -> None:
-    """Raises ValueError where the arrays differ in length or a class has no name."""
+    """Checks that the arrays fit together.
+
+    Raises:
+        ValueError: the arrays differ in length, or a label or prediction has no class name.
+    """
     n = len(evaluation.labels)
     for field in ('predictions', 'confidences'):
         if len(getattr(evaluation, field)) != n:
@@ -53,10 +58,11 @@ def check(evaluation: Evaluation) -> None:
 
 
 def wilson(correct: int, examples: int) -> tuple[float, float]:
-    """Returns the Wilson score interval (95 %) of a proportion, (nan, nan) for no examples.
+    """Returns the Wilson score interval (95 %) of a proportion; (nan, nan) without examples.
 
-    Unlike the normal approximation it stays inside [0, 1] and keeps a width at 100 %. Wilson 1927,
-    as scipy.stats computes it, which would add a second to the end of every run by its import.
+    Unlike the normal approximation it stays inside [0, 1], and its width is above 0 at 100 %. The
+    formula is Wilson's of 1927. scipy.stats has it too, but importing scipy would add a second to
+    the end of every run.
     """
     if not examples:
         return math.nan, math.nan
@@ -69,7 +75,7 @@ def wilson(correct: int, examples: int) -> tuple[float, float]:
 
 
 def confused_pairs(evaluation: Evaluation) -> list[dict]:
-    """Returns the pairs of classes taken for one another, the most frequent first.
+    """Returns the pairs (true class, wrong answer), the most frequent pair first.
 
     Each is a dict of `label`, `prediction` (int), `count` and `share` (of the label's examples).
     """
@@ -91,10 +97,11 @@ def confused_pairs(evaluation: Evaluation) -> list[dict]:
 def per_class(evaluation: Evaluation) -> list[dict]:
     """Returns, for every class, `examples`, `precision`, `recall`, `f1` and `confused`.
 
-    A ratio of nothing is nan: the recall of a class without examples, the precision of one that
-    was never predicted. Where images have several labels there is `average_precision`, else it is
-    None. `confused` is the commonest wrong answer (a dict of `confused_pairs`) or
-    None.
+    The list has C dicts, in the order of the classes, which also hold `index` and `name`. A ratio
+    whose denominator is 0 is nan: the recall of a class without examples, the precision of a class
+    that was never predicted. `average_precision` is a float where images have several labels, and
+    None otherwise. `confused` is the most frequent wrong answer for the class (a dict of
+    `confused_pairs`), or None if there was no error.
     """
     labels, predictions = np.asarray(evaluation.labels), np.asarray(evaluation.predictions)
     classes = len(evaluation.class_names)
@@ -116,10 +123,11 @@ def per_class(evaluation: Evaluation) -> list[dict]:
 
 
 def calibration(evaluation: Evaluation, bins: int = CALIBRATION_BINS) -> dict:
-    """Returns the expected calibration error and the bins of equal width behind it.
+    """Returns the expected calibration error and the bins of equal width that it is computed from.
 
-    The result holds `ece` (0 to 1), `gap` (mean confidence less accuracy: positive for an
-    over-confident model) and `bins`, each of `low`, `high`, `count`, `accuracy`, `confidence`.
+    The result holds `ece` (0 to 1), `gap` (mean confidence minus accuracy, positive for an
+    over-confident model) and `bins`, each a dict of `low`, `high`, `count`, `accuracy` and
+    `confidence`. Examples whose confidence is not finite are left out.
     """
     confidences = np.asarray(evaluation.confidences, np.float64)
     hits = np.asarray(evaluation.labels) == np.asarray(evaluation.predictions)
@@ -128,10 +136,10 @@ def calibration(evaluation: Evaluation, bins: int = CALIBRATION_BINS) -> dict:
     index = np.clip((confidences * bins).astype(np.int64), 0, bins - 1)
     table, ece = [], 0.0
     for i in range(bins):
-        mine = index == i
-        count = int(mine.sum())
-        accuracy = float(hits[mine].mean()) if count else math.nan
-        confidence = float(confidences[mine].mean()) if count else math.nan
+        in_bin = index == i
+        count = int(in_bin.sum())
+        accuracy = float(hits[in_bin].mean()) if count else math.nan
+        confidence = float(confidences[in_bin].mean()) if count else math.nan
         if count:
             ece += count / len(hits) * abs(accuracy - confidence)
         table.append({'low': i / bins, 'high': (i + 1) / bins, 'count': count,

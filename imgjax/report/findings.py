@@ -1,4 +1,4 @@
-"""What a study found: the plain data that its page and its tables are made of."""
+"""The result of a study, as plain data that its page and its tables are made from."""
 
 from typing import Any, NamedTuple
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from imgjax.report.statistics import Comparison, Interval
 
-# What a cell can be; only a cell that is done has a score.
+# The states of a cell and their meaning on the page. Only a cell that is done has a score.
 STATES = {
     'done': 'finished',
     'missing': 'not run to the end',
@@ -21,13 +21,13 @@ class Cell(NamedTuple):
     """One arm with one seed.
 
     Attributes:
-      arm: its name.
-      seed: hparams.seed.
+      arm: the name of the arm.
+      seed: the value of hparams.seed.
       state: one of STATES.
-      directory: the run directory, '' where there is none.
-      score: of the study's metric; NaN unless it is done.
-      seconds: on the devices, from the first step to the last evaluation; NaN where unknown.
-      remark: why it is not done, in a line, or ''.
+      directory: the run directory, '' where it does not exist.
+      score: the value of the study's metric; NaN unless the cell is done.
+      seconds: the time on the devices, from the first step to the last evaluation; NaN if unknown.
+      remark: one line that says why the cell is not done, or ''.
     """
 
     arm: str
@@ -40,11 +40,11 @@ class Cell(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """A measure of an arm against the training step, over the seeds that are done.
+    """A measure of an arm against the training step, for the seeds that are done.
 
     Attributes:
       steps: int (T,), increasing.
-      values_TS: float64, a column a seed; NaN where a run has no value.
+      values_TS: float64 (T, S), one column per seed; NaN where a run has no value at a step.
     """
 
     steps: np.ndarray
@@ -52,17 +52,18 @@ class Curve(NamedTuple):
 
 
 class Arm(NamedTuple):
-    """Runs that differ in their seed alone.
+    """Runs that differ only in their seed.
 
     Attributes:
-      name: as the study calls it.
-      fields: {'hparams.weight_decay': 0.05, ...}, how it differs from the study's base.
-      cells: in the order of the seeds.
-      score: over the seeds that are done; None without any.
+      name: the name in the study file.
+      fields: {'hparams.weight_decay': 0.05, ...}, what the arm changes in the study's base.
+      cells: one per seed, in the order of the seeds.
+      score: the mean and interval over the seeds that are done; None if none is done.
       curves: {('train', 'loss'): Curve, ('test', 'accuracy'): Curve, ...}.
-      class_scores_K: share of each class that is answered rightly, the mean over the seeds,
-        float64; NaN for a class without images; None where images have several labels.
-      seconds: of its cells that are done.
+      class_scores_K: float64 (K,), the share of each class's images that is classified correctly,
+        averaged over the seeds; NaN for a class without images. None where images have several
+        labels.
+      seconds: the time on the devices of all cells that are done.
     """
 
     name: str
@@ -75,23 +76,23 @@ class Arm(NamedTuple):
 
 
 class Axis(NamedTuple):
-    """A field that a grid varies, and its values in the order of the study."""
+    """A config field that a grid varies, and its values in the order of the study."""
 
     field: str
     values: list
 
 
 class Picture(NamedTuple):
-    """An image that two arms answer differently.
+    """An image that two arms classify differently.
 
     Attributes:
-      png: its pixels as the networks see them, before normalisation.
-      name: of its file.
-      label: the right class.
-      first: how many of the seeds of the first arm are right about it.
-      second: how many of the second's.
-      first_answer: the commonest answer of the first arm's seeds.
-      second_answer: of the second's.
+      png: a PNG of the pixels that the networks see, before normalisation.
+      name: the name of the image's file.
+      label: the name of the true class.
+      first: the number of seeds of the first arm that classify it correctly.
+      second: the number of seeds of the second arm that classify it correctly.
+      first_answer: the most frequent answer of the first arm's seeds, a class name.
+      second_answer: the most frequent answer of the second arm's seeds, a class name.
     """
 
     png: bytes
@@ -104,32 +105,33 @@ class Picture(NamedTuple):
 
 
 class Findings(NamedTuple):
-    """A study and what it found.
+    """A study and its result.
 
     Attributes:
-      name: the study's file name.
-      question: first line of its docstring.
-      text: the rest of it.
-      metric: the name of a number, such as accuracy or loss.
-      split: what the metric is of.
-      higher_is_better: of the metric.
-      percent: whether it is a share, shown in percent.
-      examples: images in the split.
-      seeds: how many of each arm.
-      arms: in the study's order.
-      comparisons: those planned, in the study's order; one lacks its figures where a cell of it is
-        not done (statistics.compare says which).
-      missing: a line for each reason why no winner may be named; [] where the study is complete.
-      grid: the one or two axes of a grid whose arms these are, in the order of itertools.product;
-        [] where the study is none.
-      class_names: of the classes.
-      pictures: {(first, second): images on which these arms disagree most, the most telling first}.
-      cost: of the cells that the study has run itself: {'device_seconds', 'compile_seconds',
-        'wall_seconds', 'solo_seconds': what as many runs one by one would have taken, None where
-        nothing was run alone to tell, 'cells_run': how many they are}.
-      strategies: a line for each group of cells: how they were run, and why.
-      environment: flat, of the machine.
-      code: the versions of the code that the cells are of, one where all run the same modules.
+      name: the name of the study file.
+      question: the first line of the file's docstring.
+      text: the rest of the docstring.
+      metric: the name of the metric, such as accuracy or loss.
+      split: the split on which the metric is computed.
+      higher_is_better: whether a higher value of the metric is better.
+      percent: whether the metric is a share, shown in percent.
+      examples: the number of images in the split.
+      seeds: the number of seeds per arm.
+      arms: the arms in the study's order.
+      comparisons: the planned comparisons in the study's order. A comparison with a cell that is
+        not done has no figures; its `missing` names the cells.
+      missing: one line for each reason why no winner may be named; [] if the study is complete.
+      grid: the one or two axes of a grid study; its arms are in the order of itertools.product. []
+        if the study is not a grid.
+      class_names: the K names of the classes.
+      pictures: {(first, second): the images on which these two arms disagree most, the largest
+        disagreement first}.
+      cost: seconds for the cells that this study has run itself: {'device_seconds',
+        'compile_seconds', 'wall_seconds', 'solo_seconds': the estimate for running the same cells
+        one by one, None where no single run was timed, 'cells_run': the number of these cells}.
+      strategies: one line for each group of cells: how they were run, and why.
+      environment: {name: value} of the machine and the packages.
+      code: the versions of the code that the cells ran, only one if all run the same modules.
       notes: what a reader must know before believing the figures, such as early stopping.
     """
 

@@ -1,8 +1,8 @@
 """The HTML page of one run: a single file that opens anywhere and asks the network for nothing.
 
 The page is a pure function of its inputs (the same run gives the same bytes), so it holds no date.
-Curves are inline SVG, everything else is HTML: light and dark mode are then one style sheet's
-business.
+Curves are inline SVG and everything else is HTML, so that one style sheet sets the colours of light
+and dark mode for both.
 """
 
 import base64
@@ -20,7 +20,7 @@ from imgjax.report.answers import Evaluation
 from imgjax.report.text import MISSING, number, percent, short
 from imgjax.rundir import files
 
-MATRIX_CLASSES = 30  # a larger confusion matrix is wallpaper: list its worst pairs instead
+MATRIX_CLASSES = 30  # with more classes the page lists the worst pairs in place of a matrix
 PAIRS_SHOWN = 25
 IMAGE_BUDGET = 2_500_000  # base64 characters of pictures, so that a page stays below 3 MB
 
@@ -38,9 +38,9 @@ def write_page(
     in_percent: Sequence[str] = (),
     own_metrics: Sequence[str] = (),
 ) -> None:
-    """Writes the page of a run to `path`; a reader sees the old page or the new one, whole.
+    """Writes the page of a run to `path`, which at no time is an incomplete file.
 
-    The folder must exist; for the other arguments see `render_page`.
+    The folder must exist. `render_page` documents the other arguments and the errors.
     """
     path = pathlib.Path(path)
     text = render_page(config=config, config_hash=config_hash, rows=rows, evaluation=evaluation,
@@ -66,16 +66,19 @@ def render_page(
 
     Args:
         config: nested plain JSON; `name` becomes the title.
-        config_hash: hash of the config, shown as it is.
-        rows: rows of metrics.jsonl, in any order; where a resumed run wrote a step again, the
-            later row counts. Missing, null and non-finite values are left out of the curves.
+        config_hash: the hash of the config, shown unchanged.
+        rows: the rows of metrics.jsonl, in any order. If a resumed run wrote a step again, the
+            later row is used. Missing, null and non-finite values are left out of the curves.
         evaluation: the answers on one split.
-        environment: versions, host, devices, command: a flat dict.
-        result: any of `accuracy`, `top5_accuracy` (shown of more than five classes), `split`,
+        environment: a flat dict of versions, host, devices and command.
+        result: any of `accuracy`, `top5_accuracy` (shown for more than five classes), `split`,
             `loss`, `step`, `examples`, `workdir`, `state_digest`, `parameters`, `train_seconds`.
-        history: sentences on how the run went on with other settings.
-        in_percent: names of measures that are shares, besides `accuracy`.
-        own_metrics: names in `result` of the numbers that config.metrics adds.
+        history: sentences that say at which step the run continued with other settings.
+        in_percent: the names of measures, besides `accuracy`, that are shown in percent.
+        own_metrics: the names of the measures in `result` that config.metrics adds.
+
+    Raises:
+        ValueError: the arrays of the evaluation do not fit together, or a picture is not a PNG.
     """
     answers.check(evaluation)
     curves, dropped = plots.curves(rows, in_percent)
@@ -109,16 +112,16 @@ def render_page(
 
 
 def templates() -> jinja2.Environment:
-    """Returns the templates of this folder, with the filters that they use."""
-    found = jinja2.Environment(
+    """Returns the environment of this folder's templates, with the filters that they use."""
+    environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
-        autoescape=True,  # class and file names come from data sets
+        autoescape=True,  # names of classes and files come from datasets
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters.update(percent=percent, number=number)
-    return found
+    environment.filters.update(percent=percent, number=number)
+    return environment
 
 
 def _headline(evaluation):
@@ -133,7 +136,7 @@ def _headline(evaluation):
 
 
 def _tiles(rows, evaluation, result, in_percent, own_metrics):
-    """The figures beside the headline, as (label, value, remark)."""
+    """Returns the figures beside the headline as tuples (label, value, remark)."""
     last = {row.get('split'): row for row in rows}.get('train', {})
     speeds = [plots.value(row, 'perf.images_per_second') for row in rows
               if row.get('split') == 'train']
@@ -145,7 +148,7 @@ def _tiles(rows, evaluation, result, in_percent, own_metrics):
     tiles += [(name.replace('_', ' '), (percent if name in in_percent else number)(
         plots.value(result, name)), evaluation.split) for name in own_metrics]
     tiles += [
-        (f'{evaluation.split} loss', number(evaluation.loss), 'nats an example'),
+        (f'{evaluation.split} loss', number(evaluation.loss), 'nats per example'),
         ('train loss', number(plots.value(last, 'loss')), 'last logged'),
         ('steps', number(result.get('step', last.get('step'))), ''),
         ('parameters', short(parameters), number(parameters)),
@@ -156,20 +159,22 @@ def _tiles(rows, evaluation, result, in_percent, own_metrics):
 
 
 def _notes(rows, evaluation, result, dropped):
-    """What a reader must know before believing the figures."""
+    """Returns sentences that a reader must know before believing the figures."""
     notes = []
     labels = np.asarray(evaluation.labels)
     n, correct = len(labels), int(np.sum(labels == np.asarray(evaluation.predictions)))
     if result.get('split', evaluation.split) == evaluation.split:
         stated = plots.value(result, 'accuracy')
-        # Half an example: room for float32, none for a different answer.
+        # Half an example allows for rounding in float32, but not for one different answer.
         if n and math.isfinite(stated) and abs(stated * n - correct) > 0.5:
             notes.append(f'The run recorded an accuracy of {percent(stated)}, but the predictions '
                          f'here give {percent(correct / n)}.')
         if evaluation.average_precisions is not None:
-            notes.append('Images have several labels: accuracy is how often the likeliest class is '
-                         f'one of them, over {number(n)} of {number(result.get("examples"))} '
-                         'images that have any; the confusions are with the likeliest of them.')
+            notes.append(
+                'Images have several labels. Accuracy is the share of images whose likeliest class '
+                f'is one of their labels, over the {number(n)} of '
+                f'{number(result.get("examples"))} images that have a label. A confusion is '
+                'between that class and the likeliest of the labels.')
         elif result.get('examples') not in (None, n):
             notes.append(f'The run recorded {number(result["examples"])} examples; '
                          f'here are {number(n)}.')
@@ -177,30 +182,35 @@ def _notes(rows, evaluation, result, dropped):
     if absent and n:
         notes.append(f'{evaluation.split} has no images of {number(len(absent))} of the '
                      f'{number(len(evaluation.class_names))} classes ({", ".join(absent[:5])}'
-                     f'{", ..." if len(absent) > 5 else ""}): all figures are of the others.')
+                     f'{", ..." if len(absent) > 5 else ""}): all figures are about the others.')
     skipped = [plots.value(row, 'skipped_updates', 0) for row in rows]
     skipped = max((count for count in skipped if math.isfinite(count)), default=0)
     if skipped > 0:
         notes.append(f'Updates skipped in training: {number(skipped)}.')
     if dropped:
-        notes.append(f'Logged values that are not finite, and so not drawn: {number(dropped)}.')
-    unsure = int(np.sum(~np.isfinite(np.asarray(evaluation.confidences, np.float64))))
-    if unsure:
+        notes.append('Logged values that are not finite, and so not drawn: '
+                     f'{number(dropped)}.')
+    not_finite = int(np.sum(~np.isfinite(np.asarray(evaluation.confidences, np.float64))))
+    if not_finite:
         notes.append('Confidences that are not finite, and so not in the calibration: '
-                     f'{number(unsure)}.')
+                     f'{number(not_finite)}.')
     return notes
 
 
 def _absent(evaluation):
-    """The names of the classes that no image of the split has."""
-    there = np.bincount(evaluation.labels, minlength=len(evaluation.class_names)) > 0
+    """Returns the names of the classes that have no image in the split."""
+    is_present = np.bincount(evaluation.labels, minlength=len(evaluation.class_names)) > 0
     if evaluation.average_precisions is not None:
-        there = np.isfinite(evaluation.average_precisions)
-    return [name for name, some in zip(evaluation.class_names, there, strict=True) if not some]
+        is_present = np.isfinite(evaluation.average_precisions)
+    return [name for name, present in zip(evaluation.class_names, is_present, strict=True)
+            if not present]
 
 
 def _matrix(evaluation):
-    """Rows of the confusion matrix: (true class, examples, cells of (count, shade, hover text))."""
+    """Returns the rows of the confusion matrix.
+
+    A row is a tuple (true class, examples, cells), a cell a tuple (count, shade, hover text).
+    """
     names = evaluation.class_names
     labels, predictions = np.asarray(evaluation.labels), np.asarray(evaluation.predictions)
     counts = np.zeros((len(names), len(names)), np.int64)
@@ -210,7 +220,7 @@ def _matrix(evaluation):
         cells = []
         for j, count in enumerate(row):
             share = count / row.sum() if count else 0.0
-            # Errors are few: the square root lets one of fifty be seen.
+            # Errors are rare: by the square root one in fifty still gets a visible shade.
             shade = share if i == j else math.sqrt(share)
             hover = (f'{names[i]} taken for {names[j]}: ' if i != j else f'{names[i]}, right: ')
             cells.append((int(count), round(shade, 2),
@@ -220,7 +230,7 @@ def _matrix(evaluation):
 
 
 def _pictures(evaluation):
-    """The most confident errors as data URIs, as many as the page's budget holds."""
+    """Returns the most confident errors as data URIs, as many as fit in IMAGE_BUDGET."""
     pictures, spent = [], 0
     for example in evaluation.worst:
         shown = picture(example['image'], example['name'])
@@ -236,16 +246,25 @@ def _pictures(evaluation):
 
 
 def picture(png: bytes, name: str) -> dict:
-    """Returns what a template needs to show a PNG: its data URI, its size, is it small?"""
+    """Returns what a template needs to show a PNG: {uri, width, height, small, name}.
+
+    `uri` is a data URI, the size is in pixels, and `small` images are shown without smoothing.
+
+    Raises:
+        ValueError: the bytes are not a PNG.
+    """
     if png[:8] != b'\x89PNG\r\n\x1a\n' or len(png) < 24:
         raise ValueError(f'the image of {name!r} is not a PNG')
-    width, height = (int.from_bytes(png[i:i + 4], 'big') for i in (16, 20))  # of IHDR
+    width, height = (int.from_bytes(png[i:i + 4], 'big') for i in (16, 20))  # in the header chunk
     return {'uri': f'data:image/png;base64,{base64.b64encode(png).decode("ascii")}',
             'width': width, 'height': height, 'small': max(width, height) < 128, 'name': name}
 
 
 def flatten(tree, prefix=''):
-    """`[('hparams.learning_rate', '0.001'), ...]` of nested dicts; other values as JSON."""
+    """Returns the leaves of nested dicts as [('hparams.learning_rate', '0.001'), ...].
+
+    Strings stay as they are; other values are written as JSON.
+    """
     leaves = []
     for key, value in tree.items():
         if isinstance(value, dict) and value:

@@ -10,35 +10,35 @@ import numpy as np
 from imgjax.report.text import MISSING, number, percent
 from imgjax.rundir import metrics_log
 
-POINTS_PER_LINE = 800  # what a plot of this width can show
+POINTS_PER_LINE = 800  # more points cannot be told apart at this width
 
-_BLACK = '#000000'  # what matplotlib draws text and axes in; becomes currentColor
-_SERIES = tuple(f'#a0000{i}' for i in range(1, 9))  # become var(--series-1) ...
+_BLACK = '#000000'  # matplotlib's colour of text and axes; _to_css replaces it by currentColor
+_SERIES = tuple(f'#a0000{i}' for i in range(1, 9))  # _to_css replaces them by var(--series-1) ...
 
 
 def curves(rows: list[dict], in_percent=()) -> tuple[list[dict], int]:
-    """Returns the curves of metrics.jsonl that have data, and the count of values left out.
+    """Returns the curves that have data, and the number of values left out as not finite.
 
-    A curve is a dict of `title`, `legend` ((split, colour number, last value) a line), `label`
-    (what a screen reader says), `logarithmic` and `svg`.
+    A curve is a dict of `title`, `legend` (a tuple (split, colour number, last value) per line),
+    `label` (the text for screen readers), `logarithmic` (whether the axis is) and `svg`.
 
     Args:
-      rows: of metrics.jsonl.
-      in_percent: names of measures that are shares, besides `accuracy`.
+      rows: the rows of metrics.jsonl.
+      in_percent: the names of measures, besides `accuracy`, that are shown in percent.
     """
     drawn, dropped = [], 0
     names = dict.fromkeys(name for row in rows for name in metrics_log.measured(row))
-    own = [name for name in names if name not in ('loss', 'accuracy')]
+    other_names = [name for name in names if name not in ('loss', 'accuracy')]
     for title, key, scale in (
         ('Loss', 'loss', 'loss'),
         ('Accuracy', 'accuracy', 'fraction'),
         *((name.replace('_', ' ').capitalize(), name, 'fraction' if name in in_percent else 'loss')
-          for name in own),
+          for name in other_names),
         ('Learning rate', 'learning_rate', 'zero'),
         ('Images per second', 'perf.images_per_second', 'zero'),
     ):
         series, missing = _series(rows, key)
-        # An unknown speed is null and no harm; a loss that is null or NaN is news.
+        # A speed may be unknown, which is null; but a loss that is null or NaN must be reported.
         dropped += missing if '.' not in key else 0
         if not series:
             continue
@@ -56,7 +56,10 @@ def curves(rows: list[dict], in_percent=()) -> tuple[list[dict], int]:
 
 
 def _series(rows, key):
-    """`{split: (steps, values)}` of finite values, train first, and how many were not finite."""
+    """Returns {split: (steps, values)} of the finite values, and how many were not finite.
+
+    The split `train` comes first.
+    """
     table, missing = {}, 0
     for row in rows:
         step = value(row, 'step')
@@ -64,7 +67,7 @@ def _series(rows, key):
             continue
         table.setdefault(str(row.get('split', 'train')), {})[step] = value(row, key)
     series = {}
-    for split in sorted(table, key=lambda name: name != 'train'):  # stable: then as they came
+    for split in sorted(table, key=lambda name: name != 'train'):  # stable: others keep order
         steps = np.array(sorted(table[split]))
         values = np.array([table[split][step] for step in steps])
         finite = np.isfinite(values)
@@ -75,14 +78,14 @@ def _series(rows, key):
 
 
 def _thin(steps, values):
-    """Keeps the lowest and highest point of each stretch, so that no spike is lost."""
+    """Reduces a line to the lowest and highest point of each range, so that no spike is lost."""
     if len(steps) <= POINTS_PER_LINE:
         return steps, values
     edges = np.linspace(0, len(steps), POINTS_PER_LINE // 2 + 1).astype(int)
-    keep = {0, len(steps) - 1}
+    chosen = {0, len(steps) - 1}
     for low, high in zip(edges[:-1], edges[1:], strict=True):
-        keep |= {low + int(values[low:high].argmin()), low + int(values[low:high].argmax())}
-    index = sorted(keep)
+        chosen |= {low + int(values[low:high].argmin()), low + int(values[low:high].argmax())}
+    index = sorted(chosen)
     return steps[index], values[index]
 
 
@@ -105,12 +108,13 @@ def _draw(series, key, scale, logarithmic):
 
 
 def bands(series: dict, key: str, scale: str):
-    """Draws lines with the range about each, as an SVG element in CSS colours.
+    """Draws lines, each with the range around it, as an SVG element in CSS colours.
 
     Args:
-      series: {name: (x, middle, low, high)}, float (T,) each; at most 8.
-      key: what the panel is called, different for each of a page.
-      scale: loss, fraction or zero, as of `curves`.
+      series: {name: (x, middle, low, high)}, each a float array (T,); at most 8 lines.
+      key: the name of the panel, unique on its page.
+      scale: `loss` (logarithmic where it spans decades), `fraction` (in percent) or `zero` (the
+        axis begins at 0).
 
     Returns (the SVG, whether the axis is logarithmic).
     """
@@ -129,13 +133,13 @@ def slices(x: list, points: list[tuple], key: str, scale: str):
     """Draws a mean with its interval for each value of a field, as an SVG element in CSS colours.
 
     Args:
-      x: the values; numbers lie where they are, on a logarithmic axis where they span decades,
-        anything else side by side.
-      points: (mean, low, high) for each, NaN where it is not known.
-      key: as of `bands`.
-      scale: as of `bands`.
+      x: the values. Numbers are placed on a number axis, which is logarithmic where they span
+        decades; other values are placed side by side.
+      points: a tuple (mean, low, high) for each value, with NaN for what is unknown.
+      key: the name of the panel, see `bands`.
+      scale: the scale of the axis, see `bands`.
     """
-    numbers = all(isinstance(one, int | float) and not isinstance(one, bool) for one in x)
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in x)
     place = np.array(x if numbers else range(len(x)), np.float64)
     mean, low, high = np.array(points, np.float64).T
 
@@ -148,23 +152,23 @@ def slices(x: list, points: list[tuple], key: str, scale: str):
             axes.set_xscale('log')
             axes.minorticks_off()
         if not numbers or len(x) < 9:
-            axes.set_xticks(place, [str(one) if not numbers else f'{one:g}' for one in x],
+            axes.set_xticks(place, [f'{value:g}' if numbers else str(value) for value in x],
                             parse_math=False)
 
     return _panel(plot, key, scale, False, ticks)
 
 
 def _panel(plot, key, scale, logarithmic, after=lambda axes: None):
-    """Returns what `plot(axes)` draws as an SVG element in CSS colours."""
-    import matplotlib  # noqa: PLC0415  (1.9 s: only who draws pays for it)
+    """Returns the drawing of `plot(axes)` as an SVG element; `after(axes)` is called at the end."""
+    import matplotlib  # noqa: PLC0415  (1.9 s, which a process without a plot saves)
     from matplotlib import figure, ticker  # noqa: PLC0415
 
-    # hashsalt: the ids of clip paths must differ between the SVGs of one page, not between runs.
     engineering = ticker.EngFormatter(sep='')
 
-    def thousands(value, place=None):  # below 1 its prefixes would be m and u
+    def thousands(value, place=None):  # EngFormatter would write values below 1 with m and u
         return f'{value:g}' if abs(value) < 1000 else engineering(value, place)
 
+    # hashsalt: the ids of clip paths must differ between the SVGs of a page, but not between runs.
     style = {'svg.fonttype': 'none', 'svg.hashsalt': key, 'font.size': 8.5, 'axes.linewidth': 0.6}
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, **style}):
         fig = figure.Figure(figsize=(5.2, 2.5))
@@ -198,12 +202,12 @@ def _panel(plot, key, scale, logarithmic, after=lambda axes: None):
 
 
 def _to_css(svg):
-    """Strips from matplotlib's SVG what an HTML page has of its own, and turns colours to CSS."""
+    """Removes metadata, styles and ids from matplotlib's SVG, and replaces colours by CSS ones."""
     svg = svg[svg.index('<svg'):]
     svg = re.sub(r'<metadata>.*?</metadata>|<!--.*?-->', '', svg, flags=re.DOTALL)
-    # The style element speaks of `*`, which inside HTML is the whole page.
+    # The style element has the selector `*`, which inside HTML is the whole page.
     svg = re.sub(r'<style.*?</style>', '', svg, flags=re.DOTALL)
-    svg = re.sub(r'<g id="[^"]*"', '<g', svg)  # figure_1 ... of four SVGs would collide
+    svg = re.sub(r'<g id="[^"]*"', '<g', svg)  # each SVG of the page would have the id figure_1
     svg = re.sub(r'<svg[^>]*?viewBox="([^"]*)"[^>]*>',
                  r'<svg viewBox="\1" aria-hidden="true" focusable="false">', svg, count=1)
     svg = re.sub(r'font(-family|-size|-weight|-style)?:[^;"]*;?', '', svg)
@@ -221,7 +225,7 @@ def _get(row, key, default=None):
 
 
 def value(row, key, default=math.nan):
-    """The number under a dotted key; nan where it is null, and the default where it is absent."""
+    """Returns the number under a dotted key; NaN if it is null, the default if it is absent."""
     try:
         return float(_get(row, key, default))
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Gathers what the page of a run shows, and writes it."""
+"""Collects the data that the page of a run shows, and writes the page."""
 
 import io
 import os
@@ -22,7 +22,7 @@ from imgjax.report import page
 from imgjax.report.answers import Evaluation
 from imgjax.rundir import history, redact
 
-WORST = 24
+WORST = 24  # how many of the most confident errors the page shows
 
 
 def write(workdir: str, setup: Setup, rows: list[dict], results: Columns, source: Source,
@@ -31,18 +31,18 @@ def write(workdir: str, setup: Setup, rows: list[dict], results: Columns, source
 
     Args:
       workdir: the run directory.
-      setup: the run.
-      rows: of metrics.jsonl.
-      results: of the evaluation at the last step.
-      source: the split that was evaluated, for the pictures of the worst errors.
-      result: the line that the run ends with.
+      setup: the setup of the run.
+      rows: the rows of metrics.jsonl.
+      results: the columns of the evaluation at the last step.
+      source: the split that was evaluated; the pictures of the worst errors are read from it.
+      result: the result that the run prints as its last line.
     """
-    surroundings = environment()
-    config_lib.write_json(os.path.join(workdir, 'environment.json'), surroundings)
+    environment_info = environment()
+    config_lib.write_json(os.path.join(workdir, 'environment.json'), environment_info)
     path = os.path.join(workdir, 'report.html')
     page.write_page(
         path, config=setup.config, config_hash=config_lib.digest(setup.config), rows=rows,
-        evaluation=_evaluation(setup, results, source, result), environment=surroundings,
+        evaluation=_evaluation(setup, results, source, result), environment=environment_info,
         result=result, history=history.lines(workdir),
         in_percent=[name for name, metric in setup.metrics.items() if metric.percent],
         own_metrics=own_metrics(setup.config))
@@ -50,16 +50,16 @@ def write(workdir: str, setup: Setup, rows: list[dict], results: Columns, source
 
 
 def own_metrics(config: dict) -> list[str]:
-    """Returns the names of the numbers that config.metrics adds."""
-    return [name for one in parts.chosen(config) if one.kind == 'metric'
-            for name in one.part.METRICS]
+    """Returns the names of the measures that the parts in config.metrics add."""
+    return [name for chosen in parts.chosen(config) if chosen.kind == 'metric'
+            for name in chosen.part.METRICS]
 
 
 def _evaluation(setup: Setup, results: Columns, source: Source, result: dict) -> Evaluation:
-    """Returns what the page shows of the answers.
+    """Returns the answers as the page shows them.
 
-    Of several labels an image is taken for the one that was predicted, or else for the likeliest
-    one; images without a label are in the average precisions only.
+    An image with several labels is counted under the one to which the model gives the highest
+    probability. Images without any label are used for the average precisions only.
     """
     labels, shown = results['labels'], np.flatnonzero(labelled(results))
     precisions = None
@@ -75,9 +75,9 @@ def _evaluation(setup: Setup, results: Columns, source: Source, result: dict) ->
 
 
 def table(result: dict, rows: list[dict], own: list[str]) -> str:
-    """Returns the result and where everything lies, as a few lines for people.
+    """Returns the result of a run and the paths of its files, as a few lines for people.
 
-    `own` are the names of the numbers that config.metrics adds.
+    `own` has the names of the measures that config.metrics adds, see `own_metrics`.
     """
     workdir = result['workdir']
     speeds = [row['perf']['images_per_second'] for row in rows
@@ -103,7 +103,7 @@ def table(result: dict, rows: list[dict], own: list[str]) -> str:
 
 
 def environment() -> dict:
-    """Returns what a result may depend on besides the config."""
+    """Returns {name: value} of what a result may depend on besides the config."""
     packages = ('imgjax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
     return {
         'command': redact.text(' '.join(sys.argv)), 'host': socket.gethostname(),
@@ -122,7 +122,7 @@ def _version(package: str) -> str:
 
 def _worst(setup: Setup, results: Columns, labels: np.ndarray, shown: np.ndarray,
            source: Source) -> list[dict]:
-    """Returns the most confident errors with their pictures, worst first."""
+    """Returns the most confident errors with their pictures, the most confident first."""
     wrong = np.flatnonzero(labels != results['predictions'][shown])
     order = np.argsort(-results['confidences'][shown[wrong]], kind='stable')
     pictures = []

@@ -1,9 +1,10 @@
-"""What a study says: intervals, paired comparisons, how sure they are, and what is missing.
+"""Statistics of a study: intervals, paired comparisons, their p values, and missing cells.
 
-Two kinds of luck are kept apart. Seed noise is what another seed would change on these images: the
-t test over the seeds counts it, and a winner needs it. Test-set noise is what other images would
-change for these very networks: the tests over the images count it. Neither is part of the other, so
-a difference that is sure in one sense need not be so in the other.
+Two kinds of noise are reported separately. Seed noise is the change that other seeds would make on
+the same images; the t test over the seeds measures it, and this test decides whether there is a
+winner. Test-set noise is the change that other images would make for the same networks; the tests
+over the images measure it. Neither includes the other, so a difference that is significant over the
+seeds may not be significant over the images, and the other way round.
 """
 
 import bisect
@@ -14,24 +15,24 @@ import numpy as np
 
 ALPHA = 0.05
 POWER = 0.8
-MOST_SEEDS = 100_000
+MOST_SEEDS = 100_000  # seeds_needed returns None above it
 RESAMPLES = 9_999
-DRAWS = 100_000_000  # of images in one bootstrap: a second or two
-FEW_IMAGES = 25
-ROUNDING = 1e-12  # of a score: what float64 may leave of a difference that is none
+DRAWS = 100_000_000  # images drawn in one bootstrap, which takes one or two seconds
+FEW_IMAGES = 25  # example_test uses the normal approximation from this number on
+ROUNDING = 1e-12  # relative to a score: a smaller difference is float64's rounding
 
 
 class Sample(NamedTuple):
-    """An arm as it is compared.
+    """The scores of an arm, as a comparison needs them.
 
     Attributes:
-      name: of the arm.
-      missing: a line for each of its planned cells that is not done, naming arm and seed; [] if
-        all are.
-      scores_S: float, the metric of each seed, in the order of the seeds; not looked at where
-        something is missing.
-      values_SN: what each image adds to that metric, seeds x images: 0 or 1 for an accuracy, nats
-        for a loss. None where the metric is no mean over images (mean average precision).
+      name: the name of the arm.
+      missing: lines that say which planned cells of the arm are not done; [] if all are done.
+      scores_S: float (S,), the metric of each seed, in the order of the seeds. It is not read if
+        cells are missing.
+      values_SN: float (S, N), the value of each seed and image whose mean is the metric: 0 or 1 for
+        an accuracy, nats for a loss. None if the metric is not a mean over images (mean average
+        precision).
     """
 
     name: str
@@ -41,9 +42,10 @@ class Sample(NamedTuple):
 
 
 class Interval(NamedTuple):
-    """Mean of n values and its interval by Student's t; sd is the sample's (n - 1 below).
+    """The mean of n values and its interval by Student's t.
 
-    low, high and sd are NaN for one value.
+    sd is the standard deviation of the sample (with denominator n - 1). low, high and sd are NaN
+    for one value.
     """
 
     mean: float
@@ -54,20 +56,21 @@ class Interval(NamedTuple):
 
 
 class Examples(NamedTuple):
-    """A comparison over the images, the networks being given.
+    """A comparison over the images, for the given networks.
 
     Attributes:
-      count: images.
-      better: pairs of image and seed where the first arm's value is better than the second's: it
-        alone is right, or its loss is smaller.
-      worse: those where the second's is.
-      low: lower end of the 95 % bootstrap interval of the difference, over the images.
-      high: its upper end. Both are NaN for a single image.
-      p: of McNemar's test with the images as clusters (`example_test`).
-      p_holm: Holm's, over all planned comparisons.
-      seed_sd: seed noise: sd over the seeds of the difference on these images; NaN for one seed.
-      test_se: test-set noise: standard error over the images of the difference of these networks;
-        NaN for a single image.
+      count: the number of images.
+      better: the number of pairs (image, seed) for which the first arm has the better value: only
+        the first arm is right, or its loss is smaller.
+      worse: the number of pairs for which the second arm has the better value.
+      low: the lower end of the 95 % bootstrap interval of the difference, over the images.
+      high: the upper end of that interval. Both ends are NaN for a single image.
+      p: the p value of McNemar's test with the images as clusters (`example_test`).
+      p_holm: p, corrected by Holm's method for all planned comparisons.
+      seed_sd: the seed noise: the standard deviation of the difference over the seeds, on these
+        images; NaN for one seed.
+      test_se: the test-set noise: the standard error of the difference over the images, for these
+        networks; NaN for a single image.
     """
 
     count: int
@@ -82,26 +85,28 @@ class Examples(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Two arms, seed by seed.
+    """A comparison of two arms, paired by seed.
 
     Attributes:
-      first: name of an arm.
-      second: name of the other.
-      missing: why there are no figures: the lines of both arms; [] if there are. With lines here
-        difference, seeds_needed and examples are None, all other figures NaN.
-      difference: first - second, whatever is better; an interval over the seeds.
-      p: of the paired t test over the seeds, two-sided. 1.0 where no seed shows any difference;
-        NaN for one seed, and where all show the same one: that is the grain of a small test set,
-        and a t test would be certain of it.
-      p_holm: Holm's, over all planned comparisons.
-      effect: Cohen's d_z, mean over sd of the difference; 0.0 or NaN where p is 1.0 or NaN so.
-      seeds_needed: by `seeds_needed`, if the observed effect is the true one: with so many the
-        corrected p is below alpha in 80 of 100 studies, even if it is the smallest of all planned
-        ones, which Holm's method multiplies by their number.
-      pairing_gain: (var first + var second) / var difference: how many times the seeds a comparison
-        without pairs would take; above 1 if seeds are good or bad for both. NaN without variance.
-      examples: the same over the images; None for a metric without a value an image.
-      winner: the better arm's name, or '' where p_holm is not below alpha or the study is not
+      first: the name of the first arm.
+      second: the name of the second arm.
+      missing: why the comparison has no figures: the `missing` lines of both arms; [] if none. If
+        there are lines, difference, seeds_needed and examples are None and all other figures NaN.
+      difference: the interval of (first - second) over the seeds. Its sign does not depend on
+        whether a higher value is better.
+      p: the two-sided p value of the paired t test over the seeds. 1.0 if the difference is 0 for
+        every seed. NaN for one seed, and if all seeds have exactly the same difference: a
+        small test set allows few different scores, and a t test would take that for certainty.
+      p_holm: p, corrected by Holm's method for all planned comparisons.
+      effect: Cohen's d_z, the mean of the difference over its standard deviation; 0.0 where the
+        difference is 0 for every seed, NaN where p is NaN.
+      seeds_needed: the result of `seeds_needed` for the observed effect. If that is the true
+        effect, the corrected p is below alpha in 80 of 100 studies with so many seeds, even if it
+        is the smallest p, which Holm's method multiplies by the number of planned comparisons.
+      pairing_gain: (var first + var second) / var difference. An unpaired comparison needs so many
+        times the seeds. It is above 1 if a good seed is good for both arms. NaN without variance.
+      examples: the comparison over the images; None if the metric has no value per image.
+      winner: the name of the better arm; '' if p_holm is not below alpha or the study is not
         complete.
     """
 
@@ -119,17 +124,21 @@ class Comparison(NamedTuple):
 
 
 def interval(values_S, level: float = 0.95) -> Interval:
-    """Returns the mean of float values (S,), one a seed, and its interval; S >= 1.
+    """Returns the mean of the values and its interval.
+
+    Args:
+      values_S: float (S,), one value per seed; S >= 1.
+      level: the level of confidence.
 
     Raises:
       ValueError: there are no values, or one is not finite.
     """
-    from scipy import stats  # noqa: PLC0415  (0.6 s: only who writes a page pays for it)
+    from scipy import stats  # noqa: PLC0415  (0.6 s, which a process that writes no page saves)
 
     values_S = np.asarray(values_S, np.float64)
     if values_S.ndim != 1 or not len(values_S) or not np.isfinite(values_S).all():
         raise ValueError(
-            f'values_S: {values_S.tolist()} are not one finite value a seed, leave out the seeds '
+            f'values_S: {values_S.tolist()} is not one finite value per seed; leave out the seeds '
             'that are not done')
     n, mean = len(values_S), float(values_S.mean())
     if n == 1:
@@ -143,34 +152,37 @@ def compare(pairs: list[tuple[Sample, Sample]], *, higher_is_better: bool, compl
             alpha: float = ALPHA) -> list[Comparison]:
     """Returns the planned comparisons in their order.
 
-    Args:
-      pairs: all planned ones, (first, second), those with missing cells among them: Holm's
-        correction is by the number planned, so that a p value only falls as the rest is run.
-      higher_is_better: of the metric.
-      complete: whether every planned cell of the study is done; no winner is named otherwise.
-      alpha: chance that a study without any true difference names a winner.
+    The result is a function of the arguments: random numbers are drawn with a fixed seed.
 
-    The outcome is a function of the arguments: what is random has a seed of its own.
+    Args:
+      pairs: all planned pairs (first, second), including pairs with missing cells. Holm's method
+        corrects for the number of planned pairs, so that a corrected p can only fall when the
+        missing cells are run.
+      higher_is_better: whether a higher value of the metric is better.
+      complete: whether every planned cell of the study is done; otherwise no winner is named.
+      alpha: the probability that a study without any true difference names a winner.
 
     Raises:
-      ValueError: an arm's values are not finite or do not fit the other's.
+      ValueError: the values of an arm are not finite or do not fit those of the other arm.
     """
     compared = []
     for first, second in pairs:
         _check(first, second)
         compared.append(_compare(first, second, higher_is_better, alpha / len(pairs)))
-    p_holm = holm([one.p for one in compared])
-    examples_p = holm([one.examples.p if one.examples else math.nan for one in compared])
-    return [one._replace(
-        p_holm=p, winner=_winner(one, higher_is_better) if complete and p < alpha else '',
-        examples=one.examples and one.examples._replace(p_holm=example_p))
-        for one, p, example_p in zip(compared, p_holm, examples_p, strict=True)]
+    p_holm = holm([comparison.p for comparison in compared])
+    examples_p_holm = holm([comparison.examples.p if comparison.examples else math.nan
+                            for comparison in compared])
+    return [comparison._replace(
+        p_holm=p, winner=_winner(comparison, higher_is_better) if complete and p < alpha else '',
+        examples=comparison.examples and comparison.examples._replace(p_holm=example_p))
+        for comparison, p, example_p in zip(compared, p_holm, examples_p_holm, strict=True)]
 
 
 def holm(p_C: list[float]) -> list[float]:
-    """Returns p values (C,) corrected by Holm's method; NaN stays NaN and counts as a test.
+    """Returns the p values of C comparisons, corrected by Holm's method.
 
-    What is not known yet counts as 1.0, which gives an upper bound of what the others become.
+    A NaN, which is a p value that is not known yet, stays NaN. It counts as a test with p = 1.0, so
+    that the other corrected values are upper bounds of their final ones.
     """
     from statsmodels.stats.multitest import multipletests  # noqa: PLC0415  (1 s)
 
@@ -182,44 +194,46 @@ def holm(p_C: list[float]) -> list[float]:
 
 
 def seeds_needed(effect: float, alpha: float = ALPHA, power: float = POWER) -> int | None:
-    """Returns how many seeds a two-sided paired t test takes to see Cohen's d_z = `effect`.
+    """Returns how many seeds a two-sided paired t test needs to detect Cohen's d_z = `effect`.
 
-    The least number n with which the noncentral t, of n - 1 degrees of freedom and shifted by
-    effect x sqrt(n), lies beyond the critical value with that power. At least 3, as two show only
-    effects above 11. None for more than 100,000, and for an effect that is 0 or NaN.
+    This is the smallest n for which the noncentral t distribution with n - 1 degrees of freedom and
+    noncentrality effect x sqrt(n) exceeds the critical value with probability `power`. It is at
+    least 3, as two seeds detect only effects above 11. None if it is above 100,000, and for an
+    effect that is 0 or NaN.
     """
     if not abs(effect) > 1e-3:  # above 100,000 for any alpha in use
         return None
     from scipy import stats  # noqa: PLC0415  (0.6 s)
 
-    effect = min(abs(effect), 1e3)  # three seeds show it for any alpha in use
+    effect = min(abs(effect), 1e3)  # three seeds detect it for any alpha in use
 
-    def shows(n: int) -> bool:
-        # The other tail adds nothing where the power is 0.8, and is NaN where it is tiny.
+    def detects(n: int) -> bool:
+        # The other tail adds nothing at a power of 0.8, and is NaN where it is tiny.
         critical = stats.t.isf(alpha / 2, n - 1)
         return stats.nct.sf(critical, n - 1, effect * math.sqrt(n)) >= power
 
     most = 3
-    while most <= MOST_SEEDS and not shows(most):  # nct is NaN far above the number
+    while most <= MOST_SEEDS and not detects(most):  # nct is NaN for a much too large n
         most *= 2
     low = most // 2 + 1
-    least = max(3, low + bisect.bisect_left(range(low, most), True, key=shows))
+    least = max(3, low + bisect.bisect_left(range(low, most), True, key=detects))
     return least if least <= MOST_SEEDS else None
 
 
 def example_test(differences_SN: np.ndarray) -> float:
-    """Returns the two-sided p of no difference between two arms over the images.
+    """Returns the two-sided p value of the hypothesis that two arms do not differ over the images.
+
+    An image is a cluster of S answers. The statistic is z = sum(d) / sqrt(sum(d^2)), where d is the
+    sum of an image's differences over the seeds. With one seed this is McNemar's test, with several
+    its form for clusters of equal size (Durkalski et al., Statistics in Medicine 22:2417, 2003). It
+    also applies to real values, such as losses.
+
+    If fewer than 25 images differ, the normal approximation would reject up to 1.7 times too often
+    (at 0.05 / 4). The p value then comes from a permutation test that flips the signs of the
+    images; with one seed this is McNemar's exact test.
 
     Args:
-      differences_SN: float, first less second, of each seed and image.
-
-    An image is a cluster of S answers: z = sum(d) / sqrt(sum(d^2)), d being the sum of an image
-    over the seeds. It is McNemar's test for one seed, its form for clusters of one size for several
-    (Durkalski et al., Statistics in Medicine 22:2417, 2003), and says the same of real values.
-
-    Where fewer than 25 images differ the normal approximation rejects up to 1.7 times as often as
-    it should (at 0.05 / 4); there the signs of the images are flipped instead: McNemar's exact
-    test for one seed.
+      differences_SN: float (S, N), first minus second, of each seed and image.
     """
     from scipy import stats  # noqa: PLC0415  (0.6 s)
     from statsmodels.stats.contingency_tables import mcnemar  # noqa: PLC0415  (1 s)
@@ -231,10 +245,10 @@ def example_test(differences_SN: np.ndarray) -> float:
     if len(sums_N) >= FEW_IMAGES:
         z = sums_N.sum() / np.sqrt(np.square(sums_N).sum())
         return float(2 * stats.norm.sf(abs(z)))
-    if np.ptp(np.abs(sums_N)) == 0:  # one seed, or as good as one
+    if np.ptp(np.abs(sums_N)) == 0:  # the same size everywhere, as with one seed
         wins = int((sums_N > 0).sum())
         return float(mcnemar([[0, wins], [len(sums_N) - wins, 0]], exact=True).pvalue)
-    result = stats.permutation_test(  # all flips of up to 13 images, else so many at random
+    result = stats.permutation_test(  # all flips for up to 13 images, else RESAMPLES random ones
         (sums_N,), np.sum, permutation_type='samples', vectorized=True, n_resamples=RESAMPLES,
         rng=np.random.default_rng(0))
     return float(result.pvalue)
@@ -247,26 +261,27 @@ def _check(first: Sample, second: Sample) -> None:
         return
     for name, _, scores_S, values_SN in (first, second):
         if np.ndim(scores_S) != 1 or not len(scores_S):
-            raise ValueError(f'{name}: scores_S of shape {np.shape(scores_S)}, give one a seed')
+            raise ValueError(f'{name}: scores_S of shape {np.shape(scores_S)}, give one per seed')
         shape = None if values_SN is None else np.shape(values_SN)
         if shape is not None and (len(shape) != 2 or shape[0] != len(scores_S) or not shape[1]):
             raise ValueError(f'{name}: values_SN of shape {shape}, give {len(scores_S)} seeds x '
                              'images')
         for field, values in (('scores_S', scores_S), ('values_SN', values_SN)):
             if values is not None and not np.isfinite(values).all():
-                raise ValueError(f'{name}: {field} is not finite everywhere, list the cells that '
+                raise ValueError(f'{name}: {field} is not finite everywhere; list the cells that '
                                  'diverged as missing')
     if len(first.scores_S) != len(second.scores_S):
         raise ValueError(f'{first.name} has {len(first.scores_S)} seeds, {second.name} '
-                         f'{len(second.scores_S)}: give both the same')
+                         f'{len(second.scores_S)}: give both the same number')
     if first.values_SN is not None and second.values_SN is not None and (
             np.shape(first.values_SN) != np.shape(second.values_SN)):
         raise ValueError(f'{first.name} has values of {np.shape(first.values_SN)[1]} images, '
-                         f'{second.name} of {np.shape(second.values_SN)[1]}: give both the same')
+                         f'{second.name} of {np.shape(second.values_SN)[1]}: give both the '
+                         'same images')
 
 
 def _compare(first: Sample, second: Sample, higher_is_better: bool, alpha: float) -> Comparison:
-    """Returns a comparison without what depends on the others."""
+    """Returns a comparison without p_holm and winner, which depend on the other comparisons."""
     missing = list(dict.fromkeys([*first.missing, *second.missing]))
     empty = Comparison(first.name, second.name, missing, None, math.nan, math.nan, math.nan, None,
                        math.nan, None, '')
@@ -284,7 +299,7 @@ def _compare(first: Sample, second: Sample, higher_is_better: bool, alpha: float
 
 
 def _over_seeds(scores_AS: np.ndarray) -> tuple[float, float, float]:
-    """Returns p, Cohen's d_z and the gain of pairing, of scores of two arms."""
+    """Returns p, Cohen's d_z and the pairing gain of scores_AS, float (2 arms, S seeds)."""
     from scipy import stats  # noqa: PLC0415  (0.6 s)
 
     differences_S = scores_AS[0] - scores_AS[1]
@@ -300,7 +315,7 @@ def _over_seeds(scores_AS: np.ndarray) -> tuple[float, float, float]:
 
 
 def _over_images(differences_SN: np.ndarray, higher_is_better: bool) -> Examples:
-    """Returns the comparison over the images, but for Holm's correction."""
+    """Returns the comparison over the images without p_holm, which is NaN."""
     from scipy import stats  # noqa: PLC0415  (0.6 s)
 
     seeds, count = differences_SN.shape
@@ -308,8 +323,8 @@ def _over_images(differences_SN: np.ndarray, higher_is_better: bool) -> Examples
     larger, smaller = int((differences_SN > 0).sum()), int((differences_SN < 0).sum())
     low = high = test_se = math.nan
     if count > 1:
-        # Percentiles, not BCa: of a mean over hundreds of images they cover 95 % as they are, and
-        # BCa's jackknife takes time by the square of the images.
+        # Percentiles, not BCa: for a mean over hundreds of images they cover 95 % without BCa's
+        # correction, whose jackknife takes time in the square of the number of images.
         resamples = min(RESAMPLES, max(1_000, DRAWS // count))
         low, high = stats.bootstrap(
             (mean_N,), np.mean, vectorized=True, method='percentile', n_resamples=resamples,

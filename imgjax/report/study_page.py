@@ -1,6 +1,6 @@
 """The HTML page of a study: a single file that opens anywhere and asks the network for nothing.
 
-A pure function of the findings, as the page of a run is of its run.
+The page is a pure function of the findings: the same findings give the same bytes.
 """
 
 import json
@@ -26,13 +26,13 @@ from imgjax.report.study_text import (
 from imgjax.report.text import MISSING, number
 from imgjax.rundir import files
 
-CURVES = 6  # arms in one panel
-CLASSES = 12  # of a comparison
-COMPARED = 6  # comparisons that have their classes and pictures on the page
+CURVES = 6  # how many arms the curves show
+CLASSES = 12  # how many classes a comparison shows
+DETAILED = 6  # how many comparisons are shown with their classes and pictures
 
 
 def write_page(path, findings: Findings) -> None:
-    """Writes the page of a study to `path`; a reader sees the old page or the new one, whole."""
+    """Writes the page of a study to `path`, which at no time is an incomplete file."""
     text = render_page(findings, str(pathlib.Path(path).parent))
     with files.replacing(path) as file:
         file.write(text)
@@ -42,8 +42,8 @@ def render_page(findings: Findings, directory: str) -> str:
     """Returns the page of a study as HTML.
 
     Args:
-      findings: the study.
-      directory: where the page will lie; links to run directories are relative to it.
+      findings: the study and its result.
+      directory: the folder of the page; links to run directories are relative to it.
     """
     metric = findings.metric
     templates = page.templates()
@@ -65,12 +65,12 @@ def render_page(findings: Findings, directory: str) -> str:
 
 
 def _place(value: float, low: float, high: float) -> str:
-    """Returns where a value lies between two others, in percent for a style sheet."""
+    """Returns the position of a value between `low` and `high`, in percent for a style sheet."""
     return f'{100 * (value - low) / (high - low):.2f}' if high > low else '50.00'
 
 
 def _forest(findings: Findings) -> dict | None:
-    """Returns the comparisons with the places of their intervals on one axis about 0."""
+    """Returns the comparisons with the positions of their intervals on a common axis around 0."""
     known = [one for one in findings.comparisons if one.difference is not None]
     if not findings.comparisons:
         return None
@@ -97,7 +97,7 @@ def _colour(one: Comparison, findings: Findings) -> str:
 
 
 def _arms(findings: Findings) -> list[dict]:
-    """Returns the arms with the places of their seeds and intervals on one axis."""
+    """Returns the arms with the positions of their seeds and intervals on a common axis."""
     scores = [cell.score for arm in findings.arms for cell in arm.cells
               if math.isfinite(cell.score)]
     scores += [end for arm in findings.arms if arm.score for end in (arm.score.low, arm.score.high)
@@ -121,7 +121,7 @@ def _arms(findings: Findings) -> list[dict]:
 
 
 def _shown(findings: Findings) -> list[Arm]:
-    """Returns the arms whose curves are drawn: all, or the best, the worst and some between."""
+    """Returns the arms whose curves are drawn: all, or the best, the worst and some in between."""
     known = [arm for arm in findings.arms if arm.score is not None]
     if len(known) <= CURVES:
         return known
@@ -161,14 +161,14 @@ def _curves(findings: Findings) -> dict | None:
 
 
 def _grid(findings: Findings) -> dict | None:
-    """Returns the rows of a heat map, for a grid of two axes."""
+    """Returns the rows of a heat map for a grid with two axes, else None."""
     if len(findings.grid) != 2:
         return None
     down, across = findings.grid
     means = [arm.score.mean if arm.score else math.nan for arm in findings.arms]
     known = [mean for mean in means if math.isfinite(mean)]
     whole = [arm.score.mean for arm in findings.arms if arm.score and arm.score.n == findings.seeds]
-    # The worst arms of a grid fail altogether; shades are for the others.
+    # The worst arms of a grid fail completely; without them the shades show the other arms better.
     low, high = (float(np.quantile(known, 0.1)), max(known)) if known else (0.0, 1.0)
     if not findings.higher_is_better:
         low, high = (float(np.quantile(known, 0.9)), min(known)) if known else (1.0, 0.0)
@@ -194,7 +194,7 @@ def _value(value) -> str:
 
 
 def _slice(findings: Findings):
-    """Returns the plot of a grid of one axis."""
+    """Returns the plot of a grid with one axis, else None."""
     if len(findings.grid) != 1 or not any(arm.score for arm in findings.arms):
         return None
     axis = findings.grid[0]
@@ -206,16 +206,16 @@ def _slice(findings: Findings):
         'fraction' if findings.percent else 'loss')}
 
 
-def _compared(findings: Findings) -> list[Comparison]:
-    """Returns the comparisons that are shown class by class and image by image."""
+def _detailed(findings: Findings) -> list[Comparison]:
+    """Returns the comparisons that are shown with their classes and images."""
     known = [one for one in findings.comparisons if one.difference is not None]
-    return sorted(known, key=lambda one: (not one.winner, math.isnan(one.p), one.p))[:COMPARED]
+    return sorted(known, key=lambda one: (not one.winner, math.isnan(one.p), one.p))[:DETAILED]
 
 
 def _classes(findings: Findings) -> list[dict]:
-    """Returns for each comparison the classes on which its arms differ most."""
+    """Returns for each detailed comparison the classes on which its arms differ most."""
     arms, found = {arm.name: arm for arm in findings.arms}, []
-    for one in _compared(findings):
+    for one in _detailed(findings):
         first_K, second_K = (arms[name].class_scores_K for name in (one.first, one.second))
         if first_K is None or second_K is None:
             continue
@@ -229,27 +229,27 @@ def _classes(findings: Findings) -> list[dict]:
 
 
 def _pictures(findings: Findings) -> tuple[list[dict], int]:
-    """Returns the pictures of each comparison, as many as the page's budget holds."""
-    found, spent, left_out = [], 0, 0
-    for one in _compared(findings):
-        mine = []
+    """Returns the pictures of each detailed comparison, and how many exceed IMAGE_BUDGET."""
+    panels, spent, left_out = [], 0, 0
+    for one in _detailed(findings):
+        fitting = []
         for shown in findings.pictures.get((one.first, one.second), []):
             ready = page.picture(shown.png, shown.name)
             if spent + len(ready['uri']) > page.IMAGE_BUDGET:
                 left_out += 1
                 continue
             spent += len(ready['uri'])
-            mine.append(ready | {'of': shown})
-        if mine:
-            found.append({'one': one, 'pictures': mine})
-    return found, left_out
+            fitting.append(ready | {'of': shown})
+        if fitting:
+            panels.append({'one': one, 'pictures': fitting})
+    return panels, left_out
 
 
 def _cost(findings: Findings) -> list[tuple[str, str, str]]:
     cost, seconds = findings.cost, findings.cost.get
     tiles = [('in steps', duration_text(seconds('device_seconds')), 'on the devices'),
              ('compiling', duration_text(seconds('compile_seconds')), ''),
-             ('in all', duration_text(seconds('wall_seconds')), 'over every start'),
+             ('in all', duration_text(seconds('wall_seconds')), 'over all starts'),
              ('one by one', duration_text(seconds('solo_seconds')),
               'as many single runs, estimated from timed steps')]
     if cost.get('solo_seconds') and cost.get('wall_seconds'):
@@ -269,7 +269,7 @@ def _cells(findings: Findings, directory: str) -> list[dict]:
 
 
 def _link(target: str, directory: str) -> str:
-    """Returns a relative link that no name can turn into another kind of address."""
+    """Returns a relative link in which no name can become another kind of address."""
     path = os.path.relpath(os.path.join(target, 'report.html'), directory)
     return './' + ''.join(sign if sign.isalnum() or sign in '/._-' else ''.join(
         f'%{byte:02X}' for byte in sign.encode()) for sign in path)

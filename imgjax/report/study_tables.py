@@ -38,7 +38,7 @@ def write_tables(directory: str, findings: Findings) -> list[str]:
 
 
 def _csv(rows: list[dict]) -> str:
-    """Returns rows of equal keys as CSV; floats in full, nothing for NaN and None."""
+    """Returns rows with equal keys as CSV: floats with all digits, NaN and None as empty fields."""
     if not rows:
         return ''
     text = io.StringIO()
@@ -54,7 +54,7 @@ def _plain(value) -> str:
     if isinstance(value, bool | int | float):
         return repr(value)
     text = value if isinstance(value, str) else json.dumps(value)
-    # A spreadsheet takes what begins so for a formula, and runs it.
+    # A spreadsheet would run a text that begins with one of these signs as a formula.
     return f"'{text}" if text[:1] in ('=', '+', '-', '@', '\t', '\r') else text
 
 
@@ -102,11 +102,11 @@ def markdown(findings: Findings) -> str:
          duration_text(arm.seconds)] for arm in findings.arms]))
     if findings.comparisons:
         parts.append(
-            '## Comparisons\n\nPaired by seed; p by the t test over the seeds, and by Holm over '
-            'all that were planned. Seed noise is the standard deviation of the difference over '
-            'seeds, on these images; test-set noise its standard error over images, for these '
-            'networks. The gain of pairing says how many times the seeds a comparison without '
-            'pairs would take.')
+            '## Comparisons\n\nArms are paired by seed. p is that of the t test over the seeds; '
+            "Holm's method corrects it for all planned comparisons. Seed noise is the standard "
+            'deviation of the difference over the seeds, on these images. Test-set noise is its '
+            'standard error over the images, for these networks. The pairing gain says how many '
+            'times the seeds an unpaired comparison would need.')
         parts.append(_md_table(_HEADS, [_row(one, findings) for one in findings.comparisons]))
     parts.append('## How it was run\n\n' + '\n'.join(
         f'- {_md(line)}' for line in [*findings.strategies, *_cost(findings),
@@ -122,11 +122,11 @@ def markdown(findings: Findings) -> str:
 
 
 _HEADS = ['comparison', 'difference', '95 % interval', 'p', 'Holm', "Cohen's d", 'seed noise',
-          'test-set noise', 'images: better, worse', 'p over images', 'gain of pairing', 'verdict']
+          'test-set noise', 'images: better, worse', 'p over images', 'pairing gain', 'verdict']
 
 
 def _row(one, findings: Findings) -> list[str]:
-    """Returns a comparison's cells, as text."""
+    """Returns the row of a comparison, one text per entry of _HEADS."""
     in_percent, name = findings.percent, f'{one.first} − {one.second}'
     if one.difference is None:
         return [name, *[MISSING] * (len(_HEADS) - 2), verdict(one, findings)]
@@ -157,7 +157,8 @@ def _fields(arm) -> str:
 
 def _cost(findings: Findings) -> list[str]:
     words = {'device_seconds': 'in steps', 'compile_seconds': 'compiling',
-             'wall_seconds': 'in all', 'solo_seconds': 'as runs one by one, by what was timed'}
+             'wall_seconds': 'in all',
+             'solo_seconds': 'if run one by one, estimated from timed steps'}
     return [f'{duration_text(findings.cost[name])} {text}' for name, text in words.items()
             if findings.cost.get(name) is not None]
 
@@ -185,7 +186,7 @@ def _tex(text) -> str:
 
 
 def latex(findings: Findings) -> str:
-    r"""Returns two tables for a document with \usepackage{booktabs}."""
+    r"""Returns the arms and the comparisons as two tables; they need \usepackage{booktabs}."""
     metric = metric_name(findings.metric)
     text = [f'% {" ".join(findings.name.split())}: {" ".join(headline(findings).split())}']
     text += _tex_table(['arm', 'cells', metric, 'sd'], [
@@ -197,7 +198,7 @@ def latex(findings: Findings) -> str:
     if findings.comparisons:
         text += _tex_table(_HEADS[:6], [
             _row(one, findings)[:6] for one in findings.comparisons],
-            f'{headline(findings)} Differences are paired by seed; Holm is over '
+            f"{headline(findings)} Differences are paired by seed; Holm's method corrects for "
             f'{len(findings.comparisons)} planned comparisons.')
     return '\n'.join(text) + '\n'
 

@@ -1,4 +1,4 @@
-"""What a study says, in words: the sentence at its head, a verdict a comparison, its numbers."""
+"""The result of a study in words: the headline, a verdict per comparison, and its numbers."""
 
 import math
 
@@ -6,17 +6,17 @@ from imgjax.report.findings import Findings
 from imgjax.report.statistics import Comparison
 from imgjax.report.text import MISSING, number, percent
 
-_NAMED = 3  # that many winners, or reasons, are in the headline
+_NAMED = 3  # how many winners, or reasons, the headline names
 
 
 def headline(findings: Findings) -> str:
-    """Returns one or two sentences that answer the question, as far as the cells can."""
+    """Returns one or two sentences that answer the question as far as the finished cells allow."""
     if findings.missing:
-        return (f'Incomplete, so that no winner is named. {_some(findings.missing)}.')
+        return (f'Incomplete, so that no winner is named. {_first_few(findings.missing)}.')
     won = [one for one in findings.comparisons if one.winner]
     if won:
         rest = sum(one.difference is not None for one in findings.comparisons) - len(won)
-        return _some([_won(one, findings) for one in won]) + '.' + (
+        return _first_few([_won(one, findings) for one in won]) + '.' + (
             f' {_count(rest)} of {len(findings.comparisons)} planned comparisons showed no '
             'difference.' if rest else '') + _untested(findings)
     if any(one.difference is not None for one in findings.comparisons):
@@ -46,13 +46,13 @@ def _nothing_shown(findings: Findings) -> str:
     tested = [one for one in findings.comparisons if one.difference is not None]
     seeds = max(one.difference.n for one in tested)
     if seeds == 1:
-        return ('No difference was shown with 1 seed: a single one tells nothing of the others.')
+        return ('No difference was shown with 1 seed: a single one tells nothing about others.')
     said = (f'No difference was shown with {seeds} seeds, in {len(tested)} planned '
             f'comparison{"s" * (len(tested) > 1)}.')
     needed = [(one.seeds_needed, one.difference.n) for one in tested if one.seeds_needed]
     if needed and min(needed)[0] > min(needed)[1]:
-        said += (f' Were the largest of the observed effects true, {number(min(needed)[0])} seeds '
-                 'would show it four times of five.')
+        said += (f' If the largest observed effect is the true one, {number(min(needed)[0])} '
+                 'seeds would show it in four of five studies.')
     return said
 
 
@@ -64,14 +64,13 @@ def _best(findings: Findings) -> str:
     said = (f'{best.name} has the best {metric_name(findings.metric)}: '
             f'{interval_text(best.score, findings.percent)}.')
     if len(known) > 1:
-        said += (f' It was picked among {len(known)} arms by the figure that it is given here, '
-                 'which flatters it' + ('.' if findings.comparisons else
-                                        '; no comparison was planned.'))
+        said += (f' It was picked among {len(known)} arms by this same figure, so it is too '
+                 'optimistic' + ('.' if findings.comparisons else '; no comparison was planned.'))
     return said
 
 
 def verdict(one: Comparison, findings: Findings) -> str:
-    """Returns what a comparison says, in a few words."""
+    """Returns the result of a comparison in a few words."""
     if one.missing:
         return f'incomplete: {"; ".join(one.missing)}'
     if one.winner:
@@ -79,28 +78,28 @@ def verdict(one: Comparison, findings: Findings) -> str:
     if findings.missing and one.p_holm < 0.05:
         return 'no winner is named: the study is incomplete'
     if one.difference.n == 1:
-        return 'one seed tells nothing of others'
+        return 'one seed tells nothing about others'
     if math.isnan(one.p):
-        return 'the same difference for every seed: too coarse a test set to tell'
+        return 'the same difference for every seed: the test set is too small to tell'
     if one.seeds_needed:
         return f'no difference shown; {number(one.seeds_needed)} seeds would show this effect'
     return 'no difference shown'
 
 
 def metric_name(metric: str) -> str:
-    """'accuracy', 'top-5 accuracy', 'loss', 'mean average precision'."""
+    """Returns a metric's name for people, such as 'top-5 accuracy' or 'mean average precision'."""
     return {'top5_accuracy': 'top-5 accuracy'}.get(metric, metric.replace('_', ' '))
 
 
 def score_text(value: float, in_percent: bool) -> str:
-    """'98.31%' of a share such as accuracy, '0.0912' of another number such as loss."""
+    """Returns '98.31%' for a share such as an accuracy, '0.0912' for another number."""
     if not math.isfinite(value):
         return MISSING
     return percent(value) if in_percent else f'{value:.4f}'
 
 
 def interval_text(interval, in_percent: bool) -> str:
-    """'98.31% (98.02% to 98.60%)'; the mean alone of one seed."""
+    """Returns '98.31% (98.02% to 98.60%)'; only the mean if there is one seed."""
     mean = score_text(interval.mean, in_percent)
     if interval.n < 2:
         return mean
@@ -110,7 +109,7 @@ def interval_text(interval, in_percent: bool) -> str:
 
 def difference_text(value: float, in_percent: bool, *, signed: bool = True,
                     unit: bool = True) -> str:
-    """'+0.95 points' of a difference of shares, '-0.0120' of losses."""
+    """Returns '+0.95 points' for a difference of shares, '-0.0120' for one of losses."""
     if not math.isfinite(value):
         return MISSING
     sign = '+' if signed else ''
@@ -120,15 +119,15 @@ def difference_text(value: float, in_percent: bool, *, signed: bool = True,
 
 
 def p_text(p: float) -> str:
-    """'p = 0.012', 'p < 0.001'."""
+    """Returns 'p = 0.012' or 'p < 0.001'; '–' for NaN."""
     if math.isnan(p):
         return MISSING
     return 'p < 0.001' if p < 0.001 else f'p = {p:.3f}' if p < 0.1 else f'p = {p:.2f}'
 
 
-def _some(said: list[str]) -> str:
-    more = len(said) - _NAMED
-    return '; '.join(said[:_NAMED]) + (f'; and {more} more' if more > 0 else '')
+def _first_few(texts: list[str]) -> str:
+    more = len(texts) - _NAMED
+    return '; '.join(texts[:_NAMED]) + (f'; and {more} more' if more > 0 else '')
 
 
 def _count(number_: int) -> str:

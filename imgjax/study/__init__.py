@@ -1,12 +1,13 @@
-"""Studies: a question, the runs that answer it, and what they say.
+"""Studies: a question, the runs that answer it, and the page with the answer.
 
-  plan.py        the study file: arms (arms.py) and seeds, comparisons
-  cells.py       an arm with a seed is a cell: its directory, and whether it is done
-  engine.py      runs what is not done yet, and has the page written
-  tasks.py       what is left of the cells of one structure, as programs and runs alone
-  strategy.py    which of the two, and why
-  population.py  several cells trained as one program
-  halving.py     arms that stop early, where the study asks for it
-  record.py      what of all this is noted for the next start
-  gather.py      what the cells say, for the page
+  plan.py        reads the study file: arms (arms.py), seeds and comparisons
+  cells.py       a cell is one arm with one seed: its run directory and its state
+  engine.py      runs the cells that are not done, and writes the page
+  tasks.py       splits the cells of one structure into populations and single runs, and runs these
+  strategy.py    chooses between populations and single runs, and says why
+  population.py  trains several cells as one program
+  halving.py     stops the worse arms early, if the study asks for it
+  record.py      plan.json, in which a start finds what earlier starts have decided
+  gather.py      reads the results of the cells for the page
+  code.py        the version of the code that a cell runs
 """

@@ -1,4 +1,4 @@
-"""Which arms a study file means by a product, a zip or a draw of values, and their names."""
+"""Makes the arms of a study, with their names, from a product, a zip or a draw of values."""
 
 import itertools
 import json
@@ -10,15 +10,15 @@ from imgjax.errors import ConfigError, nearest
 
 
 def named(way: str, value, name: str) -> dict[str, dict]:
-    """Returns {name of an arm: its fields}, of one field of a study file.
+    """Returns {name of an arm: the config fields that it sets} for one field of a study file.
 
     Args:
-      way: arms, ablate, product, zip or draw.
-      value: of that field.
-      name: of the study.
+      way: the name of the study file's field: arms, ablate, product, zip or draw.
+      value: the value of that field.
+      name: the name of the study, for errors.
 
     Raises:
-      ConfigError: it is not what the field takes.
+      ConfigError: the field does not take this value.
     """
     if not isinstance(value, dict):
         raise ConfigError(f'{name}: {way}: takes a dict, got {type(value).__name__}')
@@ -26,16 +26,16 @@ def named(way: str, value, name: str) -> dict[str, dict]:
         return value
     if way == 'ablate':
         if 'base' in value:
-            raise ConfigError(f'{name}: ablate: the arm base is there already')
+            raise ConfigError(f'{name}: ablate: adds the arm base by itself, leave it out')
         return {'base': {}} | value
     if way == 'draw':
-        return _drawn(value, name)
+        return _draw(value, name)
     for field, values in value.items():
         if not isinstance(field, str) or not isinstance(values, list | tuple) or not values:
             raise ConfigError(f'{name}: {way}: takes {{field: [values]}}, got {field!r}: '
                               f'{values!r}')
     if way == 'zip' and len(set(map(len, value.values()))) > 1:
-        raise ConfigError(f'{name}: zip: takes as many values of each field')
+        raise ConfigError(f'{name}: zip: takes the same number of values for each field')
     if not value:
         return {}
     rows = list(zip(*value.values(), strict=True) if way == 'zip'
@@ -44,7 +44,7 @@ def named(way: str, value, name: str) -> dict[str, dict]:
 
 
 def _by_values(rows: list[dict], where: str) -> dict[str, dict]:
-    """Names arms by the last words of their fields, or the whole ones where these are the same."""
+    """Names arms by the last word of each field, or by the whole field if two last words agree."""
     fields = list(rows[0]) if rows else []
     short = {field: field.rsplit('.', 1)[-1] for field in fields}
     if len(set(short.values())) < len(fields):
@@ -62,8 +62,8 @@ def _text(value) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def _drawn(value: dict, name: str) -> dict[str, dict]:
-    from scipy.stats import qmc  # 0.6 s: only who draws pays for it
+def _draw(value: dict, name: str) -> dict[str, dict]:
+    from scipy.stats import qmc  # 0.6 s, which a study without a draw saves
 
     known = ('fields', 'count', 'method', 'seed')
     for key in value:
@@ -83,24 +83,29 @@ def _drawn(value: dict, name: str) -> dict[str, dict]:
     else:
         points = np.random.default_rng(seed).random((count, len(fields)))
     return _by_values([
-        {field: _at(of, float(x), f'{name}: draw.fields.{field}')
-         for (field, of), x in zip(fields.items(), point, strict=True)} for point in points],
+        {field: _value_at(spec, float(x), f'{name}: draw.fields.{field}')
+         for (field, spec), x in zip(fields.items(), point, strict=True)} for point in points],
         f'{name}: draw')
 
 
-def _at(of: dict, x: float, where: str):
-    """Returns the value at a point x of [0, 1), to four digits, so that it can be written down."""
-    if isinstance(of, dict) and set(of) == {'values'}:
-        if not isinstance(of['values'], list | tuple) or not of['values']:
-            raise ConfigError(f'{where}.values: takes a list, got {of["values"]!r}')
-        return of['values'][int(x * len(of['values']))]
-    if not isinstance(of, dict) or not {'low', 'high'} <= set(of) <= {'low', 'high', 'scale'}:
-        raise ConfigError(f"{where}: takes {{'low', 'high', 'scale'}} or {{'values'}}, got {of!r}")
-    low, high, scale = of['low'], of['high'], of.get('scale', 'linear')
+def _value_at(spec: dict, x: float, where: str):
+    """Returns the value at the point x in [0, 1) of a range or a list of values.
+
+    Numbers are rounded to four digits, so that a person can write down the exact value.
+    """
+    if isinstance(spec, dict) and set(spec) == {'values'}:
+        if not isinstance(spec['values'], list | tuple) or not spec['values']:
+            raise ConfigError(f'{where}.values: takes a list, got {spec["values"]!r}')
+        return spec['values'][int(x * len(spec['values']))]
+    if not isinstance(spec, dict) or not (
+            {'low', 'high'} <= set(spec) <= {'low', 'high', 'scale'}):
+        raise ConfigError(
+            f"{where}: takes {{'low', 'high', 'scale'}} or {{'values'}}, got {spec!r}")
+    low, high, scale = spec['low'], spec['high'], spec.get('scale', 'linear')
     if not all(type(end) in (int, float) and math.isfinite(end) for end in (low, high)):
-        raise ConfigError(f'{where}: takes numbers for low and high, got {of!r}')
+        raise ConfigError(f'{where}: takes numbers for low and high, got {spec!r}')
     if scale not in ('linear', 'log') or not low < high or (scale == 'log' and low <= 0):
         raise ConfigError(f'{where}: takes low < high and a scale of linear, or log with both '
-                          f'above 0, got {of!r}')
+                          f'above 0, got {spec!r}')
     value = low * (high / low) ** x if scale == 'log' else low + (high - low) * x
     return float(f'{value:.4g}')

@@ -1,20 +1,20 @@
-"""The version of the code that a cell runs: a digest of its modules, and of the libraries.
+"""The version of the code that a cell runs: a digest of its modules and of the libraries.
 
-Which modules these are is read from their import statements and from the config; none is run.
-Counted are
+The modules are found by their import statements and by the config; no module is run. The digest
+covers
 
-- the modules that make the numbers (`MAKERS`: the step and its state, the batches, the
-  evaluation) and every module of the package that they import, also within a function;
-- the parts that the config names, as such a part is imported by its name: the family of the model,
-  the source of the data, the operations of the augmentation, an objective, a file of the user's
-  `projects/`, and what these import. A part that the config does not name is not counted;
-- the modules that call the makers in turn (`CALLERS`): they decide on the initial state, the order
-  of the steps and which evaluation is the result. What they import beside the makers is not
-  counted, as it hears of numbers and gives none: pages, logs, locks, and the checkpoints, which
-  compare every array that they read with its digest.
+- the modules that compute the numbers (`MAKERS`: the step and its state, the batches, the
+  evaluation) and every module of the package that they import, also inside a function;
+- the parts that the config names, because parts are imported by their name: the family of the
+  model, the source of the data, the operations of the augmentation, an objective, a file of the
+  user's `projects/`, and what these import. A part that the config does not name is left out;
+- the modules that call the makers (`CALLERS`): they decide on the initial state, the order of the
+  steps and which evaluation is the result. What they import besides the makers is left out, because
+  it receives numbers and changes none: pages, logs, locks, and checkpoints, which compare every
+  array that they read with its digest.
 
-A module is counted as its syntax tree without docstrings, so that comments, docstrings and the
-layout of lines are free to change.
+A module enters the digest as its syntax tree without docstrings, so that a change of comments,
+docstrings or line breaks makes no cell old.
 """
 
 import ast
@@ -42,19 +42,22 @@ _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy',
 
 
 def version(config: dict, root: pathlib.Path = ROOT) -> str:
-    """Returns 8 hex digits of the code that the result of a run depends on.
+    """Returns the version, 8 hex digits, of the code that the result of a run depends on.
 
-    The files are read once in a process.
+    Each file is read once per process.
 
     Args:
-      config: plain and checked, as build.describe returns it.
+      config: a plain and checked config, as build.describe returns it.
       root: the folder that holds the package.
+
+    Raises:
+      FileNotFoundError: a module that `MAKERS`, `CALLERS` or the config names does not exist.
     """
     return _digest(frozenset(_named(config, root)), root)
 
 
 def modules(config: dict, root: pathlib.Path = ROOT) -> list[str]:
-    """Returns the sorted names of the modules that are counted; the arguments are of `version`."""
+    """Returns the sorted names of the modules in the digest; see `version` for the arguments."""
     return sorted(_counted(_named(config, root), root))
 
 
@@ -67,11 +70,11 @@ def _digest(named: frozenset[str], root: pathlib.Path) -> str:
 
 
 class _Module(NamedTuple):
-    """A file of Python.
+    """A Python file.
 
     Attributes:
-      digest: of its syntax tree without docstrings, hex.
-      imported: the full names that it imports: modules, and what is taken from them.
+      digest: the digest of its syntax tree without docstrings, in hex.
+      imported: the full names that it imports: modules, and names that it imports from modules.
     """
 
     digest: str
@@ -79,30 +82,30 @@ class _Module(NamedTuple):
 
 
 def _counted(named: Iterable[str], root: pathlib.Path) -> dict[str, _Module]:
-    """Returns {name: module} of what counts where the config names the modules `named`."""
-    found = _reached([*MAKERS, *named], root)
+    """Returns {name: module} of the digest's modules; `named` are those that the config names."""
+    counted = _reachable([*MAKERS, *named], root)
     for name in CALLERS:
-        found[name] = _read(_there(name, root).read_bytes(), name.rpartition('.')[0])
-    return found
+        counted[name] = _read(_existing_file(name, root).read_bytes(), name.rpartition('.')[0])
+    return counted
 
 
-def _reached(names: list[str], root: pathlib.Path) -> dict[str, _Module]:
-    """Returns {name: module} of these modules and all that they import of package and projects/."""
+def _reachable(names: list[str], root: pathlib.Path) -> dict[str, _Module]:
+    """Returns {name: module} of these modules and all they import from imgjax and projects/."""
     for name in names:
-        _there(name, root)
-    waiting, found = list(names), {}
-    while waiting:
-        name = waiting.pop()
+        _existing_file(name, root)
+    pending, reached = list(names), {}
+    while pending:
+        name = pending.pop()
         file = _file(name, root)
-        if name in found or file is None:  # a function or class that is taken from a module
+        if name in reached or file is None:  # None: the name is a function or class of a module
             continue
         package = name if file.name == '__init__.py' else name.rpartition('.')[0]
-        found[name] = _read(file.read_bytes(), package)
-        waiting += [*found[name].imported, name.rpartition('.')[0]]
-    return found
+        reached[name] = _read(file.read_bytes(), package)
+        pending += [*reached[name].imported, name.rpartition('.')[0]]
+    return reached
 
 
-def _there(name: str, root: pathlib.Path) -> pathlib.Path:
+def _existing_file(name: str, root: pathlib.Path) -> pathlib.Path:
     file = _file(name, root)
     if file is None:
         raise FileNotFoundError(f'{root}: no module {name}, on which the results of runs depend; '
@@ -112,12 +115,12 @@ def _there(name: str, root: pathlib.Path) -> pathlib.Path:
 
 @functools.cache
 def _file(name: str, root: pathlib.Path) -> pathlib.Path | None:
-    """Returns the file of a module of the package or of projects/; None where there is none."""
+    """Returns the file of a module of imgjax or projects/; None if there is no such file."""
     top, *inner = name.split('.')
-    place = {'imgjax': root, 'projects': pathlib.Path.cwd()}.get(top)
-    if place is None:
+    parent = {'imgjax': root, 'projects': pathlib.Path.cwd()}.get(top)
+    if parent is None:
         return None
-    folder = place.joinpath(top, *inner)
+    folder = parent.joinpath(top, *inner)
     files = (folder / '__init__.py', folder.with_name(f'{folder.name}.py'))
     return next((file for file in files if file.is_file()), None)
 
@@ -144,8 +147,8 @@ def _imported(node: ast.AST, package: str) -> list[str]:
 def _named(config: dict, root: pathlib.Path) -> set[str]:
     """Returns the modules that a run imports because its config names them.
 
-    A field `kind` or `kind.name` names a file of the folder `kind` or `kind` + s of the package, as
-    `optimizer.name` does of `optimizers`. Options may name further ones of these folders.
+    A field `kind` or `kind.name` names a file in the folder `kind` or `kind` + s of the package:
+    `optimizer.name` names a file in `optimizers`. Options may name more files in these folders.
     """
     flat = {field: value for field, value in config_lib.flatten(config).items()
             if not field.startswith(config_lib.INVOCATION)}
@@ -153,22 +156,22 @@ def _named(config: dict, root: pathlib.Path) -> set[str]:
     variants = _variants()
     words |= {variants[word] for word in words if word in variants}
     kinds = {field.removesuffix('.name').rpartition('.')[2] for field in flat}
-    there = _modules_there(root)
+    modules_of = _modules_by_folder(root)
     named = {f'imgjax.{folder}.{word}' for kind in kinds for folder in (kind, f'{kind}s')
-             for word in words & there.get(folder, set())}
+             for word in words & modules_of.get(folder, set())}
     source = config['data']['name']
-    named.add(f'imgjax.data.sources.{source if source in there["data/sources"] else "tfds"}')
-    places = _operations(root)
-    named |= {places[name] for name, _ in config['augment'] if name in places}
+    named.add(f'imgjax.data.sources.{source if source in modules_of["data/sources"] else "tfds"}')
+    operations = _operations(root)
+    named |= {operations[name] for name, _ in config['augment'] if name in operations}
     if config['init']['weights']:
         layout = config['init']['weights'].partition(':')[0]
         named |= {'imgjax.interop.load'} | {
-            f'imgjax.interop.{word}' for word in {layout} & there['interop']}
+            f'imgjax.interop.{word}' for word in {layout} & modules_of['interop']}
     return named | {word for word in words if word.startswith('projects.') and _file(word, root)}
 
 
 def _words(value) -> Iterator[str]:
-    """Yields the strings in plain data, but for the keys of dicts."""
+    """Yields the strings in plain data, except the keys of dicts."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict | list):
@@ -182,21 +185,22 @@ def _variants() -> dict[str, str]:
 
 
 @functools.cache
-def _modules_there(root: pathlib.Path) -> dict[str, set[str]]:
+def _modules_by_folder(root: pathlib.Path) -> dict[str, set[str]]:
     """Returns {a folder of the package, such as 'data/sources': the names of its modules}."""
-    package, found = root / 'imgjax', {}
+    package, folders = root / 'imgjax', {}
     for file in package.rglob('*.py'):
         if file.name != '__init__.py':
-            found.setdefault(file.parent.relative_to(package).as_posix(), set()).add(file.stem)
-    return found
+            folders.setdefault(file.parent.relative_to(package).as_posix(), set()).add(file.stem)
+    return folders
 
 
 @functools.cache
 def _operations(root: pathlib.Path) -> dict[str, str]:
-    """Returns {a function of augment/: its module}; of a name that two have, the last one's."""
-    found = {}
-    for name in sorted(_modules_there(root)['augment']):
+    """Returns {function in augment/: its module}, by the last module if two have the function."""
+    operations = {}
+    for name in sorted(_modules_by_folder(root)['augment']):
         module = f'imgjax.augment.{name}'
-        found |= {line.name: module for line in ast.parse(_file(module, root).read_bytes()).body
-                  if isinstance(line, ast.FunctionDef)}
-    return found
+        operations |= {
+            node.name: module for node in ast.parse(_file(module, root).read_bytes()).body
+            if isinstance(node, ast.FunctionDef)}
+    return operations

@@ -1,4 +1,4 @@
-"""Runs what of a study is not done yet, and has its page written."""
+"""Runs the cells of a study that are not done, and writes its page."""
 
 import collections
 import contextlib
@@ -20,85 +20,101 @@ from imgjax.study.plan import Study
 
 log = logging.getLogger('imgjax.study')
 
+
 def run(place: str, workdir: str, cells: str = '', requested: str = 'auto', only: str = '',
         part: str = '', report: bool = False) -> dict:
-    """Runs a study from where it stands; the same command goes on.
+    """Runs the cells of a study that are not done; after a stop the same call continues.
 
     Args:
-      place: the study file, as of plan.load.
-      workdir: of the study: its page, its tables, and how its cells are run.
+      place: the study file, as plan.load takes it.
+      workdir: the directory of the study, for its page, its tables and plan.json.
       cells: the folder of the cells' run directories, which studies may share; '' is `cells`
         beside the workdir.
-      requested: one of strategy.NAMES.
-      only: the name of an arm; the others are not run. '' runs all.
-      part: 'I/N', as of task I (from 0) of N jobs that share the study: every N-th group of cells,
-        or of the cells where there are fewer groups. '' runs all.
-      report: run nothing, write the page, also while the study is being run.
+      requested: the strategy, one of strategy.NAMES.
+      only: the name of the only arm to run; '' runs all arms.
+      part: 'I/N' for job I (from 0) of N jobs that share the study. It runs every N-th group of
+        cells or, if there are fewer groups than jobs, every N-th cell. '' runs all.
+      report: whether to write the page without running anything; this is possible while another
+        process runs the study.
 
-    Returns the line that the study ends with: study, workdir, cells (planned), cells_done,
-    cells_failed, cells_diverged, page, missing (why no winner may be named) and comparisons.
+    Returns:
+      The result that the command prints as its last line: study, workdir, cells (planned),
+      cells_done, cells_failed, cells_diverged, page, missing (why no winner may be named),
+      comparisons and seconds.
 
     Raises:
-      RunError: a study that cannot be run, or was asked to stop. A cell that fails or diverges is
-        no error: the others go on, and the page says so.
+      RunError: the study cannot be run, or was asked to stop. A cell that fails or diverges is not
+        an error: the other cells are run, and the page names it.
     """
     began, start_seconds = time.monotonic(), strategy.process_seconds()
     study = plan.load(os.path.expanduser(place))
     workdir, folder = _folders(workdir, cells)
     processes.broadcast_from_first(lambda: _check_folders(workdir, folder))
     planned = cells_lib.cells_of(study, folder)
-    mine = _mine(study, planned, only, part)
-    own = os.path.join(workdir, f'part-{part.replace("/", "-of-")}') if part else workdir
-    for directory in (workdir, folder, own):
+    selected = _selected(study, planned, only, part)
+    record_dir = os.path.join(
+        workdir, f'part-{part.replace("/", "-of-")}') if part else workdir
+    for directory in (workdir, folder, record_dir):
         os.makedirs(directory, 0o750, exist_ok=True)
-    open(os.path.join(workdir, 'lock'), 'a').close()  # by which _check_folders knows it again
+    open(os.path.join(workdir, 'lock'), 'a').close()  # by it _check_folders recognises a study
     if not report:
-        with contextlib.ExitStack() as locks, terminal.progress(len(mine), 0, 'cell') as bar:
-            processes.broadcast_from_first(lambda: locks.enter_context(lock.run_lock(own)) or '')
+        with contextlib.ExitStack() as locks, terminal.progress(
+                len(selected), 0, 'cell') as bar:
+            processes.broadcast_from_first(
+                lambda: locks.enter_context(lock.run_lock(record_dir)) or '')
             bar.set_description(study.name)
-            with _quiet():
-                _run_cells(tasks.Run(study, planned, mine, own, record_lib.read(own), requested, {},
-                                     bar, {'noted': began}, set()))
+            with _warnings_only():
+                _run_cells(tasks.Run(
+                    study, planned, selected, record_dir, record_lib.read(record_dir), requested,
+                    {}, bar, {'recorded': began}, set()))
     with contextlib.ExitStack() as locks:
-        if part:  # the jobs of a study end when they do; the page is written by one at a time
-            processes.broadcast_from_first(lambda: locks.enter_context(_turn(workdir)) or '')
+        if part:  # several jobs may end at the same time; one at a time writes the page
+            processes.broadcast_from_first(
+                lambda: locks.enter_context(_waited_lock(workdir)) or '')
         record = record_lib.read_all(workdir)
-        found = gather.findings(study, planned, record | {
-            'stopped': halving.of(record, study, planned)['stopped'],
+        findings = gather.collect(study, planned, record | {
+            'stopped': halving.decisions(record, study, planned)['stopped'],
             'start_seconds': start_seconds})
         if processes.first():
-            study_page.write_page(os.path.join(workdir, 'study.html'), found)
-            study_tables.write_tables(workdir, found)
-            print(gather.table(found), file=sys.stderr)
-    return gather.result_of(found, workdir)
+            study_page.write_page(os.path.join(workdir, 'study.html'), findings)
+            study_tables.write_tables(workdir, findings)
+            print(gather.table(findings), file=sys.stderr)
+    return gather.result_of(findings, workdir)
 
 
 def listing(place: str, workdir: str, cells: str = '') -> dict:
-    """Prints the cells with their states, and what they took; returns their counts."""
+    """Prints each cell with its state, its time in steps and its directory.
+
+    The arguments are those of `run`. Returns {study, cells: how many, each state: how many}.
+    """
     study = plan.load(os.path.expanduser(place))
     workdir, folder = _folders(workdir, cells)
     counts = collections.Counter()
     for cell in cells_lib.cells_of(study, folder):
-        state, found, remark = cells_lib.state_of(cell)
+        state, result, remark = cells_lib.state_of(cell)
         counts[state] += 1
-        took = f'{found["train_seconds"]:8.1f} s' if 'train_seconds' in found else f'{"":10}'
+        took = f'{result["train_seconds"]:8.1f} s' if 'train_seconds' in result else f'{"":10}'
         print(f'{state:9} {took}  {cell.arm} · seed {cell.seed}  {cell.directory}  {remark}',
               file=sys.stderr)
     return {'study': study.name, 'cells': sum(counts.values()), **counts}
 
 
 def _folders(workdir: str, cells: str) -> tuple[str, str]:
-    """Returns the folder of the study and that of its cells."""
+    """Returns the directory of the study and the folder of its cells."""
     workdir = outputs.path('workdir', workdir)
     beside = os.path.join(os.path.dirname(os.path.abspath(workdir)), 'cells')
     return workdir, outputs.path('cells', cells) if cells else beside
 
 
 def _check_folders(workdir: str, cells: str) -> str:
-    """Checks that both folders are new, empty, or a study's; returns ''."""
+    """Checks that both folders are new, empty or those of a study; returns ''.
+
+    Raises:
+      ConfigError: a folder has something else in it.
+    """
     names = os.listdir(workdir) if os.path.isdir(workdir) else []
     parts = [name for name in names if re.fullmatch(r'part-\d+-of-\d+', name)]
-    another = {'config.json', 'prepared.json'} & set(names)  # of a run, or of a copy
+    another = {'config.json', 'prepared.json'} & set(names)  # a run, or a copied dataset
     known = outputs.is_lock(workdir) or (parts and len(parts) == len(names))
     if another or not known:
         outputs.check_folder('workdir', workdir, 'launch.study')
@@ -108,15 +124,21 @@ def _check_folders(workdir: str, cells: str) -> str:
     return ''
 
 
-def _mine(study: Study, planned: list[Cell], only: str, part: str) -> list[Cell]:
-    """Returns the cells of an arm or a part: whole groups, but where there are fewer than parts."""
+def _selected(study: Study, planned: list[Cell], only: str, part: str) -> list[Cell]:
+    """Returns the cells of an arm or a part.
+
+    A part has whole groups, or single cells if there are fewer groups than parts.
+
+    Raises:
+      ConfigError: there is no such arm or part, or the study stops arms early.
+    """
     arms = [arm.name for arm in study.arms]
     if only and only not in arms:
         raise ConfigError(f'--only: no arm {only!r}{nearest(only, arms)}; there are '
                           f'{", ".join(arms[:20])}')
     if study.halving and (only or part):
         raise ConfigError(f'--{"only" if only else "part"}: a study with halving compares its arms '
-                          'as they go, in one job')
+                          'while they run, so that one job has to run all of them')
     if part:
         index, _, count = part.partition('/')
         if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
@@ -131,8 +153,8 @@ def _mine(study: Study, planned: list[Cell], only: str, part: str) -> list[Cell]
 
 
 @contextlib.contextmanager
-def _turn(workdir: str):
-    """Waits for the run lock of a study whose other parts are writing its page."""
+def _waited_lock(workdir: str):
+    """Holds the run lock of a study; waits for it while another part writes the page."""
     with contextlib.ExitStack() as locks:
         while True:
             try:
@@ -144,8 +166,8 @@ def _turn(workdir: str):
 
 
 @contextlib.contextmanager
-def _quiet():
-    """Has runs speak of trouble only: a study says a line a cell."""
+def _warnings_only():
+    """Lets runs log warnings and errors only, as the study logs one line per cell."""
     runs = logging.getLogger('imgjax')
     before = runs.level
     log.setLevel(before)
@@ -157,25 +179,25 @@ def _quiet():
 
 
 def _run_cells(run: tasks.Run) -> None:
-    """Runs the cells that are not done, in rounds where the study stops arms early."""
-    strategy.check([group for group in _groups(run.mine) if tasks.left_of(group)], run.requested,
-                   run.shared)
-    halved = halving.of(run.record, run.study, run.planned)
+    """Runs the cells that are not done; if the study stops arms early, in one round per step."""
+    strategy.check([group for group in _groups(run.selected) if tasks.unfinished(group)],
+                   run.requested, run.shared)
+    halved = halving.decisions(run.record, run.study, run.planned)
     steps = run.study.halving['steps'] if run.study.halving else []
     try:
         for pause_at in (*(step for step in steps if step not in halved['judged']), None):
-            going = [cell for cell in run.mine if cell.arm not in halved['stopped']]
-            run.bar.update(len(run.mine) - len(tasks.left_of(going)) - run.bar.n)
-            for group in _groups(going):
+            active = [cell for cell in run.selected if cell.arm not in halved['stopped']]
+            run.bar.update(len(run.selected) - len(tasks.unfinished(active)) - run.bar.n)
+            for group in _groups(active):
                 tasks.run_group(group, pause_at, run)
-            if pause_at is not None and not halving.judge(going, pause_at, halved, run):
+            if pause_at is not None and not halving.judge(active, pause_at, halved, run):
                 break
     finally:
-        tasks.note(run)  # the time that a start took which was stopped
+        tasks.update_record(run)  # adds the time of this start, also if it was stopped
 
 
 def _groups(cells: list[Cell]) -> list[list[Cell]]:
-    found: dict[str, list[Cell]] = {}
+    groups: dict[str, list[Cell]] = {}
     for cell in cells:
-        found.setdefault(cell.group, []).append(cell)
-    return list(found.values())
+        groups.setdefault(cell.group, []).append(cell)
+    return list(groups.values())

@@ -1,4 +1,4 @@
-"""Successive halving: at the steps that a study names its worse arms stop."""
+"""Successive halving: at the steps that a study names, its worse arms are stopped."""
 
 import hashlib
 import json
@@ -19,24 +19,31 @@ from imgjax.study.tasks import Run
 log = logging.getLogger('imgjax.study')
 
 
-def of(record: dict, study: Study, planned: Sequence[Cell]) -> dict:
-    """Returns {rule, judged, stopped} of the halving that the study asks for now.
+def decisions(record: dict, study: Study, planned: Sequence[Cell]) -> dict:
+    """Returns the decisions so far: {rule, judged: [steps], stopped: {arm: step}}.
 
-    What was judged by another rule, of other cells or by other code, is forgotten.
+    Decisions that were made by another rule, for other cells or with other code are dropped.
     """
     names = sorted(os.path.basename(cell.directory) for cell in planned)
     rule = hashlib.sha256(
         json.dumps([study.halving, study.metric, names]).encode()).hexdigest()[:16]
-    found = record['halving']
-    if study.halving and found['rule'] == rule:
-        return found
+    recorded = record['halving']
+    if study.halving and recorded['rule'] == rule:
+        return recorded
     return {'rule': rule, 'judged': [], 'stopped': {}}
 
 
 def judge(cells: list[Cell], step: int, halving: dict, run: Run) -> bool:
-    """Stops the arms that are the worst at a step, all of them at once; False if it cannot judge.
+    """Decides which arms stop at a step, and writes that to the record; False if it cannot decide.
 
-    An arm of which a cell diverged is the worst; one of which a cell failed is tried again first.
+    An arm with a diverged cell counts as the worst. While a cell has failed nothing is decided, as
+    the next start tries that cell again.
+
+    Args:
+      cells: the cells of the arms that are not stopped.
+      step: the step that was reached.
+      halving: what `decisions` returns; it is updated.
+      run: the start of the study.
     """
     study = run.study
     failed = [cell for cell in cells if cell.directory in run.failed]
@@ -50,17 +57,17 @@ def judge(cells: list[Cell], step: int, halving: dict, run: Run) -> bool:
     metric = parts.measured(config, cells[0].dataset.multi_label)[study.metric]
     sign = -1 if metric.higher_is_better else 1
     ranked = sorted(scores, key=lambda arm: (math.isnan(scores[arm]), sign * scores[arm]))
-    out = ranked[math.ceil(study.halving['keep'] * len(ranked)):]
-    halving['stopped'] |= {arm: step for arm in out}
-    halving['judged'] += [step]  # a start again goes on behind it
-    tasks.note(run, halving=halving)
-    if out:
-        log.info('stopped at step %d: %s', step, ', '.join(out))
+    stopped = ranked[math.ceil(study.halving['keep'] * len(ranked)):]
+    halving['stopped'] |= {arm: step for arm in stopped}
+    halving['judged'] += [step]  # the next start continues after this step
+    tasks.update_record(run, halving=halving)
+    if stopped:
+        log.info('stopped at step %d: %s', step, ', '.join(stopped))
     return True
 
 
 def _score(study: Study, cells: list[Cell], step: int) -> float:
-    """Returns the mean over the seeds at a step; NaN where one diverged."""
+    """Returns the mean of the metric over the seeds at a step; NaN if a seed diverged."""
     values = []
     for cell in cells:
         values += [row.get(study.metric) for row in metrics_log.read_rows(cell.directory)

@@ -1,6 +1,7 @@
-"""plan.json of a study: how its cells are run, which arms were stopped, what it took.
+"""plan.json of a study: how its cells are run, which arms are stopped, and the time it took.
 
-What was chosen by timing is kept there, as another choice would round differently.
+A later start repeats the choices that were made by timing, because another choice would round
+differently.
 """
 
 import glob
@@ -19,14 +20,18 @@ _GROUP = {'like': str, 'strategy': str, 'why': str, 'cells': int, 'populations':
 
 
 def read(workdir: str) -> dict:
-    """Returns what is noted in a study's directory, the same in all processes of the study.
+    """Returns the record in a study's directory, the same in all processes of the study.
 
-      groups    {a hash of its structure: {like: an arm, cells: how many, strategy, why,
-                step_seconds, compile_seconds, populations: [{cells: [names], devices}]}}; on 0
-                devices one cell is run as alone
-      halving   {rule: what it was about, judged: [steps], stopped: {arm: step}}, see halving.py
-      ran       names of the cells that this study ran itself
-      seconds   over all starts
+    The record has these fields:
+
+      groups    {hash of the group's structure: {like: the name of one of its arms, cells: how many,
+                strategy, why, step_seconds, compile_seconds, populations: [{cells: [names],
+                devices}]}}; a population with 0 devices has one cell, which is a single run
+      halving   {rule: its hash, judged: [steps], stopped: {arm: step}}, see halving.py
+      ran       the names of the cells that this study ran itself
+      seconds   the time of all starts together
+
+    If plan.json is missing or cannot be used, the record is empty; the latter logs a warning.
     """
     return json.loads(processes.broadcast_from_first(lambda: json.dumps(_read(workdir))))
 
@@ -37,23 +42,23 @@ def _read(workdir: str) -> dict:
         found = files.read_json(path)
         if _is_record(found):
             return found
-        log.warning('%s: not as it was written; how cells are run is chosen anew', path)
+        log.warning('%s: not as it was written; the strategies are chosen again', path)
     except FileNotFoundError:
         pass
     except (OSError, ValueError) as error:
-        log.warning('%s: cannot be used (%s); how cells are run is chosen anew', path, error)
+        log.warning('%s: cannot be used (%s); the strategies are chosen again', path, error)
     return {'groups': {}, 'halving': {'rule': '', 'judged': [], 'stopped': {}}, 'ran': [],
             'seconds': 0.0}
 
 
 def write(workdir: str, record: dict) -> None:
-    """Writes plan.json, whole or not at all."""
+    """Writes plan.json, which at no time is an incomplete file."""
     if processes.first():
         config_lib.write_json(os.path.join(workdir, 'plan.json'), record)
 
 
 def read_all(workdir: str) -> dict:
-    """Returns what is noted in a study's directory and in those of its parts, as one record."""
+    """Returns the records in a study's directory and in those of its parts, merged into one."""
     return json.loads(processes.broadcast_from_first(lambda: json.dumps(_read_all(workdir))))
 
 
@@ -68,7 +73,7 @@ def _read_all(workdir: str) -> dict:
 
 
 def _is_record(found) -> bool:
-    """Is it what `write` writes? A start again relies on it."""
+    """Returns whether a value has the form that `write` writes, so that the study can use it."""
     return (
         _has(found, {'groups': dict, 'halving': dict, 'ran': list, 'seconds': float})
         and all(map(_is_group, found['groups'].values()))
@@ -83,8 +88,10 @@ def _is_group(group) -> bool:
         and group['strategy'] in strategy.NAMES
         and all(isinstance(group.get(name, ''), float | None)
                 for name in ('step_seconds', 'compile_seconds'))
-        and all(_has(one, {'cells': list, 'devices': int}) and _all(str, one['cells'])
-                and _divides(one['devices'], len(one['cells'])) for one in group['populations']))
+        and all(_has(population, {'cells': list, 'devices': int})
+                and _all(str, population['cells'])
+                and _divides(population['devices'], len(population['cells']))
+                for population in group['populations']))
 
 
 def _divides(devices: int, cells: int) -> bool:

@@ -1,8 +1,10 @@
-"""How the cells of one structure are run: one after the other, or as one program; and why.
+"""Chooses how the cells of one structure are run, one after the other or as one program.
 
-  loop   one after the other in this process: compiled once, decoded once, each exactly a run alone
-  vmap   one program for all of them (population.py), over all devices, each with its part
-  mesh   one program for as many of them as there are devices, each exactly a run alone
+  loop   one after the other in this process, compiled and decoded once; each has the bits of a
+         single run
+  vmap   one program for all cells (population.py), spread evenly over all devices
+  mesh   one program for as many cells as there are devices, one cell per device; each has the bits
+         of a single run
 """
 
 import logging
@@ -26,7 +28,7 @@ from imgjax.study.cells import Cell
 log = logging.getLogger('imgjax.study')
 
 NAMES = ('auto', 'loop', 'vmap', 'mesh')
-_TIMED_SECONDS = 0.3  # that long a program is timed, or three dispatches
+_TIMED_SECONDS = 0.3  # a program is timed for at most this time or three dispatches
 
 
 class Choice(NamedTuple):
@@ -34,11 +36,11 @@ class Choice(NamedTuple):
 
     Attributes:
       strategy: loop, vmap or mesh.
-      members: cells of a population, 1 for a loop.
-      devices: that a population is spread over.
-      why: a line for people.
-      step_seconds: of a step of a run alone; None where it was not timed.
-      compile_seconds: of a run alone; None where it was not timed.
+      members: the number of cells in a population; 1 for a loop.
+      devices: the number of devices that a population is spread over.
+      why: the reason, a line for people.
+      step_seconds: the time of one step of a single run; None where it was not timed.
+      compile_seconds: the time to compile a single run; None where it was not timed.
     """
 
     strategy: str
@@ -50,78 +52,89 @@ class Choice(NamedTuple):
 
 
 def check(groups: Sequence[Sequence[Cell]], requested: str, shared: dict) -> None:
-    """Checks, before anything is run, that each whole group can be run as it is wished.
+    """Checks, before anything is run, that the requested strategy is possible for each group.
 
     Raises:
-      ConfigError: the requested strategy is not possible; the line says why.
+      ConfigError: it is not; the message says why.
     """
     for cells in groups if requested in ('vmap', 'mesh') else ():
-        why_not = _why_not(cells, _population(cells, requested), requested, shared)
+        why_not = _why_not(cells, _largest(cells, requested), requested, shared)
         if why_not:
-            raise ConfigError(f'--strategy={requested}: not for the {len(cells)} cells of '
-                              f'{cells[0].arm!r} and its like: {why_not}')
+            raise ConfigError(f'--strategy={requested}: not for the {len(cells)} cells like '
+                              f'{cells[0].arm!r}: {why_not}')
 
 
 def choose(cells: Sequence[Cell], requested: str, shared: dict) -> Choice:
-    """Chooses for cells of one group that are not done yet.
+    """Chooses the strategy for cells of one group that are not done yet.
 
-    `auto` times a few steps of a loop and of a population, and takes what is sooner done. Cells
-    that no population can have (the last one of a group) are looped, whatever is requested.
+    `auto` times a few steps of a single run and of a population, and takes the one that ends first.
+    Cells that no population can take (such as the last one of a group) are looped with any request.
 
     Args:
-      cells: of one group.
-      requested: one of NAMES.
-      shared: see cache.py; what is compiled for timing is there for the run.
+      cells: the cells, all of one group.
+      requested: the requested strategy, one of NAMES.
+      shared: see cache.py; the programs that are compiled for timing stay in it for the run.
     """
-    many = _population(cells, requested)
-    why_not = _why_not(cells, many, requested, shared)
+    population_choice = _largest(cells, requested)
+    why_not = _why_not(cells, population_choice, requested, shared)
     if requested == 'loop' or why_not:
-        return Choice('loop', 1, 1, why_not or 'asked for')
+        return Choice('loop', 1, 1, why_not or 'requested')
     backend.keep_memory()
-    steps, alone = cells[0].config['steps'], None
+    steps, loop_choice = cells[0].config['steps'], None
     if requested == 'auto':
-        step, compiling = _time_loop(cells[0], shared)
-        alone, whole = Choice('loop', 1, 1, '', step, compiling), step * steps * len(cells)
-        if whole < 2 * compiling:
-            return alone._replace(why=f'all steps take {whole:.1f} s, less than to compile '
-                                  'another program and to gain by it')
-    many, together, compiling_many = _fitting(cells, many, shared)
-    if many is None:
-        return (alone or Choice('loop', 1, 1, ''))._replace(
+        step_seconds, compile_seconds = _time_loop(cells[0], shared)
+        loop_choice = Choice('loop', 1, 1, '', step_seconds, compile_seconds)
+        loop_seconds = step_seconds * steps * len(cells)
+        if loop_seconds < 2 * compile_seconds:
+            return loop_choice._replace(
+                why=f'all steps take {loop_seconds:.1f} s, too little to gain by compiling another '
+                    'program')
+    population_choice, together_seconds, more_compiling = _fitting(
+        cells, population_choice, shared)
+    if population_choice is None:
+        return (loop_choice or Choice('loop', 1, 1, ''))._replace(
             why='two at once do not fit into the memory')
-    if alone is None:
-        return many._replace(why='asked for')
-    whole_many = together * steps * math.ceil(len(cells) / many.members) + compiling_many
-    compared = (f'{1e3 * together:.2f} ms a step, one alone {1e3 * step:.2f} ms: '
-                f'{step * many.members / together:.1f} times as fast')
-    if whole_many < whole:
-        return many._replace(step_seconds=step, compile_seconds=compiling,
-                             why=f'{many.members} members take {compared}')
-    return alone._replace(why=f'{many.members} members as one program would take {compared}, and '
-                          f'{compiling_many:.1f} s to compile')
+    if loop_choice is None:
+        return population_choice._replace(why='requested')
+    members = population_choice.members
+    population_seconds = (
+        together_seconds * steps * math.ceil(len(cells) / members) + more_compiling)
+    compared = (f'{1e3 * together_seconds:.2f} ms per step, a single run '
+                f'{1e3 * step_seconds:.2f} ms: '
+                f'{step_seconds * members / together_seconds:.1f} times as fast')
+    if population_seconds < loop_seconds:
+        return population_choice._replace(
+            step_seconds=step_seconds, compile_seconds=compile_seconds,
+            why=f'{members} members take {compared}')
+    return loop_choice._replace(
+        why=f'{members} members as one program would take {compared}, and {more_compiling:.1f} s '
+            'to compile')
 
 
-def _fitting(cells: Sequence[Cell], many: Choice, shared: dict):
-    """Returns the largest population that fits, half as large each time, and what was timed.
+def _fitting(cells: Sequence[Cell], choice: Choice, shared: dict):
+    """Returns the largest population that fits into the memory, and what `_time_population` does.
 
-    (None, 0, 0) where not even two members fit.
+    It halves the population of `choice` until it fits; (None, 0, 0) if not even two members fit.
     """
-    while many.members > 1:
+    while choice.members > 1:
         try:
-            return many, *_time_population(cells[:many.members], many.devices, shared)
+            return choice, *_time_population(cells[:choice.members], choice.devices, shared)
         except (MemoryError, jax.errors.JaxRuntimeError) as error:
             if not backend.is_out_of_memory(error):
                 raise
         shared.pop('population', None)
-        members = many.members // 2 // many.devices * many.devices
-        log.info('%d members do not fit into the memory', many.members)
-        many = many._replace(members=members, strategy='mesh' if members == many.devices
-                             else many.strategy)
+        members = choice.members // 2 // choice.devices * choice.devices
+        log.info('%d members do not fit into the memory', choice.members)
+        choice = choice._replace(members=members, strategy='mesh' if members == choice.devices
+                                 else choice.strategy)
     return None, 0.0, 0.0
 
 
-def _population(cells: Sequence[Cell], requested: str) -> Choice:
-    """Returns the largest population of these cells."""
+def _largest(cells: Sequence[Cell], requested: str) -> Choice:
+    """Returns the largest population of these cells, whether or not it fits into the memory.
+
+    If the images are streamed, its members must have the same seed, as they share the batches.
+    """
     seeds = {cell.seed for cell in cells}
     streamed = not feed.is_resident(cells[0], cells[0].sources[0])
     most = min(sum(cell.seed == seed for cell in cells) for seed in seeds) if streamed else len(
@@ -129,23 +142,24 @@ def _population(cells: Sequence[Cell], requested: str) -> Choice:
     devices = min(jax.local_device_count(), most)
     if requested == 'mesh' or devices == most:
         return Choice('mesh', devices, devices, '')
-    return Choice('vmap', most // devices * devices, devices, '')  # those left over go by a loop
+    return Choice('vmap', most // devices * devices, devices, '')  # the rest of the cells is looped
 
 
-def _why_not(cells: Sequence[Cell], many: Choice, requested: str, shared: dict) -> str:
-    """Returns why these cells cannot be one program, or ''."""
+def _why_not(cells: Sequence[Cell], population_choice: Choice, requested: str,
+             shared: dict) -> str:
+    """Returns why these cells cannot be run as one program, or '' if they can."""
     config = cells[0].config
-    if many.members < 2:
+    if population_choice.members < 2:
         return 'there is one cell of this structure' if len(cells) == 1 else (
-            'there is one device' if requested == 'mesh' else 'no two cells have one seed, and the '
-            'images are streamed')
+            'there is one device' if requested == 'mesh' else 'no two cells have the same seed, '
+            'and the images are streamed')
     if processes.count() > 1:
         return 'the study has several processes'
     if config['init']['weights']:
         return 'they begin with weights from a file'
     if config['mesh']['fsdp'] > 1 or config['mesh']['tensor'] > 1 or config['mesh']['data'] > 1:
         return 'config.mesh cuts a run over several devices'
-    if many.members > many.devices:
+    if population_choice.members > population_choice.devices:
         setup = build.setup(config, cells[0].dataset, jax.local_devices()[:1], shared)
         text = feed.step_as_text(setup, jax.eval_shape(lambda: state_lib.hparams_of(config)))
         if feed.loops_slowly(text):
@@ -155,17 +169,17 @@ def _why_not(cells: Sequence[Cell], many: Choice, requested: str, shared: dict) 
 
 
 def _time_loop(cell: Cell, shared: dict) -> tuple[float, float]:
-    """Returns the seconds of a step of a run alone, and those of compiling it."""
+    """Returns the seconds of one step of a single run, and the seconds to compile it."""
     setup = build.setup(cell.config, cell.dataset, shared=shared)
     hparams = sharding.place(
         state_lib.hparams_of(setup.config), sharding.replicated(setup.mesh))
     state = train.initial_state(setup, hparams)
-    opened = feed.open_feed(setup, cell.sources[0], state, 0, hparams)
-    return _seconds_a_step(opened, state), opened.compile_seconds
+    timed_feed = feed.open_feed(setup, cell.sources[0], state, 0, hparams)
+    return _step_seconds(timed_feed, state), timed_feed.compile_seconds
 
 
 def _time_population(cells: Sequence[Cell], count: int, shared: dict) -> tuple[float, float]:
-    """Returns the seconds of a step of all cells together, and those of compiling it."""
+    """Returns the seconds of one step of all cells as one program, and those to compile it."""
     devices = jax.local_devices()[:count]
     setups = [build.setup(cell.config, cell.dataset, devices[:1], shared) for cell in cells]
     mesh = Mesh(np.asarray(devices), (population.AXIS,))
@@ -173,25 +187,25 @@ def _time_population(cells: Sequence[Cell], count: int, shared: dict) -> tuple[f
         state_lib.hparams_of(setup.config), sharding.replicated(setup.mesh)))) for setup in setups]
     state = sharding.place(population.stack(states),
                            NamedSharding(mesh, PartitionSpec(population.AXIS)), own=True)
-    opened = population.open_feed(setups, cells[0].sources[0], mesh, state, 0)
-    return _seconds_a_step(opened, state), opened.compile_seconds
+    timed_feed = population.open_feed(setups, cells[0].sources[0], mesh, state, 0)
+    return _step_seconds(timed_feed, state), timed_feed.compile_seconds
 
 
-def _seconds_a_step(opened: feed.Feed, state) -> float:
-    """Returns the least of a few dispatches, the first of which is not timed."""
-    item, least, done, began = next(opened.items), math.inf, 0, time.monotonic()
+def _step_seconds(timed_feed: feed.Feed, state) -> float:
+    """Returns the seconds of a step in the fastest of a few dispatches, without the first one."""
+    item, least, done, began = next(timed_feed.items), math.inf, 0, time.monotonic()
     while done < 2 or (done < 4 and time.monotonic() - began < _TIMED_SECONDS):
         since = time.monotonic()
-        state, measured = opened.dispatch(state, item)
+        state, measured = timed_feed.dispatch(state, item)
         jax.block_until_ready(measured)
         if done:
             least = min(least, time.monotonic() - since)
         done += 1
-    return least / opened.steps
+    return least / timed_feed.steps
 
 
 def process_seconds() -> float:
-    """Returns how long this process has been running; 0 where the system is not Linux."""
+    """Returns the seconds since this process started; 0 where the system is not Linux."""
     try:
         with open('/proc/self/stat', encoding='ascii') as file:
             ticks = int(file.read().rsplit(')', 1)[1].split()[19])

@@ -73,7 +73,7 @@ def test_classes_without_images_are_said():
         answers, **{name: np.asarray(getattr(answers, name))[kept]
                     for name in ('labels', 'predictions', 'confidences')})))
     first, second = answers.class_names[:2]
-    assert (f'has no images of 2 of the 10 classes ({first}, {second}): all figures are of the '
+    assert (f'has no images of 2 of the 10 classes ({first}, {second}): all figures are about the '
             'others.') in text
     assert not re.search(r'\bnan\b', text, re.IGNORECASE)
 

@@ -365,5 +365,5 @@ def test_what_does_not_fit_is_refused_in_one_line(first, second, message):
 
 @pytest.mark.parametrize('values', [[], [0.9, math.nan], [[0.9]]])
 def test_interval_of_what_is_not_done_is_refused(values):
-    with pytest.raises(ValueError, match='one finite value a seed'):
+    with pytest.raises(ValueError, match='one finite value per seed'):
         statistics.interval(values)

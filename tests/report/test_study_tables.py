@@ -54,7 +54,8 @@ def test_verdicts():
     short = sample(arms=2, seeds=2)
     assert 'no difference shown; ' in study_text.verdict(short.comparisons[0], short)
     single = sample(arms=2, seeds=1)
-    assert study_text.verdict(single.comparisons[0], single) == 'one seed tells nothing of others'
+    assert study_text.verdict(single.comparisons[0], single) == (
+        'one seed tells nothing about others')
 
 
 @pytest.mark.parametrize('value, text', [

@@ -169,7 +169,7 @@ def test_what_training_imports_and_does_not_count():
     Where this fails, a new import of imgjax.train or of the loop has to be counted: let a module of
     code.MAKERS import it, or make it one.
     """
-    reached = set(code._reached(['imgjax.train', 'imgjax.study.population'], code.ROOT))
+    reached = set(code._reachable(['imgjax.train', 'imgjax.study.population'], code.ROOT))
     rooms = ('rundir', 'process', 'report', 'perf', 'study', 'interop')
     others = {name for name in reached - set(code.modules(config()))
               if not name.startswith(tuple(f'imgjax.{room}' for room in rooms))}

@@ -32,7 +32,7 @@ def run(tmp_path):
                 log.write({'step': 20, 'split': 'test', 'accuracy': score, 'loss': score})
             log.close()
         return tasks.Run(of, planned, planned, str(tmp_path), record.read(str(tmp_path)), 'auto',
-                         {}, None, {'noted': 0.0}, set())
+                         {}, None, {'recorded': 0.0}, set())
 
     return start
 
@@ -42,25 +42,25 @@ def run(tmp_path):
         'fair', 'bad', 'gone'}), ('loss', 0.5, {'good', 'gone'})])
 def test_the_worse_arms_stop_and_it_is_noted(run, tmp_path, metric, keep, stopped):
     one = run(study(metric, keep))
-    halved = halving.of(one.record, one.study, one.planned)
+    halved = halving.decisions(one.record, one.study, one.planned)
     assert halving.judge(one.planned, 20, halved, one)
-    noted = halving.of(record.read(str(tmp_path)), one.study, one.planned)
+    noted = halving.decisions(record.read(str(tmp_path)), one.study, one.planned)
     assert noted['judged'] == [20] and noted['stopped'] == dict.fromkeys(stopped, 20)
 
 
 def test_nothing_is_judged_while_a_cell_failed(run, tmp_path):
     one = run(study())
     one.failed.add(one.planned[0].directory)
-    halved = halving.of(one.record, one.study, one.planned)
+    halved = halving.decisions(one.record, one.study, one.planned)
     assert not halving.judge(one.planned, 20, halved, one)
     assert halved['judged'] == [] and halved['stopped'] == {}
 
 
 def test_another_rule_other_cells_or_none_forget_what_was_judged(run, tmp_path):
     one = run(study())
-    halving.judge(one.planned, 20, halving.of(one.record, one.study, one.planned), one)
+    halving.judge(one.planned, 20, halving.decisions(one.record, one.study, one.planned), one)
     noted = record.read(str(tmp_path))
     for other, planned in ((study('loss'), one.planned), (study(keep=0.25), one.planned),
                            (one.study, one.planned[:-1]),
                            (one.study._replace(halving=None), one.planned)):
-        assert halving.of(noted, other, planned)['stopped'] == {}
+        assert halving.decisions(noted, other, planned)['stopped'] == {}

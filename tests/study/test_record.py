@@ -43,7 +43,7 @@ def test_a_spoiled_record_is_none(spoiled, tmp_path, caplog):
     (tmp_path / 'plan.json').write_text(json.dumps(spoiled))
     with caplog.at_level(logging.WARNING, 'imgjax.study'):
         assert record.read(str(tmp_path)) == NOTHING
-    assert 'how cells are run is chosen anew' in caplog.text
+    assert 'the strategies are chosen again' in caplog.text
 
 
 def test_what_is_no_json_is_none(tmp_path, caplog):
