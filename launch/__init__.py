@@ -10,6 +10,6 @@ def _end(signum, frame):
     os._exit(75)
 
 
-if sys.argv[0] == '-m':  # one of them is started: until entry.main listens, while it is imported
+if sys.argv[0] == '-m':  # a command is being imported; entry.main sets other handlers later
     signal.signal(signal.SIGINT, _end)
     signal.signal(signal.SIGTERM, _end)

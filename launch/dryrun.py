@@ -1,9 +1,10 @@
-"""Compiles the train step for devices that need not be there; says whether it fits, what bounds it.
+"""Compiles the train step for devices that need not exist here; says if it fits, and its limits.
 
     python -m launch.dryrun --config=configs/imagenet_vit_b16.py --topology=v5e:16x16
     python -m launch.dryrun --config=configs/digits.py:vit --topology=cpu:8
 
-TPUs take the extra `imgjax[tpu]`, no TPU. Exit code 1 says that the step does not fit.
+A TPU topology needs the extra `imgjax[tpu]`, but no TPU. Exit code 1 means that the step does not
+fit into the memory.
 """
 
 from absl import flags
@@ -17,11 +18,13 @@ _CONFIG = config_flags.DEFINE_config_file(
 _TOPOLOGY = flags.DEFINE_string(
     'topology', None, 'A TPU slice such as v5e:16x16 (v4, v5e, v5p, v6e), or cpu:8.', required=True)
 _CLASSES = flags.DEFINE_integer(
-    'num_classes', 0, 'Of a dataset that is not at hand.', lower_bound=0)
+    'num_classes', 0, 'The number of classes of a dataset that is not here.', lower_bound=0)
 _SIDE = flags.DEFINE_integer(
-    'image_size', 0, 'Pixels of a side, where the config leaves it to the dataset.', lower_bound=0)
+    'image_size', 0, 'The side of the images in pixels, if the config does not set it.',
+    lower_bound=0)
 _EXAMPLES = flags.DEFINE_integer(
-    'train_examples', 0, 'Of a dataset that is not at hand, for epochs.', lower_bound=0)
+    'train_examples', 0, 'The number of training images of a dataset that is not here, for epochs.',
+    lower_bound=0)
 flags.mark_flag_as_required('config')
 
 

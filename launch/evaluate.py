@@ -1,4 +1,4 @@
-"""Evaluates a checkpoint on a split of its dataset or of any other, or published weights on one.
+"""Evaluates a checkpoint, or published weights, on a split of any dataset.
 
     python -m launch.evaluate --workdir=runs/digits --split=test
     python -m launch.evaluate --workdir=runs/mine --config.data.path=ELSEWHERE
@@ -14,16 +14,16 @@ from imgjax import entry
 from imgjax.errors import ConfigError
 
 _CONFIG = config_flags.DEFINE_config_file(
-    'config', base.__file__, 'Of published weights a file of configs/ that says the model; of a '
-    'run only --config.data... of other data than its own.', accept_new_attributes=True,
-    lock_config=False)
-_WORKDIR = flags.DEFINE_string('workdir', '', 'The run directory; weights have none.')
-_STEP = flags.DEFINE_string('step', '', 'Which checkpoint: a number, or best, that of the best '
-                            'evaluation; the newest when left out.')
-_SPLIT = flags.DEFINE_string('split', None, 'Which split; config.data.eval_split when left out.')
+    'config', base.__file__, 'For published weights: a file of configs/ with the model. '
+    'For a run: only --config.data.FIELD=VALUE, to evaluate other data than its own.',
+    accept_new_attributes=True, lock_config=False)
+_WORKDIR = flags.DEFINE_string('workdir', '', 'The run directory; leave it out for weights.')
+_STEP = flags.DEFINE_string('step', '', 'The step of the checkpoint, or best for that of the best '
+                            'evaluation; the newest by default.')
+_SPLIT = flags.DEFINE_string('split', None, 'The split; config.data.eval_split by default.')
 _CLASSES = flags.DEFINE_enum(
-    'classes', 'name', ('name', 'number'), 'How those of the data are found among those of the '
-    'model: number is for data that call the same classes otherwise.')
+    'classes', 'name', ('name', 'number'), 'How the classes of the data are matched with those '
+    'of the model; number is for data whose classes have other names in the same order.')
 
 
 def main() -> dict:

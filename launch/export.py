@@ -1,4 +1,4 @@
-"""Writes a run's model for other programs, and runs what it wrote before it says done.
+"""Exports a run's model for other programs, and checks the exported model by running it.
 
     python -m launch.export --workdir=runs/digits --format=onnx
 """
@@ -10,9 +10,9 @@ from imgjax import entry
 _WORKDIR = flags.DEFINE_string('workdir', None, 'The run directory.', required=True)
 _FORMAT = flags.DEFINE_string(
     'format', None, 'safetensors (for timm), stablehlo, onnx or savedmodel.', required=True)
-_OUTPUT = flags.DEFINE_string('output', '', 'The folder; WORKDIR/export/FORMAT when left out.')
-_STEP = flags.DEFINE_string('step', '', 'Which checkpoint: a number, or best, that of the best '
-                            'evaluation; the newest when left out.')
+_OUTPUT = flags.DEFINE_string('output', '', 'The folder; WORKDIR/export/FORMAT by default.')
+_STEP = flags.DEFINE_string('step', '', 'The step of the checkpoint, or best for that of the best '
+                            'evaluation; the newest by default.')
 
 
 def main() -> dict:

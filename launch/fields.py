@@ -1,4 +1,4 @@
-"""Prints every field of the config: its type, default, range and meaning, and those of the parts.
+"""Prints all fields of the config and of the parts: type, default, range and meaning.
 
     python -m launch.fields
     python -m launch.fields --part=optimizer:prodigy
@@ -11,7 +11,7 @@ from absl import flags
 from imgjax import entry
 
 _PART = flags.DEFINE_string('part', '', 'KIND:NAME, such as optimizer:prodigy or '
-                            'objective:projects.poly: what that part alone takes.')
+                            'objective:projects.poly, to print the fields of that part only.')
 
 
 def main() -> dict:

@@ -1,4 +1,4 @@
-"""Lists the checkpoints of a run directory and whether each is what was saved.
+"""Lists the checkpoints of a run directory, and checks each against its digests.
 
     python -m launch.inspect --workdir=runs/digits
 """

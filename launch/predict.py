@@ -1,4 +1,4 @@
-"""Classifies images with a run directory; nothing else is needed, the dataset neither.
+"""Classifies images with the model of a run; needs its run directory, but not its dataset.
 
     python -m launch.predict --workdir=runs/digits --images='scans/*.png' --output=predictions.csv
 """
@@ -8,11 +8,11 @@ from absl import flags
 from imgjax import entry
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'The run directory.', required=True)
-_STEP = flags.DEFINE_string('step', '', 'Which checkpoint: a number, or best, that of the best '
-                            'evaluation; the newest when left out.')
+_STEP = flags.DEFINE_string('step', '', 'The step of the checkpoint, or best for that of the best '
+                            'evaluation; the newest by default.')
 _IMAGES = flags.DEFINE_string('images', None, 'A file, a folder, or a glob.', required=True)
-_TOP_K = flags.DEFINE_integer('top_k', 5, 'How many classes an image gets.', lower_bound=1)
-_OUTPUT = flags.DEFINE_string('output', 'predictions.csv', 'Where to write: .csv or .json.')
+_TOP_K = flags.DEFINE_integer('top_k', 5, 'The number of classes per image.', lower_bound=1)
+_OUTPUT = flags.DEFINE_string('output', 'predictions.csv', 'The file to write, .csv or .json.')
 
 
 def main() -> dict:

@@ -1,4 +1,4 @@
-"""Draws what the model of a config is trained on: crops, augmentation, mixed targets.
+"""Draws the images that a config trains on: with crops, augmentation and mixed targets.
 
     python -m launch.preview --config=configs/digits.py --output=preview.png
 """
@@ -11,9 +11,9 @@ from imgjax import entry
 _CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'A file of configs/, as PATH or PATH:ARGUMENT.',
     accept_new_attributes=True, lock_config=False)
-_OUTPUT = flags.DEFINE_string('output', 'preview.png', 'Where to draw: .png, .jpg, .pdf or .svg.')
-_IMAGES = flags.DEFINE_integer('images', 8, 'How many images.', lower_bound=1)
-_STEPS = flags.DEFINE_integer('steps', 5, 'Of how many steps each is shown.', lower_bound=1)
+_OUTPUT = flags.DEFINE_string('output', 'preview.png', 'The file: .png, .jpg, .pdf or .svg.')
+_IMAGES = flags.DEFINE_integer('images', 8, 'The number of images.', lower_bound=1)
+_STEPS = flags.DEFINE_integer('steps', 5, 'For how many steps each image is drawn.', lower_bound=1)
 flags.mark_flag_as_required('config')
 
 

@@ -1,4 +1,4 @@
-"""Trains a config in a run directory; the same command again goes on where it stopped.
+"""Trains a config in a run directory; the same command continues a run that was stopped.
 
     python -m launch.train --config=configs/digits.py --workdir=runs/digits
     python -m launch.train --config=configs/digits.py:vit --workdir=runs/vit \\
@@ -13,8 +13,8 @@ from configs import base
 from imgjax import entry
 
 _CONFIG = config_flags.DEFINE_config_file(
-    'config', base.__file__, 'A file of configs/, as PATH or PATH:ARGUMENT; the run directory\'s '
-    'own config when left out.', accept_new_attributes=True, lock_config=False)
+    'config', base.__file__, 'A file of configs/, as PATH or PATH:ARGUMENT; by default the config '
+    'of the run directory.', accept_new_attributes=True, lock_config=False)
 _WORKDIR = flags.DEFINE_string('workdir', None, 'The run directory.', required=True)
 
 

@@ -1,4 +1,4 @@
-"""Job files for clusters: a training command, and what starts it again after a failure."""
+"""Job files for clusters: a training command, and the script that restarts it after a failure."""
 
 import json
 import os
@@ -13,18 +13,22 @@ from ml_collections import config_flags
 from imgjax.errors import ConfigError
 from imgjax.rundir import outputs
 
-# Exit codes after which starting again cannot help: wrong flags or config, wrong data, divergence,
-# a run directory that another run has locked.
+# Exit codes after which a restart cannot help: wrong flags or config, wrong data, divergence, a run
+# directory that another process has locked.
 FINAL_CODES = (2, 3, 4, 5)
 
 
-def asked(defined) -> dict:
-    """Returns the values of an entry point's flags by name, with those of its config.
+def flag_values(defined) -> dict:
+    """Returns {name: value} of an entry point's flags, with the config file and its overrides.
 
-    `config` is the name of the config file as it was given, `fields` are the overrides.
+    `config` is the name of the config file as the user gave it, '' if there is none; `fields` is
+    what `overrides` returns.
 
     Args:
       defined: the flags that the entry point defines.
+
+    Raises:
+      ConfigError: see `overrides`.
     """
     config = flags.FLAGS['config']
     return {'config': config_flags.get_config_filename(config) if config.present else '',
@@ -35,13 +39,13 @@ def overrides(arguments: list[str]) -> list[str]:
     """Returns the arguments that set fields of the config, as launch.train takes them.
 
     Raises:
-      ConfigError: one of them has no =, so that the end of its value is unknown.
+      ConfigError: an argument has no =, so that the end of its value is unknown.
     """
-    found = [text for text in arguments if re.match(r'--?(no)?config\.', text)]
-    for text in found:
+    fields = [text for text in arguments if re.match(r'--?(no)?config\.', text)]
+    for text in fields:
         if '=' not in text:
             raise ConfigError(f'{text}: in a job file it takes the form --config.FIELD=VALUE')
-    return found
+    return fields
 
 
 def train_command(python: str, config: str, fields: list[str], workdir: str,
@@ -66,10 +70,10 @@ def write(flag: str, path: str, text: str, command: str, mark: str) -> None:
       path: the path of the file.
       text: the content to write.
       command: the command that writes the file.
-      mark: a line of each file that the command writes; a file without it is not replaced.
+      mark: a line that every file of this command has; a file without it is not replaced.
 
     Raises:
-      ConfigError: the file may not be written.
+      ConfigError: there is another file at `path`, or the folder cannot be used.
     """
     outputs.check_file(flag, path, command, (mark.encode(),), makes_folder=True)
     outputs.make_folder(os.path.dirname(os.path.realpath(path)))
@@ -78,7 +82,10 @@ def write(flag: str, path: str, text: str, command: str, mark: str) -> None:
 
 
 def check(**fields) -> None:
-    """Checks that values can stand in a job file.
+    """Checks that values can be written into a job file.
+
+    Args:
+      **fields: {flag: a text, a list of texts, or a value of another type, which is not checked}.
 
     Raises:
       ConfigError: a text has a line break or another control character, or a required one is empty.
@@ -106,10 +113,10 @@ def check_name(name: str) -> None:
 
 
 def render(template: str, **values) -> str:
-    """Fills in a template of launch/, in which a filter quotes every value.
+    """Returns a template of launch/ with its values filled in; each value is quoted by a filter.
 
-    `sh` writes one word of a shell, `words` several, `sbatch` the value of an #SBATCH line, and
-    `yaml` any value of YAML.
+    `sh` writes one word for a shell, `words` several words, `sbatch` the value of an #SBATCH line,
+    and `yaml` any value in YAML.
     """
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True,
                                      lstrip_blocks=True, keep_trailing_newline=True)
@@ -124,5 +131,5 @@ def _sbatch(text: str) -> str:
 
 
 def _yaml(value) -> str:
-    # JSON is YAML but for surrogate pairs such as \uD83D, which YAML does not join.
+    # JSON is valid YAML except for surrogate pairs such as \uD83D, which YAML does not join.
     return json.dumps(value, ensure_ascii=False)

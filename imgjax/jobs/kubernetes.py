@@ -1,4 +1,4 @@
-"""Writes the JobSet of a run on Kubernetes."""
+"""Writes the JobSet manifest of a run on Kubernetes."""
 
 import posixpath
 
@@ -6,15 +6,15 @@ from imgjax import jobs
 from imgjax.errors import ConfigError
 from imgjax.rundir import outputs
 
-_MARK = '# A run on Kubernetes with the JobSet controller'  # of launch/jobset.yaml
-PORT = 8476  # of the first process; the port that JAX uses on Kubernetes
+_MARK = '# A run on Kubernetes with the JobSet controller'  # a line of launch/jobset.yaml
+PORT = 8476  # on which the first process listens; JAX's default on Kubernetes
 
 
 def jobset(template: str, *, config: str, fields: list[str], workdir: str, name: str, nodes: int,
            chips: int, resource: str, node_selector: list[str], image: str, directory: str,
            python: str, claim: str, mount: str, grace_seconds: int, heartbeat_seconds: int,
            max_restarts: int) -> str:
-    """Returns the text of the YAML, for `kubectl apply -f`.
+    """Returns the text of the YAML manifest, for `kubectl apply -f`.
 
     Args:
       template: the content of launch/jobset.yaml.
@@ -32,11 +32,11 @@ def jobset(template: str, *, config: str, fields: list[str], workdir: str, name:
       claim: the PersistentVolumeClaim of the disk for run directories.
       mount: the folder where that disk is mounted.
       grace_seconds: the time from SIGTERM to SIGKILL.
-      heartbeat_seconds: the seconds of silence after which a process is taken for dead.
+      heartbeat_seconds: the seconds of silence after which a process counts as dead.
       max_restarts: how often all pods may start again.
 
     Raises:
-      ConfigError: a value cannot stand in a manifest.
+      ConfigError: a value cannot be written into a manifest.
     """
     jobs.check(config=config, workdir=workdir, resource=resource, node_selector=node_selector,
                image=image, directory=directory, python=python, claim=claim, mount=mount,
@@ -47,7 +47,7 @@ def jobset(template: str, *, config: str, fields: list[str], workdir: str, name:
     for label in node_selector:
         if '=' not in label:
             raise ConfigError(f'--node_selector: takes KEY=VALUE, got {label!r}')
-    # Kubernetes fills in $(NAME) and takes $$ for $.
+    # Kubernetes replaces $(NAME) by a variable's value, and $$ by $.
     command = [word.replace('$', '$$') for word in jobs.train_command(
         python, config, fields, workdir, heartbeat_seconds)]
     command += [f'--coordinator_address={name}-run-0-0.{name}:{PORT}', f'--num_processes={nodes}',
@@ -60,7 +60,10 @@ def jobset(template: str, *, config: str, fields: list[str], workdir: str, name:
 
 
 def run(template: str, output: str, **fields) -> dict:
-    """Writes the JobSet, with the fields of `jobset`; returns {manifest: the path of the file}."""
+    """Writes the JobSet manifest to `output`; returns {manifest: the path of the file}.
+
+    The fields are the other arguments of `jobset`, and it raises the same errors.
+    """
     text = jobset(template, **fields)
     output = outputs.path('output', output)
     jobs.write('output', output, text, 'launch.kubernetes', _MARK)

@@ -10,8 +10,8 @@ from imgjax import jobs
 from imgjax.errors import ConfigError
 from imgjax.rundir import outputs
 
-_MARK = '# Slurm starts the job again after the failure of a node'  # of launch/slurm.sh
-MAX_FAILURES = 3  # starts in a row that end by a fault before they save anything
+_MARK = '# Slurm starts the job again after the failure of a node'  # a line of launch/slurm.sh
+MAX_FAILURES = 3  # a job ends after so many starts in a row that failed before they saved a step
 
 
 def _absolute(path: str) -> str:
@@ -19,7 +19,7 @@ def _absolute(path: str) -> str:
 
 
 def logs(workdir: str) -> str:
-    """Returns the folder of the script and the logs, which is beside the run directory."""
+    """Returns the folder of the script and the logs, which lies beside the run directory."""
     return f'{workdir.rstrip("/")}.slurm'
 
 
@@ -32,8 +32,8 @@ def script(template: str, *, config: str, study: str, fields: list[str], workdir
     Args:
       template: the content of launch/slurm.sh.
       config: a config file, as launch.train takes it.
-      study: a study file in place of the config, as launch.study takes it; each task of `array`, 0
-        to N - 1, runs its part of the cells.
+      study: a study file instead of a config, as launch.study takes it; each task of `array`, 0 to
+        N - 1, runs its part of the cells.
       fields: overrides of the config, as jobs.overrides returns them.
       workdir: the run directory, on a disk that all nodes see; with `array`, task I runs in
         WORKDIR/I. For a study, the directory of the study.
@@ -42,18 +42,18 @@ def script(template: str, *, config: str, study: str, fields: list[str], workdir
       nodes: the number of nodes.
       processes: processes per node; a single one uses all GPUs of its node.
       gpus: GPUs per node, or 0.
-      time: the time limit, as sbatch takes it; '' is that of the partition.
+      time: the time limit, as sbatch takes it; '' is the limit of the partition.
       partition: the partition, or '' for the default one.
       options: more options of sbatch, each as --NAME=VALUE.
       array: the indices of a job array as sbatch takes them, or ''.
       array_field: the field of the config that is set to the index of an array's task.
       grace_seconds: how long before the time limit the run is asked to stop.
-      heartbeat_seconds: the seconds of silence after which a process is taken for dead.
+      heartbeat_seconds: the seconds of silence after which a process counts as dead.
       max_requeues: how often a job may start again.
       python: the Python of the environment; a bare name is looked up in this machine's PATH.
 
     Raises:
-      ConfigError: a value cannot stand in a script.
+      ConfigError: a value cannot be written into a script.
     """
     _check_study(config, study, fields, array)
     jobs.check(config=study or config, workdir=workdir, cells=cells,
@@ -78,7 +78,8 @@ def script(template: str, *, config: str, study: str, fields: list[str], workdir
         nodes=nodes, processes=processes, gpus=gpus, time=time, partition=partition,
         options=options, study=study, cells=cells, parts=_parts(array) if study and array else 1,
         array=array, array_field=array_field, grace_seconds=grace_seconds,
-        # The first process to end may have been killed; its peers notice by the heartbeat.
+        # srun waits so long after a process has ended: if that one was killed, its peers notice it
+        # by the missing heartbeat.
         wait_seconds=heartbeat_seconds + 10, max_requeues=max_requeues,
         max_failures=MAX_FAILURES, directory=os.getcwd(),
         final_codes='|'.join(map(str, jobs.FINAL_CODES)))
@@ -88,9 +89,9 @@ def _check_study(config: str, study: str, fields: list[str], array: str) -> None
     if config and study:
         raise ConfigError('--study: in place of --config, not with it')
     if study and fields:
-        raise ConfigError(f'{fields[0]}: a study file says what its arms change; set it there')
+        raise ConfigError(f'{fields[0]}: a study file sets the fields of its arms; set it there')
     if study and array and not re.fullmatch(r'0-\d{1,4}(%\d+)?', array):
-        raise ConfigError(f'--array: of a study takes 0-N, such as 0-7 or 0-7%4, got {array!r}')
+        raise ConfigError(f'--array: for a study takes 0-N, such as 0-7 or 0-7%4, got {array!r}')
 
 
 def _parts(array: str) -> int:
@@ -102,14 +103,16 @@ def run(template: str, dry_run: bool, **fields) -> dict:
 
     Args:
       template: the content of launch/slurm.sh.
-      dry_run: whether to return the script, and to write and submit nothing.
+      dry_run: whether to return the script without writing or submitting it.
       **fields: the arguments of `script`.
 
     Returns:
-      {script: its path in WORKDIR.slurm or, for a dry run, its text; job: Slurm's number of it}.
+      {script: its path in WORKDIR.slurm or, for a dry run, its text; job: the number that Slurm
+      gave it, only if it was submitted}.
 
     Raises:
-      ConfigError: this machine has no sbatch, or Slurm refuses the job for the reason in the line.
+      ConfigError: this machine has no sbatch, or Slurm refuses the job; the message has Slurm's
+        reason.
     """
     text = script(template, **fields)
     if dry_run:
@@ -120,7 +123,7 @@ def run(template: str, dry_run: bool, **fields) -> dict:
     path = os.path.join(folder, 'slurm.sh')
     if not os.path.isfile(path):
         outputs.check_folder('workdir', folder, 'launch.slurm')
-    # It makes the folder: Slurm opens the log there before the script runs.
+    # This also makes the folder, in which Slurm opens the log before the script runs.
     jobs.write('workdir', path, text, 'launch.slurm', _MARK)
     done = subprocess.run(['sbatch', '--parsable', path], capture_output=True, text=True)
     if done.returncode:

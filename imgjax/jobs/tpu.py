@@ -6,7 +6,7 @@ from imgjax import jobs
 from imgjax.errors import ConfigError
 from imgjax.rundir import outputs
 
-_MARK = '# A run on a Cloud TPU: makes the slice'  # of launch/tpu_vm.sh
+_MARK = '# A run on a Cloud TPU: makes the slice'  # a line of launch/tpu_vm.sh
 
 
 def script(template: str, *, config: str, fields: list[str], workdir: str, name: str,
@@ -29,12 +29,12 @@ def script(template: str, *, config: str, fields: list[str], workdir: str, name:
       options: more options of `queued-resources create`, each as --NAME=VALUE.
       directory: the folder of the checkout on the hosts.
       python: the Python of the environment on the hosts.
-      heartbeat_seconds: the seconds of silence after which a process is taken for dead.
+      heartbeat_seconds: the seconds of silence after which a process counts as dead.
       max_restarts: how often the run may start again.
-      poll_seconds: the time between two looks at a slice that is not ready.
+      poll_seconds: the seconds between two polls of a slice that is not ready.
 
     Raises:
-      ConfigError: a value cannot stand in a script.
+      ConfigError: a value cannot be written into a script.
     """
     jobs.check(config=config, workdir=workdir, project=project, zone=zone, version=version,
                accelerator=accelerator, options=options, directory=directory, python=python,
@@ -54,7 +54,10 @@ def script(template: str, *, config: str, fields: list[str], workdir: str, name:
 
 
 def run(template: str, output: str, **fields) -> dict:
-    """Writes the script, with the fields of `script`; returns {script: the path of the file}."""
+    """Writes the script to `output`; returns {script: the path of the file}.
+
+    The fields are the other arguments of `script`, and it raises the same errors.
+    """
     text = script(template, **fields)
     output = outputs.path('output', output)
     jobs.write('output', output, text, 'launch.tpu', _MARK)

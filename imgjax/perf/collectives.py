@@ -1,4 +1,4 @@
-"""The collectives of a compiled program: their kinds, how often they run, their bytes."""
+"""Finds the collectives of a compiled program: their kinds, sizes, and how often they run."""
 
 import math
 import re
@@ -10,13 +10,13 @@ KINDS = ('all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all', 'collective
 
 
 class Collective(NamedTuple):
-    """One instruction of a program.
+    """A collective instruction of a program.
 
     Attributes:
       kind: one of KINDS.
-      group: the number of devices that take part together.
-      bytes: of the whole array: the input of an all-reduce or a reduce-scatter, the result of an
-        all-gather, and what one device sends in the other two.
+      group: the number of devices that exchange data with each other.
+      bytes: the size of the whole array: the input of an all-reduce or a reduce-scatter, the result
+        of an all-gather, and for the other two kinds what one device sends.
       runs: how often it runs per step.
     """
 
@@ -27,33 +27,39 @@ class Collective(NamedTuple):
 
 
 def find(program: hlo.Program, devices: int) -> list[Collective]:
-    """Returns the collectives of a program for that number of devices; loops count iterations."""
+    """Returns the collectives of a program; `runs` counts every iteration of a loop.
+
+    Args:
+      program: as hlo.parse returns it.
+      devices: the number of devices that the program was compiled for.
+    """
     found, chains = [], {}
     into = ('while', 'call', 'conditional', 'async-start', 'fusion')
     for computation, instruction, times in hlo.executed(program, into):
         kind = instruction.opcode.removesuffix('-start')
         if kind not in KINDS:
             continue
-        taken = sum(computation[name].bytes for name in instruction.operands)
-        made = instruction.bytes
+        input_bytes = sum(computation[name].bytes for name in instruction.operands)
+        output_bytes = instruction.bytes
         if instruction.opcode == 'all-gather-start':
-            made -= taken  # its result also contains the operand
+            output_bytes -= input_bytes  # its result also contains the operand
         elif instruction.opcode == 'collective-permute-start':
-            made = taken
+            output_bytes = input_bytes
         # The TPU's compiler turns an all-reduce whose result is sliced into a reduce-scatter.
         if kind == 'all-reduce' and _is_scattered(computation, instruction):
             kind = 'reduce-scatter'
         group = group_size(instruction.attributes, devices)
         if group == 1:
             continue
-        one = Collective(kind, group, taken if kind == 'reduce-scatter' else made, times)
-        # The TPU's compiler runs one collective during several fusions, and names it in each.
+        collective = Collective(
+            kind, group, input_bytes if kind == 'reduce-scatter' else output_bytes, times)
+        # The TPU's compiler may run one collective during several fusions, and names it in each.
         channel = re.search(r'channel_id=(\d+)', instruction.attributes)
         if 'chain_id' in instruction.attributes and channel:
-            first = chains.setdefault((kind, channel[1]), one)
-            chains[kind, channel[1]] = min(first, one, key=lambda part: part.runs)
+            first = chains.setdefault((kind, channel[1]), collective)
+            chains[kind, channel[1]] = min(first, collective, key=lambda part: part.runs)
         else:
-            found.append(one)
+            found.append(collective)
     return found + list(chains.values())
 
 
@@ -63,7 +69,7 @@ def _is_scattered(computation: dict, instruction: hlo.Instruction) -> bool:
 
 
 def group_size(attributes: str, devices: int) -> int:
-    """Returns the number of devices in each group of a collective, in any of its notations.
+    """Returns the number of devices per group of a collective, from any of XLA's notations.
 
     >>> group_size('replica_groups={{0,1},{2,3}}', 4)
     2
@@ -88,10 +94,10 @@ def group_size(attributes: str, devices: int) -> int:
 
 
 def totals(found: list[Collective]) -> dict[str, dict[str, int]]:
-    """Returns kind -> {'count', 'bytes'} per step, the kind with the most bytes first."""
+    """Returns {kind: {'count', 'bytes'}} per step, the kind with the most bytes first."""
     sums = {}
-    for one in found:
-        entry = sums.setdefault(one.kind, {'count': 0, 'bytes': 0})
-        entry['count'] += one.runs
-        entry['bytes'] += one.runs * one.bytes
+    for collective in found:
+        entry = sums.setdefault(collective.kind, {'count': 0, 'bytes': 0})
+        entry['count'] += collective.runs
+        entry['bytes'] += collective.runs * collective.bytes
     return dict(sorted(sums.items(), key=lambda item: -item[1]['bytes']))

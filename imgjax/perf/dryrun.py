@@ -1,7 +1,7 @@
-"""A dry run: the real train step, compiled ahead of time for devices that need not be here.
+"""A dry run: the real train step, compiled ahead of time for devices that need not exist here.
 
-Config -> dataset -> setup on the described devices -> compiled step -> costs -> whether it fits and
-what bounds it -> what would make it fit. Nothing runs on a device, and nothing is written.
+The path is: config, dataset, setup on the described devices, compiled step, costs, whether it fits
+and what bounds it, changes that make it fit. Nothing runs on a device, and no file is written.
 """
 
 import copy
@@ -26,7 +26,7 @@ from imgjax.rundir import dataset_info
 
 log = logging.getLogger('imgjax')
 
-# (classes, side of the images or 0 for many sizes, training images) of sets that are known.
+# (classes, side of the images or 0 for many sizes, training images) of well-known datasets.
 KNOWN = {
     'imagenet2012': (1000, 0, 1_281_167),
     'cifar10': (10, 32, 50_000),
@@ -40,11 +40,11 @@ class Compiled(NamedTuple):
     """A step that was compiled for its devices.
 
     Attributes:
-      setup: what was compiled.
+      setup: the setup that was compiled.
       traced: the traced dispatch of a streamed feed.
-      step: the compiled program; None where XLA found too little memory.
-      peak_bytes: the largest use of memory on a device; None where XLA does not give it.
-      seconds: the time that compiling took.
+      step: the compiled program; None if XLA reported too little memory.
+      peak_bytes: the peak memory on a device in bytes; None if XLA does not report it.
+      seconds: the time to compile.
     """
 
     setup: build.Setup
@@ -59,17 +59,17 @@ def run(config, topology: str, classes: int = 0, image_size: int = 0,
     """Returns the costs of a config's step on a topology, and logs them as a table.
 
     Args:
-      config: what get_config of a recipe returns, or its plain data.
-      topology: such as 'v5e:16x16' or 'cpu:8'; topology.prepare has to be called before.
-      classes: the number of classes of a dataset that need not be here; 0 takes that of KNOWN, or
-        opens the dataset.
-      image_size: the side of the images where the config does not give it.
-      train_examples: the number of training images, for a config that counts epochs; 0 is 1,000
+      config: the value of a recipe's get_config, or its plain data.
+      topology: a name such as 'v5e:16x16' or 'cpu:8'; topology.prepare has to be called before.
+      classes: the number of classes, for a dataset that need not be here; 0 takes the number in
+        KNOWN, or opens the dataset.
+      image_size: the side of the images in pixels, if the config does not give it.
+      train_examples: the number of training images, for a config that counts epochs; 0 takes 1,000
         per class.
 
     Raises:
-      ConfigError: names the field or flag.
-      DoesNotFitError: the step takes too much memory; the error carries the result.
+      ConfigError: a field or flag is wrong; the message names it.
+      DoesNotFitError: the step needs too much memory; the error carries the result.
     """
     devices = topology_lib.devices(topology)
     kind = topology_lib.parse(topology)[0]
@@ -103,10 +103,12 @@ def _described(config: dict, classes: int, side: int,
 
 
 def compile_step(config: dict, dataset: dataset_info.DatasetInfo, devices: list) -> Compiled:
-    """Compiles the step of a streamed feed for the devices, within backend.made_for.
+    """Compiles the step of a streamed feed for the devices.
+
+    The caller has to enter backend.made_for first.
 
     Raises:
-      ConfigError: names the field.
+      ConfigError: a field is wrong; the message names it.
     """
     setup = build.setup(config, dataset, devices)
     sharding.check_batch_size(config['batch_size'], config['accumulation_steps'], setup.mesh)
@@ -128,12 +130,12 @@ def compile_step(config: dict, dataset: dataset_info.DatasetInfo, devices: list)
 
 
 def trace(setup: build.Setup) -> Any:
-    """Traces what a streamed feed dispatches: a batch with its pixels; the state is donated."""
-    n, together = setup.config['batch_size'], sharding.batch_sharding(setup.mesh)
+    """Traces the dispatch of a streamed feed: a step on a batch of pixels; the state is donated."""
+    n, batch_sharding = setup.config['batch_size'], sharding.batch_sharding(setup.mesh)
     label = build.label_struct(setup.dataset, n)
     shapes = {'image': ((n, *setup.dataset.image_shape), np.uint8),
               'label': (label.shape, label.dtype), 'weight': ((n,), np.float32)}
-    batch = {name: jax.ShapeDtypeStruct(*shape, sharding=together)
+    batch = {name: jax.ShapeDtypeStruct(*shape, sharding=batch_sharding)
              for name, shape in shapes.items()}
     hparams = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.replicated(setup.mesh)),
@@ -149,8 +151,8 @@ def needed_bytes(message: str, arguments: int) -> int | None:
     """Returns the memory that a program needs, from XLA's error; None if the error has no number.
 
     Args:
-      message: of the error, in one of the two forms that the TPU's compiler has.
-      arguments: bytes of the state and batch, which its second form leaves out.
+      message: the message of the error, in one of the two forms of the TPU's compiler.
+      arguments: the bytes of the state and the batch, which the second form does not include.
     """
     used = re.search(r'Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm', message)
     if used:
@@ -162,10 +164,10 @@ def needed_bytes(message: str, arguments: int) -> int | None:
 
 
 def figures(compiled: Compiled, kind: str) -> dict:
-    """Returns the costs per device as plain data; those that need a program are None without it."""
+    """Returns the costs per device as plain data; those that need a compiled step may be None."""
     setup, chip = compiled.setup, CHIPS.get(kind)
     devices, step, batch_size = setup.mesh.size, compiled.step, setup.config['batch_size']
-    done, of_model = _flops(compiled)
+    all_flops, model_flops = _flops(compiled)
     hbm = chip.hbm if chip else topology_lib.host_memory() // devices
     result = {
         'devices': devices,
@@ -178,8 +180,8 @@ def figures(compiled: Compiled, kind: str) -> dict:
         'activation_bytes': step.memory_analysis().temp_size_in_bytes if step else None,
         'peak_bytes': compiled.peak_bytes,
         'hbm_bytes': hbm,
-        'flops': done // devices,
-        'model_flops': of_model // devices,
+        'flops': all_flops // devices,
+        'model_flops': model_flops // devices,
         'hbm_traffic_bytes': None,
         'collectives': None,
         'step_seconds_bound': None,
@@ -203,21 +205,23 @@ def figures(compiled: Compiled, kind: str) -> dict:
 
 
 def _flops(compiled: Compiled) -> tuple[int, int]:
-    """Returns the FLOPs of a step over all devices, with and without what remat computes again.
+    """Returns the FLOPs of a step over all devices, with and without the recomputation of remat.
 
-    A CPU's forms of a convolution are sums, so they are counted in the forms of other platforms.
+    On a CPU convolutions are written as sums, so the step is counted in other platforms' form.
     """
-    def plain(config: dict) -> int:
+    def count_for_tpu(config: dict) -> int:
         with backend.made_for('tpu'):
             devices = list(compiled.setup.mesh.devices.flat)
             return flops.count(trace(build.setup(config, compiled.setup.dataset, devices)).jaxpr)
 
     config = compiled.setup.config
     model = config['model']
-    done = plain(config) if backend.platform() == 'cpu' else flops.count(compiled.traced.jaxpr)
+    all_flops = count_for_tpu(config) if backend.platform() == 'cpu' else (
+        flops.count(compiled.traced.jaxpr))
     if not model['options'].get('remat'):
-        return done, done
-    return done, plain(config | {'model': model | {'options': model['options'] | {'remat': False}}})
+        return all_flops, all_flops
+    without_remat = model | {'options': model['options'] | {'remat': False}}
+    return all_flops, count_for_tpu(config | {'model': without_remat})
 
 
 def _bytes(tree) -> int:
@@ -230,7 +234,7 @@ def _bytes_on_device(leaf) -> int:
 
 
 def _changes(config: dict, devices: int):
-    """Yields (description, config) of changes that may make a step fit, the cheapest first."""
+    """Yields (description, changed config) for changes that may make a step fit, cheapest first."""
     remat = 'remat' in models.options(config['model']['name']) and (
         not config['model']['options'].get('remat'))
     most = devices // config['mesh']['tensor']
@@ -259,7 +263,7 @@ def _changes(config: dict, devices: int):
 
 
 def _tried(config: dict, dataset: dataset_info.DatasetInfo, devices: list, kind: str) -> list[dict]:
-    """Compiles the changes in their order until one fits; returns the costs with each."""
+    """Compiles one change after the other until one fits; returns the costs with each change."""
     tries = []
     for change, changed in _changes(config, len(devices)):
         log.info('it does not fit; trying %s', change)
@@ -281,7 +285,7 @@ def _advice(result: dict, topology: str) -> str:
     bound = fitting[0]['step_seconds_bound']
     return (f'{text}; with config.{fitting[0]["change"].replace(" ", " config.")} it takes '
             f'{_size(fitting[0]["peak_bytes"])}'
-            + (f' and at least {1e3 * bound:.2f} ms a step' if bound else ''))
+            + (f' and at least {1e3 * bound:.2f} ms per step' if bound else ''))
 
 
 def _size(count: int | None) -> str:
@@ -291,7 +295,7 @@ def _size(count: int | None) -> str:
 
 
 def table(result: dict) -> str:
-    """Returns a result as lines for people: the memory, FLOPs and traffic of each device."""
+    """Returns a result as lines for people: the memory, FLOPs and collectives of each device."""
     lines = {
         'devices': f'{result["devices"]}, for a batch of {result["batch_size"]:,} images',
         'parameters': f'{_size(result["parameter_bytes"])}, {result["parameters"]:,} in all',
@@ -299,7 +303,7 @@ def table(result: dict) -> str:
         'EMA, statistics': f'{_size(result["other_state_bytes"])}',
         'activations': f'{_size(result["activation_bytes"])} (all temporaries)',
         'peak': f'{_size(result["peak_bytes"])} of {_size(result["hbm_bytes"])}',
-        'FLOPs': f'{result["flops"]:.4g}, {result["model_flops"]:.4g} of them the model\'s',
+        'FLOPs': f'{result["flops"]:.4g}, {result["model_flops"]:.4g} of them for the model itself',
     }
     for name, total in (result['collectives'] or {}).items():
         lines[name] = f'{total["count"]} of {total["bytes"]:,} bytes together'

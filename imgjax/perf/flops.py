@@ -1,8 +1,9 @@
-"""Floating-point operations of a traced function, counted in its matrix products and convolutions.
+"""Counts the floating-point operations of a traced function: its matrix products and convolutions.
 
-They are counted in the jaxpr, since XLA's cost analysis counts the body of a loop once and does not
-count fused forms. Multiplications by padding, and by the zeros between the elements of the
-gradient of a strided convolution, do not count: a convolution and its two gradients are equal.
+They are counted in the jaxpr, because XLA's cost analysis counts the body of a loop only once and
+leaves out fused forms. Multiplications by padding, and by the zeros between the elements of the
+gradient of a strided convolution, are not counted; so a convolution and each of its two gradients
+have the same count.
 """
 
 import math
@@ -14,8 +15,8 @@ from jax.extend import core
 def count(jaxpr) -> int:
     """Returns the FLOPs of a jaxpr (or closed jaxpr); a multiply-add counts as two.
 
-    The body of a scan counts as often as it runs, the largest branch of a cond once, and the body
-    of a while loop, whose number of iterations is unknown, once.
+    The body of a scan is counted once per iteration and a cond by its largest branch. The body of a
+    while loop is counted once, because its number of iterations is unknown.
 
     >>> import jax
     >>> count(jax.make_jaxpr(lambda x: x @ x)(np.zeros((8, 8), np.float32)))
@@ -53,7 +54,7 @@ def _convolution(equation) -> int:
     image, kernel = (variable.aval.shape for variable in equation.invars)
     out, params = equation.outvars[0].aval.shape, equation.params
     numbers = params['dimension_numbers']
-    # N of the result x F x C of a group; batch and feature groups are in these shapes.
+    # N and F of the result times C of one group; these shapes include batch and feature groups.
     pairs = out[numbers.out_spec[0]] * out[numbers.out_spec[1]] * kernel[numbers.rhs_spec[1]]
     for axis, (low, _) in enumerate(params['padding']):
         pairs *= _products(
@@ -65,6 +66,7 @@ def _convolution(equation) -> int:
 
 def _products(size: int, taps: int, out: int, stride: int, low: int, spread: int,
               dilation: int) -> int:
-    """Returns how many pairs (place of the result, tap) along an axis read an element."""
-    place = (np.arange(out)[:, None] * stride + np.arange(taps)[None, :] * dilation - low)
-    return int(((place >= 0) & (place <= (size - 1) * spread) & (place % spread == 0)).sum())
+    """Returns how many pairs (position in the result, tap) along an axis read an element."""
+    position = (np.arange(out)[:, None] * stride + np.arange(taps)[None, :] * dilation - low)
+    inside = (position >= 0) & (position <= (size - 1) * spread)
+    return int((inside & (position % spread == 0)).sum())

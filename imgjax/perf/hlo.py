@@ -1,7 +1,7 @@
-"""A compiled program read from XLA's text: instructions, how often each runs, memory traffic.
+"""Reads a compiled program from XLA's text: instructions, how often each runs, memory traffic.
 
-XLA's own cost analysis counts the body of a loop once, and does not distinguish a TPU's on-chip
-memory from HBM; the text shows both.
+XLA's own cost analysis counts the body of a loop only once, and does not distinguish a TPU's
+on-chip memory from HBM. The text has both the iterations and the memory spaces.
 """
 
 import re
@@ -26,7 +26,7 @@ _SLICES = ('slice', 'dynamic-slice', 'gather')
 
 
 class Array(NamedTuple):
-    """One array of an instruction's result: its bytes, and whether they are in main memory."""
+    """One array of an instruction's result: its size in bytes, and whether it is in main memory."""
 
     bytes: int
     in_hbm: bool
@@ -40,9 +40,9 @@ class Instruction(NamedTuple):
       opcode: such as 'fusion'.
       arrays: the arrays of its result, several for a tuple.
       operands: the names of its operands.
-      inside: the text between its parentheses.
-      attributes: the text behind the parentheses.
-      is_root: whether its result is that of the computation.
+      inside: the text between the parentheses after the opcode.
+      attributes: the text after these parentheses.
+      is_root: whether its result is the result of the computation.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Instruction(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """The bytes of the result, in any memory."""
+        """The size of the result in bytes, in any memory."""
         return sum(array.bytes for array in self.arrays)
 
 
@@ -67,7 +67,7 @@ class Program(NamedTuple):
 
 
 def parse(text: str) -> Program:
-    """Parses what `compiled.as_text()` returns."""
+    """Parses a program, the text that `compiled.as_text()` returns."""
     computations, entry, current = {}, '', None
     for line in text.splitlines():
         header = _COMPUTATION.match(line)
@@ -92,12 +92,12 @@ def _instruction(line: str) -> Instruction:
 
 
 def _through(text: str) -> tuple[str, str]:
-    """Splits a text after the parenthesis that closes the first one."""
+    """Splits a text after the parenthesis that closes its first parenthesis."""
     depth = 0
-    for place, letter in enumerate(text):
+    for i, letter in enumerate(text):
         depth += (letter == '(') - (letter == ')')
         if not depth:
-            return text[:place + 1], text[place + 1:]
+            return text[:i + 1], text[i + 1:]
     return text, ''
 
 
@@ -105,7 +105,7 @@ def _array(dtype: str, sizes: str, layout: str | None) -> Array:
     count = 1
     for size in sizes.replace('<=', '').split(','):
         count *= int(size or 1)
-    digits = re.search(r'\d+', dtype)  # token and opaque have none
+    digits = re.search(r'\d+', dtype)  # the types token and opaque have none
     bits = 8 if dtype == 'pred' else int(digits[0]) if digits else 0
     return Array(-(-count * bits // 8), 'S(' not in (layout or ''))
 
@@ -122,10 +122,10 @@ def called(instruction: Instruction) -> list[str]:
 
 
 def trips(program: Program, loop: Instruction) -> int:
-    """Returns how often the body of a while loop runs; 1 where the text does not say it.
+    """Returns how often the body of a while loop runs; 1 where the text does not show it.
 
-    The CPU's compiler writes the number. The TPU's writes only the condition, that a counter from 0
-    is below a constant, as lax.scan counts.
+    The CPU's compiler writes the number. The TPU's compiler writes only the condition; for lax.scan
+    this is that a counter, which starts at 0, is below a constant.
     """
     known = re.search(r'known_trip_count[^\d]*(\d+)', loop.attributes)
     if known:
@@ -139,11 +139,13 @@ def trips(program: Program, loop: Instruction) -> int:
 
 def executed(program: Program, into=('while', 'call', 'conditional', 'async-start'),
              name: str = '', times: int = 1) -> Iterator[tuple[dict, Instruction, int]]:
-    """Yields (computation, instruction, how often it runs); each branch of a condition once.
+    """Yields (computation, instruction, how often it runs).
+
+    Each branch of a conditional counts as if it ran every time.
 
     Args:
       program: as `parse` returns it.
-      into: opcodes whose computations are entered too.
+      into: the opcodes whose computations are included.
       name: the computation to begin with; '' is the entry.
       times: how often that computation runs.
     """
@@ -159,9 +161,9 @@ def executed(program: Program, into=('while', 'call', 'conditional', 'async-star
 def traffic(program: Program) -> int:
     """Returns the bytes that one run reads from and writes to main memory.
 
-    Every instruction outside of a fusion reads its operands and writes its result once; where an
-    operand is only sliced, it reads the slices. On-chip memory and the padding of tiles do not
-    count; the traffic of a collective inside a fusion counts for the interconnect only.
+    Every instruction outside of a fusion reads its operands and writes its result once; from an
+    operand that is only sliced it reads the slices. On-chip memory and the padding of tiles are not
+    counted. A collective inside a fusion counts as traffic of the interconnect only.
     """
     return sum(times * _moved(program, computation, instruction)
                for computation, instruction, times in executed(program))
@@ -175,15 +177,15 @@ def _moved(program: Program, computation: dict, instruction: Instruction) -> int
     sources = [computation[name] for name in instruction.operands if name in computation]
     if opcode == 'fusion':
         return _moved_by_fusion(program, instruction, sources)
-    if opcode in ('dynamic-update-slice', 'scatter'):  # in place
+    if opcode in ('dynamic-update-slice', 'scatter'):  # they update the array in place
         return 2 * sources[1].bytes if instruction.arrays[0].in_hbm else 0
     written = instruction.arrays
     if opcode == 'copy-start' or opcode.endswith('slice-start'):
-        # (destination, source, flag), or for a slice (source, destination, flag)
+        # The result is (destination, source, flag), or for a slice (source, destination, flag).
         written = instruction.arrays[:1] if opcode == 'copy-start' else instruction.arrays[1:2]
         return written[0].bytes * (written[0].in_hbm + all(
             array.in_hbm for source in sources[:1] for array in source.arrays))
-    if opcode.endswith('-start'):  # a collective: what was taken, then what is made
+    if opcode.endswith('-start'):  # a collective: its result has the inputs, then the outputs
         written = written[len(sources):] or written
     read = [array for source in sources for array in source.arrays]
     if opcode in _SLICES:
@@ -196,16 +198,16 @@ def _moved_by_fusion(program: Program, fusion: Instruction, sources: list[Instru
     parameters = {instruction.inside: instruction for instruction in body.values()
                   if instruction.opcode == 'parameter'}
     read = sum(
-        min(source.bytes, _touched(program, body, parameters[str(number)].name))
+        min(source.bytes, _read_bytes(program, body, parameters[str(number)].name))
         for number, source in enumerate(sources)
         if all(array.in_hbm for array in source.arrays))
-    made = _made(program, body)
-    made = made if len(made) == len(fusion.arrays) else [a.bytes for a in fusion.arrays]
-    return read + sum(size for size, array in zip(made, fusion.arrays, strict=True)
+    written = _written_bytes(program, body)
+    written = written if len(written) == len(fusion.arrays) else [a.bytes for a in fusion.arrays]
+    return read + sum(size for size, array in zip(written, fusion.arrays, strict=True)
                       if array.in_hbm)
 
 
-def _touched(program: Program, body: dict, name: str) -> int:
+def _read_bytes(program: Program, body: dict, name: str) -> int:
     """Returns how many bytes of a value the instructions of a fused computation read."""
     total = 0
     for user in body.values():
@@ -213,17 +215,17 @@ def _touched(program: Program, body: dict, name: str) -> int:
             continue
         first = user.operands[0] == name
         if user.opcode in ('bitcast', 'get-tuple-element'):
-            total += _touched(program, body, user.name)
+            total += _read_bytes(program, body, user.name)
         elif user.opcode in _SLICES and first:
             total += user.bytes
         elif (user.opcode == 'dynamic-update-slice' and first) or user.opcode == 'tuple' or (
                 _is_carried(user)):
-            continue  # it is passed on without being read
+            continue  # it passes the value on without reading it
         elif user.opcode == 'fusion':
             inner = program.computations[called(user)[0]]
             for number, operand in enumerate(user.operands):
                 if operand == name:
-                    total += sum(_touched(program, inner, i.name) for i in inner.values()
+                    total += sum(_read_bytes(program, inner, i.name) for i in inner.values()
                                  if i.opcode == 'parameter' and i.inside == str(number))
         else:
             return body[name].bytes
@@ -231,15 +233,15 @@ def _touched(program: Program, body: dict, name: str) -> int:
 
 
 def _is_carried(instruction: Instruction) -> bool:
-    # A collective that runs during a fusion; collectives.find counts it.
+    # It is a collective that runs during a fusion; collectives.find counts it.
     return 'chain_id' in instruction.attributes or instruction.opcode == 'custom-call'
 
 
-def _made(program: Program, body: dict) -> list[int]:
+def _written_bytes(program: Program, body: dict) -> list[int]:
     """Returns how many bytes a fused computation writes for each array of its result."""
-    def one(instruction: Instruction) -> int:
+    def bytes_of(instruction: Instruction) -> int:
         if instruction.opcode == 'bitcast' and instruction.operands[0] in body:
-            return one(body[instruction.operands[0]])
+            return bytes_of(body[instruction.operands[0]])
         if instruction.opcode == 'dynamic-update-slice':
             return body[instruction.operands[1]].bytes
         if instruction.opcode == 'parameter' or _is_carried(instruction):
@@ -248,7 +250,7 @@ def _made(program: Program, body: dict) -> list[int]:
 
     root = next(instruction for instruction in body.values() if instruction.is_root)
     if root.opcode == 'tuple':
-        return [one(body[name]) for name in root.operands]
+        return [bytes_of(body[name]) for name in root.operands]
     if root.opcode == 'fusion':
-        return _made(program, program.computations[called(root)[0]])
-    return [one(root)]
+        return _written_bytes(program, program.computations[called(root)[0]])
+    return [bytes_of(root)]

@@ -1,11 +1,11 @@
-"""What the text of a jaxpr tells about a step.
+"""Finds convolutions and loops in the text of a step's jaxpr.
 
-JAX promises nothing about that text; tests/perf/test_jaxpr_text.py fails where it changes.
+JAX does not promise the form of that text; if it changes, tests/perf/test_jaxpr_text.py fails.
 """
 
 
 def convolves(text: str) -> bool:
-    """Is there a convolution, in XLA's form or in that of `models.parts.forms`?
+    """Returns whether a step has a convolution, in XLA's form or in that of `models.parts.forms`.
 
     Args:
       text: `str(jax.make_jaxpr(step)(...))`.
@@ -14,9 +14,9 @@ def convolves(text: str) -> bool:
 
 
 def loops(text: str) -> int:
-    """Returns how many loops (scan, while) are written down, each once however often it runs.
+    """Returns the number of loops (scan, while) in the text, each counted once.
 
     Args:
-      text: as of `convolves`.
+      text: the text of the jaxpr, see `convolves`.
     """
     return text.count(' scan[') + text.count(' while[')

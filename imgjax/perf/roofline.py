@@ -1,4 +1,4 @@
-"""Roofline bounds: each limit of a chip gives a least time that a step takes.
+"""Roofline bounds: each limit of a chip gives a lower bound for the time of a step.
 
 Williams, Waterman and Patterson, `Roofline <https://doi.org/10.1145/1498765.1498785>`_, 2009, with
 the interconnect as a third roof.
@@ -25,14 +25,15 @@ def sent_bytes(collective: Collective) -> float:
 
 def seconds(chip: Chip, flops: float, hbm_bytes: float | None,
             collectives: list[Collective]) -> dict[str, float]:
-    """Returns the least seconds of a step by each limit: {'compute', 'hbm', 'interconnect'}.
+    """Returns lower bounds for the seconds of a step: {'compute', 'hbm', 'interconnect'}.
 
     Args:
-      chip: the chip, of which every device of the slice is one.
-      flops: FLOPs of one device.
-      hbm_bytes: bytes that one device reads and writes in its memory; None if unknown.
-      collectives: of one device; all links are taken to carry them at full speed at once.
+      chip: the kind of chip; each device of the slice is one chip.
+      flops: the FLOPs of one device per step.
+      hbm_bytes: the bytes that one device reads and writes in its memory per step; None if unknown.
+      collectives: the collectives of one device; the bound assumes that all links send them at full
+        speed at the same time.
     """
-    sent = sum(one.runs * sent_bytes(one) for one in collectives)
+    sent = sum(collective.runs * sent_bytes(collective) for collective in collectives)
     return {'compute': flops / chip.flops, 'hbm': (hbm_bytes or 0) / chip.hbm_speed,
             'interconnect': sent / chip.link_speed}

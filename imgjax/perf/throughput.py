@@ -9,12 +9,12 @@ from imgjax.perf.chips import peak_flops
 
 def performance(*, steps: int, seconds: float, stalled: float, batch_size: int,
                 flops: float | None, compile_seconds: float) -> dict:
-    """Returns the `perf` part of a row, the only part that differs between equal runs.
+    """Returns the `perf` part of a row of metrics.jsonl, the only part that differs in equal runs.
 
     Args:
-      steps: the steps that were measured.
-      seconds: the time that they took.
-      stalled: how many of these seconds the loop waited for data.
+      steps: the number of measured steps.
+      seconds: the time of these steps.
+      stalled: the part of these seconds in which the loop waited for data.
       batch_size: examples per step over all devices.
       flops: FLOPs of one step over all devices; None if XLA does not give them.
       compile_seconds: the time to trace and compile the step, once per process.

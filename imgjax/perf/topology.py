@@ -1,4 +1,4 @@
-"""Devices by the name of their topology, 'v5e:16x16' or 'cpu:8'; TPUs need not exist here."""
+"""Devices by the name of a topology, 'v5e:16x16' or 'cpu:8'; the TPUs need not exist here."""
 
 import os
 import re
@@ -13,10 +13,10 @@ _NAMES = f'--topology: takes a chip and its slice, such as v5e:16x16 ({", ".join
 
 
 def parse(name: str) -> tuple[str, tuple[int, ...]]:
-    """Returns ('v5e', (16, 16)) of 'v5e:16x16'.
+    """Returns ('v5e', (16, 16)) for 'v5e:16x16'.
 
     Raises:
-      ConfigError: it is no such name.
+      ConfigError: the name has another form, or there is no such chip.
     """
     found = re.fullmatch(r'([a-z0-9]+):(\d+(?:x\d+)*)', name)
     if not found:
@@ -30,17 +30,19 @@ def parse(name: str) -> tuple[str, tuple[int, ...]]:
 
 
 def prepare(name: str) -> None:
-    """Makes JAX, before it first uses a device, compute on the CPU and look for no TPU.
+    """Makes JAX compute on the CPU and search for no TPU.
+
+    It has to be called before JAX uses a device for the first time.
 
     Raises:
-      ConfigError: as of `parse`.
+      ConfigError: see `parse`.
     """
     kind, sides = parse(name)
     jax.config.update('jax_platforms', 'cpu')
-    # A program from the cache tells nothing about compiling, and may not run here.
+    # A program from the cache has no compile time, and may not run on this machine.
     jax.config.update('jax_enable_compilation_cache', False)
     os.environ |= {'JAX_PLATFORMS': 'cpu', 'TPU_SKIP_MDS_QUERY': '1',
-                   'ALLOW_MULTIPLE_LIBTPU_LOAD': '1'}  # no TPU is used, so none has to be locked
+                   'ALLOW_MULTIPLE_LIBTPU_LOAD': '1'}  # no TPU is used, so libtpu need not lock one
     if kind == 'cpu':
         os.environ['XLA_FLAGS'] = (f'{os.environ.get("XLA_FLAGS", "")} '
                                    f'--xla_force_host_platform_device_count={sides[0]}')
@@ -63,7 +65,7 @@ def devices(name: str) -> list:
         raise ConfigError(f'--topology: {name}: slices of {kind} have {wanted} dimensions, such as '
                           f'{kind}:{"x".join(["4"] * wanted)}')
     options: dict[str, object] = {}
-    if max(sides) < 2 or min(sides[:2]) < 2:  # less than a host of 2x2 chips
+    if max(sides) < 2 or min(sides[:2]) < 2:  # a slice smaller than one host of 2x2 chips
         options['chips_per_host_bounds'] = (*sides, 1)[:3]
     if kind == 'v4':  # its two cores are one device, as in a run
         options['chip_config_name'] = 'megacore'
@@ -78,5 +80,5 @@ def devices(name: str) -> list:
 
 
 def host_memory() -> int:
-    """Returns the bytes of memory of this machine, which CPU devices share."""
+    """Returns the bytes of memory of this machine; all CPU devices share them."""
     return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
