@@ -30,7 +30,7 @@ def test_devices_that_share_a_study_send_each_other_nothing(planned, members):
 
 def test_a_wish_is_refused_for_a_whole_group_and_not_for_what_it_leaves_over(planned):
     strategy.check([planned], 'vmap', {})
-    with pytest.raises(ConfigError, match="--strategy=vmap: not for the 1 cells of 'base' and its"):
+    with pytest.raises(ConfigError, match="--strategy=vmap: not for the 1 cells like 'base'"):
         strategy.check([planned[:1]], 'vmap', {})
     choice = strategy.choose(planned[:1], 'vmap', {})
     assert choice.strategy == 'loop' and choice.why == 'there is one cell of this structure'
