@@ -64,36 +64,39 @@ def render_page(findings: Findings, directory: str) -> str:
         environment=page.flatten(findings.environment))
 
 
-def _place(value: float, low: float, high: float) -> str:
+def _position(value: float, low: float, high: float) -> str:
     """Returns the position of a value between `low` and `high`, in percent for a style sheet."""
     return f'{100 * (value - low) / (high - low):.2f}' if high > low else '50.00'
 
 
 def _forest(findings: Findings) -> dict | None:
     """Returns the comparisons with the positions of their intervals on a common axis around 0."""
-    known = [one for one in findings.comparisons if one.difference is not None]
+    known = [comparison for comparison in findings.comparisons if comparison.difference is not None]
     if not findings.comparisons:
         return None
-    ends = [abs(end) for one in known for end in (one.difference.mean, one.difference.low,
-                                                  one.difference.high) if math.isfinite(end)]
+    ends = [abs(end) for comparison in known
+            for end in (comparison.difference.mean, comparison.difference.low,
+                        comparison.difference.high) if math.isfinite(end)]
     reach = 1.06 * max(ends, default=0.0) or 1.0
     rows = []
-    for one in findings.comparisons:
-        of = one.difference
-        whole = of is not None and math.isfinite(of.low)
+    for comparison in findings.comparisons:
+        difference = comparison.difference
+        has_interval = difference is not None and math.isfinite(difference.low)
         rows.append({
-            'one': one, 'verdict': verdict(one, findings), 'colour': _colour(one, findings),
-            'at': of and _place(of.mean, -reach, reach),
-            'low': whole and _place(of.low, -reach, reach),
-            'width': whole and f'{100 * (of.high - of.low) / (2 * reach):.2f}'})
+            'comparison': comparison, 'verdict': verdict(comparison, findings),
+            'colour': _colour(comparison),
+            'at': difference and _position(difference.mean, -reach, reach),
+            'low': has_interval and _position(difference.low, -reach, reach),
+            'width': has_interval and (
+                f'{100 * (difference.high - difference.low) / (2 * reach):.2f}')})
     return {'rows': rows, 'reach': reach,
             'sides': ('second is better', 'first is better') if findings.higher_is_better else (
                 'first is better', 'second is better')}
 
 
-def _colour(one: Comparison, findings: Findings) -> str:
-    return '--series-3' if one.winner == one.first else (
-        '--series-2' if one.winner else '--series-1')
+def _colour(comparison: Comparison) -> str:
+    return '--series-3' if comparison.winner == comparison.first else (
+        '--series-2' if comparison.winner else '--series-1')
 
 
 def _arms(findings: Findings) -> list[dict]:
@@ -107,16 +110,17 @@ def _arms(findings: Findings) -> list[dict]:
     low, high = low - margin, high + margin
     rows = []
     for arm in findings.arms:
-        whole = arm.score is not None and math.isfinite(arm.score.low)
+        has_interval = arm.score is not None and math.isfinite(arm.score.low)
         rows.append({
             'arm': arm, 'done': sum(cell.state == 'done' for cell in arm.cells),
             'fields': ', '.join(f'{field} = {json.dumps(value)}'
                                 for field, value in arm.fields.items()),
-            'dots': [(_place(cell.score, low, high), cell.seed, cell.score)
+            'dots': [(_position(cell.score, low, high), cell.seed, cell.score)
                      for cell in arm.cells if math.isfinite(cell.score)],
-            'at': arm.score and _place(arm.score.mean, low, high),
-            'low': whole and _place(arm.score.low, low, high),
-            'width': whole and f'{100 * (arm.score.high - arm.score.low) / (high - low):.2f}'})
+            'at': arm.score and _position(arm.score.mean, low, high),
+            'low': has_interval and _position(arm.score.low, low, high),
+            'width': has_interval and (
+                f'{100 * (arm.score.high - arm.score.low) / (high - low):.2f}')})
     return rows
 
 
@@ -156,8 +160,8 @@ def _curves(findings: Findings) -> dict | None:
                          f'{", ".join(series)}'})
     if not panels:
         return None
-    of = len([arm for arm in findings.arms if arm.score is not None])
-    return {'panels': panels, 'shown': len(shown), 'of': of}
+    with_score = len([arm for arm in findings.arms if arm.score is not None])
+    return {'panels': panels, 'shown': len(shown), 'with_score': with_score}
 
 
 def _grid(findings: Findings) -> dict | None:
@@ -167,12 +171,13 @@ def _grid(findings: Findings) -> dict | None:
     down, across = findings.grid
     means = [arm.score.mean if arm.score else math.nan for arm in findings.arms]
     known = [mean for mean in means if math.isfinite(mean)]
-    whole = [arm.score.mean for arm in findings.arms if arm.score and arm.score.n == findings.seeds]
+    complete = [arm.score.mean for arm in findings.arms
+                if arm.score and arm.score.n == findings.seeds]
     # The worst arms of a grid fail completely; without them the shades show the other arms better.
     low, high = (float(np.quantile(known, 0.1)), max(known)) if known else (0.0, 1.0)
     if not findings.higher_is_better:
         low, high = (float(np.quantile(known, 0.9)), min(known)) if known else (1.0, 0.0)
-    best = (max if findings.higher_is_better else min)(whole, default=math.nan)
+    best = (max if findings.higher_is_better else min)(complete, default=math.nan)
     rows, arms = [], iter(zip(findings.arms, means, strict=True))
     for value in down.values:
         cells = []
@@ -208,40 +213,42 @@ def _slice(findings: Findings):
 
 def _detailed(findings: Findings) -> list[Comparison]:
     """Returns the comparisons that are shown with their classes and images."""
-    known = [one for one in findings.comparisons if one.difference is not None]
-    return sorted(known, key=lambda one: (not one.winner, math.isnan(one.p), one.p))[:DETAILED]
+    known = [comparison for comparison in findings.comparisons if comparison.difference is not None]
+    return sorted(known, key=lambda comparison: (
+        not comparison.winner, math.isnan(comparison.p), comparison.p))[:DETAILED]
 
 
 def _classes(findings: Findings) -> list[dict]:
     """Returns for each detailed comparison the classes on which its arms differ most."""
-    arms, found = {arm.name: arm for arm in findings.arms}, []
-    for one in _detailed(findings):
-        first_K, second_K = (arms[name].class_scores_K for name in (one.first, one.second))
+    arms, panels = {arm.name: arm for arm in findings.arms}, []
+    for comparison in _detailed(findings):
+        first_K, second_K = (arms[name].class_scores_K
+                             for name in (comparison.first, comparison.second))
         if first_K is None or second_K is None:
             continue
         gap_K = np.nan_to_num(first_K - second_K)
         order = [k for k in np.argsort(-np.abs(gap_K), kind='stable')[:CLASSES] if gap_K[k]]
         reach = max((abs(gap_K[k]) for k in order), default=1.0)
-        found.append({'one': one, 'rows': [
+        panels.append({'comparison': comparison, 'rows': [
             (findings.class_names[k], first_K[k], second_K[k], gap_K[k],
              f'{50 * abs(gap_K[k]) / reach:.1f}') for k in order]})
-    return found
+    return panels
 
 
 def _pictures(findings: Findings) -> tuple[list[dict], int]:
     """Returns the pictures of each detailed comparison, and how many exceed IMAGE_BUDGET."""
     panels, spent, left_out = [], 0, 0
-    for one in _detailed(findings):
+    for comparison in _detailed(findings):
         fitting = []
-        for shown in findings.pictures.get((one.first, one.second), []):
+        for shown in findings.pictures.get((comparison.first, comparison.second), []):
             ready = page.picture(shown.png, shown.name)
             if spent + len(ready['uri']) > page.IMAGE_BUDGET:
                 left_out += 1
                 continue
             spent += len(ready['uri'])
-            fitting.append(ready | {'of': shown})
+            fitting.append(ready | {'shown': shown})
         if fitting:
-            panels.append({'one': one, 'pictures': fitting})
+            panels.append({'comparison': comparison, 'pictures': fitting})
     return panels, left_out
 
 

@@ -80,13 +80,16 @@ def _done(arm) -> int:
 def _comparisons(findings: Findings) -> list[dict]:
     images = ('count', 'better', 'worse', 'low', 'high', 'p', 'p_holm', 'seed_sd', 'test_se')
     return [{
-        'first': one.first, 'second': one.second,
-        **{name: one.difference and getattr(one.difference, of) for of, name in (
+        'first': comparison.first, 'second': comparison.second,
+        **{name: comparison.difference and getattr(comparison.difference, field)
+           for field, name in (
             ('mean', 'difference'), *((name, name) for name in ('low', 'high', 'sd', 'n')))},
-        'p': one.p, 'p_holm': one.p_holm, 'effect': one.effect, 'seeds_needed': one.seeds_needed,
-        'pairing_gain': one.pairing_gain, 'winner': one.winner,
-        **{f'images_{name}': one.examples and getattr(one.examples, name) for name in images},
-        'verdict': verdict(one, findings)} for one in findings.comparisons]
+        'p': comparison.p, 'p_holm': comparison.p_holm, 'effect': comparison.effect,
+        'seeds_needed': comparison.seeds_needed,
+        'pairing_gain': comparison.pairing_gain, 'winner': comparison.winner,
+        **{f'images_{name}': comparison.examples and getattr(comparison.examples, name)
+           for name in images},
+        'verdict': verdict(comparison, findings)} for comparison in findings.comparisons]
 
 
 def markdown(findings: Findings) -> str:
@@ -107,7 +110,8 @@ def markdown(findings: Findings) -> str:
             'deviation of the difference over the seeds, on these images. Test-set noise is its '
             'standard error over the images, for these networks. The pairing gain says how many '
             'times the seeds an unpaired comparison would need.')
-        parts.append(_md_table(_HEADS, [_row(one, findings) for one in findings.comparisons]))
+        parts.append(_md_table(_HEADS, [
+            _row(comparison, findings) for comparison in findings.comparisons]))
     parts.append('## How it was run\n\n' + '\n'.join(
         f'- {_md(line)}' for line in [*findings.strategies, *_cost(findings),
                                       f'code {findings.code}']))
@@ -125,21 +129,23 @@ _HEADS = ['comparison', 'difference', '95 % interval', 'p', 'Holm', "Cohen's d",
           'test-set noise', 'images: better, worse', 'p over images', 'pairing gain', 'verdict']
 
 
-def _row(one, findings: Findings) -> list[str]:
+def _row(comparison, findings: Findings) -> list[str]:
     """Returns the row of a comparison, one text per entry of _HEADS."""
-    in_percent, name = findings.percent, f'{one.first} − {one.second}'
-    if one.difference is None:
-        return [name, *[MISSING] * (len(_HEADS) - 2), verdict(one, findings)]
-    of, images = one.difference, one.examples
-    over = [MISSING] * 4 if images is None else [
+    in_percent, name = findings.percent, f'{comparison.first} − {comparison.second}'
+    if comparison.difference is None:
+        return [name, *[MISSING] * (len(_HEADS) - 2), verdict(comparison, findings)]
+    difference, images = comparison.difference, comparison.examples
+    over_images = [MISSING] * 4 if images is None else [
         _sd(images.seed_sd, in_percent), _sd(images.test_se, in_percent),
         f'{number(images.better)}, {number(images.worse)}', p_text(images.p)]
-    return [name, difference_text(of.mean, in_percent),
-            MISSING if of.n < 2 else f'{difference_text(of.low, in_percent, unit=False)} to '
-                                     f'{difference_text(of.high, in_percent, unit=False)}',
-            p_text(one.p), p_text(one.p_holm), number(one.effect), *over,
-            MISSING if math.isnan(one.pairing_gain) else f'{one.pairing_gain:.1f} x',
-            verdict(one, findings)]
+    return [name, difference_text(difference.mean, in_percent),
+            MISSING if difference.n < 2 else (
+                f'{difference_text(difference.low, in_percent, unit=False)} to '
+                f'{difference_text(difference.high, in_percent, unit=False)}'),
+            p_text(comparison.p), p_text(comparison.p_holm), number(comparison.effect),
+            *over_images,
+            MISSING if math.isnan(comparison.pairing_gain) else f'{comparison.pairing_gain:.1f} x',
+            verdict(comparison, findings)]
 
 
 def _sd(value: float, in_percent: bool) -> str:
@@ -197,7 +203,7 @@ def latex(findings: Findings) -> str:
         'seeds.')
     if findings.comparisons:
         text += _tex_table(_HEADS[:6], [
-            _row(one, findings)[:6] for one in findings.comparisons],
+            _row(comparison, findings)[:6] for comparison in findings.comparisons],
             f"{headline(findings)} Differences are paired by seed; Holm's method corrects for "
             f'{len(findings.comparisons)} planned comparisons.')
     return '\n'.join(text) + '\n'

@@ -13,47 +13,51 @@ def headline(findings: Findings) -> str:
     """Returns one or two sentences that answer the question as far as the finished cells allow."""
     if findings.missing:
         return (f'Incomplete, so that no winner is named. {_first_few(findings.missing)}.')
-    won = [one for one in findings.comparisons if one.winner]
+    won = [comparison for comparison in findings.comparisons if comparison.winner]
     if won:
-        rest = sum(one.difference is not None for one in findings.comparisons) - len(won)
-        return _first_few([_won(one, findings) for one in won]) + '.' + (
+        tested = [comparison for comparison in findings.comparisons
+                  if comparison.difference is not None]
+        rest = len(tested) - len(won)
+        return _first_few([_won(comparison, findings) for comparison in won]) + '.' + (
             f' {_count(rest)} of {len(findings.comparisons)} planned comparisons showed no '
             'difference.' if rest else '') + _untested(findings)
-    if any(one.difference is not None for one in findings.comparisons):
+    if any(comparison.difference is not None for comparison in findings.comparisons):
         return _nothing_shown(findings) + _untested(findings)
     return _best(findings) + _untested(findings)
 
 
 def _untested(findings: Findings) -> str:
-    count = sum(one.difference is None for one in findings.comparisons)
+    count = sum(comparison.difference is None for comparison in findings.comparisons)
     if not count:
         return ''
     return (f' {_count(count)} of {len(findings.comparisons)} {"was" if count == 1 else "were"} '
             'not tested, as arms were stopped.')
 
 
-def _won(one: Comparison, findings: Findings) -> str:
-    loser = one.second if one.winner == one.first else one.first
-    low, high = sorted((abs(one.difference.low), abs(one.difference.high)))
-    return (f'{one.winner} is better than {loser} by '
-            f'{difference_text(abs(one.difference.mean), findings.percent, signed=False)} '
+def _won(comparison: Comparison, findings: Findings) -> str:
+    loser = comparison.second if comparison.winner == comparison.first else comparison.first
+    low, high = sorted((abs(comparison.difference.low), abs(comparison.difference.high)))
+    return (f'{comparison.winner} is better than {loser} by '
+            f'{difference_text(abs(comparison.difference.mean), findings.percent, signed=False)} '
             f'({difference_text(low, findings.percent, signed=False, unit=False)} to '
             f'{difference_text(high, findings.percent, signed=False, unit=False)}; Holm '
-            f'{p_text(one.p_holm)})')
+            f'{p_text(comparison.p_holm)})')
 
 
 def _nothing_shown(findings: Findings) -> str:
-    tested = [one for one in findings.comparisons if one.difference is not None]
-    seeds = max(one.difference.n for one in tested)
+    tested = [comparison for comparison in findings.comparisons
+              if comparison.difference is not None]
+    seeds = max(comparison.difference.n for comparison in tested)
     if seeds == 1:
         return ('No difference was shown with 1 seed: a single one tells nothing about others.')
-    said = (f'No difference was shown with {seeds} seeds, in {len(tested)} planned '
+    text = (f'No difference was shown with {seeds} seeds, in {len(tested)} planned '
             f'comparison{"s" * (len(tested) > 1)}.')
-    needed = [(one.seeds_needed, one.difference.n) for one in tested if one.seeds_needed]
+    needed = [(comparison.seeds_needed, comparison.difference.n) for comparison in tested
+              if comparison.seeds_needed]
     if needed and min(needed)[0] > min(needed)[1]:
-        said += (f' If the largest observed effect is the true one, {number(min(needed)[0])} '
+        text += (f' If the largest observed effect is the true one, {number(min(needed)[0])} '
                  'seeds would show it in four of five studies.')
-    return said
+    return text
 
 
 def _best(findings: Findings) -> str:
@@ -61,28 +65,29 @@ def _best(findings: Findings) -> str:
     if not known:
         return 'Nothing was run yet.'
     best = (max if findings.higher_is_better else min)(known, key=lambda arm: arm.score.mean)
-    said = (f'{best.name} has the best {metric_name(findings.metric)}: '
+    text = (f'{best.name} has the best {metric_name(findings.metric)}: '
             f'{interval_text(best.score, findings.percent)}.')
     if len(known) > 1:
-        said += (f' It was picked among {len(known)} arms by this same figure, so it is too '
+        text += (f' It was picked among {len(known)} arms by this same figure, so it is too '
                  'optimistic' + ('.' if findings.comparisons else '; no comparison was planned.'))
-    return said
+    return text
 
 
-def verdict(one: Comparison, findings: Findings) -> str:
+def verdict(comparison: Comparison, findings: Findings) -> str:
     """Returns the result of a comparison in a few words."""
-    if one.missing:
-        return f'incomplete: {"; ".join(one.missing)}'
-    if one.winner:
-        return f'{one.winner} is better'
-    if findings.missing and one.p_holm < 0.05:
+    if comparison.missing:
+        return f'incomplete: {"; ".join(comparison.missing)}'
+    if comparison.winner:
+        return f'{comparison.winner} is better'
+    if findings.missing and comparison.p_holm < 0.05:
         return 'no winner is named: the study is incomplete'
-    if one.difference.n == 1:
+    if comparison.difference.n == 1:
         return 'one seed tells nothing about others'
-    if math.isnan(one.p):
+    if math.isnan(comparison.p):
         return 'the same difference for every seed: the test set is too small to tell'
-    if one.seeds_needed:
-        return f'no difference shown; {number(one.seeds_needed)} seeds would show this effect'
+    if comparison.seeds_needed:
+        return (f'no difference shown; {number(comparison.seeds_needed)} seeds would show this '
+                'effect')
     return 'no difference shown'
 
 
@@ -130,5 +135,5 @@ def _first_few(texts: list[str]) -> str:
     return '; '.join(texts[:_NAMED]) + (f'; and {more} more' if more > 0 else '')
 
 
-def _count(number_: int) -> str:
-    return 'One' if number_ == 1 else str(number_)
+def _count(count: int) -> str:
+    return 'One' if count == 1 else str(count)

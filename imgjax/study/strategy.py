@@ -28,7 +28,7 @@ from imgjax.study.cells import Cell
 log = logging.getLogger('imgjax.study')
 
 NAMES = ('auto', 'loop', 'vmap', 'mesh')
-_TIMED_SECONDS = 0.3  # a program is timed for at most this time or three dispatches
+_TIMED_SECONDS = 0.3  # no further dispatch is timed after this time, nor after three of them
 
 
 class Choice(NamedTuple):
