@@ -20,6 +20,7 @@ from imgjax.interop import load, preprocessing
 from imgjax.process import backend, processes, stop, watchdog
 from imgjax.report import run as run_page
 from imgjax.rundir import checkpoint, claim, dataset_info, files, metrics_log, outputs, result
+from imgjax.rundir.members import Member, Members
 
 log = logging.getLogger('imgjax')
 
@@ -139,8 +140,9 @@ def _train(setup: Setup, workdir: str, sources, hparams: dict, fitted: list, pau
                  jax.devices()[0].device_kind,
                  f' of {processes.count()} processes' if processes.count() > 1 else '',
                  feed.steps, feed.compile_seconds)
-        state, [outcome] = loop.run([mine], state, first, feed, evaluator(setup, eval_source, beat),
-                                    train_source, beat, pause_at=pause_at)
+        members = Members([mine], feed, evaluator(setup, eval_source, beat), train_source)
+        state = loop.run(members, state, first, feed, beat, pause_at)
+    [outcome] = members.outcomes
     if isinstance(outcome, DivergedError):
         raise outcome
     return state, outcome, mine.rows
@@ -148,14 +150,14 @@ def _train(setup: Setup, workdir: str, sources, hparams: dict, fitted: list, pau
 
 @contextlib.contextmanager
 def member(setup: Setup, workdir: str, first: int):
-    """Opens the rows and the checkpoints of a run from step `first` on; yields a loop.Member."""
+    """Opens the rows and the checkpoints of a run from step `first` on; yields a Member."""
     rows = metrics_log.Log(workdir, first, write=processes.first())
     writer = checkpoint.Writer(
         workdir, setup.config['checkpoint'],
         lambda step: metrics_log.scores(
             rows.rows, setup.config['data']['eval_split'], *setup.best).get(step))
     try:
-        yield loop.Member(setup, rows, writer)
+        yield Member(setup, rows, writer)
     finally:
         rows.close()
         writer.close()

@@ -17,6 +17,7 @@ from imgjax.errors import ConfigError, DataError, DivergedError, OutOfMemoryErro
 from imgjax.models.parts import forms
 from imgjax.process import backend
 from imgjax.rundir import checkpoint, dataset_info, metrics_log
+from imgjax.rundir import members as members_lib
 
 
 def config_of(family='mlp', **changes) -> dict:
@@ -273,8 +274,8 @@ def test_all_members_are_saved_where_one_is_at_its_best(members, saves):
     made = [types.SimpleNamespace(
         setup=types.SimpleNamespace(config={'checkpoint': {'keep_best': keeps}}),
         writer=types.SimpleNamespace(improves={10: best}.get)) for keeps, best in members]
-    going = loop._Going(dict(enumerate(made)), [None] * len(made))
-    assert loop._is_best(going, 10) is saves
+    found = members_lib.Members(made, feed=None, evaluator=None, source=None)
+    assert found.improved(10) is saves
 
 
 @pytest.mark.parametrize('there', [False, True])
@@ -328,7 +329,8 @@ def test_a_step_that_needs_more_than_is_free_is_refused_before_it_runs(tmp_path,
 def test_every_row_has_the_time_of_its_own_steps(tmp_path, monkeypatch):
     """By a clock on which a step takes a second, also before an evaluation and at the end."""
     clock = {'now': 0.0}
-    monkeypatch.setattr(loop, 'time', types.SimpleNamespace(monotonic=lambda: clock['now']))
+    for module in (loop, members_lib):
+        monkeypatch.setattr(module, 'time', types.SimpleNamespace(monotonic=lambda: clock['now']))
     opened = feed.open_feed
 
     def open_feed(*arguments):

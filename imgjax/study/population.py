@@ -26,6 +26,7 @@ from imgjax.data import Source, pipeline
 from imgjax.errors import DivergedError, PreemptedError
 from imgjax.process import backend, stop, watchdog
 from imgjax.rundir import checkpoint, claim, files, result
+from imgjax.rundir.members import Members
 from imgjax.study.cells import ENDED, Cell, state_of
 
 log = logging.getLogger('imgjax')
@@ -98,7 +99,7 @@ def _train(cells, setups: list[Setup], going: list[bool], devices, pause_at, sta
     if pause_at is not None and first > pause_at:
         return [{'step': first} if goes else None for goes in going]
     with contextlib.ExitStack() as opened:
-        members = [
+        runs = [
             opened.enter_context(train.member(_keeping_two(setup), cell.directory, first))
             if goes else None for cell, setup, goes in zip(cells, setups, going, strict=True)]
         noted = cells[going.index(True)].directory
@@ -109,13 +110,15 @@ def _train(cells, setups: list[Setup], going: list[bool], devices, pause_at, sta
                  setups[0].config['batch_size'], len(devices), devices[0].device_kind, feed.steps,
                  feed.compile_seconds)
         alone = train.evaluator(setups[0], eval_source, beat)
-        state, outcomes = loop.run(
-            members, state, first, feed,
+        members = Members(
+            runs, feed,
             lambda one, step, own: alone(sharding.place(one, setups[0].shardings), step, own),
-            train_source, beat, unstack=_unstacker(len(cells)), pause_at=pause_at)
+            train_source, _unstacker(len(cells)))
+        state = loop.run(members, state, first, feed, beat, pause_at)
     states, seconds = _unstacker(len(cells))(state), (time.monotonic() - started) / len(cells)
     ended = []
-    for cell, member, one, outcome in zip(cells, members, states, outcomes, strict=True):
+    for cell, member, one, outcome in zip(cells, runs, states, members.outcomes,
+                                          strict=True):
         beat()
         if stop.preempted():  # each writes a page
             raise PreemptedError('asked to stop at the end; the same command goes on')
