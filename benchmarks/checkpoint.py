@@ -38,7 +38,7 @@ def job_of(megabytes: int) -> tuple[build.Setup, tuple]:
     config.model.options = dict(hidden=(round(np.sqrt(parameters / 2)),) * 3)
     config.update(steps=10**6, batch_size=_BATCH_SIZE.value, log_every=10**6, eval_every=10**6,
                   steps_per_dispatch=1, checkpoint=dict(every=10**6, keep_newest=1))
-    config = config_lib.to_plain(config)
+    config = config_lib.checked(config)
     splits = build.open_dataset(config)
     return build.setup(*build.describe(config, *splits)), splits
 
@@ -61,7 +61,7 @@ def save_cost() -> None:
     now = train.initial_state(setup, hparams)
     opened = feed.open_feed(setup, source, now, 0, hparams)
     with tempfile.TemporaryDirectory() as workdir:
-        writer = checkpoint.Writer(workdir, setup.config['checkpoint'])
+        writer = checkpoint.Writer(workdir, setup.config.checkpoint)
         now, *_ = block(opened, now, writer)  # warm
         costs, steps, saves = [], [], []
         for _ in range(_ROUNDS.value):
@@ -95,7 +95,7 @@ def restore_cost() -> None:
         return found
 
     with tempfile.TemporaryDirectory() as workdir:
-        writer = checkpoint.Writer(workdir, setup.config['checkpoint'])
+        writer = checkpoint.Writer(workdir, setup.config.checkpoint)
         writer.save(now, _HASH)
         writer.close()
         del now

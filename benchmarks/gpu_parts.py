@@ -15,6 +15,7 @@ import numpy as np
 from benchmarks import layers, step_ours, turns
 from imgjax import config as config_lib
 from imgjax import step
+from imgjax.config import Config
 from imgjax.models.parts import attention, forms
 from imgjax.perf import chips
 from imgjax.process import backend
@@ -49,7 +50,7 @@ def ceiling(tiny: bool, compared):
 # Exact resume.
 
 
-def _resumed_config(tiny: bool) -> tuple[dict, int]:
+def _resumed_config(tiny: bool) -> tuple[Config, int]:
     """Returns a config with all that a state can hold, and the side of its images."""
     config = step_ours.base_config()
     config['model'] |= {'name': 'tiny_resnet', 'dtype': 'bfloat16'} if tiny else {
@@ -57,15 +58,15 @@ def _resumed_config(tiny: bool) -> tuple[dict, int]:
     config['augment'] = [['random_flip', {}], ['mixup', {}]]
     config['hparams']['augment'] = {'random_flip': 0.5, 'mixup': 0.2}
     config |= {'batch_size': 16 if tiny else 128, 'steps': 8 if tiny else 40, 'ema': True}
-    return config, 16 if tiny else 64
+    return Config(config), 16 if tiny else 64
 
 
-def _train(config: dict, size: int, current, hparams, train_step, last: int):
+def _train(config: Config, size: int, current, hparams, train_step, last: int):
     """Trains up to step `last` on batches that are functions of the step."""
     dispatch = jax.jit(train_step, compiler_options=backend.compiler_options())
     for at in range(int(current.step), last):
         current, _ = dispatch(
-            current, step_ours.examples(config['batch_size'], size, seed=at), hparams)
+            current, step_ours.examples(config.batch_size, size, seed=at), hparams)
     return current
 
 
@@ -75,11 +76,11 @@ def resume_begin(tiny: bool, compared, workdir: str):
 
     config, size = _resumed_config(tiny)
     train_step, hparams, init = step_ours.build(config, size)
-    steps = config['steps']
+    steps = config.steps
     through = [digests.state_digest(_train(config, size, step_ours.initial(init, hparams), hparams,
                                            train_step, steps)) for _ in range(2)]
     half = _train(config, size, step_ours.initial(init, hparams), hparams, train_step, steps // 2)
-    writer = checkpoint.Writer(workdir, config['checkpoint'])
+    writer = checkpoint.Writer(workdir, config.checkpoint)
     writer.save(half, config_lib.digest(config))
     saved = writer.wait()
     writer.close()
@@ -99,7 +100,7 @@ def resume_rest(tiny: bool, compared, workdir: str):
     current, _ = checkpoint.restore_newest(
         workdir, target, config_lib.digest(config), put_aside=False)
     yield {'resumed': digests.state_digest(
-        _train(config, size, current, hparams, train_step, config['steps']))}
+        _train(config, size, current, hparams, train_step, config.steps))}
 
 
 def resume_run(tiny: bool, compared):
@@ -282,8 +283,9 @@ def augmentation(tiny: bool, compared):
         config = step_ours.base_config()
         config['augment'] = [[operation, {}] for operation in strengths]
         config['hparams']['augment'] = strengths
-        _, hparams, _ = step_ours.build(
-            config | {'model': config['model'] | {'name': 'mlp'}, 'steps': 1}, size)
+        config['model'] |= {'name': 'mlp'}
+        config = Config(config | {'steps': 1})
+        _, hparams, _ = step_ours.build(config, size)
         made = jax.jit(lambda key, batch, hparams, config=config: step.augmented_batch(
             config, 1000, key, batch, hparams), compiler_options=backend.compiler_options())
         runs[name] = _timed(made, jax.random.key(0), images, hparams)

@@ -14,6 +14,7 @@ import numpy as np
 from benchmarks import turns
 from imgjax import config as config_lib
 from imgjax import models, parts, state, step
+from imgjax.config import Config
 from imgjax.perf import chips, flops
 from imgjax.process import backend
 
@@ -22,7 +23,7 @@ CEILING_SIDE = {'cpu': 2048, 'gpu': 8192, 'tpu': 8192}
 
 
 def base_config(optimizer: str = 'adamw') -> dict:
-    """Returns a plain config of defaults with the numbers of its parts."""
+    """Returns a config of defaults with the numbers of its parts, as a dict to change."""
     config = config_lib.defaults()
     config_lib.put(config, 'optimizer.name', optimizer)
     return parts.complete(config)
@@ -32,14 +33,14 @@ def build(config: dict, size: int, channels: int = 3, classes: int = 1000):
     """Returns (the pure train step, hparams, init: hparams -> TrainState) of a config.
 
     Args:
-      config: plain.
+      config: as of base_config.
       size: side of the images in pixels.
       channels: of the images.
       classes: of the labels.
     """
-    options = dict(config['model']['options'])
-    model = models.create(config['model']['name'], num_classes=classes,
-                          dtype=jnp.dtype(config['model']['dtype']), **options)
+    config = Config(config)
+    model = models.create(config.model.name, num_classes=classes,
+                          dtype=jnp.dtype(config.model.dtype), **config.model.options)
     shape = (size, size, channels)
     return (step.make_train_step(model, config), jax.device_put(state.hparams_of(config)),
             lambda hparams: state.init(model, config, shape, hparams))

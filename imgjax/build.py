@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from imgjax import augment, cache, data, models, parts, samplers, sharding, state, step
+from imgjax.config import Config
 from imgjax.data import Source, classes, image_files, pipeline, split_names
 from imgjax.errors import ConfigError, DataError, nearest
 from imgjax.metrics import Metric
@@ -27,7 +28,7 @@ class Setup(NamedTuple):
     """A config, built.
 
     Attributes:
-      config: plain, with `steps` filled in.
+      config: checked, with `steps` filled in.
       dataset: what is known of its dataset.
       model: Flax module.
       mesh: the devices.
@@ -40,7 +41,7 @@ class Setup(NamedTuple):
       key: equal for runs that have the same programs.
     """
 
-    config: dict
+    config: Config
     dataset: DatasetInfo
     model: Any
     mesh: jax.sharding.Mesh
@@ -61,12 +62,12 @@ class Setup(NamedTuple):
     def best(self) -> tuple[str, bool]:
         """What the best checkpoint is chosen by: a metric, and whether higher is better."""
         several = self.dataset.multi_label
-        name = self.config['best_metric'] or (
+        name = self.config.best_metric or (
             'mean_average_precision' if several else 'accuracy')
         return name, self.metrics[name].higher_is_better
 
 
-def open_dataset(config: dict) -> tuple[Source, Source]:
+def open_dataset(config: Config) -> tuple[Source, Source]:
     """Opens the training and the evaluation split; the classes of both are those of the first.
 
     Raises:
@@ -74,33 +75,33 @@ def open_dataset(config: dict) -> tuple[Source, Source]:
       DataError: as of data.open_split; the evaluation split has images of a class that is not
         trained, or files of the training split.
     """
-    options = config['data']
-    train = data.open_split(options['train_split'], options)
-    held_out = data.open_split(options['eval_split'], options)
+    options = config.data
+    train = data.open_split(options.train_split, options)
+    held_out = data.open_split(options.eval_split, options)
     if train.multi_label != held_out.multi_label:
         several = options['train_split' if train.multi_label else 'eval_split']
-        raise DataError(f'{options["name"]}: images of the split {several!r} have several labels, '
+        raise DataError(f'{options.name}: images of the split {several!r} have several labels, '
                         'those of the other split have one; label both alike')
     _check_apart(train, held_out, options)
-    return train, classes.renumbered(held_out, train.class_names, options['eval_split'])
+    return train, classes.renumbered(held_out, train.class_names, options.eval_split)
 
 
 def _check_apart(train: Source, held_out: Source, options: dict) -> None:
     """Checks that no file is in both splits, unless both are taken from the same one."""
-    train_split, eval_split = options['train_split'], options['eval_split']
+    train_split, eval_split = options.train_split, options.eval_split
     same = set(split_names.bare(train_split)) & set(split_names.bare(eval_split))
     if same or train.files is None or held_out.files is None:
         return
     rows = image_files.shared(train.files, held_out.files)
     if len(rows):
         raise DataError(
-            f'{options["path"]}: {len(rows):,} files are in both {train_split!r} and '
+            f'{options.path}: {len(rows):,} files are in both {train_split!r} and '
             f'{eval_split!r}, first {held_out.examples[int(rows[0])]["name"]}; take them out of '
             'one, as the evaluation is to be of images that are not trained on')
 
 
-def describe(config: dict, train: Source, held_out: Source,
-             begun: bool = False) -> tuple[dict, DatasetInfo]:
+def describe(config: Config, train: Source, held_out: Source,
+             begun: bool = False) -> tuple[Config, DatasetInfo]:
     """Returns the config with what it leaves to the dataset filled in, and what is known of that.
 
     What is filled in: an image_size of 0 where the images have no one size, ('balanced',) class
@@ -110,26 +111,26 @@ def describe(config: dict, train: Source, held_out: Source,
       ConfigError: a schedule that does not go with that many steps, or an augmentation that does
         not go with that size.
     """
-    options = config['data']
-    native = 0 if options['image_size'] else pipeline.native_size(train, options)
-    if not native and not options['image_size']:
-        options = options | {'image_size': options['usual_size']}
-    size = native or options['image_size']
+    options = config.data
+    native = 0 if options.image_size else pipeline.native_size(train, options)
+    if not native and not options.image_size:
+        options = options | {'image_size': options.usual_size}
+    size = native or options.image_size
     dataset = DatasetInfo(
-        list(train.class_names), [size, size, options['channels']], len(train.examples),
+        list(train.class_names), [size, size, options.channels], len(train.examples),
         len(held_out.examples), train.fingerprint, held_out.fingerprint, train.multi_label)
     config = config | {'data': options}
     if not begun:
         _check_pixels(config, size)
-    if config['hparams'].get('class_weights') == ['balanced']:
+    if config.hparams.get('class_weights') == ('balanced',):
         weights = {'class_weights': _balanced(train)}
-        config = config | {'hparams': config['hparams'] | weights}
-    if config['epochs']:
-        steps = max(1, round(config['epochs'] * dataset.train_examples / config['batch_size']))
+        config = config | {'hparams': config.hparams | weights}
+    if config.epochs:
+        steps = max(1, round(config.epochs * dataset.train_examples / config.batch_size))
         config = config | {'steps': steps, 'epochs': 0.0}
     schedule.check(config)
     if constants := objective_constants(config, dataset):
-        marks = config['fingerprints'] | {'constants': digests.state_digest(constants)}
+        marks = config.fingerprints | {'constants': digests.state_digest(constants)}
         config = config | {'fingerprints': marks}
     return config, dataset
 
@@ -154,11 +155,11 @@ def label_struct(dataset: DatasetInfo, batch_size: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((batch_size,), np.int32)
 
 
-def check(config: dict, begun: bool = False) -> None:
+def check(config: Config, begun: bool = False) -> None:
     """Checks all that can be without the dataset.
 
     Args:
-      config: plain.
+      config: checked.
       begun: whether it is of a run that is there: its strengths, and what its operations count in
         pixels, stay, as their ranges came later.
 
@@ -168,17 +169,17 @@ def check(config: dict, begun: bool = False) -> None:
     _check_names(config)
     if not begun:
         check_strengths(config)
-        _check_pixels(config, config['data']['image_size'])
+        _check_pixels(config, config.data.image_size)
     _model(config, num_classes=2)
-    mesh = sharding.make_mesh(config['mesh'])
-    sharding.check_batch_size(config['batch_size'], config['accumulation_steps'], mesh)
+    mesh = sharding.make_mesh(config.mesh)
+    sharding.check_batch_size(config.batch_size, config.accumulation_steps, mesh)
 
 
-def setup(config: dict, dataset: DatasetInfo, devices=None, shared: dict | None = None) -> Setup:
+def setup(config: Config, dataset: DatasetInfo, devices=None, shared: dict | None = None) -> Setup:
     """Builds a config, as `describe` returns it, on all devices or those given.
 
     Args:
-      config: plain.
+      config: checked.
       dataset: what is known of its dataset.
       devices: of jax.devices(); None takes all.
       shared: `Setup.cache` of an earlier run of this process.
@@ -189,24 +190,24 @@ def setup(config: dict, dataset: DatasetInfo, devices=None, shared: dict | None 
     _check_names(config)
     _check_labels(config, dataset)
     shared = {} if shared is None else shared
-    mesh = sharding.make_mesh(config['mesh'], devices)
+    mesh = sharding.make_mesh(config.mesh, devices)
     key = (cache.structure(config), cache.data(config, dataset, mesh))
     built = cache.once(shared, 'job', key, lambda: _build(config, dataset, mesh))
     return built._replace(config=config, dataset=dataset, cache=shared, key=key)
 
 
-def _build(config: dict, dataset: DatasetInfo, mesh) -> Setup:
+def _build(config: Config, dataset: DatasetInfo, mesh) -> Setup:
     model = _model(config, len(dataset.class_names))
     try:
         with _own_code():
             abstract = state.abstract(model, config, tuple(dataset.image_shape))
     except (ValueError, TypeError, ZeroDivisionError) as error:
         raise ConfigError(
-            f'config.model: {config["model"]["name"]} does not take images of '
+            f'config.model: {config.model.name} does not take images of '
             f'{"x".join(map(str, dataset.image_shape))} ({str(error).splitlines()[0][:200]})'
         ) from None
     metrics = parts.measured(config, dataset.multi_label)
-    rules = models.tensor_rules(config['model']['name'])
+    rules = models.tensor_rules(config.model.name)
     target = jax.tree.map(
         lambda leaf, placed: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed),
         abstract, sharding.state_shardings(abstract, mesh, rules))
@@ -218,7 +219,7 @@ def _build(config: dict, dataset: DatasetInfo, mesh) -> Setup:
     except ValueError as error:
         raise ConfigError(f'config.optimizer.freeze: {error}') from None
     depths = None
-    if config['optimizer']['layerwise']:
+    if config.optimizer.layerwise:
         depths = finetune.depths(model, tuple(dataset.image_shape))
     setup = Setup(config, dataset, model, mesh, target,
                   step.make_train_step(model, config, depths, layout),
@@ -234,8 +235,8 @@ def _check_own_parts(setup: Setup, abstract: state.TrainState) -> None:
     Raises:
       ConfigError: names the file and the line of what went wrong, or else the parts.
     """
-    config, batch_size = setup.config, setup.config['batch_size']
-    named = [one.name for one in parts.chosen(config)] + [config['model']['name']]
+    config, batch_size = setup.config, setup.config.batch_size
+    named = [one.name for one in parts.chosen(config)] + [config.model.name]
     own = sorted({name for name in named if '.' in name})
     if not own:
         return
@@ -268,31 +269,31 @@ def _own_code():
         raise ConfigError(said) from error
 
 
-def objective_constants(config: dict, dataset: DatasetInfo):
+def objective_constants(config: Config, dataset: DatasetInfo):
     """Returns what the objective computes with and never changes: NumPy arrays, {} without."""
-    objective = parts.find('objective', config['objective']['name'])
+    objective = parts.find('objective', config.objective.name)
     if not hasattr(objective, 'constants'):
         return {}
     with _own_code():
         return jax.tree.map(np.asarray, objective.constants(
-            config['objective']['options'], len(dataset.class_names), tuple(dataset.image_shape)))
+            config.objective.options, len(dataset.class_names), tuple(dataset.image_shape)))
 
 
-def draw(config: dict, source: Source) -> Callable[[np.ndarray], np.ndarray]:
+def draw(config: Config, source: Source) -> Callable[[np.ndarray], np.ndarray]:
     """Returns positions of the stream of training -> example indices, int64 of the same shape."""
-    sampler = parts.find('sampler', config['sampler']['name'])
+    sampler = parts.find('sampler', config.sampler.name)
     with _own_code():
-        order = sampler.order(source, config['sampler']['options'], config['hparams']['seed'])
+        order = sampler.order(source, config.sampler.options, config.hparams.seed)
         _check_order(config, order, len(source.examples))
-    return samplers.repeated(order, config['batch_size'], config['data']['aug_repeats'])
+    return samplers.repeated(order, config.batch_size, config.data.aug_repeats)
 
 
-def _check_order(config: dict, order, count: int) -> None:
-    numbers = np.arange(config['batch_size'], dtype=np.int64)
+def _check_order(config: Config, order, count: int) -> None:
+    numbers = np.arange(config.batch_size, dtype=np.int64)
     found = order(numbers)
     if not (isinstance(found, np.ndarray) and found.shape == numbers.shape
             and found.dtype == np.int64 and ((0 <= found) & (found < count)).all()):
-        raise ConfigError(f'{parts.file_of(config["sampler"]["name"])}: `order` has to return '
+        raise ConfigError(f'{parts.file_of(config.sampler.name)}: `order` has to return '
                           f'numbers -> int64 of the same shape, from 0 to {count - 1}')
 
 
@@ -304,9 +305,9 @@ def _check_heads(model, parts: int) -> None:
                           'heads of the model')
 
 
-def _check_labels(config: dict, dataset: DatasetInfo) -> None:
+def _check_labels(config: Config, dataset: DatasetInfo) -> None:
     """Checks what the dataset's classes say about the config."""
-    name = config['objective']['name']
+    name = config.objective.name
     if dataset.multi_label and not getattr(parts.find('objective', name), 'MULTI_LABEL', False):
         raise ConfigError(f'config.objective.name: {name} takes one label for each image, and this '
                           'dataset has images with several; set it to sigmoid or focal')
@@ -315,44 +316,43 @@ def _check_labels(config: dict, dataset: DatasetInfo) -> None:
             raise ConfigError(f'config.metrics: {metric.name} is of images with several labels, '
                               'those of this dataset have one; leave it out')
     known = parts.measured(config, dataset.multi_label)
-    if config['best_metric'] and config['best_metric'] not in known:
+    if config.best_metric and config.best_metric not in known:
         raise ConfigError(f'config.best_metric: takes one of {", ".join(known)}, got '
-                          f'{config["best_metric"]!r}{nearest(config["best_metric"], known)}')
-    weights, classes = config['hparams'].get('class_weights'), len(dataset.class_names)
+                          f'{config.best_metric!r}{nearest(config.best_metric, known)}')
+    weights, classes = config.hparams.get('class_weights'), len(dataset.class_names)
     if weights and len(weights) != classes:
         raise ConfigError(f'config.hparams.class_weights: takes a number for each of {classes} '
                           f'classes, got {len(weights)}')
 
 
-def _model(config: dict, num_classes: int):
-    options = {name: tuple(value) if isinstance(value, list) else value
-               for name, value in config['model']['options'].items()}
+def _model(config: Config, num_classes: int):
+    options = dict(config.model.options)
     if 'dtype' in options or 'num_classes' in options:
         raise ConfigError('config.model.options: dtype is set by config.model.dtype, num_classes '
                           'by the dataset; leave them out')
     try:
         return models.create(
-            config['model']['name'], num_classes=num_classes,
-            dtype=jax.numpy.dtype(config['model']['dtype']), **options)
+            config.model.name, num_classes=num_classes,
+            dtype=jax.numpy.dtype(config.model.dtype), **options)
     except ValueError as error:
         raise ConfigError(f'config.model: {error}') from None
 
 
-def _check_names(config: dict) -> None:
+def _check_names(config: Config) -> None:
     """Checks the operations of config.augment, and that the objective's views differ."""
-    objective = parts.find('objective', config['objective']['name'])
+    objective = parts.find('objective', config.objective.name)
     differ, operations = getattr(objective, 'VIEWS_DIFFER_IN', ()), [
-        name for name, _ in config['augment']]
+        name for name, _ in config.augment]
     if differ and not set(differ) & set(operations):
-        raise ConfigError(f'config.augment: objective {config["objective"]["name"]} takes views '
+        raise ConfigError(f'config.augment: objective {config.objective.name} takes views '
                           f'that differ in {" or ".join(differ)}; add it to config.augment')
     try:
-        augment.check(config['augment'])
+        augment.check(config.augment)
     except ValueError as error:
         raise ConfigError(f'config.augment: {error}') from None
 
 
-def check_strengths(config: dict) -> None:
+def check_strengths(config: Config) -> None:
     """Checks config.hparams.augment against the operations of config.augment and their ranges.
 
     Where config.augment is empty augmentation was turned off, and a recipe's strengths may stay.
@@ -360,23 +360,23 @@ def check_strengths(config: dict) -> None:
     Raises:
       ConfigError: names the field.
     """
-    strengths = config['hparams']['augment']
-    if strengths and not config['augment'] and set(strengths) <= set(augment.names()):
+    strengths = config.hparams.augment
+    if strengths and not config.augment and set(strengths) <= set(augment.names()):
         log.warning('config.hparams.augment: %s has no effect, as config.augment is empty',
                     ', '.join(strengths))
         return
     try:
-        augment.check_strengths(config['augment'], strengths)
+        augment.check_strengths(config.augment, strengths)
     except ValueError as error:
         raise ConfigError(f'config.hparams.augment.{error}') from None
 
 
-def _check_pixels(config: dict, side: int) -> None:
+def _check_pixels(config: Config, side: int) -> None:
     """Checks that no operation of config.augment paints or moves more than an image's side.
 
     A side of 0 is not known yet.
     """
     try:
-        augment.check(config['augment'], side)
+        augment.check(config.augment, side)
     except ValueError as error:
         raise ConfigError(f'config.augment: {error}') from None

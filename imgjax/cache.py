@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from imgjax import config as config_lib
+from imgjax.config import Config
 
 # Fields that no program and no decoded set depends on, besides the numbers in hparams.
 _FREE = ('name', 'checkpoint.', 'data.max_unreadable_share', 'watchdog_seconds', 'profile.')
@@ -25,27 +26,27 @@ def once(cache: dict, name: str, key, make: Callable[[], Any]):
     return cache[name][1]
 
 
-def structure(config: dict) -> str:
-    """Returns what of a plain config decides which programs are compiled, as text.
+def structure(config: Config) -> str:
+    """Returns what of a config decides which programs are compiled, as text.
 
     That is all but the numbers that a step receives (`hparams`). Of these it matters how many there
     are.
     """
     flat = {name: value for name, value in config_lib.flatten(config).items()
             if not name.startswith((*_FREE, 'hparams.'))}
-    hparams = config['hparams']
+    hparams = config.hparams
     flat['hparams'] = [sorted(hparams['augment']), sorted(
-        [name, len(value)] for name, value in hparams.items() if isinstance(value, list))]
+        [name, len(value)] for name, value in hparams.items() if isinstance(value, tuple))]
     return json.dumps(flat, sort_keys=True)
 
 
-def data(config: dict, dataset, mesh=None) -> str:
+def data(config: Config, dataset, mesh=None) -> str:
     """Returns what a decoded split depends on, as text.
 
     Args:
-      config: plain.
+      config: checked.
       dataset: what is known of its dataset.
       mesh: on which it lies; None for the host.
     """
     place = mesh and [dict(mesh.shape), [device.id for device in mesh.devices.flat]]
-    return json.dumps([config['data'], config['eval_batch_size'], dataset, place], sort_keys=True)
+    return json.dumps([config.data, config.eval_batch_size, dataset, place], sort_keys=True)

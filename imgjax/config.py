@@ -1,9 +1,9 @@
 """The config: which fields there are, reading it, checking it, hashing it.
 
-A config is plain JSON-able data in two parts. `hparams` are the numbers that the compiled step
-receives as arrays; the rest is structure. FIELDS is the one list of common fields; what a part of
-the step takes stands in its file (parts.py). `python -m launch.fields` prints both. Importing this
-module does not import JAX.
+A config has two parts. `hparams` are the numbers that the compiled step receives as arrays; the
+rest is structure. A recipe gives plain data, `checked` makes a frozen Config of it, and on disk it
+is JSON. FIELDS is the one list of common fields; what a part of the step takes stands in its file
+(parts.py). `python -m launch.fields` prints both. Importing this module does not import JAX.
 """
 
 import copy
@@ -235,6 +235,53 @@ PART_FIELDS = ('objective.name', 'optimizer.name', 'sampler.name', 'metrics')
 STEPS_OR_SHARE = ('schedule.warmup_steps', 'schedule.head_steps')
 
 
+class Config(dict):
+    """A config, or a group of its fields: frozen, hashable, with the fields as attributes.
+
+    `config.data.image_size` reads a field, `config | {'steps': 9}` returns another config, and
+    `plain` gives data to edit. It is a dict for JSON's sake; lists are tuples.
+    """
+
+    def __init__(self, data=()):
+        super().__init__({name: _frozen(value) for name, value in dict(data).items()})
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f'the config has no field {name!r}') from None
+
+    def __or__(self, other) -> 'Config':
+        return Config({**self, **other})
+
+    __ior__ = __or__
+
+    def __hash__(self) -> int:  # type: ignore[override]  # a dict has none
+        return hash(frozenset(self.items()))
+
+    def __reduce__(self):  # how a copy of it reaches the decoding processes
+        return Config, (dict(self),)
+
+    def _refuse(self, *_, **__):
+        raise TypeError("a config is frozen; config | {'field': value} returns another one")
+
+    __setitem__ = __delitem__ = __setattr__ = __delattr__ = _refuse
+    clear = pop = popitem = setdefault = update = _refuse
+
+
+def _frozen(value):
+    if isinstance(value, dict):
+        return value if isinstance(value, Config) else Config(value)
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
+
+
+def plain(config: dict) -> dict:
+    """Returns a copy of a config that can be edited: dicts and lists."""
+    if isinstance(config, dict):
+        return {name: plain(value) for name, value in config.items()}
+    return list(map(plain, config)) if isinstance(config, list | tuple) else config
+
+
 def defaults() -> dict:
     """Returns a config of which every field has its default; it names no model and no dataset."""
     config = {}
@@ -264,8 +311,8 @@ def flatten(config: dict, prefix: str = '') -> dict[str, Any]:
     return flat
 
 
-def to_plain(config) -> dict:
-    """Turns what get_config returned into plain JSON data and checks every field.
+def checked(config) -> Config:
+    """Checks every field of what get_config returned, or of its plain data, and freezes it.
 
     Raises:
       ConfigError: one line naming the field, for the first that is unknown, missing, ill-typed
@@ -278,12 +325,12 @@ def to_plain(config) -> dict:
     for name, value in _not_finite(data):
         raise ConfigError(f'config.{name}: takes a finite number, got {value}')
     try:
-        plain = json.loads(json.dumps(data))
+        found = json.loads(json.dumps(data))
     except (TypeError, ValueError) as error:
         raise ConfigError(f'config: not plain JSON data ({error})') from None
-    if not isinstance(plain, dict):
-        raise ConfigError(f'config: takes a dict of fields, got {type(plain).__name__}')
-    flat = flatten(plain)
+    if not isinstance(found, dict):
+        raise ConfigError(f'config: takes a dict of fields, got {type(found).__name__}')
+    flat = flatten(found)
     redact.check_config(flat)
     for name in flat:
         if name not in FIELDS and not name.startswith('hparams.'):  # numbers may be a part's
@@ -291,14 +338,14 @@ def to_plain(config) -> dict:
     for name, field in FIELDS.items():
         if name not in flat:
             flat[name] = json.loads(json.dumps(field.default))
-            put(plain, name, flat[name])
+            put(found, name, flat[name])
         check_value(f'config.{name}', flat[name], field)
-    if not plain['init']['weights'] and plain['init']['preprocessing'] == 'auto':
-        plain['init']['preprocessing'] = 'checkpoint'  # nothing to choose
-    _count_in_whole_steps(plain)
-    _check_together(plain)
+    if not found['init']['weights'] and found['init']['preprocessing'] == 'auto':
+        found['init']['preprocessing'] = 'checkpoint'  # nothing to choose
+    _count_in_whole_steps(found)
+    _check_together(found)
     from imgjax import parts  # which imports JAX
-    return parts.complete(plain)
+    return Config(parts.complete(found))
 
 
 def _not_finite(data, prefix: str = ''):
@@ -406,11 +453,11 @@ def unread(config: dict) -> dict[str, str]:
     A field that nothing reads has to keep its default. (A number or option that no part takes is
     an error, see parts.complete.)
     """
-    flat = flatten(config)
+    flat = flatten(Config(config))
     found = {}
     for name, field in FIELDS.items():
-        default, value = _listed(field.default), _listed(flat.get(name, field.default))
-        if not field.when or value == default or (name, value) == (
+        value = flat.get(name, field.default)
+        if not field.when or value == field.default or (name, value) == (
                 'init.preprocessing', 'checkpoint') or any(
                     _has(flat.get(other), values) for other, values in field.when.items()):
             continue
@@ -430,10 +477,6 @@ def _words_of(name: str, values: tuple) -> str:
 
 def _has(value, values: tuple) -> bool:
     return bool(value) if values == (True,) else value in values
-
-
-def _listed(value):
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _unread_line(name: str, flat: dict, others: list[str], fix: str, value) -> str:
@@ -466,25 +509,25 @@ def _unread_size(flat: dict) -> dict[str, str]:
 
 
 def digest(config: dict) -> str:
-    """Returns 16 hex digits that say what a plain config's result depends on."""
-    flat = {name: value for name, value in flatten(config).items()
+    """Returns 16 hex digits that say what the result of a config depends on."""
+    flat = {name: value for name, value in flatten(Config(config)).items()
             if not name.startswith(INVOCATION) and not _is_default(name, value)}
     return hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _is_default(name: str, value) -> bool:
-    return name in FIELDS and value == _listed(FIELDS[name].default)
+    return name in FIELDS and value == FIELDS[name].default
 
 
 def differences(mine: dict, theirs: dict) -> dict[str, str]:
     """Returns {field: 'field: theirs -> mine'} of each field that changes the result."""
-    a, b = flatten(mine), flatten(theirs)
+    a, b = flatten(Config(mine)), flatten(Config(theirs))
     return {name: f'{name}: {b.get(name)!r} -> {a.get(name)!r}' for name in {**FIELDS, **a, **b}
             if a.get(name) != b.get(name) and not name.startswith(INVOCATION)}
 
 
-def read(workdir: str) -> dict | None:
-    """Returns the plain config that a run directory was started with; None if it has none.
+def read(workdir: str) -> Config | None:
+    """Returns the config that a run directory was started with; None if it has none.
 
     Raises:
       ConfigError: the file is there but is not a config of this version, or was changed.
@@ -495,7 +538,7 @@ def read(workdir: str) -> dict | None:
     try:
         from imgjax.rundir import files  # which imports NumPy: a recipe does without
         stored = files.read_json(path, 4 * 2**20)
-        config = to_plain(stored['config'])
+        config = checked(stored['config'])
         intact = digest(config) == stored['hash']
     except (ValueError, KeyError, TypeError, OSError, ConfigError) as error:
         raise ConfigError(f'{path}: cannot be used ({error}); restore it or take a new '

@@ -6,6 +6,7 @@ import numpy as np
 
 from imgjax import parts, sharding
 from imgjax import state as state_lib
+from imgjax.config import Config
 from imgjax.data import Source, pipeline
 from imgjax.errors import ConfigError
 from imgjax.process import backend, stop, terminal, watchdog
@@ -13,13 +14,13 @@ from imgjax.process import backend, stop, terminal, watchdog
 Columns = dict[str, np.ndarray]
 
 
-def summary(config: dict, columns: Columns) -> dict[str, float]:
+def summary(config: Config, columns: Columns) -> dict[str, float]:
     """Returns the numbers of an evaluation: loss, those of every metric, and `examples`.
 
     Means are summed in float64, so that no batch size changes them.
 
     Args:
-      config: plain.
+      config: checked.
       columns: arrays over all images of the split in its order: `labels` (N,), or (N, K) of 0 and 1
         where images have several; `predictions`, `confidences`, `loss`, `probabilities` (N, K) of
         several labels, and those of the metrics.
@@ -42,9 +43,9 @@ def labelled(columns: Columns) -> np.ndarray:
     return labels.any(axis=1) if labels.ndim == 2 else np.ones(len(labels), bool)
 
 
-def less_memory(config: dict) -> tuple[str, str]:
+def less_memory(config: Config) -> tuple[str, str]:
     """Returns what `backend.memory_for` says of an evaluation."""
-    return 'evaluation', f'lower config.eval_batch_size ({config["eval_batch_size"]})'
+    return 'evaluation', f'lower config.eval_batch_size ({config.eval_batch_size})'
 
 
 def global_batch_size(batch_size: int, mesh) -> int:
@@ -100,22 +101,22 @@ def split(setup, state, source: Source, title: str) -> Columns | None:
       ConfigError: the model does not take images of the size that the config says.
       OutOfMemoryError: the batches are too large.
     """
-    options, size = setup.config['data'], setup.dataset.image_shape[0]
-    if not options['image_size'] and pipeline.native_size(source, options) != size:
+    options, size = setup.config.data, setup.dataset.image_shape[0]
+    if not options.image_size and pipeline.native_size(source, options) != size:
         options = whole_images(options, size)
     batches = pipeline.eval_batches(
         source, options, size,
-        batch_size=global_batch_size(setup.config['eval_batch_size'], setup.mesh),
+        batch_size=global_batch_size(setup.config.eval_batch_size, setup.mesh),
         process=sharding.rows_here(setup.mesh))
-    with (watchdog.watchdog(setup.config['watchdog_seconds']) as beat,
+    with (watchdog.watchdog(setup.config.watchdog_seconds) as beat,
           backend.memory_for(*less_memory(setup.config))):
         try:
             return run(jit_eval_step(setup.eval_step, setup.shardings, setup.mesh), state,
-                       hparams_on(setup), pipeline.iterate(batches, options['workers']),
+                       hparams_on(setup), pipeline.iterate(batches, options.workers),
                        len(batches), setup.mesh, title=title, beat=beat)
         except (flax.errors.ScopeParamShapeError, TypeError) as error:
             raise ConfigError(
-                f'config.data.image_size: {setup.config["model"]["name"]} as it was trained does '
+                f'config.data.image_size: {setup.config.model.name} as it was trained does '
                 f'not take images of {size}x{size} ({str(error).splitlines()[0][:150]})') from None
 
 

@@ -54,8 +54,8 @@ def fits(setup: Setup, source: Source) -> bool:
 
 def is_resident(setup: Setup, source: Source) -> bool:
     """Decides whether the training set lives on the device; `setup` has a config and a dataset."""
-    options = setup.config['data']
-    requested, cropped = options['resident'], options['train_crop'] != 'center'
+    options = setup.config.data
+    requested, cropped = options.resident, options.train_crop != 'center'
     if requested == 'yes' and cropped:
         raise ConfigError('config.data.resident: a set that is cropped at random on the host '
                           '(data.train_crop) cannot stay on the device; set it to auto or no')
@@ -65,8 +65,8 @@ def is_resident(setup: Setup, source: Source) -> bool:
 def less_memory(setup: Setup) -> str:
     """Returns how a run can need less memory, in words."""
     config = setup.config
-    ways = [f'lower config.batch_size ({config["batch_size"]})',
-            f'raise config.accumulation_steps ({config["accumulation_steps"]}), the parts that a '
+    ways = [f'lower config.batch_size ({config.batch_size})',
+            f'raise config.accumulation_steps ({config.accumulation_steps}), the parts that a '
             'batch is computed in']
     if not getattr(setup.model, 'remat', True):
         ways.append('set config.model.options.remat=True, which computes activations twice')
@@ -97,9 +97,9 @@ def steps_per_dispatch(setup: Setup, traced_step: str, first: int) -> int:
       first: the step the run goes on from.
     """
     config = setup.config
-    borders = math.gcd(config['steps'], config['log_every'], config['eval_every'],
-                       config['checkpoint']['every'])
-    requested = config['steps_per_dispatch']
+    borders = math.gcd(config.steps, config.log_every, config.eval_every,
+                       config.checkpoint.every)
+    requested = config.steps_per_dispatch
     if requested and borders % requested:
         raise ConfigError(f'config.steps_per_dispatch: {requested} does not divide steps, '
                           f'log_every, eval_every and checkpoint.every ({borders} does)')
@@ -132,7 +132,7 @@ def open_feed(setup: Setup, source: Source, state, first: int, hparams: dict,
         examples = resident_set(setup, source, note, beat)
         items = _index_items(setup, source, first, stride)
     else:
-        if setup.config['steps_per_dispatch'] > 1:
+        if setup.config.steps_per_dispatch > 1:
             raise ConfigError('config.steps_per_dispatch: the set is streamed, which takes a '
                               'dispatch a step; set it to 0, or config.data.resident to yes')
         stride, examples = 1, {}
@@ -173,7 +173,7 @@ def compiled_step(setup: Setup, stride: int, state, resident: dict, item: dict, 
     def timed():
         began = time.monotonic()
         log.info('compiling the training step for batches of %d images of %d x %d',
-                 setup.config['batch_size'], *setup.dataset.image_shape[:2])
+                 setup.config.batch_size, *setup.dataset.image_shape[:2])
         compiled, flops = compile_step(setup, stride, state, resident, item, hparams)
         seconds = time.monotonic() - began
         _check_memory(setup, compiled, seconds)
@@ -216,7 +216,7 @@ def step_as_text(setup: Setup, hparams: dict) -> str:
 
 
 def _step_as_text(setup: Setup, hparams: dict) -> str:
-    batch_size, shape = setup.config['batch_size'], setup.dataset.image_shape
+    batch_size, shape = setup.config.batch_size, setup.dataset.image_shape
     batch = {'image': jax.ShapeDtypeStruct((batch_size, *shape), np.uint8),
              'label': label_struct(setup.dataset, batch_size),
              'weight': jax.ShapeDtypeStruct((batch_size,), np.float32)}
@@ -261,7 +261,7 @@ def resident_set(setup: Setup, source: Source, note, beat, mesh=None) -> dict:
     """Decodes a whole split and puts it on every device of the run's mesh, or of another one."""
     arrays = cache.once(
         setup.cache, 'decoded', cache.data(setup.config, setup.dataset), lambda: pipeline.load_all(
-            source, setup.config['data'], setup.dataset.image_shape[0],
+            source, setup.config.data, setup.dataset.image_shape[0],
             lambda items: decoding(items, len(source.examples), 'image', beat)))
     note(np.arange(len(source.examples)), arrays['fault'])
     mesh = mesh or setup.mesh
@@ -281,10 +281,10 @@ def constants(setup: Setup, mesh=None):
 
 
 def _index_items(setup: Setup, source: Source, first: int, stride: int) -> Iterator[dict]:
-    batch_size = setup.config['batch_size']
+    batch_size = setup.config.batch_size
     indices_at = draw(setup.config, source)
     placement = sharding.batch_sharding(setup.mesh, leading=1)
-    for step in range(first, setup.config['steps'], stride):
+    for step in range(first, setup.config.steps, stride):
         positions = step * batch_size + np.arange(stride * batch_size, dtype=np.int64)
         indices = indices_at(positions).astype(np.int32)
         yield {'index': sharding.place(indices.reshape(stride, batch_size), placement)}
@@ -293,12 +293,12 @@ def _index_items(setup: Setup, source: Source, first: int, stride: int) -> Itera
 def _pixel_items(setup: Setup, source: Source, note, first: int) -> Iterator[dict]:
     config = setup.config
     batches = pipeline.train_batches(
-        source, draw(config, source), config['data'], setup.dataset.image_shape[0],
-        batch_size=config['batch_size'], seed=config['hparams']['seed'],
+        source, draw(config, source), config.data, setup.dataset.image_shape[0],
+        batch_size=config.batch_size, seed=config.hparams.seed,
         process=sharding.rows_here(setup.mesh))
     placement = sharding.batch_sharding(setup.mesh)
-    stream = pipeline.iterate(batches, config['data']['workers'], first)
-    for batch in itertools.islice(stream, config['steps'] - first):
+    stream = pipeline.iterate(batches, config.data.workers, first)
+    for batch in itertools.islice(stream, config.steps - first):
         note(batch['index'], batch['fault'])
         yield sharding.to_device(
             {name: batch[name] for name in ('image', 'label', 'weight')}, placement)

@@ -31,17 +31,17 @@ def run(members: Members, state, step: int, feed: Feed, beat, pause_at: int | No
       PreemptedError: asked to stop; the state is saved.
     """
     config, workdir = members.first.setup.config, members.first.rows.workdir
-    total = config['steps']
+    total = config.steps
     last = total if pause_at is None else min(pause_at, total)
-    images = config['batch_size'] * len(members.outcomes)
+    images = config.batch_size * len(members.outcomes)
     metrics = None  # of the newest dispatch, on the device
     members.start_clock(state, step)
     with (terminal.progress(total, step, 'image', images) as bar,
-          _profiler(config['profile'], feed.steps, os.path.join(workdir, 'profile')) as profile):
+          _profiler(config.profile, feed.steps, os.path.join(workdir, 'profile')) as profile):
         while members.active:
             stop = stop_lib.preempted()
-            evaluates = step == last or _due(step, config['eval_every'])
-            saves = stop or step == last or _due(step, config['checkpoint']['every'])
+            evaluates = step == last or _due(step, config.eval_every)
+            saves = stop or step == last or _due(step, config.checkpoint.every)
 
             # On a CPU the dispatch itself takes the time: what it measured is there by now.
             if saves or evaluates or members.metrics_are_ready():
@@ -78,7 +78,7 @@ def run(members: Members, state, step: int, feed: Feed, beat, pause_at: int | No
             elif before is not None:
                 jax.block_until_ready(before)  # the host is at most two dispatches ahead
             step += feed.steps
-            if _due(step, config['log_every']) or step == total:
+            if _due(step, config.log_every) or step == total:
                 members.measure(step, metrics)
             bar.update(feed.steps * images)
             beat()

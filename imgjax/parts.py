@@ -133,7 +133,7 @@ def metrics(config: dict, multi_label: bool) -> list[Chosen]:
     """Returns the metrics of a config: accuracy, mean_average_precision, and those that it names.
 
     Args:
-      config: plain.
+      config: checked.
       multi_label: whether images have several labels.
     """
     own = [one for one in chosen(config) if one.kind == 'metric']
@@ -147,7 +147,7 @@ def check_loss(config: dict, found, count: int, extra) -> None:
     """Checks the names and shapes of what an objective's `loss` returned, while it is traced.
 
     Args:
-      config: plain.
+      config: checked.
       found: objectives.Loss.
       count: N, of examples.
       extra: that it was given.

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from imgjax import augment, optimizers, parts, sharding
+from imgjax.config import Config
 from imgjax.models.parts import frozen
 from imgjax.objectives import Inputs
 from imgjax.objectives.parts import classification
@@ -15,7 +16,7 @@ from imgjax.process import backend
 from imgjax.state import SKIP_CAUSES, TrainState
 
 
-def make_train_step(model, config: dict, depths=None, layout=sharding.WHOLE):
+def make_train_step(model, config: Config, depths=None, layout=sharding.WHOLE):
     """Returns train_step(state, batch, hparams, constants) -> (state, metrics).
 
     `batch` is {'image': uint8 (N, H, W, C), 'label': int32 (N,) or, of images with several labels,
@@ -32,7 +33,7 @@ def make_train_step(model, config: dict, depths=None, layout=sharding.WHOLE):
     were skipped, in all, by cause and in a row, and the step of the last of them.
     An update with a loss, gradient or outcome that is not finite changes nothing but counters.
     """
-    objective = parts.find('objective', config['objective']['name'])
+    objective = parts.find('objective', config.objective.name)
 
     def train_step(state: TrainState, batch: dict, hparams: dict, constants=None):
         augment_key, dropout_key = keys(hparams, state.step)
@@ -49,7 +50,7 @@ def make_train_step(model, config: dict, depths=None, layout=sharding.WHOLE):
             value_and_grad, state.params, hparams)
         grad_norm = optax.tree.norm(grads)
         learning_rate = schedule.learning_rate(
-            config['schedule'], state.step, config['steps'], hparams)
+            config.schedule, state.step, config.steps, hparams)
         updated = _update(config, state.replace(batch_stats=batch_stats, extra=extra), loss, grads,
                           value_and_grad, learning_rate, hparams, depths)
         if hasattr(objective, 'after'):
@@ -75,11 +76,11 @@ def keys(hparams: dict, step):
     return jax.random.split(jax.random.fold_in(jax.random.key(hparams['seed']), step))
 
 
-def augmented_batch(config: dict, num_classes: int, key, batch: dict, hparams: dict) -> dict:
+def augmented_batch(config: Config, num_classes: int, key, batch: dict, hparams: dict) -> dict:
     """Returns what the model is trained on: {'image', 'target', 'weight'}.
 
     Args:
-      config: plain.
+      config: checked.
       num_classes: K.
       key: of the augmentation at this step.
       batch: as `train_step` takes it.
@@ -96,16 +97,16 @@ def augmented_batch(config: dict, num_classes: int, key, batch: dict, hparams: d
     # The weight travels as one class more: of an image mixed with an unreadable one, only the share
     # that is its own counts.
     carried = jnp.concatenate([targets_NK * weight_N1, weight_N1], axis=1)
-    objective = parts.find('objective', config['objective']['name'])
+    objective = parts.find('objective', config.objective.name)
     differ = getattr(objective, 'VIEWS_DIFFER_IN', None)
     views = []
     for view in range(getattr(objective, 'VIEWS', 1)):
         own_key = key if view == 0 or differ is not None else jax.random.fold_in(key, view)
         images_NHWC, mixed = augment.apply(
-            config['augment'], own_key, batch['image'], carried, hparams['augment'], view=view,
+            config.augment, own_key, batch['image'], carried, hparams['augment'], view=view,
             differ=differ or ())
         views.append(augment.color.normalize(
-            images_NHWC, config['data']['mean'], config['data']['std']))
+            images_NHWC, config.data.mean, config.data.std))
     weight_N1 = mixed[:, -1:]
     targets_NK = mixed[:, :-1] / jnp.where(weight_N1 > 0, weight_N1, 1.0)
     weight_N = weight_N1[:, 0]
@@ -116,11 +117,11 @@ def augmented_batch(config: dict, num_classes: int, key, batch: dict, hparams: d
 
 def _gradient(model, config, objective, params, state, key, augmented, hparams, constants):
     """Returns ((loss, (measures, batch_stats, extra)), grads), means over a batch's parts."""
-    count = config['accumulation_steps']
+    count = config.accumulation_steps
 
     def part_loss(params, batch_stats, extra, key, part):
         inputs = Inputs(_applier(model, config, batch_stats, key), part, batch_stats, extra,
-                        constants, hparams, config['objective']['options'], key)
+                        constants, hparams, config.objective.options, key)
         found = objective.loss(params, inputs)
         parts.check_loss(config, found, len(part['weight']), extra)
         measures = {name: (value_N * part['weight']).mean()
@@ -179,14 +180,14 @@ def _update(config, state, loss, grads, value_and_grad, learning_rate, hparams,
     def value_fn(params, obj_fn=None, grad_fn=None):  # lbfgs passes all that it gets
         return value_and_grad(params)[0][0]
 
-    optimizer = optimizers.optimizer(config['optimizer'], hparams, learning_rate)
+    optimizer = optimizers.optimizer(config.optimizer, hparams, learning_rate)
     updates, opt_state = optimizer.update(
         grads, state.opt_state, state.params, value=loss, grad=grads, value_fn=value_fn,
         obj_fn=value_fn, grad_fn=lambda params, *_: value_and_grad(params)[1])
     updates = finetune.scale(config, hparams, depths, state.step, updates)
     params = optax.apply_updates(state.params, updates)
     ema = state.ema
-    if config['ema']:
+    if config.ema:
         decay = ema_decay(hparams, state.step)
         ema = jax.tree.map(lambda mean, new: decay * mean + (1 - decay) * new, ema, params)
     return state.replace(params=params, opt_state=opt_state, ema=ema)
@@ -209,7 +210,7 @@ def _record(config, state, sound, measured, learning_rate):
         skipped[cause] = state.skipped[cause] + jnp.where(finite & ~sound[cause], 1, 0)
         finite &= sound[cause]
     measured = measured | {'count': 1.0}
-    fresh = state.step % config['log_every'] == 0
+    fresh = state.step % config.log_every == 0
     window = {name: jnp.where(fresh, 0.0, total) + jnp.where(finite, measured[name], 0.0)
               for name, total in state.window.items()}
     state = state.replace(
@@ -223,7 +224,7 @@ def _record(config, state, sound, measured, learning_rate):
         'skipped_at': state.skipped_at}
 
 
-def make_eval_step(model, config: dict, layout=sharding.WHOLE):
+def make_eval_step(model, config: Config, layout=sharding.WHOLE):
     """Returns eval_step(state, batch, hparams) -> columns, each an array for each image, (N, ...).
 
     `batch` is {'image', 'label', 'mask'}. The columns are `labels` and `mask`, as they came;
@@ -233,8 +234,8 @@ def make_eval_step(model, config: dict, layout=sharding.WHOLE):
     of each, and `probabilities`, float32 (N, K), holds them all. With `config.ema` the mean of the
     parameters is what is evaluated.
     """
-    objective = parts.find('objective', config['objective']['name'])
-    options = config['objective']['options']
+    objective = parts.find('objective', config.objective.name)
+    options = config.objective.options
 
     def eval_step(state: TrainState, batch: dict, hparams: dict) -> dict:
         logits_NK, out = predict(model, config, state, batch['image'], layout)
@@ -264,13 +265,13 @@ def make_eval_step(model, config: dict, layout=sharding.WHOLE):
     return eval_step
 
 
-def predict(model, config: dict, state: TrainState, images_NHWC, layout=sharding.WHOLE):
+def predict(model, config: Config, state: TrainState, images_NHWC, layout=sharding.WHOLE):
     """Returns (logits float32 (N, K), out) of uint8 images, with the parameters that are evaluated.
 
     `out` is the model's dict of named intermediates.
     """
     images_NHWC = augment.color.normalize(
-        images_NHWC, config['data']['mean'], config['data']['std'])
+        images_NHWC, config.data.mean, config.data.std)
     params = eval_params(config, state)
     with layout.traced():
         return model.apply(
@@ -278,11 +279,11 @@ def predict(model, config: dict, state: TrainState, images_NHWC, layout=sharding
             train=False)
 
 
-def eval_params(config: dict, state: TrainState):
+def eval_params(config: Config, state: TrainState):
     """Returns the parameters that are evaluated, exported and used: the mean, or those that train.
 
     Of an optimizer that trains others than it means, such as schedule-free, what it says.
     """
-    if config['ema']:
+    if config.ema:
         return state.ema
-    return optimizers.eval_params(config['optimizer'], state.opt_state, state.params)
+    return optimizers.eval_params(config.optimizer, state.opt_state, state.params)

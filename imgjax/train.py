@@ -13,6 +13,7 @@ from imgjax import build, cache, evaluate, loop, parts, sharding
 from imgjax import config as config_lib
 from imgjax import state as state_lib
 from imgjax.build import Setup
+from imgjax.config import Config
 from imgjax.data import Source, faults, pipeline
 from imgjax.errors import ConfigError, DivergedError
 from imgjax.feed import decoding, fits, less_memory, open_feed
@@ -41,7 +42,7 @@ def run(config, workdir: str, sources: tuple[Source, Source] | None = None) -> d
     """
     workdir = outputs.path('workdir', workdir)
     if config is not None:
-        _say_unread(config_lib.to_plain(config))
+        _say_unread(config_lib.checked(config))
     found = run_one(config, workdir, sources)
     if processes.first():
         own = run_page.own_metrics(config_lib.read(workdir))
@@ -79,7 +80,7 @@ def run_one(config, workdir: str, sources: tuple[Source, Source] | None = None,
         dataset_info.check_processes(config, dataset)
         setup = build.setup(described, dataset, shared=shared)
         fitted = [] if weights is None else [_fitted(setup, weights)]
-        with (stop.hear_stop(), watchdog.watchdog(config['watchdog_seconds']) as beat,
+        with (stop.hear_stop(), watchdog.watchdog(config.watchdog_seconds) as beat,
               jax.transfer_guard('disallow'), backend.memory_for('training', less_memory(setup))):
             processes.broadcast_from_first(lambda: claim.check(workdir, setup))
             hparams = evaluate.hparams_on(setup)
@@ -87,14 +88,14 @@ def run_one(config, workdir: str, sources: tuple[Source, Source] | None = None,
                 setup, workdir, (train_source, eval_source), hparams, fitted, pause_at, beat)
             beat()
             step = state_lib.step_of(state)
-            if step < setup.config['steps']:
+            if step < setup.config.steps:
                 return {'step': step} | (
                     evaluate.summary(setup.config, results) if results else {})
             return result.finish(setup, workdir, state, results, rows.rows, eval_source,
                                  time.monotonic() - started)
 
 
-def _say_unread(config: dict) -> None:
+def _say_unread(config: Config) -> None:
     """Warns, in one line, of what a config sets and nothing reads."""
     found = config_lib.unread(config)
     if found:
@@ -136,7 +137,7 @@ def _train(setup: Setup, workdir: str, sources, hparams: dict, fitted: list, pau
                          fault_recorder(setup, workdir, train_source))
         beat()
         log.info('%d steps of %d images on %d x %s%s, %d a dispatch, compiled in %.1f s',
-                 setup.config['steps'], setup.config['batch_size'], setup.mesh.size,
+                 setup.config.steps, setup.config.batch_size, setup.mesh.size,
                  jax.devices()[0].device_kind,
                  f' of {processes.count()} processes' if processes.count() > 1 else '',
                  feed.steps, feed.compile_seconds)
@@ -153,9 +154,9 @@ def member(setup: Setup, workdir: str, first: int):
     """Opens the rows and the checkpoints of a run from step `first` on; yields a Member."""
     rows = metrics_log.Log(workdir, first, write=processes.first())
     writer = checkpoint.Writer(
-        workdir, setup.config['checkpoint'],
+        workdir, setup.config.checkpoint,
         lambda step: metrics_log.scores(
-            rows.rows, setup.config['data']['eval_split'], *setup.best).get(step))
+            rows.rows, setup.config.data.eval_split, *setup.best).get(step))
     try:
         yield Member(setup, rows, writer)
     finally:
@@ -165,33 +166,33 @@ def member(setup: Setup, workdir: str, first: int):
 
 def fault_recorder(setup: Setup, workdir: str, source: Source):
     """Returns what writes down the unreadable images of each batch, see data/faults.py."""
-    return faults.watch(workdir, source, setup.config['data']['max_unreadable_share'],
+    return faults.watch(workdir, source, setup.config.data.max_unreadable_share,
                         processes.index())
 
 
 def _config_of(config, workdir: str) -> dict:
     if config is not None:
-        return config_lib.to_plain(config)
+        return config_lib.checked(config)
     stored = config_lib.read(workdir)
     if stored is None:
         raise ConfigError(f'{workdir}: no run was started here yet; give --config')
     return stored
 
 
-def _with_weights(config: dict, workdir: str) -> tuple[dict, load.Weights | None]:
+def _with_weights(config: Config, workdir: str) -> tuple[Config, load.Weights | None]:
     """Returns the config with the preprocessing of the weights it begins with, and these.
 
     A run that began takes what it began with from its directory: the weights may be gone.
     """
     stored = config_lib.read(workdir) if os.path.isdir(workdir) else None
     if stored is not None and checkpoint.steps(workdir):
-        init = dict(config['init'])
-        if init['preprocessing'] == 'auto':
-            init['preprocessing'] = stored['init']['preprocessing']
-        if stored['init'] == init:
-            if init['weights'] and init['preprocessing'] == 'checkpoint':
-                same = {name: stored['data'][name] for name in preprocessing.FIELDS}
-                config = config | {'data': config['data'] | same}
+        init = config.init
+        if init.preprocessing == 'auto':
+            init = init | {'preprocessing': stored.init.preprocessing}
+        if stored.init == init:
+            if init.weights and init.preprocessing == 'checkpoint':
+                same = {name: stored.data[name] for name in preprocessing.FIELDS}
+                config = config | {'data': config.data | same}
             return config | {'init': init}, None
     weights = load.find(config)
     return load.with_preprocessing(config, weights), weights
@@ -225,7 +226,7 @@ def _resume(setup: Setup, workdir: str, hparams: dict, fitted: list) -> state_li
     step = processes.broadcast_from_first(newest)
     if not step:
         return initial_state(setup, hparams, fitted.pop() if fitted else None)
-    log.info('going on from step %s of %d', step, setup.config['steps'])
+    log.info('going on from step %s of %d', step, setup.config.steps)
     if processes.first():
         return found[0]
     return checkpoint.restore(workdir, int(step), setup.target, config_hash)[0]
@@ -246,7 +247,7 @@ def initial_state(setup: Setup, hparams: dict, fitted=None) -> state_lib.TrainSt
         lambda found, mine: mine if isinstance(found, jax.ShapeDtypeStruct) else found, fitted, own)
     loaded = sharding.place(fitted, {
         'params': setup.shardings.params, 'batch_stats': setup.shardings.batch_stats}, own=True)
-    ema = jax.tree.map(jnp.copy, loaded['params']) if setup.config['ema'] else {}
+    ema = jax.tree.map(jnp.copy, loaded['params']) if setup.config.ema else {}
     extra = state.extra
     if jax.tree.leaves(extra):
         extra = jax.jit(lambda loaded, hparams: state_lib.extra_of(
@@ -260,10 +261,10 @@ def evaluator(setup: Setup, source: Source, beat):
 
     `own` is the Setup whose state it is: runs of a population share all but their numbers.
     """
-    options, size = setup.config['data'], setup.dataset.image_shape[0]
+    options, size = setup.config.data, setup.dataset.image_shape[0]
     batches = pipeline.eval_batches(
         source, options, size,
-        batch_size=evaluate.global_batch_size(setup.config['eval_batch_size'], setup.mesh),
+        batch_size=evaluate.global_batch_size(setup.config.eval_batch_size, setup.mesh),
         process=sharding.rows_here(setup.mesh))
     count = len(batches)
     if fits(setup, source):
@@ -276,10 +277,10 @@ def evaluator(setup: Setup, source: Source, beat):
 
     def run_evaluation(state, step: int, own: Setup):
         items = batches if isinstance(batches, list) else pipeline.iterate(
-            batches, options['workers'])
+            batches, options.workers)
         with backend.memory_for(*evaluate.less_memory(setup.config)):
             return evaluate.run(eval_step, state, evaluate.hparams_on(own), items, count,
-                                setup.mesh, title=f'{options["eval_split"]} at step {step}',
+                                setup.mesh, title=f'{options.eval_split} at step {step}',
                                 beat=beat)
 
     return run_evaluation

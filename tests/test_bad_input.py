@@ -35,7 +35,7 @@ def config_of(folder, **changes) -> dict:
     plain = config.to_dict()
     plain['data'] |= {'name': 'folder', 'path': str(folder)} | changes.pop('data', {})
     plain['checkpoint']['every'] = 2
-    return config_lib.to_plain(plain | changes)
+    return config_lib.checked(plain | changes)
 
 
 def test_a_folder_trains(folder, tmp_path):

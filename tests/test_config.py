@@ -1,6 +1,7 @@
 import copy
 import json
 import pathlib
+import pickle
 
 import pytest
 
@@ -13,7 +14,23 @@ from imgjax.process import overrides
 
 @pytest.fixture
 def config() -> dict:
-    return config_lib.to_plain(digits.get_config())
+    return config_lib.plain(config_lib.checked(digits.get_config()))
+
+
+def test_a_checked_config_is_frozen_and_hashable():
+    config = config_lib.checked(digits.get_config())
+    for edit in (lambda: config.update(steps=9), lambda: config.data.pop('mean'),
+                 lambda: config['model'].__setitem__('name', 'vit'),
+                 lambda: setattr(config.hparams, 'seed', 1), lambda: config.__delitem__('ema')):
+        with pytest.raises(TypeError, match='a config is frozen'):
+            edit()
+    other = config | {'steps': 9, 'data': config.data | {'mean': [0.1]}}
+    assert (other.steps, other.data.mean, other.data.std) == (9, (0.1,), config.data.std)
+    assert config.steps != 9 and len({config, other, config_lib.checked(config)}) == 2
+    assert pickle.loads(pickle.dumps(other)) == copy.deepcopy(other) == other
+    assert json.loads(json.dumps(other)) == config_lib.plain(other)
+    with pytest.raises(AttributeError, match="no field 'dta'"):
+        print(config.dta)
 
 
 def test_base_has_exactly_the_fields_that_are_checked():
@@ -43,7 +60,7 @@ def test_base_has_exactly_the_fields_that_are_checked():
 ])
 def test_wrong_fields_are_named(change, message, config):
     with pytest.raises(ConfigError) as error:
-        config_lib.to_plain(config | change)
+        config_lib.checked(config | change)
     assert message in str(error.value)
     assert '\n' not in str(error.value)
 
@@ -51,9 +68,9 @@ def test_wrong_fields_are_named(change, message, config):
 def test_nested_fields_are_named(config):
     config['model']['dtype'] = 'float16'
     with pytest.raises(ConfigError, match="config.model.dtype: takes one of 'float32', 'bfloat16'"):
-        config_lib.to_plain(config)
+        config_lib.checked(config)
     del config['model']['dtype']
-    assert config_lib.to_plain(config)['model']['dtype'] == 'float32'
+    assert config_lib.checked(config)['model']['dtype'] == 'float32'
 
 
 def test_hash_follows_the_result_only(config):
@@ -72,7 +89,7 @@ def test_hash_follows_the_result_only(config):
 def test_what_was_written_is_read_and_an_edit_is_noticed(config, tmp_path):
     assert config_lib.read(str(tmp_path)) is None
     config_lib.write(str(tmp_path), config)
-    assert config_lib.read(str(tmp_path)) == config
+    assert config_lib.read(str(tmp_path)) == config_lib.Config(config)
     path = tmp_path / 'config.json'
     path.write_text(path.read_text().replace('"batch_size": 128', '"batch_size": 64'))
     with pytest.raises(ConfigError, match='was edited'):
@@ -104,14 +121,13 @@ def test_a_config_without_a_field_has_its_default_and_the_same_hash(config, tmp_
     for name, field in config_lib.FIELDS.items():
         group, _, last = name.rpartition('.')
         inner = old.get(group, {}) if group else old
-        default = list(field.default) if isinstance(field.default, tuple) else field.default
-        if '.' not in group and inner.get(last) == default:
+        if '.' not in group and inner.get(last) == config_lib.plain(field.default):
             del inner[last]
     (tmp_path / 'config.json').write_text(json.dumps(
         {'hash': config_lib.digest(config), 'config': old}))
-    assert config_lib.read(str(tmp_path)) == config
+    assert config_lib.read(str(tmp_path)) == config_lib.Config(config)
     config['sampler']['name'] = 'class_balanced'
-    assert config_lib.read(str(tmp_path)) != config
+    assert config_lib.read(str(tmp_path)) != config_lib.Config(config)
 
 
 @pytest.mark.parametrize('weights, message', [
@@ -121,10 +137,10 @@ def test_a_config_without_a_field_has_its_default_and_the_same_hash(config, tmp_
 def test_class_weights_are_checked(weights, message, config):
     config['hparams']['class_weights'] = weights
     with pytest.raises(ConfigError) as error:
-        config_lib.to_plain(config)
+        config_lib.checked(config)
     assert message in str(error.value)
     config['hparams']['class_weights'] = ['balanced']
-    config_lib.to_plain(config)
+    config_lib.checked(config)
 
 
 @pytest.mark.parametrize('change, message', [
@@ -152,7 +168,7 @@ def test_numbers_and_options_are_those_of_the_parts(change, message):
     for name, value in change.items():
         config_lib.put(config, name, value)
     with pytest.raises(ConfigError) as error:
-        config_lib.to_plain(config)
+        config_lib.checked(config)
     assert message in str(error.value) and '\n' not in str(error.value)
 
 
@@ -163,7 +179,7 @@ def test_a_part_has_its_numbers_in_the_config(config):
     sgd['optimizer']['name'] = 'sgd'
     for name in ('b1', 'b2', 'eps'):
         del sgd['hparams'][name]
-    sgd = config_lib.to_plain(sgd)
+    sgd = config_lib.checked(sgd)
     assert sgd['optimizer']['options'] == {'nesterov': True} and sgd['hparams']['momentum'] == 0.9
     assert config_lib.digest(sgd) != config_lib.digest(config)
 

@@ -40,7 +40,7 @@ LIKE_OTHERS = {'cifar10_resnet20:folder', 'folder', 'folder:small', 'imagenet_vi
 
 def load(recipe: str) -> dict:
     name, _, arg = recipe.partition(':')
-    return config_lib.to_plain(importlib.import_module(f'configs.{name}').get_config(arg))
+    return config_lib.checked(importlib.import_module(f'configs.{name}').get_config(arg))
 
 
 STUDIES = sorted((ROOT / 'configs/studies').glob('*.py'))
@@ -95,8 +95,8 @@ def test_recipe_steps_once(recipe):
     """With the family's tiny variant on small synthetic images, for the larger ones."""
     shape, classes, _ = RECIPES[recipe]
     config = load(recipe) | {'steps': 1000, 'epochs': 0.0}
-    if config['model']['name'] in TINY:
-        config['model'] = config['model'] | {'name': TINY[config['model']['name']]}
+    if config.model.name in TINY:
+        config |= {'model': config.model | {'name': TINY[config.model.name]}}
         shape, classes = (min(shape[0], 16), min(shape[1], 16), shape[2]), 10
     setup = build.setup(config, dataset(shape, classes), jax.devices()[:1])
     hparams = state.hparams_of(setup.config)

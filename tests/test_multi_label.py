@@ -40,7 +40,7 @@ def config_of(**changes) -> dict:
         checkpoint=dict(every=150))
     config.hparams.augment = dict(mixup=0.1)
     config.update(changes)
-    return config_lib.to_plain(config)
+    return config_lib.checked(config)
 
 
 @pytest.fixture(scope='module')
@@ -114,7 +114,7 @@ def test_a_rare_class_is_found_more_often(change, imbalanced, tmp_path):
     for name, changes in (('plain', {}), ('changed', change)):
         config = config_of(steps=500, eval_every=0, objective=dict(name='softmax'), augment=(),
                            model=dict(name='tiny_mlp'), **changes)
-        config['hparams']['augment'] = {}
+        config |= {'hparams': config.hparams | {'augment': {}}}
         recalls.append(train.run(config, str(tmp_path / name), imbalanced)['accuracy'])
     assert recalls[1] > recalls[0] + 0.2
     used = config_lib.read(str(tmp_path / 'changed'))['hparams']['class_weights']

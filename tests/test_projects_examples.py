@@ -79,7 +79,7 @@ def config_of(fields: dict, **hparams) -> dict:
     config['hparams'] |= {'learning_rate': 1e-2} | hparams
     for name, value in fields.items():
         config_lib.put(config, name, value)
-    return config_lib.to_plain(config)
+    return config_lib.checked(config)
 
 
 def setup_of(config: dict, devices: int = 1) -> build.Setup:

@@ -193,7 +193,7 @@ def test_a_secret_in_a_config_is_refused_and_not_repeated(value):
         plain = get_config().to_dict()
         (plain['data'] if 'data' in name else plain).update(change)
         with pytest.raises(ConfigError, match=f'^config.{name}: looks like a secret') as error:
-            config.to_plain(plain)
+            config.checked(plain)
         assert value not in str(error.value) and '\n' not in str(error.value)
     assert value not in redact.text(f'failed: {value} at step 3') and (
         redact.text(f'failed: {value} at step 3').endswith('at step 3'))
@@ -205,14 +205,14 @@ def test_a_field_that_is_named_as_a_secret_is_refused(monkeypatch):
     for name in ('token', 'hub_token', 'api_key', 'secret-key', 'Password', 'aws.credentials'):
         plain['data']['options'] = {name: 'anything'}
         with pytest.raises(ConfigError, match='looks like a secret'):
-            config.to_plain(plain)
+            config.checked(plain)
     plain['data']['options'] = {'image_key': 'jpg', 'tokens': 7, 'tokenizer': 'words', 'key': 'x'}
     plain['data']['path'] = 'https://host:8080/a/b?revision=main'
-    config.to_plain(plain)
+    config.checked(plain)
     monkeypatch.setenv('STORE_PASSWORD', 'b/c/d/e/f')
     plain['data']['path'] = '/a/b/c/d/e/f'
     with pytest.raises(ConfigError, match='config.data.path: looks like a secret'):
-        config.to_plain(plain)
+        config.checked(plain)
 
 
 def test_the_command_in_the_environment_is_redacted(monkeypatch):

@@ -31,7 +31,7 @@ def job_of(sizes, model='tiny_vit', options=VIT, **changes):
     config.update(changes)
     names = [str(k) for k in range(10)]
     dataset = dataset_info.DatasetInfo(names, [SIDE, SIDE, 3], 100, 10, 'a', 'b')
-    return build.setup(config_lib.to_plain(config), dataset, jax.devices()[:math.prod(sizes)])
+    return build.setup(config_lib.checked(config), dataset, jax.devices()[:math.prod(sizes)])
 
 
 def inputs(setup) -> tuple[dict, dict]:
@@ -242,7 +242,7 @@ def test_a_mesh_that_does_not_fit_is_named(sizes, model, words):
     config.update(batch_size=BATCH, steps=10, mesh=dict(zip(sharding.AXES, sizes, strict=True)))
     dataset = dataset_info.DatasetInfo(['a', 'b'], [SIDE, SIDE, 3], 100, 10, 'a', 'b')
     with pytest.raises(ConfigError, match=words):
-        build.setup(config_lib.to_plain(config), dataset)
+        build.setup(config_lib.checked(config), dataset)
 
 
 class Device:

@@ -31,7 +31,7 @@ def config_of(**changes) -> dict:
     plain = config.to_dict()
     plain['hparams'] |= changes.pop('hparams', {})
     plain['objective'] |= {'name': changes.pop('objective', 'softmax')}
-    return config_lib.to_plain(plain | changes)
+    return config_lib.checked(plain | changes)
 
 
 def dataset_of(multi_label=False) -> dataset_info.DatasetInfo:

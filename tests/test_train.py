@@ -27,7 +27,7 @@ def config_of(family='mlp', **changes) -> dict:
     config.update(steps=50, log_every=1, eval_every=0, batch_size=32, checkpoint=dict(every=0))
     config.unlock()
     config.update(changes)
-    return config_lib.to_plain(config)
+    return config_lib.checked(config)
 
 
 @pytest.fixture(scope='module')
@@ -190,7 +190,7 @@ def test_accumulation_is_the_mean_over_the_parts(dataset):
 
 def test_bfloat16_compute_keeps_float32_parameters(dataset, solo):
     config = config_of()
-    config['model']['dtype'] = 'bfloat16'
+    config |= {'model': config.model | {'dtype': 'bfloat16'}}
     found, now = losses_of(config, dataset, jax.devices()[:1])
     assert {leaf.dtype for leaf in jax.tree.leaves(now.params)} == {np.dtype('float32')}
     full, _ = solo('mlp')
@@ -202,7 +202,8 @@ def test_divergence_goes_back_once_then_ends_with_the_last_checkpoint_and_the_im
         tmp_path, caplog):
     config = config_of(max_skipped_updates=5, checkpoint={
         'every': 1, 'keep_newest': 20, 'keep_every': 0, 'keep_best': False})
-    config['hparams'] |= {'learning_rate': 1e5, 'clip_norm': 0.0}  # grows a few thousandfold a step
+    config |= {'hparams': config.hparams | {  # grows a few thousandfold a step
+        'learning_rate': 1e5, 'clip_norm': 0.0}}
     with pytest.raises(DivergedError, match='updates in a row were not finite') as ended:
         train.run(config, str(tmp_path))
     assert sum('Once more from the newest checkpoint' in line for line in caplog.messages) == 1
@@ -261,7 +262,7 @@ def test_the_checkpoint_of_the_best_evaluation_is_kept(tmp_path, monkeypatch):
     assert checkpoint.steps(str(tmp_path)) == [4, 6]
     result = train.run_one(config, str(tmp_path))
     assert checkpoint.steps(str(tmp_path)) == [4, 10], 'the earliest of equals, and the newest'
-    config['checkpoint'] |= {'keep_best': False}
+    config |= {'checkpoint': config.checkpoint | {'keep_best': False}}
     other = train.run_one(config, str(tmp_path / 'other'))
     assert checkpoint.steps(str(tmp_path / 'other')) == [10]
     assert other['state_digest'] == result['state_digest']
@@ -272,7 +273,7 @@ def test_the_checkpoint_of_the_best_evaluation_is_kept(tmp_path, monkeypatch):
     ([(True, False), (True, False)], False), ([(False, True)], False)])
 def test_all_members_are_saved_where_one_is_at_its_best(members, saves):
     made = [types.SimpleNamespace(
-        setup=types.SimpleNamespace(config={'checkpoint': {'keep_best': keeps}}),
+        setup=types.SimpleNamespace(config=config_lib.Config({'checkpoint': {'keep_best': keeps}})),
         writer=types.SimpleNamespace(improves={10: best}.get)) for keeps, best in members]
     found = members_lib.Members(made, feed=None, evaluator=None, source=None)
     assert found.improved(10) is saves

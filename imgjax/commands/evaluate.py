@@ -32,9 +32,9 @@ def evaluate_split(workdir: str, at: int | str | None = None, split: str | None 
     setup = run_directory.open_run(workdir)
     at = run_directory.which_step(setup, workdir, at)
     config = evaluation_data.with_changes(setup.config, changes)
-    options = config['data']
-    asked, split = split, split or options['eval_split']
-    place = options['path'] or options['name']
+    options = config.data
+    asked, split = split, split or options.eval_split
+    place = options.path or options.name
     if source is not None:
         place = 'arrays of a script'
     elif evaluation_data.names_data(changes) and (asked or 'data.eval_split' in changes):
@@ -46,7 +46,7 @@ def evaluate_split(workdir: str, at: int | str | None = None, split: str | None 
     source, found = evaluation_data.compare_classes(source, setup.dataset, split, by)
     state, meta = run_directory.restore(setup, workdir, at)
     if config != setup.config:
-        side = options['image_size'] or setup.dataset.image_shape[0]
+        side = options.image_size or setup.dataset.image_shape[0]
         setup = build.setup(config, setup.dataset._replace(
             image_shape=[side, side, setup.dataset.image_shape[2]]))
     return {'split': split, 'data': place,

@@ -8,6 +8,7 @@ import numpy as np
 from imgjax import build, data, evaluate, sharding, state
 from imgjax import config as config_lib
 from imgjax.commands import evaluation_data
+from imgjax.config import Config
 from imgjax.data import Source, classes
 from imgjax.errors import ConfigError, DataError
 from imgjax.interop import load
@@ -43,11 +44,11 @@ def run(config, split: str | None = None, by: str = 'name') -> dict:
                           '--config.init.weights=LAYOUT:WHERE')
     config = load.with_preprocessing(config, weights)
     build.check(config)
-    options = config['data']
+    options = config.data
     if split:
         source = data.open_split(split, options)
     else:
-        source, split = evaluation_data.other_split(options, '', options['eval_split'])
+        source, split = evaluation_data.other_split(options, '', options.eval_split)
     config, dataset = build.describe(config, source, source)
     names = _names(weights, source)
     if not names:
@@ -56,24 +57,24 @@ def run(config, split: str | None = None, by: str = 'name') -> dict:
     dataset = dataset._replace(class_names=list(names or source.class_names))
     source, found = evaluation_data.compare_classes(source, dataset, split, by)
     setup, begun = _begun(build.setup(config, dataset), weights, bool(names))
-    return {'split': split, 'data': options['path'] or options['name'],
-            'weights': config['init']['weights'],
+    return {'split': split, 'data': options.path or options.name,
+            'weights': config.init.weights,
             **evaluate.summary(setup.config, evaluate.split(setup, begun, source, split)), **found,
             'parameters': state.parameter_count(begun),
             'state_digest': digests.state_digest(begun)}
 
 
-def _of_an_evaluation(config) -> dict:
-    """Returns the config as plain data, with what only training has left away."""
+def _of_an_evaluation(config) -> Config:
+    """Returns the config, checked, with what only training has left away."""
     plain = config.to_dict() if hasattr(config, 'to_dict') else dict(config)
     if not plain.get('steps') and not plain.get('epochs'):
         plain['steps'] = 1  # it does not matter how long the training is that there is not
-    config = config_lib.to_plain(plain)
+    config = config_lib.checked(plain)
     return config | {
-        'init': config['init'] | {'head': 'keep'},  # a new one has nothing to say
+        'init': config.init | {'head': 'keep'},  # a new one has nothing to say
         'ema': False,
-        'hparams': config['hparams'] | {
-            name: [] for name in ('class_weights',) if name in config['hparams']}}
+        'hparams': config.hparams | {
+            name: [] for name in ('class_weights',) if name in config.hparams}}
 
 
 def _names(weights: load.Weights, source: Source) -> tuple[str, ...]:

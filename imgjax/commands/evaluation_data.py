@@ -1,10 +1,10 @@
 """The data that a trained model is evaluated on: its own, or others with the same classes."""
 
-import copy
 import logging
 
 from imgjax import config as config_lib
 from imgjax import data
+from imgjax.config import Config
 from imgjax.data import Source, classes
 from imgjax.errors import ConfigError, DataError
 from imgjax.rundir import dataset_info
@@ -19,20 +19,19 @@ _OF_TRAINING = ('train_', 'crop_min_area', 'sampler', 'aug_repeats', 'resident',
                 'max_unreadable_share', 'channels')
 
 
-def with_changes(config: dict, changes: dict) -> dict:
+def with_changes(config: Config, changes: dict) -> Config:
     """Returns the config of a run with the fields that its evaluation is asked to take otherwise.
 
     Args:
-      config: plain.
+      config: of the run.
       changes: {'data.path': ..., 'eval_batch_size': ...}.
 
     Raises:
       ConfigError: names the field, which is none of an evaluation or has a wrong value.
     """
-    options = config['data']
-    if changes.get('data.name', options['name']) != options['name']:
-        options = options | {'options': {}, 'path': ''}  # they are of the other source
-    config = config | {'data': copy.deepcopy(options)}
+    changed = config_lib.plain(config)
+    if changes.get('data.name', config.data.name) != config.data.name:
+        changed['data'] |= {'options': {}, 'path': ''}  # they are of the other source
     for name, value in changes.items():
         group, _, field = name.partition('.')
         if name != 'eval_batch_size' and (group != 'data' or field.startswith(_OF_TRAINING)):
@@ -40,11 +39,11 @@ def with_changes(config: dict, changes: dict) -> dict:
                               '--config.data... of other data and --config.eval_batch_size may be '
                               'given')
         *groups, last = name.split('.')
-        inner = config
+        inner = changed
         for group in groups:
             inner = inner.setdefault(group, {})
         inner[last] = value.to_dict() if hasattr(value, 'to_dict') else value
-    return config_lib.to_plain(config)
+    return config_lib.checked(changed)
 
 
 def names_data(changes: dict) -> bool:
@@ -61,7 +60,7 @@ def other_split(options: dict, own: str, split: str) -> tuple[Source, str]:
     its own, in another place, that share.
 
     Args:
-      options: config['data'].
+      options: config.data.
       own: fingerprint of the split that the model was evaluated on, '' for none.
       split: its name.
 
@@ -94,7 +93,7 @@ def _opened_quietly(split: str, options: dict) -> Source:
         log.setLevel(level)
 
 
-def own_split(workdir: str, options: dict, dataset: DatasetInfo, split: str) -> Source:
+def own_split(workdir: str, options: Config, dataset: DatasetInfo, split: str) -> Source:
     """Opens a split of the dataset that a run was trained on, as its config names it.
 
     A set is that one where a split that the run was trained or evaluated on has the fingerprint of
@@ -102,7 +101,7 @@ def own_split(workdir: str, options: dict, dataset: DatasetInfo, split: str) -> 
 
     Args:
       workdir: what an error calls the run.
-      options: config['data'] of the run.
+      options: config.data of the run.
       dataset: what is known of the run.
       split: any that the dataset has.
 
@@ -110,8 +109,8 @@ def own_split(workdir: str, options: dict, dataset: DatasetInfo, split: str) -> 
       ConfigError: no such split.
       DataError: the set that is there is another one.
     """
-    known = {options['train_split']: (dataset.train_fingerprint, dataset.train_examples),
-             options['eval_split']: (dataset.eval_fingerprint, dataset.eval_examples)}
+    known = {options.train_split: (dataset.train_fingerprint, dataset.train_examples),
+             options.eval_split: (dataset.eval_fingerprint, dataset.eval_examples)}
     changed = []
     for name in [split] if split in known else reversed(known):
         source, (fingerprint, count) = data.open_split(name, options), known[name]
@@ -121,7 +120,7 @@ def own_split(workdir: str, options: dict, dataset: DatasetInfo, split: str) -> 
                        if len(source.examples) != count else
                        f'{name!r} has as many images, with other names, sizes, labels or pixels')
     raise DataError(
-        f'{workdir}: the data that its config names ({options["path"] or options["name"]}) are not '
+        f'{workdir}: the data that its config names ({options.path or options.name}) are not '
         f'those it was trained with ({changed[0]}); name those to evaluate on '
         '(--config.data.path=..., --config.data.name=...); a run of arrays of a script is '
         'evaluated by commands.evaluate.evaluate_split(workdir, source=...)')
@@ -154,7 +153,7 @@ def compare_classes(source: Source, dataset: DatasetInfo, split: str,
         source = source._replace(class_names=tuple(names))
     source, found = classes.compared(source, names, split)
     log.info(found.line())
-    dataset_info.check_processes({}, dataset._replace(
+    dataset_info.check_processes(Config(), dataset._replace(
         eval_examples=len(source.examples), eval_fingerprint=source.fingerprint))
     return source, {'classes': len(names), 'classes_compared': found.both,
                     'images_left_out': found.left_out}

@@ -85,8 +85,8 @@ def _classified(setup: build.Setup, state, paths: list[str], top_k: int) -> list
 
     All threads decode a batch while the one before it is classified.
     """
-    size, options = setup.dataset.image_shape[0], setup.config['data']
-    if not options['image_size']:  # trained on images of one size: bring others to it, whole
+    size, options = setup.dataset.image_shape[0], setup.config.data
+    if not options.image_size:  # trained on images of one size: bring others to it, whole
         options = evaluate.whole_images(options, size)
     classify, odd, rows = _classifier(setup, state, top_k), [], []
 
@@ -94,7 +94,7 @@ def _classified(setup: build.Setup, state, paths: list[str], top_k: int) -> list
         shown = records.shown(path)
         try:
             with open(path, 'rb') as file:
-                example = {'image': file.read(options['max_bytes'] + 1), 'name': shown}
+                example = {'image': file.read(options.max_bytes + 1), 'name': shown}
             pixels = decode.pixels(example, options, size)
         except OSError as error:
             return f'{shown}: cannot be read ({error.strerror})'

@@ -47,16 +47,16 @@ def draw(config, output: str, images: int = 8, steps: int = 5) -> dict:
         raise ConfigError(f'--output={output}: takes a name ending in {", ".join(FORMATS)}')
     output = outputs.path('output', output)
     outputs.check_file('output', output, 'launch.preview', (_MARK.encode(),))
-    config = config_lib.to_plain(config)
+    config = config_lib.checked(config)
     build.check(config)
     train, held_out = build.open_dataset(config)
     config, dataset = build.describe(config, train, held_out)
     names = [_printable(name) for name in dataset.class_names]
-    images = min(images, config['batch_size'])
-    size, options = dataset.image_shape[0], config['data']
+    images = min(images, config.batch_size)
+    size, options = dataset.image_shape[0], config.data
     batches = pipeline.train_batches(
-        train, build.draw(config, train), options, size, batch_size=config['batch_size'],
-        seed=config['hparams']['seed'])
+        train, build.draw(config, train), options, size, batch_size=config.batch_size,
+        seed=config.hparams.seed)
     first = batches[0]['index'][:images]
     examples = data.read(train, first)
     rows = [('evaluated', [decode.pixels(example, options, size) for example in examples],
@@ -70,16 +70,16 @@ def draw(config, output: str, images: int = 8, steps: int = 5) -> dict:
 
     for at in range(steps):
         batch = pipeline.load(
-            train, options, size, first, seed=config['hparams']['seed'],
-            positions=at * config['batch_size'] + np.arange(images, dtype=np.int64))
+            train, options, size, first, seed=config.hparams.seed,
+            positions=at * config.batch_size + np.arange(images, dtype=np.int64))
         batch.pop('fault')
         shown = jax.device_get(trained_on(np.int32(at), batch))
         # The last view, where there are several: the first is as it was.
-        pixels = shown['image'][:, -1] * np.float32(options['std']) + np.float32(options['mean'])
+        pixels = shown['image'][:, -1] * np.float32(options.std) + np.float32(options.mean)
         rows.append((f'step {at}', np.clip(pixels, 0, 1),
                      [_names(target, names) for target in shown['target']]))
-    operations = ', '.join(name for name, _ in config['augment']) or 'no augmentation'
-    _save(rows, output, ': '.join(filter(None, (config['name'], operations))))
+    operations = ', '.join(name for name, _ in config.augment) or 'no augmentation'
+    _save(rows, output, ': '.join(filter(None, (config.name, operations))))
     return {'output': os.path.abspath(output), 'classes': len(dataset.class_names),
             'image_shape': dataset.image_shape, 'train_examples': dataset.train_examples}
 

@@ -29,7 +29,7 @@ def write(options: dict, output: str, splits: list[str], *, shorter_side: int, q
     are kept, and it ends with the same bytes.
 
     Args:
-      options: of config['data'], those that say what the source is; others are as by default.
+      options: of config.data, those that say what the source is; others are as by default.
       output: the folder of the copy.
       splits: each a split, or NAME=SPLIT where SPLIT may be a slice such as train[:90%].
       shorter_side: pixels that the shorter side is reduced to; smaller images keep their bytes,
@@ -184,7 +184,7 @@ def reduce(example: dict, options: dict, shorter_side: int, quality: int) -> tup
 
     Args:
       example: {'image': file content or uint8 (H, W, C), 'name': str}.
-      options: config['data'] of the source, its limits.
+      options: config.data of the source, its limits.
       shorter_side: pixels; 0 reduces nothing.
       quality: of the JPEGs, 1 to 100.
 

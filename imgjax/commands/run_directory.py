@@ -58,7 +58,7 @@ def which_step(setup: build.Setup, workdir: str, at: int | str | None) -> int | 
     best, there = best_evaluated(setup, workdir), checkpoint.steps(workdir)
     if best in there:
         return best
-    split = setup.config['data']['eval_split']
+    split = setup.config.data.eval_split
     missing = f'{split!r} was not evaluated yet (config.eval_every)' if best is None else (
         f'the best evaluation is that of step {best}, which was not saved '
         '(config.checkpoint.keep_best)')
@@ -69,5 +69,5 @@ def which_step(setup: build.Setup, workdir: str, at: int | str | None) -> int | 
 def best_evaluated(setup: build.Setup, workdir: str) -> int | None:
     """Returns the step of a run's best evaluation, the earliest of equals; None without any."""
     scores = metrics_log.scores(
-        metrics_log.read_rows(workdir), setup.config['data']['eval_split'], *setup.best)
+        metrics_log.read_rows(workdir), setup.config.data.eval_split, *setup.best)
     return max(sorted(scores), key=scores.get) if scores else None

@@ -82,7 +82,7 @@ def open_split(split: str, options: dict) -> Source:
       split: such as 'train'; every source also takes slices and sums of slices as TFDS writes them
         (https://www.tensorflow.org/datasets/splits): 'train[:90%]', 'train[10%:]+test',
         'train[100:200]'.
-      options: plain config['data'].
+      options: config.data.
 
     Raises:
       ConfigError: the dataset, split or option is unknown, or there are fewer than two classes to
@@ -138,7 +138,7 @@ def source_options(options: dict, **defaults) -> dict:
     """Returns config.data.options completed by the defaults of a source.
 
     Args:
-      options: plain config['data'].
+      options: config.data.
       **defaults: all options that the source takes; a value must have the type of its default.
 
     Raises:

@@ -76,7 +76,7 @@ def pixels(example: dict, options: dict, size: int, rng=None) -> np.ndarray:
 
     Args:
       example: {'image': encoded bytes or uint8 (H, W, C), 'name': str}.
-      options: plain config['data'].
+      options: config.data.
       size: the side of the result in pixels.
       rng: the np.random.Generator that draws the box of the crop.
 

@@ -24,7 +24,7 @@ def look(split: str, examples, options: dict) -> None:
     Args:
       split: the name of the split.
       examples: those of a Source.
-      options: plain config['data'].
+      options: config.data.
 
     Raises:
       Unreadable: all images that need pixel_range or background lack it; it is that of the first.
@@ -58,7 +58,7 @@ def warn(before: str, count: int, found: list[tuple[str, decode.Stored | None]],
       before: the beginning of the line.
       count: how many images were looked at.
       found: what `header` returned for them, or for those with either.
-      options: plain config['data'].
+      options: config.data.
     """
     turned = [(name, stored.orientation) for name, stored in found
               if stored and stored.orientation > 1]

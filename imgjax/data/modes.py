@@ -42,7 +42,7 @@ def convert(image: Image.Image, encoded, options: dict) -> Image.Image:
     Args:
       image: the opened image; its pixels need not be loaded yet.
       encoded: the content of the file; anything for an image without a file.
-      options: plain config['data']: channels, pixel_range, background.
+      options: config.data: channels, pixel_range, background.
 
     Raises:
       Unknown: the values of black and white are unknown, or only one colour is left without the

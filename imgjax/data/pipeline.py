@@ -69,7 +69,7 @@ def load(source: Source, options: dict, size: int, indices: np.ndarray, *,
 
     Args:
       source: the split.
-      options: plain config['data'].
+      options: config.data.
       size: side of the images in pixels.
       indices: int64 (n,).
       positions: int64 (n,), places in the stream of training examples. The random crop depends on
@@ -130,7 +130,7 @@ def train_batches(source: Source, draw: Callable, options: dict, size: int, *,
     Args:
       source: the training split.
       draw: positions -> example indices, as of build.draw.
-      options: plain config['data'].
+      options: config.data.
       size: side of the images in pixels.
       batch_size: examples per batch over all processes.
       seed: the seed of the random crops.

@@ -30,7 +30,7 @@ class Files:
     """Image files of a list."""
 
     def __init__(self, root: str, names: Sequence[str], labels: np.ndarray, options: dict):
-        """Takes names relative to `root`, labels int (N,) or bool (N, K), and config['data']."""
+        """Takes names relative to `root`, labels int (N,) or bool (N, K), and config.data."""
         self._root = root
         self._names = names
         self._labels = labels
@@ -63,7 +63,7 @@ class Ranges:
           paths: the files.
           index: for each image 'shard' (N,), the number of its file, 'offset' (N,) and 'size' (N,)
             in bytes, 'labels' int (N,) or bool (N, K), and 'names', as `pack_names` returns them.
-          options: plain config['data'].
+          options: config.data.
         """
         self._paths = paths
         self._shard, self._offset, self._size = index['shard'], index['offset'], index['size']

@@ -24,7 +24,7 @@ def data_path(options: dict, what: str) -> str:
     """Returns config.data.path with ~ expanded.
 
     Args:
-      options: plain config['data'].
+      options: config.data.
       what: what the path has to name, such as 'the folder that holds the class folders'; the second
         word is folder or file.
 
@@ -125,7 +125,7 @@ def open_part(split: str, available: Iterable[str], refusal: str, options: dict,
       split: the split that is asked for.
       available: the splits that the dataset has.
       refusal: the beginning of the error where it has no such split.
-      options: plain config['data'].
+      options: config.data.
       open_one: opens one of the available splits. Its examples may have a method `names()`, the
         names relative to the dataset that decide what is held out; without it the indices do.
       has_labels: whether the images of an available split have labels; called only for splits that
@@ -167,7 +167,7 @@ def _open_share(source: Source, split: str, part: str, held_out: bool, options: 
       split: the name that was asked for.
       part: the name of the whole split.
       held_out: whether the held-out share is wanted.
-      options: plain config['data'].
+      options: config.data.
       unused: what is left out, counted further here.
     """
     if not labels_are_cheap(source):
@@ -230,7 +230,7 @@ def unread_splits(split: str, available: Iterable[str], labelled: Iterable[str],
       split: the split that is opened.
       available: all splits of the dataset.
       labelled: the splits among them that can be read.
-      options: plain config['data'].
+      options: config.data.
     """
     if not reports_unread(split, options):
         return []

@@ -46,7 +46,7 @@ def adapt(tensors: dict[str, np.ndarray], ours: dict[str, tuple[int, ...]], head
       tensors: the weights, by name.
       ours: the shapes of the model's tensors, by name.
       heads: prefixes of the names of classifiers.
-      options: config['init'].
+      options: config.init.
 
     Raises:
       DataError: a shape differs, and the options do not ask to adapt it; the line says how to.

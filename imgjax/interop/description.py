@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from imgjax import models
 from imgjax.build import Setup
+from imgjax.config import Config
 from imgjax.interop import torch_layout
 
 # Names of options in timm's constructors, and options that do not change inference.
@@ -25,12 +26,12 @@ def describe(setup: Setup) -> dict:
     `model_args` are the options that differ from those of the variant, with timm's name where it is
     known here; others keep their name, which timm accepts or refuses, but never ignores.
     """
-    model, names = setup.config['model'], setup.dataset.class_names
+    model, names = setup.config.model, setup.dataset.class_names
     options = changed_options(model)
     # If the variant has a table of activations, timm's act_layer does not change it.
-    known = _TIMM_ARGUMENTS if getattr(models.create(model['name'], 1), 'act', None) else {}
+    known = _TIMM_ARGUMENTS if getattr(models.create(model.name, 1), 'act', None) else {}
     return {
-        'architecture': model['name'],
+        'architecture': model.name,
         'num_classes': len(names),
         'num_features': _features(setup),
         'label_names': names,
@@ -42,58 +43,59 @@ def describe(setup: Setup) -> dict:
     }
 
 
-def changed_options(model: dict) -> dict:
+def changed_options(model: Config) -> dict:
     """Returns the config.model.options that change the function of the variant."""
-    plain = models.create(model['name'], 1)
-    built = models.create(model['name'], 1, **model['options'])
-    return {key: value for key, value in model['options'].items()
+    plain = models.create(model.name, 1)
+    built = models.create(model.name, 1, **model.options)
+    return {key: value for key, value in model.options.items()
             if key not in _TRAINING_ONLY and getattr(built, key) != getattr(plain, key)}
 
 
 def preprocessing(setup: Setup) -> dict:
     """Returns the preprocessing of an image in numbers and as a sentence."""
-    data, (height, width, channels) = setup.config['data'], setup.dataset.image_shape
+    data, (height, width, channels) = setup.config.data, setup.dataset.image_shape
     found = {'image_size': [height, width], 'channels': channels,
-             'interpolation': data['eval_resize'], 'mean': data['mean'], 'std': data['std']}
+             'interpolation': data.eval_resize, 'mean': list(data.mean),
+             'std': list(data.std)}
     colour = 'RGB' if channels == 3 else 'grey'
-    scaled = f'divide by 255, subtract mean {data["mean"]}, divide by std {data["std"]}'
-    if data['eval_transform'] not in ('pil', 'squash'):
+    scaled = f'divide by 255, subtract mean {list(data.mean)}, divide by std {list(data.std)}'
+    if data.eval_transform not in ('pil', 'squash'):
         return found | {'rule': (
             f'decode to {colour}; crop and resize to {height} x {width} as TensorFlow\'s '
-            f'EfficientNets are evaluated (imgjax/data/crop.py, {data["eval_transform"]!r}), '
-            f'{data["eval_resize"]}; {scaled}')}
-    fraction = data['eval_crop_fraction'] if data['image_size'] else 1.0
+            f'EfficientNets are evaluated (imgjax/data/crop.py, {data.eval_transform!r}), '
+            f'{data.eval_resize}; {scaled}')}
+    fraction = data.eval_crop_fraction if data.image_size else 1.0
     shorter = max(height, math.floor(height / fraction))
-    if data['eval_transform'] == 'squash':
+    if data.eval_transform == 'squash':
         return found | {'crop_pct': fraction, 'side': shorter, 'rule': (
             f'decode to {colour}; resize to {shorter} x {shorter} pixels (floor({height} / '
-            f'{fraction})), {data["eval_resize"]} and antialiased, whatever the aspect; cut the '
+            f'{fraction})), {data.eval_resize} and antialiased, whatever the aspect; cut the '
             f'middle {height} x {width}; {scaled}')}
     return found | {'crop_pct': fraction, 'shorter_side': shorter, 'rule': (
         f'decode to {colour}; resize the shorter side to {shorter} pixels '
-        f'(floor({height} / {fraction})), {data["eval_resize"]} and antialiased, keeping the '
+        f'(floor({height} / {fraction})), {data.eval_resize} and antialiased, keeping the '
         f'aspect; cut the middle {height} x {width}; {scaled}')}
 
 
 def _pretrained_cfg(setup: Setup) -> dict:
-    data, (height, width, channels) = setup.config['data'], setup.dataset.image_shape
+    data, (height, width, channels) = setup.config.data, setup.dataset.image_shape
     _, renames = _family(setup)
     heads = sorted({torch_layout.name_of(('params', name, 'kernel'), renames).rpartition('.')[0]
                     for name in setup.target.params if name == 'head' or name.startswith('head_')})
     return {
         'input_size': [channels, height, width],
         'fixed_input_size': _fixed_size(setup),
-        'mean': data['mean'], 'std': data['std'],
-        'crop_pct': data['eval_crop_fraction'] if data['image_size'] else 1.0,
-        'crop_mode': 'squash' if 'squash' in data['eval_transform'] else 'center',
-        'interpolation': data['eval_resize'],
+        'mean': list(data.mean), 'std': list(data.std),
+        'crop_pct': data.eval_crop_fraction if data.image_size else 1.0,
+        'crop_mode': 'squash' if 'squash' in data.eval_transform else 'center',
+        'interpolation': data.eval_resize,
         'classifier': heads[0] if len(heads) == 1 else heads,
     }
 
 
 def _family(setup: Setup):
     """Returns (the module of the family, its {prefix of our names: timm's prefix})."""
-    name = setup.config['model']['name']
+    name = setup.config.model.name
     module = models.module(name)
     return module, getattr(module, 'RENAMES', {})
 

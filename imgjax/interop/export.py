@@ -68,7 +68,7 @@ def export(workdir: str, format: str, output: str = '', at: int | str | None = N
     params = step.eval_params(setup.config, state)
     variables = jax.device_get({'params': params, 'batch_stats': state.batch_stats})
     state = state.replace(params=variables['params'], batch_stats=variables['batch_stats'],
-                          ema=variables['params'] if setup.config['ema'] else {})
+                          ema=variables['params'] if setup.config.ema else {})
 
     def predict(images_NHWC):
         return step.predict(setup.model, setup.config, state, images_NHWC)[0]
@@ -136,10 +136,10 @@ def _compare(setup: Setup, live, run) -> float:
 
 def _in_float32(setup: Setup) -> Setup:
     """Returns the run with a model that computes in float32, as other programs will run it."""
-    if setup.config['model']['dtype'] == 'float32':
+    if setup.config.model.dtype == 'float32':
         return setup
     log.info('trained in %s; the exported model computes in float32, and is compared with the '
-             'run in float32', setup.config['model']['dtype'])
+             'run in float32', setup.config.model.dtype)
     return setup._replace(model=setup.model.clone(dtype='float32'))
 
 
@@ -147,14 +147,14 @@ def _apply(setup: Setup) -> Callable:
     """Returns the function (variables, uint8 images_NHWC) -> logits_NK."""
     def run(variables, images_NHWC):
         images_NHWC = augment.color.normalize(
-            images_NHWC, setup.config['data']['mean'], setup.config['data']['std'])
+            images_NHWC, setup.config.data.mean, setup.config.data.std)
         return setup.model.apply(variables, images_NHWC, train=False)[0]
 
     return run
 
 
 def _write_safetensors(setup: Setup, variables, folder: str) -> Callable:
-    family = models.variants().get(setup.config['model']['name'], setup.config['model']['name'])
+    family = models.variants().get(setup.config.model.name, setup.config.model.name)
     module = models.module(family)
     renames = getattr(module, 'RENAMES', {})
     path = os.path.join(folder, 'model.safetensors')
@@ -191,7 +191,7 @@ def _write_onnx(setup: Setup, variables, folder: str) -> Callable:
                 input_names=['images'], output_names=['logits'])
     except Exception as error:  # jax2onnx raises many types where it lacks an operation
         raise DataError(
-            f'--format=onnx: jax2onnx cannot convert {setup.config["model"]["name"]!r} '
+            f'--format=onnx: jax2onnx cannot convert {setup.config.model.name!r} '
             f'({type(error).__name__}: {one_line(error)}); take another '
             'format') from None
     described = description.describe(setup)

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from imgjax import models, parts
+from imgjax.config import Config
 from imgjax.errors import ConfigError, DataError, nearest, one_line
 from imgjax.interop import adapt, description, files, labels, prefixes, preprocessing, torch_layout
 from imgjax.optimizers.parts import finetune
@@ -51,24 +52,24 @@ class Weights(NamedTuple):
     label_names: tuple[tuple[str, ...], ...] = ()
 
 
-def find(config: dict) -> Weights | None:
+def find(config: Config) -> Weights | None:
     """Returns the weights that config.init.weights names, on this disk; None if it is empty.
 
     Raises:
       ConfigError: there is no such layout or name.
       DataError: the weights are not available.
     """
-    layout, colon, where = config['init']['weights'].partition(':')
+    layout, colon, where = config.init.weights.partition(':')
     if not layout:
         return None
     if layout not in LAYOUTS or not colon or not where:
         raise ConfigError(
             f'config.init.weights: takes LAYOUT:WHERE with a layout of {", ".join(LAYOUTS)}, got '
-            f'{config["init"]["weights"]!r}{nearest(layout, LAYOUTS)}')
+            f'{config.init.weights!r}{nearest(layout, LAYOUTS)}')
     if layout == 'keras':
         keras = importlib.import_module('imgjax.interop.keras')
-        model = config['model']
-        return Weights(layout, where, keras.check(where, model['name'], model['options']))
+        model = config.model
+        return Weights(layout, where, keras.check(where, model.name, model.options))
     if os.sep in where or where.endswith(files.FORMATS) or os.path.isfile(where):
         path = os.path.expanduser(where)
         if os.path.isdir(path):
@@ -78,48 +79,48 @@ def find(config: dict) -> Weights | None:
             raise DataError(f'config.init.weights: no such file {path}')
         folder, known = os.path.dirname(path), {}
         if layout in _DEMANDING:
-            known = _known(config['model'], layout, folder)
+            known = _known(config.model, layout, folder)
         elif os.path.isfile(os.path.join(folder, 'config.json')):
-            if config['init']['preprocessing'] != 'config':
+            if config.init.preprocessing != 'config':
                 known = preprocessing.of_timm(os.path.join(folder, 'config.json'))
-            _check_exported(config['model'], os.path.join(folder, 'config.json'))
+            _check_exported(config.model, os.path.join(folder, 'config.json'))
         return Weights(layout, path, known, labels.beside(path))
     if layout != 'timm' or not _HUB_NAME.fullmatch(where):
         raise ConfigError(f'config.init.weights: {layout} takes a file '
                           f'({", ".join(files.FORMATS)}), '
                           f'got {where!r}')
-    if where.partition('.')[0] != config['model']['name']:
+    if where.partition('.')[0] != config.model.name:
         raise ConfigError('config.init.weights: weights of '
                           f'{where.partition(".")[0]!r} are not for '
-                          f'config.model.name {config["model"]["name"]!r}')
+                          f'config.model.name {config.model.name!r}')
     described, path = (_from_hub(where, name) for name in ('config.json', 'model.safetensors'))
     return Weights(layout, path, preprocessing.of_timm(described), labels.beside(described))
 
 
-def _known(model: dict, layout: str, folder: str) -> dict:
+def _known(model: Config, layout: str, folder: str) -> dict:
     """Returns the fields of config.data for weights, and checks the options of the model.
 
     Raises:
       ConfigError: the weights need other options.
     """
     try:
-        built = models.create(model['name'], 1, **model['options'])
+        built = models.create(model.name, 1, **model.options)
     except ValueError:  # build.check raises the better error
         return {}
-    family = models.variants().get(model['name'], model['name'])
+    family = models.variants().get(model.name, model.name)
     options, fields = importlib.import_module(f'imgjax.interop.{layout}').demands(
-        family, model['name'], folder)
+        family, model.name, folder)
     wrong = {key: value for key, value in options.items() if getattr(built, key) != value}
     if wrong:
         key, value = next(iter(wrong.items()))
         raise ConfigError(
-            f'config.model.options: weights of {layout} for {model["name"]} take '
+            f'config.model.options: weights of {layout} for {model.name} take '
             f'{", ".join(f"{k}={v!r}" for k, v in wrong.items())}, and the model has '
             f'{key}={getattr(built, key)!r}')
     return fields
 
 
-def _check_exported(model: dict, path: str) -> None:
+def _check_exported(model: Config, path: str) -> None:
     """Checks that the model is the one that the config.json of an export describes.
 
     Raises:
@@ -133,11 +134,11 @@ def _check_exported(model: dict, path: str) -> None:
         return
     if not isinstance(exported, dict):
         return
-    if stored.get('architecture') != model['name']:
+    if stored.get('architecture') != model.name:
         raise ConfigError(f'config.model.name: the weights were exported from '
-                          f'{stored.get("architecture")!r} ({path}), got {model["name"]!r}')
+                          f'{stored.get("architecture")!r} ({path}), got {model.name!r}')
     try:
-        built, mine = models.create(model['name'], 1), description.changed_options(model)
+        built, mine = models.create(model.name, 1), description.changed_options(model)
     except ValueError:  # build.check says it better
         return
     theirs = exported.get('model_options') or {}
@@ -163,18 +164,18 @@ def _from_hub(name: str, file: str) -> str:
                         'path') from None
 
 
-def with_preprocessing(config: dict, weights: Weights | None) -> dict:
+def with_preprocessing(config: Config, weights: Weights | None) -> Config:
     """Returns the config with the preprocessing of the weights; see preprocessing.taken."""
     if weights is None:
         return config
     return preprocessing.taken(config, weights.preprocessing, weights.path)
 
 
-def load(config: dict, weights: Weights, target, class_names: tuple[str, ...] = ()) -> dict:
+def load(config: Config, weights: Weights, target, class_names: tuple[str, ...] = ()) -> dict:
     """Returns the variables of the model with the values of the weights.
 
     Args:
-      config: plain.
+      config: checked.
       weights: what `find` returned.
       target: {'params': ..., 'batch_stats': ...} of arrays, or of anything with a shape and a
         dtype; new parameters keep their leaf.
@@ -184,14 +185,14 @@ def load(config: dict, weights: Weights, target, class_names: tuple[str, ...] = 
     Raises:
       DataError: tensors are missing, left over or of other shapes; one line lists them.
     """
-    variant = config['model']['name']
+    variant = config.model.name
     family = models.variants().get(variant, variant)
     module = models.module(family)
     renames = getattr(module, 'RENAMES', {})
     ours = torch_layout.shapes(target, renames)
     heads = tuple({torch_layout.name_of(('params', name, 'x'), renames)[:-2]
                    for name in target['params'] if re.fullmatch(r'head(_\w+)?', name)})
-    new = tuple(f'{head}.' for head in heads) if config['init']['head'] == 'new' else ()
+    new = tuple(f'{head}.' for head in heads) if config.init.head == 'new' else ()
     stored, label_names = _read(weights)
     buffers = getattr(module, 'BUFFERS', ())
     try:
@@ -199,10 +200,10 @@ def load(config: dict, weights: Weights, target, class_names: tuple[str, ...] = 
             stored, lambda some: _to_timm(some, weights.layout, family, variant), set(ours))
         if not adapt.far_off(tensors, ours, heads, buffers):
             if not new:
-                objective = parts.find('objective', config['objective']['name'])
+                objective = parts.find('objective', config.objective.name)
                 tensors = labels.in_order_of(tensors, label_names, class_names, heads,
                                              not getattr(objective, 'MULTI_LABEL', False))
-            tensors = adapt.adapt(tensors, ours, heads, config['init'])
+            tensors = adapt.adapt(tensors, ours, heads, config.init)
         variables = torch_layout.read(tensors, target, renames, buffers, new)
     except torch_layout.DoesNotFit as error:
         hint = _nearest_layout(stored, weights, family, variant, set(ours))

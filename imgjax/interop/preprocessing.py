@@ -4,6 +4,7 @@ import json
 import logging
 
 from imgjax import config as config_lib
+from imgjax.config import Config
 from imgjax.errors import ConfigError, DataError
 
 log = logging.getLogger('imgjax')
@@ -55,14 +56,14 @@ def of_timm(path: str) -> dict:
                         "'config' does without it") from None
 
 
-def taken(config: dict, found: dict, path: str) -> dict:
+def taken(config: Config, found: dict, path: str) -> Config:
     """Returns the config with the preprocessing that config.init asks for, and logs it.
 
     `auto` becomes `checkpoint` where the weights give any field, else `config`. If their mean and
     deviation are unknown, it warns.
 
     Args:
-      config: plain, with config.init.weights set.
+      config: checked, with config.init.weights set.
       found: the FIELDS that the weights give.
       path: the path of the weights.
 
@@ -70,7 +71,7 @@ def taken(config: dict, found: dict, path: str) -> dict:
       ConfigError: init.preprocessing is `checkpoint`, and the weights do not give it.
       DataError: a field that they give is not valid.
     """
-    source = config['init']['preprocessing']
+    source = config.init.preprocessing
     if source == 'config':
         return config
     if 'mean' not in found and source == 'checkpoint':
@@ -79,15 +80,15 @@ def taken(config: dict, found: dict, path: str) -> dict:
             'images had (config.json of timm, preprocessor_config.json of transformers); set '
             'config.data.mean, std, image_size and eval_crop_fraction as in its training, and '
             "config.init.preprocessing='config'")
-    found, data = dict(found), config['data']
-    if len(found.get('mean', [])) not in (0, data['channels']):
+    found, data = dict(found), config.data
+    if len(found.get('mean', [])) not in (0, data.channels):
         log.warning('mean and deviation of the weights are for %d channels, the images have %d: '
-                    'those of config.data are used instead', len(found['mean']), data['channels'])
+                    'those of config.data are used instead', len(found['mean']), data.channels)
         found = {name: value for name, value in found.items() if name not in ('mean', 'std')}
-    if config['init']['resample']:  # the config asks for another size
+    if config.init.resample:  # the config asks for another size
         found.pop('image_size', None)
     left = [name for name in FIELDS if name not in found]
-    rest = ', '.join(f'{name} {data[name]}' for name in left)
+    rest = ', '.join(f'{name} {config_lib.plain(data[name])}' for name in left)
     if found:
         log.log(logging.INFO if 'mean' in found else logging.WARNING,
                 'preprocessing of the weights, from beside them: %s%s',
@@ -97,9 +98,9 @@ def taken(config: dict, found: dict, path: str) -> dict:
         log.warning('preprocessing of the config, since nothing beside %s says what it was trained '
                     "with: %s; set those that differ from its training, and "
                     "config.init.preprocessing='config'", path, rest)
-    init = config['init'] | {'preprocessing': 'checkpoint' if found else 'config'}
+    init = config.init | {'preprocessing': 'checkpoint' if found else 'config'}
     try:
-        return config_lib.to_plain(config | {'init': init, 'data': data | found})
+        return config_lib.checked(config | {'init': init, 'data': data | found})
     except ConfigError as error:
         raise DataError(f'the preprocessing beside {path} cannot be used ({error}); set '
                         "config.init.preprocessing='config'") from None

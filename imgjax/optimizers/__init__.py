@@ -21,17 +21,19 @@ import jax.numpy as jnp
 import optax
 
 from imgjax import parts as parts_lib
+from imgjax.config import Config
 from imgjax.optimizers.parts import decay, from_optax
 
 
-def optimizer(config: dict, hparams: dict, learning_rate) -> optax.GradientTransformationExtraArgs:
+def optimizer(config: Config, hparams: dict,
+              learning_rate) -> optax.GradientTransformationExtraArgs:
     """Returns the optimizer that config.optimizer names; cheap, meant to be built in the step.
 
     The gradients are clipped by their global norm, hparams['clip_norm'] (0: no clipping), then go
     through the named optimizer.
 
     Args:
-      config: plain config['optimizer'].
+      config: config.optimizer.
       hparams: dict of scalars, traced or not: clip_norm and those of the optimizer.
       learning_rate: scalar, traced or not.
 
@@ -39,23 +41,23 @@ def optimizer(config: dict, hparams: dict, learning_rate) -> optax.GradientTrans
       a transformation whose `update` needs the parameters. The state is a pytree whose structure
       depends on config and parameters only, so any hparams serve for `init`.
     """
-    part = parts_lib.find('optimizer', config['name'])
+    part = parts_lib.find('optimizer', config.name)
     rate = jnp.asarray(learning_rate, jnp.float32)
-    mask = decay.mask(config['decay_mask'])
+    mask = decay.mask(config.decay_mask)
     # optax skips what is a Python 0.0; arrays make all hparams the same to it.
     numbers = {name: jnp.asarray(hparams[name], jnp.float32) for name in parts_lib.hparams_of(part)}
     return _promoting(optax.chain(
         _clip(jnp.asarray(hparams['clip_norm'], jnp.float32)),
-        part.transform(config['options'], numbers, rate, mask)))
+        part.transform(config.options, numbers, rate, mask)))
 
 
-def eval_params(config: dict, opt_state, params):
+def eval_params(config: Config, opt_state, params):
     """Returns the parameters that are evaluated: those that train, or what the optimizer says.
 
     Weights that were not trained here have no state of an optimizer, (), and are evaluated as they
     are.
     """
-    part = parts_lib.find('optimizer', config['name'])
+    part = parts_lib.find('optimizer', config.name)
     if not hasattr(part, 'eval_params') or opt_state == ():
         return params
     return part.eval_params(opt_state[1], params)

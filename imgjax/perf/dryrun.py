@@ -4,7 +4,6 @@ The path is: config, dataset, setup on the described devices, compiled step, cos
 and what bounds it, changes that make it fit. Nothing runs on a device, and no file is written.
 """
 
-import copy
 import logging
 import re
 import time
@@ -16,6 +15,7 @@ import numpy as np
 from imgjax import build, feed, models, sharding
 from imgjax import config as config_lib
 from imgjax import state as state_lib
+from imgjax.config import Config
 from imgjax.data import Source
 from imgjax.errors import DoesNotFitError
 from imgjax.perf import collectives, flops, hlo, roofline
@@ -73,13 +73,13 @@ def run(config, topology: str, classes: int = 0, image_size: int = 0,
     """
     devices = topology_lib.devices(topology)
     kind = topology_lib.parse(topology)[0]
-    config = config_lib.to_plain(config)
+    config = config_lib.checked(config)
     build.check_strengths(config)
     config, dataset = _described(config, classes, image_size, train_examples)
     with backend.made_for('cpu' if kind == 'cpu' else 'tpu'):
         result = figures(compile_step(config, dataset, devices), kind)
         result = {'topology': topology, **result}
-        log.info('%s on %s\n%s', config['name'] or config['model']['name'], topology,
+        log.info('%s on %s\n%s', config.name or config.model.name, topology,
                  table(result))
         if not result['fits']:
             result['tries'] = _tried(config, dataset, devices, kind)
@@ -87,22 +87,22 @@ def run(config, topology: str, classes: int = 0, image_size: int = 0,
     return result
 
 
-def _described(config: dict, classes: int, side: int,
+def _described(config: Config, classes: int, side: int,
                examples: int) -> tuple[dict, dataset_info.DatasetInfo]:
     """Returns the completed config and the description of a dataset that need not be here."""
-    options = config['data']
-    known = KNOWN.get(options['name'], (0, 0, 0))
+    options = config.data
+    known = KNOWN.get(options.name, (0, 0, 0))
     classes, examples = classes or known[0], examples or known[2] or 1000 * classes
-    side = options['image_size'] or side or known[1]
+    side = options.image_size or side or known[1]
     if not classes:
         return build.describe(config, *build.open_dataset(config))
-    config = config | {'data': options | {'image_size': side or options['usual_size']}}
+    config = config | {'data': options | {'image_size': side or options.usual_size}}
     source = Source(range(examples), tuple(map(str, range(classes))), '',  # type: ignore[arg-type]
                     lambda: np.arange(examples, dtype=np.int32) % np.int32(classes))
     return build.describe(config, source, source)
 
 
-def compile_step(config: dict, dataset: dataset_info.DatasetInfo, devices: list) -> Compiled:
+def compile_step(config: Config, dataset: dataset_info.DatasetInfo, devices: list) -> Compiled:
     """Compiles the step of a streamed feed for the devices.
 
     The caller has to enter backend.made_for first.
@@ -111,7 +111,7 @@ def compile_step(config: dict, dataset: dataset_info.DatasetInfo, devices: list)
       ConfigError: a field is wrong; the message names it.
     """
     setup = build.setup(config, dataset, devices)
-    sharding.check_batch_size(config['batch_size'], config['accumulation_steps'], setup.mesh)
+    sharding.check_batch_size(config.batch_size, config.accumulation_steps, setup.mesh)
     traced = trace(setup)
     began = time.monotonic()
     lowered = traced.lower()
@@ -131,7 +131,7 @@ def compile_step(config: dict, dataset: dataset_info.DatasetInfo, devices: list)
 
 def trace(setup: build.Setup) -> Any:
     """Traces the dispatch of a streamed feed: a step on a batch of pixels; the state is donated."""
-    n, batch_sharding = setup.config['batch_size'], sharding.batch_sharding(setup.mesh)
+    n, batch_sharding = setup.config.batch_size, sharding.batch_sharding(setup.mesh)
     label = build.label_struct(setup.dataset, n)
     shapes = {'image': ((n, *setup.dataset.image_shape), np.uint8),
               'label': (label.shape, label.dtype), 'weight': ((n,), np.float32)}
@@ -166,7 +166,7 @@ def needed_bytes(message: str, arguments: int) -> int | None:
 def figures(compiled: Compiled, kind: str) -> dict:
     """Returns the costs per device as plain data; those that need a compiled step may be None."""
     setup, chip = compiled.setup, CHIPS.get(kind)
-    devices, step, batch_size = setup.mesh.size, compiled.step, setup.config['batch_size']
+    devices, step, batch_size = setup.mesh.size, compiled.step, setup.config.batch_size
     all_flops, model_flops = _flops(compiled)
     hbm = chip.hbm if chip else topology_lib.host_memory() // devices
     result = {
@@ -209,18 +209,18 @@ def _flops(compiled: Compiled) -> tuple[int, int]:
 
     On a CPU convolutions are written as sums, so the step is counted in other platforms' form.
     """
-    def count_for_tpu(config: dict) -> int:
+    def count_for_tpu(config: Config) -> int:
         with backend.made_for('tpu'):
             devices = list(compiled.setup.mesh.devices.flat)
             return flops.count(trace(build.setup(config, compiled.setup.dataset, devices)).jaxpr)
 
     config = compiled.setup.config
-    model = config['model']
+    model = config.model
     all_flops = count_for_tpu(config) if backend.platform() == 'cpu' else (
         flops.count(compiled.traced.jaxpr))
-    if not model['options'].get('remat'):
+    if not model.options.get('remat'):
         return all_flops, all_flops
-    without_remat = model | {'options': model['options'] | {'remat': False}}
+    without_remat = model | {'options': model.options | {'remat': False}}
     return all_flops, count_for_tpu(config | {'model': without_remat})
 
 
@@ -233,36 +233,37 @@ def _bytes_on_device(leaf) -> int:
     return int(np.prod(shape)) * leaf.dtype.itemsize
 
 
-def _changes(config: dict, devices: int):
+def _changes(config: Config, devices: int):
     """Yields (description, changed config) for changes that may make a step fit, cheapest first."""
-    remat = 'remat' in models.options(config['model']['name']) and (
-        not config['model']['options'].get('remat'))
-    most = devices // config['mesh']['tensor']
-    fsdp = config['mesh']['fsdp'] < most
-    parts = config['accumulation_steps'] * most
+    remat = 'remat' in models.options(config.model.name) and (
+        not config.model.options.get('remat'))
+    most = devices // config.mesh.tensor
+    fsdp = config.mesh.fsdp < most
+    parts = config.accumulation_steps * most
     halves = []
-    while config['batch_size'] % (2 ** (len(halves) + 1) * parts) == 0:
-        halves.append(config['batch_size'] // 2 ** (len(halves) + 1))
-    whole = config['batch_size']
+    while config.batch_size % (2 ** (len(halves) + 1) * parts) == 0:
+        halves.append(config.batch_size // 2 ** (len(halves) + 1))
+    whole = config.batch_size
     for batch_size, use_remat, use_fsdp in [
             (whole, True, False), (whole, False, True), (whole, True, True),
             *[(half, remat, fsdp) for half in halves]]:
         if (use_remat and not remat) or (use_fsdp and not fsdp):
             continue
-        changed, words = copy.deepcopy(config), []
+        changed, words = config_lib.plain(config), []
         if use_remat:
             changed['model']['options']['remat'] = True
             words.append('model.options.remat=True')
         if use_fsdp:
-            changed['mesh'] = {**changed['mesh'], 'data': -1, 'fsdp': most}
+            changed['mesh'] |= {'data': -1, 'fsdp': most}
             words.append(f'mesh.fsdp={most}')
         if batch_size != whole:
             changed['batch_size'] = batch_size
             words.append(f'batch_size={batch_size}')
-        yield ' '.join(words), changed
+        yield ' '.join(words), config_lib.Config(changed)
 
 
-def _tried(config: dict, dataset: dataset_info.DatasetInfo, devices: list, kind: str) -> list[dict]:
+def _tried(config: Config, dataset: dataset_info.DatasetInfo, devices: list,
+           kind: str) -> list[dict]:
     """Compiles one change after the other until one fits; returns the costs with each change."""
     tries = []
     for change, changed in _changes(config, len(devices)):

@@ -93,10 +93,11 @@ def of_run(flag, workdir: str) -> dict | None:
     stored = config_lib.read(outputs.path('workdir', workdir))
     if stored is None:
         raise ConfigError(f'{workdir}: no run was started here yet; give --config')
-    _settle_length(stored, given)
+    config = config_lib.plain(stored)
+    _settle_length(config, given)
     for name, value in given.items():
-        config_lib.put(stored, name, value)
-    return stored
+        config_lib.put(config, name, value)
+    return config
 
 
 def _settle_length(config, given: dict) -> None:

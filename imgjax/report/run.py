@@ -15,6 +15,7 @@ from PIL import Image
 from imgjax import config as config_lib
 from imgjax import parts
 from imgjax.build import Setup
+from imgjax.config import Config
 from imgjax.data import Source, decode
 from imgjax.evaluate import Columns, labelled
 from imgjax.metrics import mean_average_precision
@@ -49,7 +50,7 @@ def write(workdir: str, setup: Setup, rows: list[dict], results: Columns, source
     return path
 
 
-def own_metrics(config: dict) -> list[str]:
+def own_metrics(config: Config) -> list[str]:
     """Returns the names of the measures that the parts in config.metrics add."""
     return [name for chosen in parts.chosen(config) if chosen.kind == 'metric'
             for name in chosen.part.METRICS]
@@ -129,7 +130,7 @@ def _worst(setup: Setup, results: Columns, labels: np.ndarray, shown: np.ndarray
     for place in wrong[order][:WORST].tolist():
         index = int(shown[place])
         example = source.examples[index]
-        pixels = decode.pixels(example, setup.config['data'], setup.dataset.image_shape[0])
+        pixels = decode.pixels(example, setup.config.data, setup.dataset.image_shape[0])
         png = io.BytesIO()
         Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(png, 'PNG')
         pictures.append({

@@ -65,7 +65,7 @@ class Writer:
 
         Args:
           workdir: the run directory.
-          options: config['checkpoint'].
+          options: config.checkpoint.
           score_of: returns the score of a step's evaluation, or None without one; the best step is
             preserved by it.
         """

@@ -7,6 +7,7 @@ import os
 
 from imgjax import config as config_lib
 from imgjax.build import Setup
+from imgjax.config import Config
 from imgjax.errors import ConfigError
 from imgjax.process import lock, processes
 from imgjax.rundir import checkpoint, dataset_info, history, metrics_log, outputs, result
@@ -87,8 +88,8 @@ def take(workdir: str, setup: Setup, step: int) -> str:
         dataset_info.write(workdir, setup.dataset)
         config_lib.write(workdir, setup.config)
     else:
-        if step < setup.config['steps']:
-            result.put_aside(workdir, config_lib.read(workdir)['steps'])
+        if step < setup.config.steps:
+            result.put_aside(workdir, config_lib.read(workdir).steps)
         history.go_on(workdir, setup.config, step)
     return ''
 
@@ -99,7 +100,7 @@ def has_begun(workdir: str) -> bool:
         os.path.lexists(os.path.join(workdir, name)) for name in _OF_A_SAVED_RUN))
 
 
-def _clear(workdir: str, config: dict) -> None:
+def _clear(workdir: str, config: Config) -> None:
     """Takes away what a run left that ended before its first checkpoint, and says what that was."""
     left = [path for names in ('diverged.json', 'unreadable*.jsonl')
             for path in sorted(glob.glob(os.path.join(glob.escape(workdir), names)))]

@@ -6,7 +6,7 @@ import os
 from typing import NamedTuple
 
 from imgjax import config as config_lib
-from imgjax.config import write_json
+from imgjax.config import Config, write_json
 from imgjax.errors import ConfigError, DataError
 from imgjax.process import processes
 from imgjax.rundir import files
@@ -92,13 +92,13 @@ def check_same_data(workdir: str, stored: DatasetInfo, found: DatasetInfo) -> No
 _OWN = ('data.path', 'data.data_dir', 'data.workers')
 
 
-def check_processes(config: dict, dataset: DatasetInfo) -> None:
+def check_processes(config: Config, dataset: DatasetInfo) -> None:
     """Checks that all processes of a run have the same config and see the same data.
 
     Every process calls it, and all raise the same. A digest travels; more only where one differs.
 
     Args:
-      config: plain, as it was given.
+      config: checked, as it was given.
       dataset: what is known of the data that this process sees.
 
     Raises:
@@ -113,7 +113,7 @@ def check_processes(config: dict, dataset: DatasetInfo) -> None:
     if processes.broadcast_from_first(lambda: 'yes' if len(set(marks)) == 1 else 'no') == 'yes':
         return
     theirs, theirs_dataset = json.loads(processes.broadcast_from_first(lambda: mine))
-    kind, difference = 'config', _config_difference(flat, theirs)
+    kind, difference = 'config', _config_difference(json.loads(mine)[0], theirs)
     if not difference:
         kind, difference = 'data', data_difference(DatasetInfo(**theirs_dataset), dataset)
     told = processes.gather_to_first(f'{kind} {difference}' if difference else '')

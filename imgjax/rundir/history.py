@@ -12,6 +12,7 @@ import os
 import re
 
 from imgjax import config as config_lib
+from imgjax.config import Config
 from imgjax.errors import ConfigError
 from imgjax.rundir import files
 
@@ -30,7 +31,7 @@ def read(workdir: str) -> list[dict]:
     if not os.path.lexists(path):
         return []
     try:
-        entries = [{'until': entry['until'], 'config': config_lib.to_plain(entry['config'])}
+        entries = [{'until': entry['until'], 'config': config_lib.checked(entry['config'])}
                    for entry in files.read_json(path, 4 * 2**20)]
         configs = [entry['config'] for entry in entries] + [config_lib.read(workdir)]
         steps = [entry['until'] for entry in entries]
@@ -55,7 +56,7 @@ def hash_at(workdir: str, step: int, config_hash: str) -> str:
     return config_hash
 
 
-def check(workdir: str, stored: dict, config: dict, done: int) -> None:
+def check(workdir: str, stored: dict, config: Config, done: int) -> None:
     """Checks that a run may continue with `config` after `done` steps with the `stored` one.
 
     Raises:
@@ -72,8 +73,8 @@ def check(workdir: str, stored: dict, config: dict, done: int) -> None:
     if is_cell(workdir):
         raise ConfigError(f'{workdir}: is a cell of a study, which stays as it is '
                           f'({"; ".join(changes.values())}); copy it under another name')
-    if config['steps'] < done:
-        raise ConfigError(f'config.steps: {config["steps"]}, and {workdir} has done {done} already;'
+    if config.steps < done:
+        raise ConfigError(f'config.steps: {config.steps}, and {workdir} has done {done} already;'
                           ' take as many or more, or a new --workdir')
 
 
@@ -83,7 +84,7 @@ def is_cell(workdir: str) -> bool:
     return bool(re.fullmatch('[0-9a-f]{16}-[0-9a-f]{8}', name))
 
 
-def go_on(workdir: str, config: dict, step: int) -> None:
+def go_on(workdir: str, config: Config, step: int) -> None:
     """Makes `config` the config of a run directory from `step` on, and writes history.json.
 
     The work after that step is lost and will be done again.

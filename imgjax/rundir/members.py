@@ -127,7 +127,7 @@ class Members:
         perf = throughput.performance(
             steps=max(step - self._from, 1), seconds=(now - self._since) / len(values),
             stalled=self._stalled / len(values),
-            batch_size=self.first.setup.config['batch_size'], flops=self._feed.flops,
+            batch_size=self.first.setup.config.batch_size, flops=self._feed.flops,
             compile_seconds=self._feed.compile_seconds)
         fresh = [own['skipped_updates'] - before
                  for own, before in zip(values, self._skipped, strict=True)]
@@ -142,7 +142,7 @@ class Members:
         """Evaluates each member that was not yet at this step; returns False when asked to stop."""
         for slot, member in self.active.items():
             config = member.setup.config
-            split = config['data']['eval_split']
+            split = config.data.eval_split
             known = member.rows.has(step, split)
             if known and step != last:
                 continue
@@ -152,7 +152,7 @@ class Members:
             if not known:
                 member.rows.write(
                     {'step': step, 'split': split} | evaluate.summary(config, columns))
-                _show(member.rows.rows[-1], config['steps'], bar)
+                _show(member.rows.rows[-1], config.steps, bar)
         return True
 
     def improved(self, step: int) -> bool:
@@ -160,7 +160,7 @@ class Members:
 
         All members are saved then, as they go on from a step that all of them have.
         """
-        return any([member.setup.config['checkpoint']['keep_best'] and member.writer.improves(step)
+        return any([member.setup.config.checkpoint.keep_best and member.writer.improves(step)
                     for member in self.active.values()])
 
     def save(self, states: list, metrics, even_after_skipped: bool) -> None:
@@ -215,19 +215,19 @@ def _write_row(member: Member, step: int, values: dict, fresh: int, perf: dict, 
         values['skipped_at'] = newest
     setup, rows = member.setup, member.rows
     rows.write({'step': step, 'split': 'train'} | values | {'perf': perf})
-    _show(rows.rows[-1], setup.config['steps'], bar)
+    _show(rows.rows[-1], setup.config.steps, bar)
     if fresh and processes.first():
         log.warning('%d of the last updates skipped (in all by what was not finite: %s), the '
                     'newest at step %d with the images %s', fresh,
                     ', '.join(f'{cause} {number}' for cause, number in causes.items()),
                     newest, ', '.join(_names(source, _batches(setup, source)(newest))))
-    if in_a_row >= setup.config['max_skipped_updates']:
+    if in_a_row >= setup.config.max_skipped_updates:
         _diverged(setup, step, newest - in_a_row + 1, newest, causes, rows.workdir, source)
 
 
 def _batches(setup: Setup, source: Source) -> Callable[[int], np.ndarray]:
     """Returns step -> the example indices of its batch."""
-    size, draw = setup.config['batch_size'], build.draw(setup.config, source)
+    size, draw = setup.config.batch_size, build.draw(setup.config, source)
     return lambda step: draw(step * size + np.arange(size, dtype=np.int64))
 
 

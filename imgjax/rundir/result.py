@@ -48,7 +48,7 @@ def finish(setup: Setup, workdir: str, state, results: evaluate.Columns, rows: l
     if processes.first() and step not in checkpoint.steps(workdir):
         raise DataError(_not_saved(workdir, step))
     found = {
-        'split': setup.config['data']['eval_split'], **evaluate.summary(setup.config, results),
+        'split': setup.config.data.eval_split, **evaluate.summary(setup.config, results),
         'step': step,
         'workdir': os.path.abspath(workdir), 'state_digest': digests.state_digest(state),
         'parameters': state_lib.parameter_count(setup.target),

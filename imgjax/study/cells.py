@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from imgjax import build, cache, parts
 from imgjax import config as config_lib
+from imgjax.config import Config
 from imgjax.errors import ConfigError, DataError, nearest
 from imgjax.rundir import dataset_info, result
 from imgjax.study import code as code_lib
@@ -25,7 +26,7 @@ class Cell(NamedTuple):
     Attributes:
       arm: its name.
       seed: hparams.seed.
-      config: plain, as build.describe returns it.
+      config: as build.describe returns it.
       dataset: what is known of its dataset.
       sources: the training and the evaluation split.
       recipe: 16 hex digits of config and data.
@@ -36,7 +37,7 @@ class Cell(NamedTuple):
 
     arm: str
     seed: int
-    config: dict
+    config: Config
     dataset: dataset_info.DatasetInfo
     sources: tuple
     recipe: str
@@ -60,7 +61,7 @@ def cells_of(study: Study, folder: str) -> list[Cell]:
     for arm in study.arms:
         try:
             build.check(arm.config)
-            data = json.dumps(arm.config['data'], sort_keys=True)
+            data = json.dumps(arm.config.data, sort_keys=True)
             if data not in opened:
                 opened[data] = build.open_dataset(arm.config)
             config, dataset = build.describe(arm.config, *opened[data])
@@ -71,7 +72,7 @@ def cells_of(study: Study, folder: str) -> list[Cell]:
         group = json.dumps([cache.structure(config), cache.data(config, dataset)])
         for seed in arm.seeds:
             own = config | {'name': f'{study.name} · {arm.name} · seed {seed}',
-                            'hparams': config['hparams'] | {'seed': seed}}
+                            'hparams': config.hparams | {'seed': seed}}
             recipe = hashlib.sha256(json.dumps([
                 config_lib.digest(own), dataset.train_fingerprint, dataset.eval_fingerprint,
             ]).encode()).hexdigest()[:16]
@@ -83,7 +84,7 @@ def cells_of(study: Study, folder: str) -> list[Cell]:
     return cells
 
 
-def _check_measured(study: Study, arm: Arm, config: dict,
+def _check_measured(study: Study, arm: Arm, config: Config,
                     dataset: dataset_info.DatasetInfo) -> None:
     """Checks that an arm has the study's metric, and has it at the steps of halving."""
     if study.metric == 'mean_average_precision' and not dataset.multi_label:
@@ -93,12 +94,12 @@ def _check_measured(study: Study, arm: Arm, config: dict,
     if study.metric not in known:
         raise ConfigError(f'{study.name}: metric: arm {arm.name!r} has no {study.metric!r}'
                           f'{nearest(study.metric, known)}; it has {", ".join(known)}')
-    every = config['eval_every']
+    every = config.eval_every
     for step in study.halving['steps'] if study.halving else ():
-        if not every or step % every or step >= config['steps']:
+        if not every or step % every or step >= config.steps:
             raise ConfigError(
                 f'{study.name}: halving.steps: takes multiples of eval_every ({every}) below the '
-                f'{config["steps"]} steps of arm {arm.name!r}, got {step}')
+                f'{config.steps} steps of arm {arm.name!r}, got {step}')
 
 
 def _check_comparable(study: Study, cells: list[Cell]) -> None:

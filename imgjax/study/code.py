@@ -29,6 +29,7 @@ from typing import NamedTuple
 
 from imgjax import config as config_lib
 from imgjax import models
+from imgjax.config import Config
 from imgjax.process import projects
 
 ROOT = pathlib.Path(__file__).parents[2]  # the folder that holds the package
@@ -41,13 +42,13 @@ _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy',
              'pillow', 'opencv-python-headless', 'simplejpeg')  # the last three decode images
 
 
-def version(config: dict, root: pathlib.Path = ROOT) -> str:
+def version(config: Config, root: pathlib.Path = ROOT) -> str:
     """Returns the version, 8 hex digits, of the code that the result of a run depends on.
 
     Each file is read once per process.
 
     Args:
-      config: a plain and checked config, as build.describe returns it.
+      config: as build.describe returns it.
       root: the folder that holds the package.
 
     Raises:
@@ -56,7 +57,7 @@ def version(config: dict, root: pathlib.Path = ROOT) -> str:
     return _digest(frozenset(_named(config, root)), root)
 
 
-def modules(config: dict, root: pathlib.Path = ROOT) -> list[str]:
+def modules(config: Config, root: pathlib.Path = ROOT) -> list[str]:
     """Returns the sorted names of the modules in the digest; see `version` for the arguments."""
     return sorted(_counted(_named(config, root), root))
 
@@ -144,7 +145,7 @@ def _imported(node: ast.AST, package: str) -> list[str]:
     return []
 
 
-def _named(config: dict, root: pathlib.Path) -> set[str]:
+def _named(config: Config, root: pathlib.Path) -> set[str]:
     """Returns the modules that a run imports because its config names them.
 
     A field `kind` or `kind.name` names a file in the folder `kind` or `kind` + s of the package:
@@ -159,12 +160,12 @@ def _named(config: dict, root: pathlib.Path) -> set[str]:
     modules_of = _modules_by_folder(root)
     named = {f'imgjax.{folder}.{word}' for kind in kinds for folder in (kind, f'{kind}s')
              for word in words & modules_of.get(folder, set())}
-    source = config['data']['name']
+    source = config.data.name
     named.add(f'imgjax.data.sources.{source if source in modules_of["data/sources"] else "tfds"}')
     operations = _operations(root)
-    named |= {operations[name] for name, _ in config['augment'] if name in operations}
-    if config['init']['weights']:
-        layout = config['init']['weights'].partition(':')[0]
+    named |= {operations[name] for name, _ in config.augment if name in operations}
+    if config.init.weights:
+        layout = config.init.weights.partition(':')[0]
         named |= {'imgjax.interop.load'} | {
             f'imgjax.interop.{word}' for word in {layout} & modules_of['interop']}
     return named | {word for word in words if word.startswith('projects.') and _file(word, root)}
@@ -174,7 +175,7 @@ def _words(value) -> Iterator[str]:
     """Yields the strings in plain data, except the keys of dicts."""
     if isinstance(value, str):
         yield value
-    elif isinstance(value, dict | list):
+    elif isinstance(value, dict | list | tuple):
         for inner in value.values() if isinstance(value, dict) else value:
             yield from _words(inner)
 

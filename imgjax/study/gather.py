@@ -51,7 +51,7 @@ def collect(study: Study, planned: list[Cell], record: dict) -> Findings:
     dataset = planned[0].dataset
     return Findings(
         name=study.name, question=study.question, text=study.text, metric=study.metric,
-        split=planned[0].config['data']['eval_split'], higher_is_better=metric.higher_is_better,
+        split=planned[0].config.data.eval_split, higher_is_better=metric.higher_is_better,
         percent=metric.percent,
         examples=dataset.eval_examples, seeds=max(len(arm.seeds) for arm in study.arms), arms=arms,
         comparisons=comparisons, missing=missing,
@@ -96,7 +96,7 @@ def _arm(arm, cells: list[Cell], study: Study, metric: Metric,
     return findings_lib.Arm(
         arm.name, arm.fields, [outcome['cell'] for outcome in outcomes],
         _interval(scores, metric) if len(done) and np.isfinite(scores).all() else None,
-        _curves(done, study, cells[0].config['data']['eval_split']),
+        _curves(done, study, cells[0].config.data.eval_split),
         _class_scores(done, len(cells[0].dataset.class_names)),
         sum(outcome['cell'].seconds for outcome in done))
 
@@ -195,7 +195,7 @@ def _pictures(first: str, second: str, planned: list[Cell],
 
 def _png(cell: Cell, index: int) -> bytes:
     pixels = decode.pixels(
-        cell.sources[1].examples[index], cell.config['data'], cell.dataset.image_shape[0])
+        cell.sources[1].examples[index], cell.config.data, cell.dataset.image_shape[0])
     data = io.BytesIO()
     Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(data, 'PNG')
     return data.getvalue()
@@ -228,7 +228,7 @@ def _cost(planned: list[Cell], by_directory: dict, record: dict) -> dict[str, fl
         if choice and solo_seconds is not None:
             was_timed = choice['step_seconds'] is not None
             solo_seconds = solo_seconds + starting + choice['compile_seconds'] + (
-                choice['step_seconds'] * cell.config['steps']) if was_timed else None
+                choice['step_seconds'] * cell.config.steps) if was_timed else None
         elif solo_seconds is not None:
             solo_seconds += starting + compiling + in_steps
     return {'device_seconds': device_seconds, 'compile_seconds': compile_seconds,

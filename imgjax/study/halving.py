@@ -71,6 +71,6 @@ def _score(study: Study, cells: list[Cell], step: int) -> float:
     values = []
     for cell in cells:
         values += [row.get(study.metric) for row in metrics_log.read_rows(cell.directory)
-                   if row['step'] == step and row['split'] == cell.config['data']['eval_split']][:1]
+                   if row['step'] == step and row['split'] == cell.config.data.eval_split][:1]
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if len(known) == len(cells) else math.nan

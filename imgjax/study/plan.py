@@ -22,13 +22,13 @@ which returns a dict:
 
 import copy
 import importlib.util
-import json
 import logging
 import os
 from typing import Any, NamedTuple
 
 from imgjax import config as config_lib
 from imgjax import parts
+from imgjax.config import Config
 from imgjax.errors import ConfigError, nearest
 from imgjax.study import arms as arms_lib
 
@@ -45,13 +45,13 @@ class Arm(NamedTuple):
       name: as the study calls it.
       fields: {'hparams.weight_decay': 0.05, ...}, what it changes of the base; of a whole config
         what is not the same in all of these and in the base.
-      config: plain, with the seed of the base.
+      config: checked, with the seed of the base.
       seeds: hparams.seed of each of its cells.
     """
 
     name: str
     fields: dict[str, Any]
-    config: dict
+    config: Config
     seeds: list[int]
 
 
@@ -162,7 +162,7 @@ def _arms(found: dict, way: str, name: str) -> list[Arm]:
     return _say_what_differs(arms, [_plain(found['base'])] if 'base' in found else [])
 
 
-def _check_read(fields: dict, config: dict) -> None:
+def _check_read(fields: dict, config: Config) -> None:
     """Refuses a field of an arm that nothing reads: the arm would be another one once more."""
     for name, line in config_lib.unread(config).items():
         if name in fields:
@@ -171,8 +171,7 @@ def _check_read(fields: dict, config: dict) -> None:
 
 def _say_what_differs(arms: list[Arm], base: list[dict]) -> list[Arm]:
     whole = {arm.name: config_lib.flatten(arm.config) for arm in arms if arm.fields is None}
-    lists = json.loads(json.dumps(base, default=str))  # for tuples, as the arms have them
-    others = [*whole.values(), *map(config_lib.flatten, lists)]
+    others = [*whole.values(), *(config_lib.flatten(Config(one)) for one in base)]
     common = {'name'} | {field for field, value in others[0].items() if all(
         field in flat and flat[field] == value for flat in others)}
     return [arm._replace(fields={field: value for field, value in whole[arm.name].items()
@@ -191,13 +190,13 @@ def _plain(config) -> dict:
         raise ConfigError(f'base: takes a config, got {type(config).__name__}') from None
 
 
-def override(config: dict, fields: dict) -> dict:
+def override(config: dict, fields: dict) -> Config:
     """Returns a config with fields set, {'hparams.seed': 1, 'model.options.act': 'relu'}, checked.
 
     Raises:
       ConfigError: no such field, or a value that it does not take.
     """
-    given, config = config, copy.deepcopy(config)
+    given, config = config, config_lib.plain(config)
     free = ('hparams.', *(f'{name}.' for name, field in config_lib.FIELDS.items()
                           if field.type is dict))
     for name, value in fields.items():
@@ -210,7 +209,7 @@ def override(config: dict, fields: dict) -> dict:
         log.info("%s: takes the place of the base's, without its %s", ', '.join(
             f'config.{name}' for name in fields if name in config_lib.PART_FIELDS),
             ', '.join(dropped))
-    return config_lib.to_plain(config)
+    return config_lib.checked(config)
 
 
 def _seeds(seeds, arm: str, name: str) -> list[int]:

@@ -65,7 +65,7 @@ def run(cells: Sequence[Cell], devices: Sequence, shared: dict,
             return [None] * len(cells)
         setups = [build.setup(cell.config, cell.dataset, devices[:1], shared) for cell in cells]
         with (stop.hear_stop(), jax.transfer_guard('disallow'),
-              watchdog.watchdog(setups[0].config['watchdog_seconds']) as beat):
+              watchdog.watchdog(setups[0].config.watchdog_seconds) as beat):
             for cell, setup in itertools.compress(zip(cells, setups, strict=True), going):
                 claim.check(cell.directory, setup)
             return _train(cells, setups, going, devices, pause_at, started, beat)
@@ -106,8 +106,8 @@ def _train(cells, setups: list[Setup], going: list[bool], devices, pause_at, sta
         feed = open_feed(setups, train_source, mesh, state, first, beat, noted)
         beat()
         log.info('%d runs of %d steps of %d images as one program on %d x %s, %d a dispatch, '
-                 'compiled in %.1f s', len(cells), setups[0].config['steps'],
-                 setups[0].config['batch_size'], len(devices), devices[0].device_kind, feed.steps,
+                 'compiled in %.1f s', len(cells), setups[0].config.steps,
+                 setups[0].config.batch_size, len(devices), devices[0].device_kind, feed.steps,
                  feed.compile_seconds)
         alone = train.evaluator(setups[0], eval_source, beat)
         members = Members(
@@ -124,7 +124,7 @@ def _train(cells, setups: list[Setup], going: list[bool], devices, pause_at, sta
             raise PreemptedError('asked to stop at the end; the same command goes on')
         if member is None or isinstance(outcome, DivergedError):
             ended.append(outcome)
-        elif (step := state_lib.step_of(one)) < member.setup.config['steps']:
+        elif (step := state_lib.step_of(one)) < member.setup.config.steps:
             ended.append({'step': step, **evaluate.summary(member.setup.config, outcome)})
         else:
             ended.append(result.finish(member.setup, cell.directory, one, outcome, member.rows.rows,
@@ -134,7 +134,7 @@ def _train(cells, setups: list[Setup], going: list[bool], devices, pause_at, sta
 
 def _keeping_two(setup: Setup) -> Setup:
     """A save of all members takes a while: one killed meanwhile leaves the step before in all."""
-    options = setup.config['checkpoint']
+    options = setup.config.checkpoint
     kept_newest = {'keep_newest': max(2, options['keep_newest'])}
     return setup._replace(config=setup.config | {'checkpoint': options | kept_newest})
 
@@ -157,7 +157,7 @@ def _begin(cells, setups: list[Setup], going: list[bool], mesh: Mesh):
     states = [sharding.to_host(states[max(place, 0)]) for place in places]
     first = state_lib.step_of(states[0])
     if first:
-        log.info('going on from step %d of %d', first, setups[0].config['steps'])
+        log.info('going on from step %d of %d', first, setups[0].config.steps)
     for directory in runs:
         checkpoint.drop_after(directory, first)
     placement = NamedSharding(mesh, PartitionSpec(AXIS))
@@ -251,9 +251,9 @@ def _index_items(setups: list[Setup], source: Source, mesh: Mesh, first: int,
                  stride: int) -> Iterator[dict]:
     """Yields int32 (members, steps, images): indices into the resident set."""
     config, placement = setups[0].config, NamedSharding(mesh, PartitionSpec(AXIS))
-    batch_size, seeds = config['batch_size'], [setup.config['hparams']['seed'] for setup in setups]
-    draws = {setup.config['hparams']['seed']: build.draw(setup.config, source) for setup in setups}
-    for step in range(first, config['steps'], stride):
+    batch_size, seeds = config.batch_size, [setup.config.hparams.seed for setup in setups]
+    draws = {setup.config.hparams.seed: build.draw(setup.config, source) for setup in setups}
+    for step in range(first, config.steps, stride):
         positions = step * batch_size + np.arange(stride * batch_size, dtype=np.int64)
         drawn = {seed: draw(positions).astype(np.int32).reshape(stride, batch_size)
                  for seed, draw in draws.items()}
@@ -264,10 +264,10 @@ def _pixel_items(setup: Setup, source: Source, mesh: Mesh, note, first: int) -> 
     """Yields the batches of the one seed that all members have."""
     config = setup.config
     batches = pipeline.train_batches(
-        source, build.draw(config, source), config['data'], setup.dataset.image_shape[0],
-        batch_size=config['batch_size'], seed=config['hparams']['seed'])
-    stream = pipeline.iterate(batches, config['data']['workers'], first)
-    for batch in itertools.islice(stream, config['steps'] - first):
+        source, build.draw(config, source), config.data, setup.dataset.image_shape[0],
+        batch_size=config.batch_size, seed=config.hparams.seed)
+    stream = pipeline.iterate(batches, config.data.workers, first)
+    for batch in itertools.islice(stream, config.steps - first):
         note(batch['index'], batch['fault'])
         yield sharding.place({name: batch[name] for name in ('image', 'label', 'weight')},
                              NamedSharding(mesh, PartitionSpec()))

@@ -80,7 +80,7 @@ def choose(cells: Sequence[Cell], requested: str, shared: dict) -> Choice:
     if requested == 'loop' or why_not:
         return Choice('loop', 1, 1, why_not or 'requested')
     backend.keep_memory()
-    steps, loop_choice = cells[0].config['steps'], None
+    steps, loop_choice = cells[0].config.steps, None
     if requested == 'auto':
         step_seconds, compile_seconds = _time_loop(cells[0], shared)
         loop_choice = Choice('loop', 1, 1, '', step_seconds, compile_seconds)
@@ -155,9 +155,9 @@ def _why_not(cells: Sequence[Cell], population_choice: Choice, requested: str,
             'and the images are streamed')
     if processes.count() > 1:
         return 'the study has several processes'
-    if config['init']['weights']:
+    if config.init.weights:
         return 'they begin with weights from a file'
-    if config['mesh']['fsdp'] > 1 or config['mesh']['tensor'] > 1 or config['mesh']['data'] > 1:
+    if config.mesh.fsdp > 1 or config.mesh.tensor > 1 or config.mesh.data > 1:
         return 'config.mesh cuts a run over several devices'
     if population_choice.members > population_choice.devices:
         setup = build.setup(config, cells[0].dataset, jax.local_devices()[:1], shared)

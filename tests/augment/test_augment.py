@@ -19,6 +19,7 @@ from configs import digits
 from imgjax import augment, build
 from imgjax import config as config_lib
 from imgjax.augment import color, geometric, mix, policy, tables
+from imgjax.config import Config
 from imgjax.errors import ConfigError
 
 # Operation -> static options, full strength.
@@ -267,10 +268,10 @@ def test_a_strength_of_no_operation_is_refused():
 
 
 def test_the_strengths_of_a_recipe_may_stay_where_augmentation_is_turned_off(caplog):
-    build.check_strengths({'augment': [], 'hparams': {'augment': {'mixup': 0.2}}})
+    build.check_strengths(Config({'augment': [], 'hparams': {'augment': {'mixup': 0.2}}}))
     assert 'mixup has no effect, as config.augment is empty' in caplog.text
     with pytest.raises(ConfigError, match='config.hparams.augment.mixap'):
-        build.check_strengths({'augment': [], 'hparams': {'augment': {'mixap': 0.2}}})
+        build.check_strengths(Config({'augment': [], 'hparams': {'augment': {'mixap': 0.2}}}))
 
 
 def test_every_number_among_the_options_has_a_range():
@@ -322,19 +323,19 @@ def test_no_more_pixels_than_the_image_has(name, options, field, data_dir):
     config = digits.get_config()
     config.augment, config.hparams.augment = ((name, options),), {name: 1.0}
     words = f"config.augment: option '{field}' .* takes 0 to the image's side .8. .pixels., got "
-    plain = config_lib.to_plain(config)
+    plain = config_lib.checked(config)
     build.check(plain)  # 8 pixels is what the data says
     splits = build.open_dataset(plain)
     with pytest.raises(ConfigError, match=words):
         build.describe(plain, *splits)
     build.describe(plain, *splits, begun=True)
     config.data.image_size = 8
-    plain = config_lib.to_plain(config)
+    plain = config_lib.checked(config)
     with pytest.raises(ConfigError, match=words):
         build.check(plain)
     build.check(plain, begun=True)
     config.augment = ((name, {field: 8}),)
-    build.check(config_lib.to_plain(config))
+    build.check(config_lib.checked(config))
 
 
 # What each operation does.

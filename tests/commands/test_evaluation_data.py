@@ -155,15 +155,15 @@ def test_a_set_of_one_split_is_taken_whole_unless_it_is_the_runs_own(tmp_path):
     ({'data.pth': '/x'}, "config.data.pth: no such field; did you mean 'data.path'?"),
     ({'eval_batch_size': 0}, 'config.eval_batch_size: takes at least 1, got 0')])
 def test_what_an_evaluation_does_not_take(changes, words):
-    config = config_lib.to_plain(base.get_config().to_dict() | {'steps': 1})
+    config = config_lib.checked(base.get_config().to_dict() | {'steps': 1})
     with pytest.raises(ConfigError) as error:
         evaluation_data.with_changes(config, changes)
     assert words in str(error.value)
 
 
 def test_options_of_another_source_do_not_come_along():
-    config = config_lib.to_plain(base.get_config().to_dict() | {'steps': 1})
-    config['data'] |= {'name': 'tar', 'path': '/x', 'options': {'cache': 'y'}}
+    config = config_lib.checked(base.get_config().to_dict() | {'steps': 1})
+    config |= {'data': config.data | {'name': 'tar', 'path': '/x', 'options': {'cache': 'y'}}}
     changed = evaluation_data.with_changes(config, {'data.path': '/z', 'data.options.cache': 'q'})
     assert changed['data']['options'] == {'cache': 'q'} and changed['data']['path'] == '/z'
     changed = evaluation_data.with_changes(config, {'data.name': 'digits'})

@@ -6,9 +6,11 @@ import types
 import pytest
 
 from imgjax.commands import run_directory
+from imgjax.config import Config
 from imgjax.errors import ConfigError, DataError
 
-SETUP = types.SimpleNamespace(config={'data': {'eval_split': 'test'}}, best=('accuracy', True))
+SETUP = types.SimpleNamespace(
+    config=Config({'data': {'eval_split': 'test'}}), best=('accuracy', True))
 
 
 def run_with(folder, evaluated: dict, saved) -> str:

@@ -1,13 +1,15 @@
 """The batches of a run with the sampler `shuffle`."""
 
 from imgjax import build
+from imgjax.config import Config
 from imgjax.data import Source, pipeline
 
 
 def draw(source: Source, batch_size: int, seed: int):
     """Returns positions -> example indices."""
-    return build.draw({'sampler': {'name': 'shuffle', 'options': {}}, 'hparams': {'seed': seed},
-                       'data': {'aug_repeats': 1}, 'batch_size': batch_size}, source)
+    config = Config({'sampler': {'name': 'shuffle', 'options': {}}, 'hparams': {'seed': seed},
+                     'data': {'aug_repeats': 1}, 'batch_size': batch_size})
+    return build.draw(config, source)
 
 
 def train_batches(source: Source, options: dict, size: int, *, batch_size: int, seed: int, **more):

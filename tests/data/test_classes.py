@@ -8,6 +8,7 @@ import pytest
 
 from configs import base
 from imgjax import build
+from imgjax.config import Config
 from imgjax.data import classes, labels, read
 from imgjax.data.sources import arrays, synthetic
 from imgjax.errors import DataError
@@ -54,7 +55,7 @@ def test_two_splits_are_opened_with_the_classes_of_the_first(monkeypatch, caplog
         PIXELS, np.array([0, 1, 1, 0]), splits[split]))
     config = base.get_config().to_dict()
     config['data'] |= dict(name='synthetic', train_split='train', eval_split='test')
-    train, test = build.open_dataset(config)
+    train, test = build.open_dataset(Config(config))
     assert train.class_names == test.class_names and test.labels().tolist() == [2, 1, 1, 2]
     assert "test: has no images of 1 of the 3 classes, first 'a'" in caplog.text
 

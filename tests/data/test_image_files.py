@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from imgjax import build, data
+from imgjax.config import Config
 from imgjax.data import image_files, splits
 from imgjax.errors import ConfigError, DataError
 from tests.data.test_splits import fill, names_in, options_of
@@ -53,12 +54,13 @@ def test_linked_folders_are_followed(tmp_path):
 def test_one_file_is_in_one_split_and_has_one_label(link, tmp_path):
     fill(tmp_path / 'train', {'cat': 2, 'dog': 2})
     fill(tmp_path / 'val', {'cat': 2, 'dog': 2})
-    build.open_dataset({'data': options_of(tmp_path)})  # equal names are no leak
+    build.open_dataset(Config({'data': options_of(tmp_path)}))  # equal names are no leak
     link(tmp_path / 'train' / 'dog' / '1.jpg', tmp_path / 'val' / 'dog' / '2.jpg')
     with pytest.raises(DataError, match="1 files are in both 'train' and 'held_out', first "
                        '.*val/dog/2.jpg; take them out of one'):
-        build.open_dataset({'data': options_of(tmp_path)})
-    build.open_dataset({'data': options_of(tmp_path, eval_split='train')})  # as it is asked for
+        build.open_dataset(Config({'data': options_of(tmp_path)}))
+    as_asked_for = Config({'data': options_of(tmp_path, eval_split='train')})
+    build.open_dataset(as_asked_for)
     link(tmp_path / 'train' / 'dog' / '1.jpg', tmp_path / 'train' / 'cat' / '2.jpg')
     with pytest.raises(DataError, match=r'1 files have two labels, first cat/2.jpg \(cat\) and '
                        r'dog/1.jpg \(dog\), which are one file'):

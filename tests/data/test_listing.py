@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from imgjax import build, data
+from imgjax.config import Config
 from imgjax.errors import ConfigError, DataError
 from tests.data.test_splits import options_of
 
@@ -146,7 +147,7 @@ def test_a_class_that_is_evaluated_has_to_be_trained(write):
                for line in lines]
     with pytest.raises(DataError, match="val has images of 1 classes that are not trained, first "
                        "'c'; add training images"):
-        build.open_dataset({'data': write(swapped, 'file,label,split')})
+        build.open_dataset(Config({'data': write(swapped, 'file,label,split')}))
 
 
 @pytest.mark.parametrize('listed, there', [

@@ -9,6 +9,7 @@ import pytest
 
 from configs import base
 from imgjax import build, data
+from imgjax.config import Config
 from imgjax.data import labels, splits
 from imgjax.errors import ConfigError, DataError
 
@@ -173,7 +174,7 @@ def test_a_class_that_is_missing_in_a_split_is_no_class_there(tmp_path):
     fill(tmp_path / 'val', {'ant': 2, 'bee': 0, 'cat': 1})
     options = options_of(tmp_path)
     assert data.open_split('val', options).class_names == ('ant', 'cat')
-    train, val = build.open_dataset({'data': options})
+    train, val = build.open_dataset(Config({'data': options}))
     assert val.class_names == train.class_names and val.labels().tolist() == [0, 0, 2]
 
 
@@ -260,8 +261,8 @@ def test_a_slice_shares_no_file_with_another_split(tmp_path):
     fill(tmp_path / 'train', {'a': 4, 'b': 4})
     (tmp_path / 'val').symlink_to('train')
     with pytest.raises(DataError, match="4 files are in both 'train.:50%.' and 'val', first"):
-        build.open_dataset({'data': options_of(
-            tmp_path, train_split='train[:50%]', eval_split='val')})
+        build.open_dataset(Config({'data': options_of(
+            tmp_path, train_split='train[:50%]', eval_split='val')}))
 
 
 @pytest.mark.parametrize('spec, words', [

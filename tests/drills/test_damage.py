@@ -22,7 +22,7 @@ def setup():
     config.model.name, config.model.options = 'tiny_mlp', dict(hidden=(64, 64))
     config.update(steps=2, log_every=1, eval_every=0, batch_size=32, ema=True,
                   steps_per_dispatch=1, checkpoint=dict(every=1))
-    config = config_lib.to_plain(config)
+    config = config_lib.checked(config)
     return build.setup(*build.describe(config, *build.open_dataset(config)))
 
 

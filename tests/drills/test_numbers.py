@@ -23,7 +23,7 @@ def config_of() -> dict:
     config.update(steps=STEPS, log_every=5, eval_every=0, batch_size=32, ema=True,
                   steps_per_dispatch=1, max_skipped_updates=8,
                   checkpoint=dict(every=EVERY, keep_newest=20))
-    return config_lib.to_plain(config)
+    return config_lib.checked(config)
 
 
 @pytest.fixture(scope='module')

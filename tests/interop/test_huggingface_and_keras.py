@@ -111,7 +111,7 @@ def config_of(from_, name='resnet50', **options):
     config = digits.get_config('resnet')
     config.model = dict(name=name, dtype='float32', options=options)
     config.init.weights = from_
-    return config_lib.to_plain(config)
+    return config_lib.checked(config)
 
 
 def test_keras_brings_its_preprocessing():

@@ -25,7 +25,7 @@ def config_of(name='tiny_resnet', **init) -> dict:
     config.model = dict(name=name, dtype='float32', options=OPTIONS[name])
     config.update(steps=2, log_every=1, eval_every=0, batch_size=32, checkpoint=dict(every=0))
     config.init.update(init)
-    return config_lib.to_plain(config)
+    return config_lib.checked(config)
 
 
 def weights_of(name='tiny_resnet', classes=10, side=8, channels=1, seed=1):
@@ -369,7 +369,7 @@ def demanding(name: str, from_: str, **options) -> dict:
     config = digits.get_config('resnet')
     config.model = dict(name=name, dtype='float32', options=options)
     config.init.weights = from_
-    return config_lib.to_plain(config)
+    return config_lib.checked(config)
 
 
 @pytest.mark.parametrize('layout, name, right, told', [

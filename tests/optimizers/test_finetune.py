@@ -24,7 +24,7 @@ def config_of(name='tiny_vit', freeze=(), layerwise=False, head_steps=0, **hpara
     config.schedule.update(name='constant', head_steps=head_steps)
     config.hparams.update(learning_rate=0.1, momentum=0.0, weight_decay=0.01, **hparams)
     config.update(steps=10, batch_size=8)
-    return config_lib.to_plain(config)
+    return config_lib.checked(config)
 
 
 @functools.cache
@@ -128,7 +128,7 @@ def test_the_head_trains_first():
 def test_learning_rates_fall_with_the_depth(options):
     """BEiT's numbers: embedding 0, a block each, norm and heads on top, which are all trained."""
     config = config_of(layerwise=True, layer_decay=0.5)
-    config['model']['options'] = options
+    config |= {'model': config.model | {'options': options}}
     even = config | {'hparams': config['hparams'] | {'layer_decay': 1.0}}
     slow, fast = changes(config), changes(even)
     depth = {'patch_embed.proj': 0, 'pos_embed': 0, 'cls_token': 0, 'dist_token': 0, 'norm': 3,

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from imgjax import optimizers, parts
+from imgjax.config import Config
 from imgjax.errors import ConfigError
 from imgjax.optimizers.parts import from_optax
 from imgjax.optimizers.parts import schedule as schedules
@@ -31,7 +32,7 @@ def optimizer(config, hparams, learning_rate):
     options = {name: field.default for name, field in parts.options_of(part).items()}
     numbers = {name: field.default for name, field in parts.hparams_of(part).items()}
     whole = {'decay_mask': 'kernels'} | config | {'options': options | config.get('options', {})}
-    return optimizers.optimizer(whole, numbers | hparams, learning_rate)
+    return optimizers.optimizer(Config(whole), numbers | hparams, learning_rate)
 
 
 def example_params():
@@ -403,7 +404,7 @@ def test_an_optimizer_of_optax_takes_steps_with_all_that_it_asks_for(name):
 
     (params, state), losses = end(defaults)
     assert np.isfinite(losses).all() and losses[-1] < losses[0]
-    evaluated = optimizers.eval_params({'name': name}, state, params)
+    evaluated = optimizers.eval_params(Config({'name': name}), state, params)
     same = np.array_equal(evaluated['head']['kernel'], params['head']['kernel'])
     assert same == (name != 'schedule_free_sgd')
 

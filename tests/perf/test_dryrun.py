@@ -53,8 +53,8 @@ def test_result_is_json_and_a_cpu_has_no_bounds(found):
 
 
 def test_fsdp_cuts_what_a_device_holds(found):
-    config = config_lib.to_plain(found[0])
-    config['mesh']['fsdp'] = 8
+    config = config_lib.checked(found[0])
+    config |= {'mesh': config.mesh | {'fsdp': 8}}
     result = dryrun.run(config, 'cpu:8', classes=10, image_size=8)
     assert result['optimizer_bytes'] < found[1]['optimizer_bytes'] / 4
     assert {'all-gather', 'all-reduce'} & set(result['collectives'])
@@ -62,12 +62,12 @@ def test_fsdp_cuts_what_a_device_holds(found):
 
 def test_imagenet_needs_no_imagenet():
     """`epochs`, classes and sizes are known where the dataset is not."""
-    config = config_lib.to_plain(imagenet_vit_b16.get_config())
+    config = config_lib.checked(imagenet_vit_b16.get_config())
     config |= {'steps': 0, 'epochs': 2.0}
     described, dataset = dryrun._described(config, 0, 0, 0)
     assert dataset.image_shape == [224, 224, 3] and len(dataset.class_names) == 1000
     assert described['steps'] == round(2 * 1_281_167 / 1024)
-    config['data']['name'] = 'no_such_set'
+    config |= {'data': config.data | {'name': 'no_such_set'}}
     _, dataset = dryrun._described(config, 7, 0, 0)
     assert len(dataset.class_names) == 7 and dataset.train_examples == 7000
 
@@ -110,7 +110,7 @@ def test_what_the_compiler_refuses_does_not_fit(found, monkeypatch, message, nee
 
 
 def test_changes_are_tried_from_cheap_to_dear(found):
-    changes = [change for change, _ in dryrun._changes(config_lib.to_plain(found[0]), 8)]
+    changes = [change for change, _ in dryrun._changes(config_lib.checked(found[0]), 8)]
     remat, fsdp = 'model.options.remat=True', 'mesh.fsdp=8'
     assert changes[:4] == [remat, fsdp, f'{remat} {fsdp}', f'{remat} {fsdp} batch_size=32']
     assert changes[-1].endswith('batch_size=8'), 'one image a device is the least'

@@ -25,7 +25,7 @@ def parsed(recipe, *given: str) -> dict:
         lock_config=False)
     values(arguments)
     overrides.finish(values, arguments)
-    return config_lib.to_plain(flag.value)
+    return config_lib.checked(flag.value)
 
 
 @pytest.mark.parametrize('recipe, given, field, value, said', [
@@ -62,7 +62,7 @@ def parsed(recipe, *given: str) -> dict:
 ])
 def test_flags_lie_on_top_of_the_recipe(recipe, given, field, value, said, caplog):
     caplog.set_level(logging.INFO, 'imgjax')
-    found = config_lib.flatten(parsed(f'configs/{recipe}', *given))[field]
+    found = config_lib.plain(config_lib.flatten(parsed(f'configs/{recipe}', *given))[field])
     assert found == value and type(found) is type(value)
     assert said in caplog.text and len(caplog.messages) == bool(said)
 
@@ -124,7 +124,7 @@ def test_flags_without_a_config_lie_on_top_of_the_run(tmp_path):
         values(arguments)
         return overrides.of_run(values['config'], str(workdir))
 
-    found = config_lib.to_plain(of_run(tmp_path, given))
+    found = config_lib.checked(of_run(tmp_path, given))
     assert found['steps'] == 0 and found['epochs'] == 2
     assert found['data'] == config['data'] | {'options': {'image': 'img'}}
     assert found['model']['options'] == {'bidirectional': True, 'dropout': 0.1}
@@ -177,7 +177,7 @@ def test_a_schedule_is_as_long_as_the_run(changes, steps, refused, warned, caplo
     config = digits.get_config()
     config.schedule.update(warmup_steps=0)
     config.schedule.update(changes)
-    config = config_lib.to_plain(config) | {'steps': steps}
+    config = config_lib.checked(config) | {'steps': steps}
     if refused:
         with pytest.raises(ConfigError, match=refused):
             schedule.check(config)
@@ -190,7 +190,7 @@ def test_what_comes_after_the_last_step_is_said(caplog):
     caplog.set_level(logging.INFO, 'imgjax')
     config = digits.get_config()
     config.schedule.warmup_steps = 0
-    config = config_lib.to_plain(config) | {
+    config = config_lib.checked(config) | {
         'steps': 20, 'log_every': 21, 'eval_every': 20}
     schedule.check(config | {'checkpoint': config['checkpoint'] | {'every': 30}})
     assert caplog.messages == ['config.log_every 21, config.checkpoint.every 30: more than the 20 '
@@ -198,9 +198,9 @@ def test_what_comes_after_the_last_step_is_said(caplog):
 
 
 def test_all_that_nothing_reads_is_named_once(caplog):
-    config = config_lib.to_plain(digits.get_config())
-    config['hparams'] |= {'layer_decay': 0.5, 'ema_decay': 0.5}
-    config['profile']['start'] = 3
+    config = config_lib.checked(digits.get_config())
+    config |= {'hparams': config.hparams | {'layer_decay': 0.5, 'ema_decay': 0.5},
+               'profile': config.profile | {'start': 3}}
     train._say_unread(config)
     assert len(caplog.messages) == 1 and caplog.text.rstrip().endswith(
         '; nor are these read: config.hparams.ema_decay, config.profile.start')

@@ -32,7 +32,7 @@ def test_timm_builds_the_same_function(variant, tmp_path):
     config = base.get_config()
     config.update(model=dict(name=variant, options=options), steps=1, data=dict(
         channels=channels, mean=(0.4,) * channels, std=(0.2,) * channels, image_size=side))
-    config = config_lib.to_plain(config)
+    config = config_lib.checked(config)
     names = [f'class {k}' for k in range(7)]
     dataset = dataset_info.DatasetInfo(names, [side, side, channels], 9, 9, 'a', 'b')
     setup = build.setup(config, dataset, jax.devices()[:1])

@@ -19,7 +19,7 @@ def job_of(steps: int, path: str = '') -> types.SimpleNamespace:
     config.steps = steps
     config.data.path = path
     dataset = dataset_info.DatasetInfo(['a', 'b'], [8, 8, 1], 10, 5, f'train {steps}', 'test')
-    return types.SimpleNamespace(config=config_lib.to_plain(config), dataset=dataset)
+    return types.SimpleNamespace(config=config_lib.checked(config), dataset=dataset)
 
 
 @pytest.mark.parametrize('files, strange', [
@@ -70,7 +70,7 @@ def test_a_directory_is_of_a_config_from_its_first_checkpoint_on(tmp_path, caplo
     assert not (tmp_path / 'unreadable.jsonl').exists()
     (tmp_path / 'saved').touch()
     other = job_of(20)
-    other.config['objective'] = {'name': 'sigmoid', 'options': {}}
+    other.config |= {'objective': {'name': 'sigmoid', 'options': {}}}
     with pytest.raises(ConfigError, match="another config .objective.name: 'softmax' -> 'sig"):
         claim.check(workdir, other)
     claim.check(workdir, job_of(20))

@@ -1,6 +1,5 @@
 """A run that goes on with more steps, or with other intervals."""
 
-import copy
 import json
 import shutil
 
@@ -23,7 +22,7 @@ def config_of(steps: int = 20, **changes) -> dict:
     config.update(batch_size=32, steps=steps, log_every=10, eval_every=0, ema=True,
                   checkpoint=dict(every=10, keep_newest=9), schedule=dict(warmup_steps=0.1))
     config.update(changes)
-    return config_lib.to_plain(config)
+    return config_lib.checked(config)
 
 
 @pytest.fixture(scope='module')
@@ -128,7 +127,7 @@ def test_a_cell_of_a_study_stays_as_it_is(run):
 def forged(change):
     """Returns what writes a history of the run's config with something changed."""
     def write(path):
-        entry = {'until': 20, 'config': copy.deepcopy(config_of(10))}
+        entry = {'until': 20, 'config': config_lib.plain(config_of(10))}
         change(entry)
         path.write_text(json.dumps([entry]))
     return write

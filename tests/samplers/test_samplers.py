@@ -5,6 +5,7 @@ import pytest
 
 from configs import base
 from imgjax import build, data
+from imgjax.config import Config
 from imgjax.data import pipeline
 from imgjax.samplers import shuffle
 
@@ -29,7 +30,7 @@ def draw_of(sampler, seed=3, batch_size=16, of=IMBALANCED):
     name, repeats = sampler
     config = {'sampler': {'name': name, 'options': {}}, 'hparams': {'seed': seed},
               'data': {'aug_repeats': repeats}, 'batch_size': batch_size}
-    return build.draw(config, of)
+    return build.draw(Config(config), of)
 
 
 def drawn(sampler, first, count, **how) -> np.ndarray:

@@ -16,7 +16,7 @@ MORE_CODE = '\n\nMORE_CODE = 1\n'
 
 
 def config(model='tiny_resnet', source='digits', **fields) -> dict:
-    plain = config_lib.to_plain(digits.get_config('mlp'))
+    plain = config_lib.checked(digits.get_config('mlp'))
     data = plain['data'] | {'name': source}
     return plain | {'model': plain['model'] | {'name': model}, 'data': data, 'augment': []} | fields
 
@@ -152,7 +152,7 @@ def test_files_of_projects_count(package, tmp_path, monkeypatch):
 def test_where_and_how_fast_a_run_happens_is_no_name_of_a_part():
     """The same recipe has one version of the code."""
     other = config(name='xcit')
-    other['data'] = other['data'] | {'path': 'folder'}
+    other |= {'data': other.data | {'path': 'folder'}}
     assert code.modules(other) == code.modules(config())
 
 

@@ -126,7 +126,7 @@ def count_unread_columns(images: Sequence[str], classes: Sequence[str], options:
     Args:
       images: the columns that can hold images.
       classes: the columns that hold classes.
-      options: plain config['data'].
+      options: config.data.
       left_out: where to count them.
     """
     for kind, option, names in (('images', 'image', images), ('classes', 'label', classes)):

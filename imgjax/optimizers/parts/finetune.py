@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from imgjax.config import Config
 from imgjax.optimizers.parts import schedule
 
 _HEAD = re.compile(r'head(_\w+)?(\.|$)')
@@ -99,14 +100,14 @@ def with_new_classifiers(params, bias: float = 0.0):
     return jax.tree_util.tree_map_with_path(one, params)
 
 
-def check(config: dict, params) -> None:
+def check(config: Config, params) -> None:
     """Raises ValueError for a pattern of config.optimizer.freeze that no parameter matches."""
     names = [name_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    for pattern in config['optimizer']['freeze']:
+    for pattern in config.optimizer.freeze:
         if not any(_matches(name, [pattern]) for name in names):
             raise ValueError(f'{pattern!r} matches no parameter; there are {names[0]}, ... '
                              f'{names[-1]}')
-    if all(_matches(name, config['optimizer']['freeze']) for name in names):
+    if all(_matches(name, config.optimizer.freeze) for name in names):
         raise ValueError('freezes every parameter')
 
 
@@ -115,9 +116,9 @@ def _matches(name: str, patterns) -> bool:
                for pattern in patterns)
 
 
-def stop_gradients(config: dict, params):
+def stop_gradients(config: Config, params):
     """Returns params of which the frozen ones get no gradient, so that none is computed."""
-    patterns = config['optimizer']['freeze']
+    patterns = config.optimizer.freeze
     if not patterns:
         return params
     return jax.tree_util.tree_map_with_path(
@@ -125,18 +126,18 @@ def stop_gradients(config: dict, params):
         else leaf, params)
 
 
-def is_frozen_norm(config: dict, name: str) -> bool:
+def is_frozen_norm(config: Config, name: str) -> bool:
     """Returns whether config.optimizer.freeze holds all parameters of the BatchNorm of that name.
 
     Such a norm runs in inference mode and its statistics stay. For the first
     config.schedule.head_steps steps, when the head alone trains, norms run as in training: the
     steps that follow go on with batch statistics, and the stored ones move to the new images.
     """
-    patterns = config['optimizer']['freeze']
+    patterns = config.optimizer.freeze
     return all(_matches(f'{name}.{parameter}', patterns) for parameter in ('scale', 'bias'))
 
 
-def scale(config: dict, hparams: dict, depths, step, updates):
+def scale(config: Config, hparams: dict, depths, step, updates):
     """Returns the optimizer's updates, scaled for each parameter.
 
     By 0 where config.optimizer.freeze says so; by 0 in all but the head for the first
@@ -145,15 +146,15 @@ def scale(config: dict, hparams: dict, depths, step, updates):
     arXiv:2106.08254).
 
     Args:
-      config: plain.
+      config: checked.
       hparams: with layer_decay, float32.
       depths: as `depths` returns; read with config.optimizer.layerwise only.
       step: int32, updates done so far.
       updates: tree like params.
     """
-    frozen = config['optimizer']['freeze']
-    head_steps = schedule.count(config['schedule']['head_steps'], config['steps'])
-    layerwise = config['optimizer']['layerwise']
+    frozen = config.optimizer.freeze
+    head_steps = schedule.count(config.schedule.head_steps, config.steps)
+    layerwise = config.optimizer.layerwise
     if not frozen and not head_steps and not layerwise:
         return updates
     deepest = max(int(leaf.max()) for leaf in jax.tree.leaves(depths)) if layerwise else 0

@@ -79,7 +79,7 @@ def _part(name: str) -> types.SimpleNamespace:
             raise ValueError(f'{name} of optax does not fit in a step ({failure})')
 
     def transform(options, hparams, learning_rate, decay_mask):
-        return _built(function, options | hparams, learning_rate, decay_mask)
+        return _built(function, {**options, **hparams}, learning_rate, decay_mask)
 
     part = types.SimpleNamespace(
         __name__=f'optax.{name}', __doc__=inspect.getdoc(function),

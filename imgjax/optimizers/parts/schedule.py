@@ -5,7 +5,7 @@ import math
 
 import jax.numpy as jnp
 
-from imgjax.config import FIELDS
+from imgjax.config import FIELDS, Config
 from imgjax.errors import ConfigError, unknown
 
 log = logging.getLogger('imgjax')
@@ -24,7 +24,7 @@ def learning_rate(schedule, step, total_steps, hparams):
     ``linear``    goes down a line, to reach the end value at ``total_steps``;
     ``step``      stays at the peak times ``factor`` for each milestone passed.
 
-    >>> schedule = {'name': 'cosine', 'warmup_steps': 10}
+    >>> schedule = Config({'name': 'cosine', 'warmup_steps': 10})
     >>> hparams = {'learning_rate': 0.1, 'end_learning_rate': 0.0}
     >>> [round(float(learning_rate(schedule, s, 110, hparams)), 4) for s in (0, 9, 60, 110)]
     [0.01, 0.1, 0.05, 0.0]
@@ -44,7 +44,7 @@ def learning_rate(schedule, step, total_steps, hparams):
     Raises:
       ValueError: an unknown schedule or key of it.
     """
-    name = _known('schedule', schedule['name'], SCHEDULES)
+    name = _known('schedule', schedule.name, SCHEDULES)
     for key in schedule:
         _known('key of the schedule', key,
                ('name', 'warmup_steps', 'milestones', 'factor', 'head_steps'))
@@ -76,36 +76,36 @@ def count(steps_or_share, total_steps: int) -> int:
     return round(steps_or_share * total_steps)
 
 
-def check(config: dict) -> None:
+def check(config: Config) -> None:
     """Checks what is counted in steps against the steps of the run, which are known by now.
 
     Raises:
       ConfigError: it cannot be meant so. What is only doubtful is warned of.
     """
-    schedule, steps = config['schedule'], config['steps']
+    schedule, steps = config.schedule, config.steps
     share = 'a number below 1, such as 0.05, is a share of the run'
-    if count(schedule['head_steps'], steps) > steps:
-        raise ConfigError(f'config.schedule.head_steps: {schedule["head_steps"]} of {steps} steps, '
+    if count(schedule.head_steps, steps) > steps:
+        raise ConfigError(f'config.schedule.head_steps: {schedule.head_steps} of {steps} steps, '
                           f'so only the head would ever train; {share}, and {steps} trains the '
                           'head alone')
-    odd = [place for place in schedule['milestones'] if not 0 <= place <= 1]
-    if schedule['name'] == 'step' and odd:
+    odd = [place for place in schedule.milestones if not 0 <= place <= 1]
+    if schedule.name == 'step' and odd:
         raise ConfigError(f'config.schedule.milestones: takes fractions of the run, 0 to 1, got '
                           f'{odd[0]!r}; step {odd[0]} of {steps} is {odd[0] / steps:.4g}')
-    warmup = count(schedule['warmup_steps'], steps)
+    warmup = count(schedule.warmup_steps, steps)
     if warmup > steps:
         log.warning('config.schedule.warmup_steps: %d of %d steps, so the learning rate ends at '
                     '%.3g of its peak; %s', warmup, steps, steps / warmup, share)
-    every = {'log_every': config['log_every'], 'eval_every': config['eval_every'],
-             'checkpoint.every': config['checkpoint']['every']}
+    every = {'log_every': config.log_every, 'eval_every': config.eval_every,
+             'checkpoint.every': config.checkpoint.every}
     late = [f'config.{name} {number}' for name, number in every.items() if number > steps]
     if late:
         log.info('%s: more than the %d steps, so that happens at the end only', ', '.join(late),
                  steps)
-    profile = config['profile']
-    if profile['steps'] and profile['start'] >= steps:
+    profile = config.profile
+    if profile.steps and profile.start >= steps:
         log.warning('config.profile.start: %d is past the last of %d steps, nothing is traced',
-                    profile['start'], steps)
+                    profile.start, steps)
 
 
 def _progress(step, warmup, total_steps):
@@ -115,7 +115,7 @@ def _progress(step, warmup, total_steps):
 
 
 def _steps_down(schedule, step, total_steps):
-    places = [round(milestone * total_steps) for milestone in schedule['milestones']]
+    places = [round(milestone * total_steps) for milestone in schedule.milestones]
     passed = jnp.sum(step >= jnp.asarray(places, jnp.int32), dtype=jnp.float32)
     return jnp.float32(schedule.get('factor', 0.1)) ** passed
 
