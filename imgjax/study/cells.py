@@ -1,7 +1,7 @@
-"""The cells of a study: an arm with a seed, its run directory, and whether it is done.
+"""The cells of a study: one arm with one seed, its run directory, and its state.
 
-A cell is known by what its result depends on: its config, its data and the code. So a finished one
-is never run again, also not for another study that has it.
+A cell is identified by what its result depends on: its config, its data and the code. Therefore a
+finished cell is never run again, and another study that has the same cell uses its result.
 """
 
 import hashlib
@@ -24,15 +24,15 @@ class Cell(NamedTuple):
     """One arm with one seed.
 
     Attributes:
-      arm: its name.
-      seed: hparams.seed.
+      arm: the name of the arm.
+      seed: the value of hparams.seed.
       config: as build.describe returns it.
-      dataset: what is known of its dataset.
-      sources: the training and the evaluation split.
-      recipe: 16 hex digits of config and data.
-      code: 8 hex digits of the code that it runs, see code.py.
-      directory: its run directory.
-      group: equal for the cells that one compiled program serves.
+      dataset: the description of the dataset.
+      sources: the training split and the evaluation split.
+      recipe: the digest of config and data, 16 hex digits.
+      code: the version of the code that it runs, 8 hex digits, see code.py.
+      directory: the run directory.
+      group: a text that is equal for all cells that one compiled program can run.
     """
 
     arm: str
@@ -47,15 +47,15 @@ class Cell(NamedTuple):
 
 
 def cells_of(study: Study, folder: str) -> list[Cell]:
-    """Returns the cells of a study, an arm after the other, and its seeds in their order.
+    """Returns the cells of a study, one arm after the other, each with its seeds in order.
 
     Args:
-      study: as plan.load returns it.
-      folder: where the run directories of cells lie.
+      study: the study, as plan.load returns it.
+      folder: the folder of the cells' run directories.
 
     Raises:
-      ConfigError: an arm that cannot be run; the line names it.
-      DataError: a dataset that cannot be read.
+      ConfigError: an arm cannot be run; the message names it.
+      DataError: a dataset cannot be read.
     """
     opened, cells = {}, []
     for arm in study.arms:
@@ -86,7 +86,7 @@ def cells_of(study: Study, folder: str) -> list[Cell]:
 
 def _check_measured(study: Study, arm: Arm, config: Config,
                     dataset: dataset_info.DatasetInfo) -> None:
-    """Checks that an arm has the study's metric, and has it at the steps of halving."""
+    """Checks that an arm measures the study's metric, also at the steps of halving."""
     if study.metric == 'mean_average_precision' and not dataset.multi_label:
         raise ConfigError(f'{study.name}: metric: mean_average_precision is of images with several '
                           f'labels, those of arm {arm.name!r} have one; take accuracy or loss')
@@ -130,7 +130,7 @@ def state_of(cell: Cell) -> tuple[str, dict[str, Any], str]:
 
 
 def _older(cell: Cell) -> str:
-    """Returns the run directories in which other versions of the code have done this cell."""
+    """Returns the names of this cell's finished run directories of other versions of the code."""
     folder, mine = os.path.split(cell.directory)
     names = os.listdir(folder) if os.path.isdir(folder) else []
     return ', '.join(sorted(

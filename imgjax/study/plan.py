@@ -1,11 +1,11 @@
-"""The study file: a question, the arms that answer it, their seeds, and the comparisons planned.
+"""Reads the study file: a question, its arms, their seeds, and the planned comparisons.
 
 A file of `configs/studies/` has a docstring, whose first line is the question, and `get_study()`,
 which returns a dict:
 
     base          a config (of some get_config), which every arm changes
     one of
-      arms        {name: {field: value}}; a whole config in place of the fields is an arm of its own
+      arms        {name: {field: value}}, or a whole config in place of the fields
       ablate      the same, and an arm `base` that each of them is compared with
       product     {field: values}: every combination
       zip         {field: values}: the first values together, the second ones, ...
@@ -14,10 +14,10 @@ which returns a dict:
     seeds         how many (0, 1, ...), a list, or {arm: list}
     metric        accuracy (if left out), top5_accuracy, loss, mean_average_precision, or a number
                   of a metric that the arms have (config.metrics)
-    split         what it is measured on; config.data.eval_split of the base if left out
-    comparisons   [(arm, arm), ...]: each difference that shall be tested, and no other
-    halving       {'steps': [...], 'keep': 0.5}: at each of these steps only that share of the arms
-                  goes on, the best by the mean over their seeds; never if left out
+    split         the split of the metric; the base's config.data.eval_split if left out
+    comparisons   [(arm, arm), ...]: the differences to test
+    halving       {'steps': [...], 'keep': 0.5}: at each of these steps only this share of the arms
+                  continues, the best by the mean over their seeds; no arm stops if left out
 """
 
 import copy
@@ -39,14 +39,14 @@ _KEYS = ('base', *_WAYS, 'seeds', 'metric', 'split', 'comparisons', 'halving')
 
 
 class Arm(NamedTuple):
-    """Runs that differ in their seed alone.
+    """Runs that differ only in their seed.
 
     Attributes:
-      name: as the study calls it.
-      fields: {'hparams.weight_decay': 0.05, ...}, what it changes of the base; of a whole config
-        what is not the same in all of these and in the base.
+      name: the name in the study file.
+      fields: {'hparams.weight_decay': 0.05, ...}, what the arm changes in the base. If the arm is a
+        whole config, the fields in which such arms differ from each other or from the base.
       config: checked, with the seed of the base.
-      seeds: hparams.seed of each of its cells.
+      seeds: the values of hparams.seed, one per cell.
     """
 
     name: str
@@ -56,16 +56,16 @@ class Arm(NamedTuple):
 
 
 class Study(NamedTuple):
-    """A study file, read.
+    """The content of a study file.
 
     Attributes:
-      name: of the file, without its ending.
-      question: first line of the docstring.
-      text: the rest of it.
-      arms: in their order.
-      metric: a name of parts.measured.
-      comparisons: pairs of names of arms; the difference is the first less the second.
-      grid: {field: values} of `product`, in the order of itertools.product; else {}.
+      name: the name of the file without its ending.
+      question: the first line of the docstring.
+      text: the rest of the docstring.
+      arms: the arms in the order of the file.
+      metric: the name of the metric, one of those that parts.measured returns.
+      comparisons: pairs of arm names; the difference is the first minus the second.
+      grid: {field: values} of `product`, whose arms are in the order of itertools.product; else {}.
       halving: {'steps': [...], 'keep': share}, or None.
     """
 
@@ -83,7 +83,7 @@ def load(place: str) -> Study:
     """Reads a study file, PATH or PATH:ARGUMENT of its get_study.
 
     Raises:
-      ConfigError: there is none, or it says what no study can be; one line names the field.
+      ConfigError: there is no such file, or a field is wrong; the message names the field.
     """
     path, _, argument = place.partition(':')
     if not os.path.isfile(path):
@@ -103,7 +103,7 @@ def load(place: str) -> Study:
 
 
 def read(found: dict, name: str, docstring: str = '') -> Study:
-    """Turns what a get_study returned into a Study; errors as of `load`."""
+    """Makes a Study from the dict that a get_study returned; it raises the errors of `load`."""
     if not isinstance(found, dict):
         raise ConfigError(f'{name}: get_study returns a dict, got {type(found).__name__}')
     for key in found:
@@ -163,7 +163,7 @@ def _arms(found: dict, way: str, name: str) -> list[Arm]:
 
 
 def _check_read(fields: dict, config: Config) -> None:
-    """Refuses a field of an arm that nothing reads: the arm would be another one once more."""
+    """Checks that the run reads each field of an arm; otherwise two arms would be the same."""
     for name, line in config_lib.unread(config).items():
         if name in fields:
             raise ConfigError(line)
@@ -243,7 +243,7 @@ def _check_comparisons(study: Study) -> None:
             raise ConfigError(f'{study.name}: comparisons: {pair[0]!r} and {pair[1]!r} are '
                               'compared seed by seed; give both the same seeds, or as many others')
     if len(set(map(frozenset, study.comparisons))) < len(study.comparisons):
-        raise ConfigError(f'{study.name}: comparisons: one stands twice')
+        raise ConfigError(f'{study.name}: comparisons: one of them is given twice')
 
 
 def _check_halving(study: Study) -> None:

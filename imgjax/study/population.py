@@ -1,9 +1,9 @@
 """A population: runs of one structure, trained as one program.
 
-The states and the hparams of the members are stacked along a first axis, and the step that a run
-takes alone is mapped over it: by vmap on a device, by shard_map over several, without collectives.
-The members share the decoded images, and those with the same seed see the same batches in the same
-order. Each leaves the run directory that it would leave alone.
+The states and the hparams of the members are stacked along a first axis, and the step of a single
+run is mapped over this axis: by vmap on one device, by shard_map over several, without collectives.
+The members share the decoded images. Members with the same seed see the same batches in the same
+order. Each member writes the run directory that a single run would write.
 """
 
 import collections
@@ -36,22 +36,25 @@ AXIS = 'study'
 
 def run(cells: Sequence[Cell], devices: Sequence, shared: dict,
         pause_at: int | None = None) -> list[dict | DivergedError | None]:
-    """Trains cells of one group to their end, from where they stand.
+    """Trains the cells of one group to their end, from their newest common checkpoint.
 
-    Those that are done, have diverged or stand at another step than the most keep their place in
-    the program, and nothing of them is read or written.
+    A cell that is done or has diverged, or whose checkpoint is of another step than that of most
+    cells, is an inactive member: it occupies a slot of the program, but its files are neither read
+    nor written.
 
     Args:
-      cells: of one group, see cells.py; those of a streamed set have one seed.
-      devices: as many as divide the number of cells; each has its part of them.
-      shared: see cache.py.
-      pause_at: the step to pause at, as of train.run_one.
+      cells: the cells, all of one group, see cells.py. If the images are streamed, all cells must
+        have the same seed.
+      devices: the devices; their number divides the number of cells, which are spread evenly.
+      shared: the cache of data and programs that all runs of this process share, see cache.py.
+      pause_at: the step to pause at, see train.run_one; None for the end.
 
-    Returns the result of each cell as train.run_one does, the error of one that diverged, or None
-    for one that took no part.
+    Returns:
+      For each cell the result of train.run_one, the error if it diverged, or None if it was
+      inactive.
 
     Raises:
-      PreemptedError: asked to stop; all are saved.
+      PreemptedError: the process was asked to stop; all active members are saved.
     """
     started = time.monotonic()
     backend.keep_memory()
@@ -76,9 +79,10 @@ def _is_open(cell: Cell) -> bool:
 
 
 def _in_step(cells: Sequence[Cell]) -> list[bool]:
-    """Returns which cells can go on together: the most that have a step in common, or none yet.
+    """Returns for each cell whether it is active: the most cells that have a checkpoint in common.
 
-    If only some stand at the one step that there is, their first save was cut: they begin anew.
+    If no cell has a checkpoint, all open cells are active. This is also so if there are checkpoints
+    of one step only and not in all cells: their first save was interrupted, and they begin again.
     """
     stands = [set(checkpoint.steps(cell.directory)) if _is_open(cell) else None for cell in cells]
     known = [stand for stand in stands if stand is not None]
@@ -100,7 +104,7 @@ def _train(cells, setups: list[Setup], going: list[bool], devices, pause_at, sta
         return [{'step': first} if goes else None for goes in going]
     with contextlib.ExitStack() as opened:
         runs = [
-            opened.enter_context(train.member(_keeping_two(setup), cell.directory, first))
+            opened.enter_context(train.member(_keep_two_checkpoints(setup), cell.directory, first))
             if goes else None for cell, setup, goes in zip(cells, setups, going, strict=True)]
         noted = cells[going.index(True)].directory
         feed = open_feed(setups, train_source, mesh, state, first, beat, noted)
@@ -132,17 +136,20 @@ def _train(cells, setups: list[Setup], going: list[bool], devices, pause_at, sta
     return ended
 
 
-def _keeping_two(setup: Setup) -> Setup:
-    """A save of all members takes a while: one killed meanwhile leaves the step before in all."""
+def _keep_two_checkpoints(setup: Setup) -> Setup:
+    """Returns a setup that keeps two checkpoints, so that all members always have a step in common.
+
+    A process that is killed while it saves the members leaves the step before in each of them.
+    """
     options = setup.config.checkpoint
     kept_newest = {'keep_newest': max(2, options['keep_newest'])}
     return setup._replace(config=setup.config | {'checkpoint': options | kept_newest})
 
 
 def _begin(cells, setups: list[Setup], going: list[bool], mesh: Mesh):
-    """Returns the stacked state on the mesh, and the step it is of.
+    """Returns the stacked state on the mesh, and its step.
 
-    In the place of a member that takes no part any more stands the state of one that does.
+    The slot of an inactive member is filled with the state of an active member.
     """
     runs = {cell.directory: config_lib.digest(setup.config)
             for cell, setup in itertools.compress(zip(cells, setups, strict=True), going)}
@@ -153,7 +160,7 @@ def _begin(cells, setups: list[Setup], going: list[bool], mesh: Mesh):
         states = [train.initial_state(setup, sharding.place(
             state_lib.hparams_of(setup.config), sharding.replicated(setup.mesh)))
             for setup in itertools.compress(setups, going)]
-    places = np.cumsum(going) - 1  # of a member among those that take part
+    places = np.cumsum(going) - 1  # the position of each member among the active ones
     states = [sharding.to_host(states[max(place, 0)]) for place in places]
     first = state_lib.step_of(states[0])
     if first:
@@ -165,11 +172,12 @@ def _begin(cells, setups: list[Setup], going: list[bool], mesh: Mesh):
 
 
 def stack(trees: list):
+    """Returns a tree whose NumPy leaves are those of all trees, stacked along a new first axis."""
     return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
 def _unstacker(count: int):
-    """Returns a function that splits a stacked tree into one of NumPy arrays per member."""
+    """Returns a function that splits a stacked tree into one tree of NumPy arrays per member."""
     def unstack(tree) -> list:
         host = sharding.to_host(tree)
         return [jax.tree.map(lambda leaf, place=place: leaf[place, ...], host)
@@ -183,13 +191,13 @@ def open_feed(setups: list[Setup], source: Source, mesh: Mesh, state, first: int
     """Places the data, compiles the program and returns the feed from step `first` on.
 
     Args:
-      setups: of the members.
+      setups: the setups of the members.
       source: the training split.
-      mesh: of the axis `study`.
-      state: stacked, on the mesh.
-      first: the step to go on from.
-      beat: called while the data is decoded.
-      workdir: where unreadable images are noted; '' for nowhere.
+      mesh: a mesh with the axis `study`.
+      state: the stacked state on the mesh.
+      first: the step to continue from.
+      beat: a function that is called while the data is decoded, for the watchdog.
+      workdir: the run directory in which unreadable images are listed; '' for none.
     """
     setup = setups[0]
     hparams = sharding.place(stack([state_lib.hparams_of(one.config) for one in setups]),
@@ -217,11 +225,11 @@ def open_feed(setups: list[Setup], source: Source, mesh: Mesh, state, first: int
 
 
 def _compiled(setup: Setup, count: int, stride: int, mesh: Mesh, arguments: tuple):
-    """Returns the compiled program, and the seconds that it took."""
+    """Returns the compiled program, and the seconds to compile it."""
     began, own, same = time.monotonic(), PartitionSpec(AXIS), PartitionSpec()
     alone, resident = feed_lib.dispatcher(setup, stride), bool(arguments[1]['examples'])
     inner = (0, None, 0 if resident else None, 0)
-    if count == mesh.size:  # one on each device: exactly the program of a run alone
+    if count == mesh.size:  # one member per device: exactly the program of a single run
         def local(*parts):
             one = [jax.tree.map(lambda x: x[0], part) if axis == 0 else part
                    for part, axis in zip(parts, inner, strict=True)]
@@ -241,7 +249,10 @@ def _compiled(setup: Setup, count: int, stride: int, mesh: Mesh, arguments: tupl
 
 
 def _check_memory(compiled, mesh: Mesh) -> None:
-    """Raises MemoryError where a CPU has too little for a program; it would be killed, not told."""
+    """Raises MemoryError if a CPU has too little memory for a program.
+
+    Without this check the system would kill the process without an error.
+    """
     need, free = feed_lib.memory_of(compiled, mesh), backend.free_memory(mesh)
     if backend.platform() == 'cpu' and None not in (need, free) and need > free:
         raise MemoryError(f'a program of {need:,} bytes, {free:,} are free')
@@ -249,7 +260,7 @@ def _check_memory(compiled, mesh: Mesh) -> None:
 
 def _index_items(setups: list[Setup], source: Source, mesh: Mesh, first: int,
                  stride: int) -> Iterator[dict]:
-    """Yields int32 (members, steps, images): indices into the resident set."""
+    """Yields {'index': int32 (members, steps, images)}, indices into the resident set."""
     config, placement = setups[0].config, NamedSharding(mesh, PartitionSpec(AXIS))
     batch_size, seeds = config.batch_size, [setup.config.hparams.seed for setup in setups]
     draws = {setup.config.hparams.seed: build.draw(setup.config, source) for setup in setups}
@@ -261,7 +272,7 @@ def _index_items(setups: list[Setup], source: Source, mesh: Mesh, first: int,
 
 
 def _pixel_items(setup: Setup, source: Source, mesh: Mesh, note, first: int) -> Iterator[dict]:
-    """Yields the batches of the one seed that all members have."""
+    """Yields the batches of the seed that all members share, as pixels."""
     config = setup.config
     batches = pipeline.train_batches(
         source, build.draw(config, source), config.data, setup.dataset.image_shape[0],
