@@ -1,11 +1,13 @@
-"""Parts of a step: one file each, found by name, with their numbers and options declared in it.
+"""Parts of a step: each is one file, found by its name, that declares its numbers and options.
 
-An objective, an optimizer, a sampler and a metric are parts (imgjax/objectives, optimizers,
-samplers and metrics say what each has to hold). A name without a dot is a file of the package; a
-name such as `projects.poly` is the file projects/poly.py where the command is run.
+Objectives, optimizers, samplers and metrics are parts; the docstrings of imgjax/objectives,
+optimizers, samplers and metrics say what the file of each has to define. A name without a dot is a
+file of the package; a name such as `projects.poly` is the file projects/poly.py in the folder where
+the command is run.
 
-A part declares its numbers as HPARAMS and its structure as OPTIONS, both {name: Field}. The config
-takes them in: numbers as config.hparams.NAME, options as config.objective.options.NAME and so on.
+A part declares its numbers as HPARAMS and its structure as OPTIONS, both {name: Field}. They become
+fields of the config: a number is config.hparams.NAME, an option of the objective is
+config.objective.options.NAME, and so on.
 """
 
 import importlib
@@ -28,14 +30,14 @@ _REQUIRED = {'objective': ('loss',), 'optimizer': ('transform',), 'sampler': ('o
 
 
 class Chosen(NamedTuple):
-    """A part as a config has it.
+    """A part that a config names.
 
     Attributes:
       kind: a key of PACKAGES.
-      name: of the part.
-      field: of the config, that holds its options.
+      name: the name of the part.
+      field: the name of the config field that has its options, for errors.
       part: the module.
-      options: of the config, before defaults are filled in.
+      options: {name: value} as the config sets them; defaults may be missing.
     """
 
     kind: str
@@ -46,7 +48,7 @@ class Chosen(NamedTuple):
 
 
 def names(kind: str) -> list[str]:
-    """Returns the names of the parts of a kind that are files of the package, sorted."""
+    """Returns the sorted names of all parts of a kind that are files of the package."""
     package = importlib.import_module(f'imgjax.{PACKAGES[kind]}')
     return sorted(info.name for info in pkgutil.iter_modules(package.__path__) if not info.ispkg)
 
@@ -55,7 +57,7 @@ def find(kind: str, name: str):
     """Returns the module of a part.
 
     Raises:
-      ConfigError: there is none of that name, or it lacks what a part of its kind has to hold.
+      ConfigError: no part has that name, or its file lacks what a part of its kind has to define.
     """
     if '.' in name:
         part = _of_project(kind, name)
@@ -103,12 +105,12 @@ def _optax_names() -> list[str]:
 
 
 def hparams_of(part) -> dict[str, Field]:
-    """Returns the numbers that a part takes."""
+    """Returns {name: Field} of the numbers that a part takes."""
     return getattr(part, 'HPARAMS', {})
 
 
 def options_of(part) -> dict[str, Field]:
-    """Returns the options that a part takes."""
+    """Returns {name: Field} of the options that a part takes."""
     return getattr(part, 'OPTIONS', {})
 
 
@@ -116,7 +118,7 @@ def chosen(config: dict) -> list[Chosen]:
     """Returns the parts of a config, in the order objective, optimizer, sampler, metrics.
 
     Raises:
-      ConfigError: there is no part of a name.
+      ConfigError: the config names a part that does not exist.
     """
     found = []
     for kind in ('objective', 'optimizer', 'sampler'):
@@ -130,10 +132,12 @@ def chosen(config: dict) -> list[Chosen]:
 
 
 def metrics(config: dict, multi_label: bool) -> list[Chosen]:
-    """Returns the metrics of a config: accuracy, mean_average_precision, and those that it names.
+    """Returns the metrics that an evaluation computes: accuracy, and those that the config names.
+
+    For images with several labels mean_average_precision is computed, too.
 
     Args:
-      config: checked.
+      config: the config of the run.
       multi_label: whether images have several labels.
     """
     own = [one for one in chosen(config) if one.kind == 'metric']
@@ -147,10 +151,10 @@ def check_loss(config: dict, found, count: int, extra) -> None:
     """Checks the names and shapes of what an objective's `loss` returned, while it is traced.
 
     Args:
-      config: checked.
-      found: objectives.Loss.
-      count: N, of examples.
-      extra: that it was given.
+      config: the config of the run.
+      found: the objectives.Loss that it returned.
+      count: N, the number of examples.
+      extra: the `extra` that it was given.
 
     Raises:
       ConfigError: names the file and what it has to return.
@@ -170,7 +174,14 @@ def check_loss(config: dict, found, count: int, extra) -> None:
 
 
 def check_extra(config: dict, before, now, function: str) -> None:
-    """Checks that a function of an objective keeps the form of `extra`; raises ConfigError."""
+    """Raises ConfigError if a function of an objective changed names, shapes or dtypes of `extra`.
+
+    Args:
+      config: the config of the run.
+      before: the `extra` that the function was given.
+      now: the `extra` that it returned.
+      function: the name of the function.
+    """
     name = config['objective']['name']
     forms = [jax.tree.map(lambda leaf: (jnp.shape(leaf), jnp.result_type(leaf)), tree)
              for tree in (before, now)]
@@ -183,10 +194,10 @@ def check_columns(metric: Chosen, columns: dict, count: int, others: dict) -> No
     """Checks what a metric's `per_example` returned, while it is traced.
 
     Args:
-      metric: of the config.
-      columns: that it returned.
-      count: N, of examples.
-      others: the columns that are there.
+      metric: the metric.
+      columns: the columns that it returned.
+      count: N, the number of examples.
+      others: the columns that the evaluation has already.
 
     Raises:
       ConfigError: names the file and what it has to return.
@@ -204,7 +215,7 @@ def check_columns(metric: Chosen, columns: dict, count: int, others: dict) -> No
 
 
 def check_summary(metric: Chosen, given: dict) -> None:
-    """Checks the names that a metric's `summary` returned; raises ConfigError."""
+    """Raises ConfigError if a metric's `summary` returned other names than those of METRICS."""
     if set(given) != set(metric.part.METRICS):
         raise ConfigError(f'{file_of(metric.name)}: `summary` returns {sorted(given)}, but METRICS '
                           f'names {sorted(metric.part.METRICS)}; make them the same')
@@ -217,20 +228,20 @@ def _check_length(what: str, array, shape: tuple) -> None:
 
 
 def file_of(name: str) -> str:
-    """Returns where a part of that name is written."""
+    """Returns the path of the file of a part in projects/; for other parts, the name itself."""
     return f'{name.replace(".", "/")}.py' if '.' in name else name
 
 
 def options_argument(metric: Chosen) -> tuple:
-    """Returns the last argument of a metric's functions: its options, if it declares any."""
+    """Returns (options,) if a metric declares options, which its functions take last, else ()."""
     return (metric.options,) if options_of(metric.part) else ()
 
 
 def measured(config: dict, multi_label: bool) -> dict[str, Metric]:
-    """Returns what an evaluation measures, by name.
+    """Returns {name: Metric} for each number that an evaluation computes.
 
     Raises:
-      ConfigError: two metrics give a number of one name.
+      ConfigError: two metrics compute a number of the same name.
     """
     found = {'loss': Metric(higher_is_better=False)}
     for one in metrics(config, multi_label):
@@ -243,10 +254,11 @@ def measured(config: dict, multi_label: bool) -> dict[str, Metric]:
 
 
 def numbers(config: dict) -> dict[str, Field]:
-    """Returns the numbers that the parts of a config take, by name.
+    """Returns {name: Field} of the numbers that the parts of a config take.
 
     Raises:
-      ConfigError: two parts take a number of one name, or a part takes one that every run has.
+      ConfigError: two parts take a number of the same name, or a part takes a number of a name that
+        every run has.
     """
     found, owner = {}, {}
     for one in chosen(config):
@@ -263,10 +275,13 @@ def numbers(config: dict) -> dict[str, Field]:
 
 
 def complete(config: dict) -> dict:
-    """Returns a plain config with the numbers and options of its parts checked and filled in.
+    """Returns a plain config with the numbers and options of its parts checked.
+
+    Those that it does not set get their defaults.
 
     Raises:
-      ConfigError: names the number or option that no part takes, is ill-typed or out of range.
+      ConfigError: no part takes a number or option, or its value has a wrong type or is out of
+        range. The message names it.
     """
     taken = numbers(config)
     common = [name.removeprefix('hparams.') for name in FIELDS if name.startswith('hparams.')]
@@ -297,7 +312,7 @@ def complete(config: dict) -> dict:
 
 
 def _takers(name: str) -> str:
-    """Returns which parts of the package take a number, in words; '' for none."""
+    """Returns the end of a message: which parts of the package take a number; '' if none does."""
     takers = {kind: [part for part in names(kind) if name in hparams_of(find(kind, part))]
               for kind in PACKAGES}
     words = [f'{kind} {" or ".join(found)}' for kind, found in takers.items() if found]
@@ -316,7 +331,7 @@ def _options(part, given: dict, field: str) -> dict:
 
 
 def _check(name: str, value, field: Field) -> None:
-    """Checks a value of a part's field; numbers of a tuple are each in the range."""
+    """Checks the value of a part's field; of a tuple, each number has to be in the range."""
     if value is None:
         raise ConfigError(f'{name}: missing; it takes {field.type.__name__} ({field.help})')
     if value == ['balanced'] and name == 'config.hparams.class_weights':
@@ -331,7 +346,7 @@ def _plain(value):
 
 
 def _of_sources(config: dict) -> dict[str, str]:
-    """Returns {name: digest of its source} of the parts, model and data of the user's projects."""
+    """Returns {name: digest of the source} for each part, model and source in projects/."""
     named = {one.name: one.field for one in chosen(config)}
     named |= {config[kind]['name']: f'config.{kind}.name' for kind in ('model', 'data')}
     named |= {name: 'config.augment' for name, _ in config['augment']}
@@ -346,18 +361,18 @@ def _of_sources(config: dict) -> dict[str, str]:
 
 
 def changed_sources(config: dict) -> list[str]:
-    """Returns the files of projects/ whose code is not the one that a config was made with."""
+    """Returns the files of projects/ whose code has changed since a config was made."""
     return [file_of(name) for name, digest in _of_sources(config).items()
             if config['fingerprints'].get(name, digest) != digest]
 
 
 def drop_unread(before: dict, after: dict, given=()) -> list[str]:
-    """Takes out of a config what only a part has read that was exchanged; returns the fields.
+    """Removes the fields of a config that only a part read which was replaced; returns their names.
 
     Args:
       before: nested dict of fields, such as a recipe's.
-      after: the same with other parts; changed in place.
-      given: fields that stay, whoever reads them.
+      after: the same with other parts; it is changed in place.
+      given: names of fields that are not removed, even if no part reads them.
     """
     old, new = chosen(before), chosen(after)
     read_by_old, read_by_new = ({name for one in found for name in hparams_of(one.part)}

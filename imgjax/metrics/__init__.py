@@ -2,26 +2,28 @@
 
 A metric is a file of this folder, or of the user's `projects/` folder, with
 
-    METRICS = {'accuracy': Metric(percent=True)}   the numbers it gives, by name
+    METRICS = {'accuracy': Metric(percent=True)}   the numbers that it computes, by name
 
     def per_example(logits_NK, targets_NK, out, hparams) -> dict[str, Array]
-        columns of an array for each image, computed on the device: logits float32 (N, K); targets
-        float32 (N, K), 1 for a label of the image; out, the named intermediates of the model
+        returns columns, arrays (N, ...) with an entry per image, and runs on the device; logits are
+        float32 (N, K); targets are float32 (N, K), 1 for a label of the image; out has the named
+        intermediates of the model
     def summary(columns) -> dict[str, float]
-        the numbers, from NumPy columns over all images of the split: those of every metric, and
-        `labels`, `predictions`, `confidences`, `loss` and, of images with several labels,
-        `probabilities`. Without it, a number is the mean of the column of its name.
+        returns the numbers. It is given NumPy columns over all images of the split: the columns of
+        every metric, and `labels`, `predictions`, `confidences`, `loss` and, if images have several
+        labels, `probabilities`. Without this function, a number is the mean of the column of the
+        same name
 
-    HPARAMS, OPTIONS   as of an objective (imgjax/objectives); with OPTIONS both functions take the
-                       options of the metric as their last argument
+    HPARAMS, OPTIONS   declared as for an objective (imgjax/objectives); if there are OPTIONS, both
+                       functions take the options of the metric as their last argument
 
-`accuracy` is always measured, and `mean_average_precision` of images with several labels;
+`accuracy` is always computed, and so is `mean_average_precision` if images have several labels;
 config.metrics adds others: (('projects.margin', {}),).
 """
 
 from typing import NamedTuple
 
-# What a row of metrics.jsonl has besides measures: no measure and no metric may have such a name.
+# Names in a row of metrics.jsonl besides those of measures and metrics, which may not have them.
 RESERVED = ('step', 'split', 'examples', 'count', 'grad_norm', 'learning_rate', 'perf',
             'skipped_updates', 'skipped', 'skipped_in_a_row', 'skipped_at')
 
@@ -30,8 +32,8 @@ class Metric(NamedTuple):
     """How a number is compared and shown.
 
     Attributes:
-      higher_is_better: else lower is.
-      percent: whether it is a share, shown in percent.
+      higher_is_better: whether a higher number is better; if not, a lower one is.
+      percent: whether the number is a share, in [0, 1], that is shown in percent.
     """
 
     higher_is_better: bool = True

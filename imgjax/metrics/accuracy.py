@@ -1,6 +1,7 @@
-"""How often the likeliest class is a label, and how often a label is among the five likeliest.
+"""Top-1 and top-5 accuracy: the likeliest class, or one of the five likeliest, is a label.
 
-Of images with several labels each of them counts, and an image without any label counts in neither.
+If an image has several labels, any one of them is enough. Images without a label are left out of
+both means.
 """
 
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ METRICS = {'accuracy': Metric(percent=True), 'top5_accuracy': Metric(percent=Tru
 
 
 def per_example(logits_NK, targets_NK, out, hparams):
-    # The best placed of the labels decides; an image without one is never right.
+    # The label with the highest logit decides; an image without a label is never right.
     own_N1 = jnp.where(targets_NK > 0, logits_NK, -jnp.inf).max(-1, keepdims=True)
     return {'accuracy': is_hit(logits_NK, targets_NK) > 0,
             'top5_accuracy': ((logits_NK > own_N1).sum(-1) < 5) & jnp.isfinite(own_N1[:, 0])}

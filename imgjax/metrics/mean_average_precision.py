@@ -1,7 +1,7 @@
-"""Mean average precision, of images that have several labels.
+"""Mean average precision, for images that have several labels.
 
-The average precision of a class is the area under its precision-recall steps, without interpolation
-(scikit-learn's definition); the mean is over the classes that have an image.
+The average precision of a class is the area under its precision-recall curve, without interpolation
+(scikit-learn's definition); the mean is over the classes that have at least one image.
 """
 
 import numpy as np
@@ -21,14 +21,19 @@ def summary(columns):
 
 
 def mean(labels_NK: np.ndarray, probabilities_NK: np.ndarray) -> float | None:
-    """Returns the mean over the classes that have positives; None if the scores are not finite."""
+    """Returns the mean average precision over the classes that have positive images.
+
+    Args:
+      labels_NK: above 0 for a label of the image.
+      probabilities_NK: float; if one is not finite, the function returns None.
+    """
     if not np.isfinite(probabilities_NK).all():
         return None
     return float(np.nanmean(by_class(labels_NK, probabilities_NK)))
 
 
 def by_class(labels_NK: np.ndarray, probabilities_NK: np.ndarray) -> np.ndarray:
-    """Returns the average precision of each class, float64 (K,); NaN of one without positives."""
+    """Returns the average precision of each class, float64 (K,); NaN without positive images."""
     from sklearn.metrics import average_precision_score  # takes seconds to import
 
     return np.array([

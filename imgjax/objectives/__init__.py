@@ -2,32 +2,40 @@
 
 An objective is a file of this folder, or of the user's `projects/` folder, with
 
-    def loss(params, inputs: Inputs) -> Loss       the loss of each example; the only one required
+    def loss(params, inputs: Inputs) -> Loss       returns the loss of each example; the only
+                                                   function that is required
     def evaluate(logits_NK, targets_NK, hparams, options) -> losses_N
-                                                   the loss column of an evaluation; without it that
-                                                   is cross-entropy, without smoothing or weights
+                                                   returns the loss column of an evaluation; without
+                                                   this function it is the cross-entropy, without
+                                                   label smoothing and class weights
     def init(params, batch_stats, key, options) -> extra
-                                                   what TrainState.extra begins with: a momentum
-                                                   encoder, a queue, a centre
+                                                   returns the initial TrainState.extra, such as a
+                                                   momentum encoder, a queue or a centre
     def constants(options, num_classes, image_shape) -> pytree of NumPy arrays
-                                                   what never changes, as a frozen teacher's weights
+                                                   returns arrays that never change, such as the
+                                                   weights of a frozen teacher
     def after(extra, params, batch_stats, hparams) -> extra
-                                                   called with the updated parameters
+                                                   is called after each update, with the updated
+                                                   parameters
     def gradient(value_and_grad, params, hparams) -> ((loss, aux), grads)
-                                                   in place of value_and_grad(params), which is of
-                                                   the whole batch, accumulated and summed over the
-                                                   devices; it may be called several times
+                                                   is called in place of value_and_grad(params), and
+                                                   may call that several times; each call computes
+                                                   the gradient of the whole batch, accumulated and
+                                                   summed over the devices
 
     HPARAMS = {'rho': Field(float, 0, default=0.05)}   numbers in config.hparams, which are traced
     OPTIONS = {'queue': Field(int, 0, default=256)}    config.objective.options, which is structure
     MEASURES = ('accuracy',)                           the names in Loss.measures
-    VIEWS = 2                                          augmented views of an image, 1 without it
-    VIEWS_DIFFER_IN = ('augmix',)                      the operations of config.augment that differ
-                                                       between views, and leave the first one as it
-                                                       is; without it every operation differs
-    MULTI_LABEL = True                                 where an image may have several labels
+    VIEWS = 2                                          number of augmented views per image; 1 if it
+                                                       is not defined
+    VIEWS_DIFFER_IN = ('augmix',)                      operations of config.augment that differ
+                                                       between the views and are not applied to the
+                                                       first view; all other operations are the same
+                                                       in all views. If it is not defined, every
+                                                       operation differs
+    MULTI_LABEL = True                                 images may have several labels
 
-Everything in it is pure and runs under jit, vmap and shardings.
+All functions are pure and run under jit, vmap and shardings.
 """
 
 from collections.abc import Callable
@@ -37,20 +45,20 @@ import jax
 
 
 class Inputs(NamedTuple):
-    """What the loss of a batch, or of a part of an accumulated one, may depend on.
+    """What the loss of a batch may depend on, or of one part of the batch with accumulation.
 
     Attributes:
-      apply: (params, images_NHWC, batch_stats=None, train=True, key=None) ->
-        ((logits_NK, out), batch_stats): the model. None takes `batch_stats` and `key` of here, and
-        gradients stop at the parameters that config.optimizer.freeze names.
+      apply: applies the model: (params, images_NHWC, batch_stats=None, train=True, key=None) ->
+        ((logits_NK, out), batch_stats). None takes the `batch_stats` and the `key` of this tuple.
+        No gradient flows to the parameters that config.optimizer.freeze names.
       batch: image, float32 (N, V, H, W, C), V normalised views; target, float32 (N, K); weight,
         float32 (N,), 0 for an image that could not be read, with mean 1 over the whole batch.
-      batch_stats: of the model, {} without BatchNorm.
-      extra: of the objective, as `init` or the part of the batch before returned it.
-      constants: as `constants` returned them, {} without.
-      hparams: dict of scalars, all numbers of config.hparams.
-      options: of the objective.
-      key: for dropout, of this step and part of the batch.
+      batch_stats: the statistics of the model's BatchNorm; {} without BatchNorm.
+      extra: what `init`, or `loss` for the part of the batch before this one, returned as `extra`.
+      constants: what `constants` returned; {} where the objective does not define it.
+      hparams: all numbers of config.hparams, a dict of scalars.
+      options: the options of the objective.
+      key: the random key of dropout, another one for each step and each part of the batch.
     """
 
     apply: Callable
@@ -64,13 +72,13 @@ class Inputs(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """What an objective says of a batch.
+    """What the `loss` of an objective returns for a batch.
 
     Attributes:
-      losses_N: float32, the loss of each example; the step takes their mean, weighted.
-      measures: float32 (N,) by name, logged as weighted means; the names are MEASURES.
-      batch_stats: as the model leaves them.
-      extra: as the next part of the batch, or the next step, finds it.
+      losses_N: float32, the loss of each example; the step minimises their weighted mean.
+      measures: {name: float32 (N,)}, logged as weighted means; the names are those of MEASURES.
+      batch_stats: the updated statistics that the model returned.
+      extra: the `extra` that the next part of the batch, or the next step, is given.
     """
 
     losses_N: jax.Array

@@ -1,6 +1,6 @@
-"""Cross-entropy and the agreement of three views of each image, two of them through `augmix`.
+"""Cross-entropy, and a penalty where three views of an image, two of them by `augmix`, disagree.
 
-The labels' loss is that of the first view, which `augmix` leaves as it is. Hendrycks et al.,
+The cross-entropy is computed on the first view, to which `augmix` is not applied. Hendrycks et al.,
 `AugMix <https://arxiv.org/abs/1912.02781>`_, 2020, equations 1 and 2.
 """
 
@@ -12,7 +12,8 @@ from imgjax.objectives import Inputs, Loss
 from imgjax.objectives.parts import classification
 
 HPARAMS = classification.HPARAMS | {
-    'consistency_weight': Field(float, 0, default=12.0, help='of the agreement of the views')}
+    'consistency_weight': Field(float, 0, default=12.0, help='factor of the penalty '
+        'for views that disagree')}
 MEASURES = classification.MEASURES
 VIEWS = 3
 VIEWS_DIFFER_IN = ('augmix',)
@@ -29,19 +30,19 @@ def evaluate(logits_NK, targets_NK, hparams, options):
 
 
 def agreement(logits_NVK: jax.Array) -> jax.Array:
-    """Returns how far the views of each image are from saying the same, 0 where they agree.
+    """Returns the Jensen-Shannon divergence between the views of each image, 0 where they agree.
 
-    The Jensen-Shannon divergence of V softmax distributions: the mean of their Kullback-Leibler
-    divergences from their own mean, in nats, between 0 and log V.
+    It is the mean of the Kullback-Leibler divergences of the V softmax distributions from their
+    mean, in nats, between 0 and log V.
 
     >>> agreement(jnp.array([[[0.0, 1.0], [0.0, 1.0]]]))
     Array([0.], dtype=float32)
 
     Args:
-      logits_NVK: V views of N images; computed in float32.
+      logits_NVK: logits of V views of N images; they are cast to float32.
 
     Returns:
-      divergence_N, float32.
+      float32 (N,).
     """
     log_NVK = jax.nn.log_softmax(logits_NVK.astype(jnp.float32))
     log_mean_N1K = jax.nn.logsumexp(log_NVK, axis=1, keepdims=True) - jnp.log(

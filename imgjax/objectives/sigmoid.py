@@ -1,6 +1,7 @@
 """Binary cross-entropy of each class, summed over the classes; an image may have several labels.
 
-The sum is big_vision's; timm takes the mean, so its learning rates are for a loss K times as small.
+big_vision sums over the classes, too. timm takes the mean over the K classes, so that its learning
+rates are meant for a loss that is K times smaller.
 Beyer et al., `Are we done with ImageNet? <https://arxiv.org/abs/2006.07159>`_, 2020.
 """
 

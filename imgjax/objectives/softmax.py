@@ -1,4 +1,4 @@
-"""Cross-entropy of a softmax over the classes, with soft targets; an image has one label."""
+"""Cross-entropy of a softmax over the classes, with soft targets; each image has one label."""
 
 from imgjax.objectives import Inputs, Loss
 from imgjax.objectives.parts import classification

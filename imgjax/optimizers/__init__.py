@@ -3,15 +3,19 @@
 An optimizer is a file of this folder, or of the user's `projects/` folder, with
 
     def transform(options, hparams, learning_rate, decay_mask) -> optax transformation
-                            complete, sign included; `decay_mask` is what optax calls a mask of the
-                            parameters that decay, by config.optimizer.decay_mask
+                            is required. The transformation is complete: its updates are added to
+                            the parameters, with learning rate and sign. `decay_mask` is a mask in
+                            optax's sense: config.optimizer.decay_mask chooses the parameters that
+                            weight decay applies to
     def eval_params(opt_state, params) -> params
-                            what is evaluated and exported in place of the parameters that train
+                            returns the parameters that are evaluated and exported in place of the
+                            trained ones
 
-and HPARAMS and OPTIONS as of an objective (imgjax/objectives). Every other name is one of optax or
-optax.contrib, with optax's names of its numbers (`parts/from_optax.py`).
+and with HPARAMS and OPTIONS, which are declared as for an objective (imgjax/objectives). Every
+other name is that of an optimizer of optax or optax.contrib, whose numbers have optax's names
+(`parts/from_optax.py`).
 
-The transformation is built inside of the step from traced numbers, so one compiled step serves
+The transformation is built inside the step from traced numbers, so that one compiled step serves
 every value, and `vmap` over the hparams trains several runs at once. Its update gets optax's extra
 arguments `value` (the loss), `grad`, `value_fn` and `obj_fn` (params -> loss of the batch) and
 `grad_fn` (params -> gradient of the batch).
@@ -27,24 +31,25 @@ from imgjax.optimizers.parts import decay, from_optax
 
 def optimizer(config: Config, hparams: dict,
               learning_rate) -> optax.GradientTransformationExtraArgs:
-    """Returns the optimizer that config.optimizer names; cheap, meant to be built in the step.
+    """Returns the optimizer that config.optimizer names; it is cheap and is built inside the step.
 
-    The gradients are clipped by their global norm, hparams['clip_norm'] (0: no clipping), then go
-    through the named optimizer.
+    The gradients are clipped to the global norm hparams['clip_norm'] (0: no clipping) and then
+    given to the named optimizer.
 
     Args:
       config: config.optimizer.
-      hparams: dict of scalars, traced or not: clip_norm and those of the optimizer.
+      hparams: dict of scalars, traced or not: clip_norm and the numbers of the optimizer.
       learning_rate: scalar, traced or not.
 
     Returns:
-      a transformation whose `update` needs the parameters. The state is a pytree whose structure
-      depends on config and parameters only, so any hparams serve for `init`.
+      a transformation whose `update` needs the parameters. The structure of its state depends on
+      config and parameters only, so that `init` may be called with any hparams.
     """
     part = parts_lib.find('optimizer', config.name)
     rate = jnp.asarray(learning_rate, jnp.float32)
     mask = decay.mask(config.decay_mask)
-    # optax skips what is a Python 0.0; arrays make all hparams the same to it.
+    # optax leaves out a transformation whose number is a Python 0.0; with arrays it never does, so
+    # that the state has the same structure for all hparams.
     numbers = {name: jnp.asarray(hparams[name], jnp.float32) for name in parts_lib.hparams_of(part)}
     return _promoting(optax.chain(
         _clip(jnp.asarray(hparams['clip_norm'], jnp.float32)),
@@ -52,10 +57,13 @@ def optimizer(config: Config, hparams: dict,
 
 
 def eval_params(config: Config, opt_state, params):
-    """Returns the parameters that are evaluated: those that train, or what the optimizer says.
+    """Returns the parameters that are evaluated: params, or what the optimizer's eval_params gives.
 
-    Weights that were not trained here have no state of an optimizer, (), and are evaluated as they
-    are.
+    Args:
+      config: config.optimizer.
+      opt_state: the state of the optimizer; () for weights that were not trained here, which are
+        evaluated as they are.
+      params: the trained parameters.
     """
     part = parts_lib.find('optimizer', config.name)
     if not hasattr(part, 'eval_params') or opt_state == ():
@@ -64,7 +72,7 @@ def eval_params(config: Config, opt_state, params):
 
 
 def _promoting(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    # The caller's strict modes hold everywhere else.
+    # optax needs type and rank promotion; all other code runs in the strict modes of the caller.
     tx = optax.with_extra_args_support(tx)
 
     def init(params):
@@ -79,5 +87,6 @@ def _promoting(tx: optax.GradientTransformation) -> optax.GradientTransformation
 
 
 def _clip(clip_norm) -> optax.GradientTransformation:
-    # Not a large number for "off": a gradient whose norm overflows would silently become 0.
+    # Infinity, and not a large number, means "off": with a number, a gradient whose norm overflows
+    # would silently become 0.
     return optax.clip_by_global_norm(jnp.where(clip_norm > 0.0, clip_norm, jnp.inf))

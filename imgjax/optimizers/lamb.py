@@ -1,6 +1,6 @@
-"""Adam whose update has, for each layer, the norm of its parameters. https://arxiv.org/abs/1904.00962
+"""Adam whose update is scaled per layer to the norm of the parameters. https://arxiv.org/abs/1904.00962
 
-Layers that a scan stacked are scaled as if each had parameters of its own.
+Where a scan stacked several layers in one array, each layer is scaled by itself.
 """
 
 import jax
@@ -20,7 +20,7 @@ def transform(options, hparams, learning_rate, decay_mask):
 
 
 def _trust_ratio():
-    """optax's, a layer at a time also where layers are stacked."""
+    """Returns optax's scale_by_trust_ratio, applied to each layer also where layers are stacked."""
     layer = optax.scale_by_trust_ratio()
 
     def update(updates, params):

@@ -1,4 +1,4 @@
-"""The sign of a mean of the gradient, with decoupled weight decay. https://arxiv.org/abs/2302.06675"""
+"""The sign of a running mean of the gradient, with decoupled weight decay. https://arxiv.org/abs/2302.06675"""
 
 import optax
 

@@ -1,9 +1,9 @@
 """Orthogonalised momentum for matrices, AdamW for the rest. https://kellerjordan.github.io/posts/muon
 
 Matrices are dense kernels [in, out] and convolution kernels [height, width, in, out] with more than
-one input channel (a depthwise kernel is no matrix). Scaled as in https://arxiv.org/abs/2502.16982,
-so that AdamW's learning rate and weight decay fit. Layers that a scan stacked are updated as if
-each had parameters of its own.
+one input channel (a depthwise kernel is not a matrix). The update is scaled as in
+https://arxiv.org/abs/2502.16982, so that a learning rate and a weight decay of AdamW can be used.
+Where a scan stacked several layers in one array, each layer is updated by itself.
 """
 
 import math
@@ -15,11 +15,12 @@ from imgjax.config import Field
 from imgjax.optimizers.parts import adam, decay
 
 HPARAMS = adam.HPARAMS | {
-    'momentum': Field(float, 0, 1, default=0.9, help='share of the update before, of matrices')}
-OPTIONS = {'nesterov': Field(bool, default=True, help='Nesterov momentum, of matrices')}
+    'momentum': Field(float, 0, 1, default=0.9, help='momentum of the matrices: share of the '
+        'update before that is added')}
+OPTIONS = {'nesterov': Field(bool, default=True, help='use Nesterov momentum for the matrices')}
 
-# The root mean square of AdamW's update: one learning rate serves the matrices, which Muon
-# updates, and the rest (Liu et al., arXiv:2502.16982).
+# The root mean square of an update by AdamW. Muon's updates of matrices are scaled to it, so that
+# one learning rate fits the matrices and the rest (Liu et al., arXiv:2502.16982).
 _RMS = 0.2
 
 
@@ -32,7 +33,7 @@ def transform(options, hparams, learning_rate, decay_mask):
 
 
 def _muon(options, hparams):
-    # Not optax.contrib.muon: its AdamW half would take the nesterov of Muon, and no decay mask.
+    # Not optax.contrib.muon: there the AdamW part uses Muon's `nesterov`, and takes no decay mask.
     def dimensions(updates):
         return jax.tree_util.tree_map_with_path(
             lambda path, x: optax.contrib.MuonDimensionNumbers(

@@ -6,8 +6,9 @@ from imgjax.config import Field
 from imgjax.optimizers.parts import decay
 
 HPARAMS = decay.HPARAMS | {
-    'momentum': Field(float, 0, 1, default=0.9, help='share of the update before; 0 is plain SGD')}
-OPTIONS = {'nesterov': Field(bool, default=True, help='Nesterov momentum')}
+    'momentum': Field(float, 0, 1, default=0.9, help='share of the update before that is added; 0 '
+        'is plain SGD')}
+OPTIONS = {'nesterov': Field(bool, default=True, help='use Nesterov momentum')}
 
 
 def transform(options, hparams, learning_rate, decay_mask):

@@ -1,15 +1,17 @@
-"""Samplers: which example stands at which position of the stream of training, one file each.
+"""Samplers: the order in which training reads the examples, one file each.
 
-The stream has no end. A position is the global number of an example in it: batch k holds the
-positions k*N to k*N + N - 1. What stands there is a function of (seed, position) and of nothing
-before it, so that a run goes on anywhere, on any number of processes.
+Training reads a stream of examples that has no end. A position is a place in this stream, counted
+from 0: batch k has the positions k*N to k*N + N - 1. The example at a position is a function of
+(seed, position) alone, not of the positions before it, so that a run can go on at any step, with
+any number of processes.
 
 A sampler is a file of this folder, or of the user's `projects/` folder, with
 
     def order(source, options, seed) -> draw
 
 where draw(numbers) returns the example index of each draw, int64 of the shape of `numbers` (int64,
-from 0 on), and OPTIONS as of an objective (imgjax/objectives). Nothing here imports JAX.
+0 or more), and with OPTIONS, which are declared as for an objective (imgjax/objectives). No sampler
+of the package imports JAX.
 """
 
 from collections.abc import Callable
@@ -20,15 +22,16 @@ Draw = Callable[[np.ndarray], np.ndarray]
 
 
 def repeated(draw: Draw, batch_size: int, repeats: int) -> Draw:
-    """Returns positions -> example indices where a batch holds each example `repeats` times.
+    """Returns positions -> example indices such that a batch has each example `repeats` times.
 
-    Row r of a batch holds the same image as row r + N / repeats: far apart, as mixup pairs
-    neighbours. Hoffer et al., `Augment your batch <https://arxiv.org/abs/1901.09335>`_, 2019.
+    Row r of a batch has the same image as row r + N / repeats. The copies are far apart because
+    mixup mixes neighbouring rows. Hoffer et al., `Augment your batch
+    <https://arxiv.org/abs/1901.09335>`_, 2019.
 
     Args:
-      draw: of a sampler.
-      batch_size: N, examples of a batch over all processes; a multiple of repeats.
-      repeats: 1 holds each once.
+      draw: what the `order` of a sampler returned.
+      batch_size: N, the number of examples per batch over all processes; a multiple of repeats.
+      repeats: how often a batch has each example.
     """
     distinct = batch_size // repeats
 
@@ -41,7 +44,8 @@ def repeated(draw: Draw, batch_size: int, repeats: int) -> Draw:
 
 def shuffled(count: int, seed: int, stream: int) -> np.ndarray:
     """Returns a permutation of range(count), int64; another one for each seed and stream."""
-    # Sorting raw bits, as NumPy promises to keep a bit generator's stream but no shuffle of it.
-    # Grain's index_shuffle needs no memory but 40 us an index: 22,000 images/s at best.
+    # It sorts raw bits, because NumPy promises that the bits of a generator never change, and does
+    # not promise this of a shuffle. Grain's index_shuffle needs no memory, but takes 40 us per
+    # index: at most 22,000 images per second.
     bits = np.random.Philox(key=[seed, stream]).random_raw(count)
     return np.argsort(bits, kind='stable')

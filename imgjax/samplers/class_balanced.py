@@ -1,7 +1,8 @@
 """All classes are equally frequent, however many examples they have.
 
-Draws come in blocks that hold each class once, in an order of their own; a class goes through its
-examples as `shuffle` does, so that a small one begins anew more often.
+The draws are divided into blocks. Each block has every class once, in a random order of its own.
+The examples of a class are drawn epoch by epoch, as `shuffle` does with the whole split, so that a
+small class begins a new epoch more often.
 """
 
 import functools
@@ -18,7 +19,7 @@ def order(source: Source, options: dict, seed: int) -> Draw:
 
 @functools.lru_cache(maxsize=4)
 def _cache(classes: int):
-    """Returns `shuffled` with room for two epochs of each class."""
+    """Returns `shuffled` with a cache of two epochs per class."""
     return functools.lru_cache(maxsize=2 * classes + 64)(shuffled)
 
 
@@ -26,13 +27,13 @@ def balanced(members: list[np.ndarray], seed: int) -> Draw:
     """Returns draws -> example indices in which all classes are equally frequent.
 
     Args:
-      members: the example indices of each class, none of them empty.
-      seed: of the order.
+      members: for each class an int64 array of the indices of its examples; none is empty.
+      seed: decides the order.
     """
     def index_of(number: int) -> int:
         cached = _cache(len(members))
         block, place = divmod(number, len(members))
-        # Streams beyond those of `shuffle`'s epochs: the blocks, then each class's own epochs.
+        # Streams that no epoch of `shuffle` uses: one per block, and one per epoch of each class.
         label = int(cached(len(members), seed, 2**62 + block)[place])
         own = members[label]
         epoch, row = divmod(block, len(own))
@@ -43,7 +44,7 @@ def balanced(members: list[np.ndarray], seed: int) -> Draw:
 
 
 def _members(source: Source) -> list[np.ndarray]:
-    """Returns the indices of each class's examples, of the classes that have any."""
+    """Returns the indices of the examples of each class, without the classes that have none."""
     labels = source.labels()
     if labels.ndim == 2:
         found = [np.flatnonzero(labels[:, label]) for label in range(labels.shape[1])]

@@ -1,4 +1,4 @@
-"""Every epoch holds every example once, in an order of its own."""
+"""Every epoch has every example once, in a random order of its own."""
 
 import functools
 

@@ -1,1 +1,1 @@
-"""What objectives share."""
+"""Code that objectives share."""

@@ -1,4 +1,4 @@
-"""Training on labels: what the losses of a classifier share."""
+"""Losses of a classifier that is trained on labels, and what they share."""
 
 from collections.abc import Callable
 
@@ -14,8 +14,9 @@ HPARAMS = {
         float, 0, 1, default=0.0, help='this share of the target is spread evenly over the classes'
         ' (Szegedy et al., https://arxiv.org/abs/1512.00567)'),
     'class_weights': Field(
-        tuple, 0, default=(), help="a factor of each class's term of the loss, (0.5, 2.0, ...); () "
-        "weighs all alike, ('balanced',) inversely as frequent, with mean 1"),
+        tuple, 0, default=(), help='a factor per class for its term of the loss, as (0.5, 2.0); () '
+        "gives all classes the same factor, ('balanced',) factors inverse to their frequency, with "
+        'mean 1 over the labels'),
 }
 MEASURES = ('accuracy',)
 
@@ -23,16 +24,16 @@ MEASURES = ('accuracy',)
 def loss(params, inputs: Inputs, losses: Callable, agreement: Callable | None = None) -> Loss:
     """Returns the loss of a classifier on the labels of a batch.
 
-    Of a model with two classifiers (`out['logits_dist']`, a distilled DeiT) it is the mean of
-    theirs, each with the labels: equation 3 of Touvron et al. 2020 (arXiv:2012.12877) where there
-    is no teacher.
+    Where a model has two classifiers (`out['logits_dist']`, a distilled DeiT), both are trained on
+    the labels and the loss is the mean of their losses: equation 3 of Touvron et al. 2020
+    (arXiv:2012.12877) without a teacher.
 
     Args:
-      params: of the model.
-      inputs: of the step; several views of an image are trained together, with the labels of the
-        first.
-      losses: (logits_NK, targets_NK, weights_1K) -> losses_N, from smoothed targets.
-      agreement: logits_NVK -> losses_N, added to it.
+      params: the parameters of the model.
+      inputs: as an objective's `loss` gets them; all views of an image go through the model, and
+        the labels' loss is that of the first view.
+      losses: (logits_NK, targets_NK, weights_1K) -> losses_N; the targets are smoothed already.
+      agreement: logits_NVK -> losses_N of all views, which are added; None adds nothing.
     """
     batch = inputs.batch
     views = batch['image'].shape[1]
@@ -49,7 +50,7 @@ def loss(params, inputs: Inputs, losses: Callable, agreement: Callable | None = 
         return found_N if agreement is None else found_N + agreement(logits_NVK)
 
     losses_N = of_head(logits)
-    if 'logits_dist' in out:  # half a loss each, and the mean of both is what is evaluated
+    if 'logits_dist' in out:  # the mean of both, as the evaluation takes the mean
         losses_N = (losses_N + of_head(out['logits_dist'])) / 2
         logits = (logits + out['logits_dist']) / 2
     measures = {'accuracy': is_hit(logits[::views], batch['target'])}
@@ -57,15 +58,16 @@ def loss(params, inputs: Inputs, losses: Callable, agreement: Callable | None = 
 
 
 def class_weights(hparams: dict) -> jax.Array | float:
-    """Returns the factor of each class, (1, K), or 1.0 where all classes weigh alike."""
+    """Returns float32 (1, K), the factor of each class, or 1.0 if all have the same weight."""
     weights_K = hparams['class_weights']
     return weights_K[None, :] if weights_K.shape[0] else 1.0
 
 
 def is_hit(logits_NK: jax.Array, targets_NK: jax.Array) -> jax.Array:
-    """Returns float32 (N,): 1 where the class of the highest logit is a label, or the likeliest.
+    """Returns float32 (N,): 1 where the class of the highest logit has the highest target, else 0.
 
-    Of images with several labels each of them counts; an image without any is never hit.
+    For an image with several labels each label counts as right; an image without a label always
+    has 0.
     """
     predicted_N1 = jnp.argmax(logits_NK, -1, keepdims=True)
     own_N = jnp.take_along_axis(targets_NK, predicted_N1, axis=1)[:, 0]
@@ -73,7 +75,7 @@ def is_hit(logits_NK: jax.Array, targets_NK: jax.Array) -> jax.Array:
 
 
 def softmax(logits_NK: jax.Array, targets_NK: jax.Array, weights_1K=1.0) -> jax.Array:
-    """Returns the cross-entropy of a softmax with soft targets, float32 (N,).
+    """Returns the cross-entropy of a softmax with soft targets, in nats, float32 (N,).
 
     >>> softmax(jnp.zeros((1, 2)), jnp.array([[1.0, 0.0]]))
     Array([0.6931472], dtype=float32)

@@ -1,1 +1,1 @@
-"""What optimizers share."""
+"""Code that optimizers share."""

@@ -1,4 +1,4 @@
-"""Which parameters of a model train, and how fast: frozen parts, a decay a layer, the head first.
+"""Fine-tuning: frozen parameters, a learning rate per layer, and first steps that train the head.
 
 A parameter's name is its path, joined by dots, such as ``blocks.3.mlp.fc1.kernel``: modules have
 timm's names.
@@ -15,7 +15,7 @@ from imgjax.config import Config
 from imgjax.optimizers.parts import schedule
 
 _HEAD = re.compile(r'head(_\w+)?(\.|$)')
-# Of a head with a hidden layer (fc1, norm, fc2), the last one.
+# The last layer of the head, which is fc2 if the head has a hidden layer (fc1, norm, fc2).
 _CLASSIFIER = re.compile(r'head(_\w+)?(\.fc2)?\.(kernel|bias)$')
 _STEM = re.compile(r'(stem|patch_embed)\b')
 _BLOCK = re.compile(r'(\w+\.)*blocks?\b')
@@ -27,22 +27,22 @@ def name_of(path) -> str:
 
 
 def depths(model, image_shape: tuple[int, int, int]):
-    """Returns a tree like `params` of int32: how many layers lie between a parameter and the input.
+    """Returns a tree like `params` of int32: the depth of each parameter, counted in layers.
 
-    A layer is a block: a module of the model itself that has several kernels (a residual block, an
-    Inception block, a layer of DenseNet) or is called a block, with all that is in it. Blocks have
-    the numbers 1, 2, ... in the order in which the model makes them, which is that of the data.
-    What comes before the first (the stem) has 0, and so have the model's own parameters (class
-    tokens, positions) wherever they come in. What stands between two blocks is of the layer of the
-    second; what follows the last block, and the heads, have the greatest number. Of scanned blocks,
-    which share an array, each layer has its own number. In a model without blocks each module with
-    a kernel is a layer.
+    A layer is a block: a direct submodule of the model that has several kernels (a residual block,
+    an Inception block, a layer of DenseNet) or is called a block, with all its submodules. Blocks
+    have the depths 1, 2, ... in the order in which the model creates them, which is the order of
+    the data. Modules before the first block (the stem) have depth 0, and so do the model's own
+    parameters (class tokens, positions) wherever they are used. A module between two blocks has the
+    depth of the second one. Modules after the last block, and the heads, have the greatest depth.
+    Scanned blocks share an array, in which each layer has its own depth. In a model without blocks
+    each module with a kernel is a layer.
     """
     made = []
 
     def init(x):
         params = model.init(jax.random.key(0), x, train=False)['params']
-        made.extend(params)  # in the order of creation here; jax sorts what eval_shape returns
+        made.extend(params)  # in the order of creation; what eval_shape returns is sorted
         return params
 
     shapes = jax.eval_shape(init, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
@@ -117,7 +117,7 @@ def _matches(name: str, patterns) -> bool:
 
 
 def stop_gradients(config: Config, params):
-    """Returns params of which the frozen ones get no gradient, so that none is computed."""
+    """Returns params with a stop_gradient on the frozen ones, so that no gradient is computed."""
     patterns = config.optimizer.freeze
     if not patterns:
         return params
@@ -127,29 +127,29 @@ def stop_gradients(config: Config, params):
 
 
 def is_frozen_norm(config: Config, name: str) -> bool:
-    """Returns whether config.optimizer.freeze holds all parameters of the BatchNorm of that name.
+    """Returns whether config.optimizer.freeze names all parameters of a BatchNorm.
 
-    Such a norm runs in inference mode and its statistics stay. For the first
-    config.schedule.head_steps steps, when the head alone trains, norms run as in training: the
-    steps that follow go on with batch statistics, and the stored ones move to the new images.
+    Such a BatchNorm runs in inference mode and its statistics do not change. In the first
+    config.schedule.head_steps steps, which train the head alone, the others run in training mode:
+    the steps that follow use batch statistics, and the stored ones adapt to the new images.
     """
     patterns = config.optimizer.freeze
     return all(_matches(f'{name}.{parameter}', patterns) for parameter in ('scale', 'bias'))
 
 
 def scale(config: Config, hparams: dict, depths, step, updates):
-    """Returns the optimizer's updates, scaled for each parameter.
+    """Returns the optimizer's updates, scaled per parameter.
 
-    By 0 where config.optimizer.freeze says so; by 0 in all but the head for the first
-    config.schedule.head_steps steps, or that share of them; with config.optimizer.layerwise by
-    ``layer_decay ** (D - d)`` at depth d of D (ELECTRA, Clark et al. 2020, arXiv:2003.10555; BEiT,
-    arXiv:2106.08254).
+    The factor is 0 for parameters that config.optimizer.freeze names, and, in the first
+    config.schedule.head_steps steps (below 1: that share of the run), for all but the head. With
+    config.optimizer.layerwise it is ``layer_decay ** (D - d)`` at depth d of D (ELECTRA, Clark et
+    al. 2020, arXiv:2003.10555; BEiT, arXiv:2106.08254).
 
     Args:
-      config: checked.
-      hparams: with layer_decay, float32.
-      depths: as `depths` returns; read with config.optimizer.layerwise only.
-      step: int32, updates done so far.
+      config: the frozen Config of the run.
+      hparams: with layer_decay, float32 ().
+      depths: what the function `depths` returns; read only with config.optimizer.layerwise.
+      step: int32 (), the number of updates done so far.
       updates: tree like params.
     """
     frozen = config.optimizer.freeze

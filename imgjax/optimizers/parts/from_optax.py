@@ -1,8 +1,8 @@
-"""The optimizers of optax and optax.contrib by their own names, with their own names of numbers.
+"""The optimizers of optax and optax.contrib as parts, with optax's names and names of numbers.
 
-What an optimizer takes is read from its signature. A number is traced (config.hparams) where optax
-can compute with a traced one, which is tried on a small tree, and is an option where it cannot. A
-mask of the parameters that decay is config.optimizer.decay_mask; functions and dtypes keep optax's
+The fields of an optimizer are read from its signature. A number is traced (config.hparams) if optax
+can compute with a traced one, which is tried on a small tree; otherwise it is an option. The mask
+of weight decay is config.optimizer.decay_mask; arguments that are functions or dtypes have optax's
 defaults.
 """
 
@@ -19,28 +19,28 @@ import optax.contrib
 
 from imgjax.config import Field
 
-_RATES = ('learning_rate', 'max_learning_rate')  # the name of optax's argument
+_RATES = ('learning_rate', 'max_learning_rate')  # optax's names of that argument
 _MASKS = ('mask', 'weight_decay_mask')
-# Arguments whose default None stands for 0.
+# Arguments whose default None means 0.
 _NONE_IS_ZERO = ('momentum', 'weight_decay', 'weight_decay_rate', 'seed')
 _SHARES = ('b1', 'b2', 'b3', 'beta', 'momentum', 'decay')  # in [0, 1]
 
 
 def find(name: str) -> types.SimpleNamespace | None:
-    """Returns an optimizer as a part: HPARAMS, OPTIONS, transform, and eval_params where it has.
+    """Returns an optimizer as a part, with HPARAMS, OPTIONS, transform and, if any, eval_params.
 
-    None where optax has none of that name.
+    Returns None where optax has no optimizer of that name.
 
     Raises:
-      ValueError: it takes what a step does not give it, such as a gradient for each image.
+      ValueError: the optimizer needs what a step does not give it, such as a gradient per image.
     """
     return _part(name) if name in candidates() else None
 
 
 def relaxed():
-    """The context in which optax is run: it promotes dtypes and ranks, which a strict mode refuses.
+    """Returns a context manager that allows type and rank promotion, which optax relies on.
 
-    It takes b1, a float32 array, to the power of an int32 count.
+    For example, optax raises b1, a float32 array, to the power of an int32 count.
     """
     stack = contextlib.ExitStack()
     stack.enter_context(jax.numpy_dtype_promotion('standard'))
@@ -50,7 +50,7 @@ def relaxed():
 
 @functools.cache
 def candidates() -> dict:
-    """Returns {name: function} of what optax and optax.contrib call by a learning rate."""
+    """Returns {name: function} of all functions in optax and optax.contrib with a learning rate."""
     found = {}
     for module in (optax.contrib, optax):
         for name, function in vars(module).items():
@@ -58,7 +58,7 @@ def candidates() -> dict:
                     function, types.FunctionType | functools.partial):
                 continue
             parameters = inspect.signature(function).parameters
-            wraps = [one for one in parameters.values()  # what is no optimizer by itself
+            wraps = [one for one in parameters.values()  # a wrapper, not an optimizer by itself
                      if one.name == 'base_optimizer' and one.default is one.empty]
             if any(rate in parameters for rate in _RATES) and not wraps:
                 found[name] = function
@@ -92,7 +92,7 @@ def _part(name: str) -> types.SimpleNamespace:
 
 
 def _field(name: str, default) -> Field | None:
-    """Returns what a config may say of an argument, None for one that keeps optax's default."""
+    """Returns the config field of an argument; None if the argument keeps optax's default."""
     if default is None and name in _NONE_IS_ZERO:
         default = 0 if name == 'seed' else 0.0
     if name in _RATES + _MASKS or not isinstance(default, bool | int | float | str | tuple) or (
@@ -103,7 +103,7 @@ def _field(name: str, default) -> Field | None:
 
 
 def _built(function, values: dict, learning_rate, decay_mask):
-    """Returns optax's transformation, with the arguments of its own that `values` name."""
+    """Returns optax's transformation; `values` are {name: value} of its own arguments."""
     parameters = inspect.signature(function).parameters
     rate = next(name for name in _RATES if name in parameters)
     masks = {name: decay_mask for name in _MASKS if name in parameters and decay_mask is not None}
@@ -111,7 +111,7 @@ def _built(function, values: dict, learning_rate, decay_mask):
 
 
 def _failure(function, fields: dict, traced: set) -> str:
-    """Returns why an optimizer takes no step with these of its numbers traced; '' if it does."""
+    """Returns why a step fails while the numbers named in `traced` are traced; '' if it works."""
     params = {'kernel': jnp.ones((4, 3)), 'bias': jnp.ones(3)}
 
     def step(rate, numbers):
@@ -136,7 +136,7 @@ def _failure(function, fields: dict, traced: set) -> str:
     numbers = {key: jnp.asarray(fields[key].default, jnp.float32) for key in traced}
     try:
         with relaxed(), warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # optax's own, of what it deprecates
+            warnings.simplefilter('ignore')  # optax warns of its deprecated functions
             jax.eval_shape(step, jnp.float32(0.1), numbers)
     except Exception as error:  # whatever optax, or JAX for a traced number, raises
         return f'{type(error).__name__}: {str(error).strip().splitlines()[0][:150]}'

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: pure functions of the step and of traced rates."""
+"""Learning-rate schedules: pure functions of the step and of traced learning rates."""
 
 import logging
 import math
@@ -77,10 +77,13 @@ def count(steps_or_share, total_steps: int) -> int:
 
 
 def check(config: Config) -> None:
-    """Checks what is counted in steps against the steps of the run, which are known by now.
+    """Checks the fields that count steps against the number of steps of the run.
+
+    Values that are valid but probably a mistake cause a warning.
 
     Raises:
-      ConfigError: it cannot be meant so. What is only doubtful is warned of.
+      ConfigError: more steps train the head alone than the run has, or a milestone is not
+        in [0, 1].
     """
     schedule, steps = config.schedule, config.steps
     share = 'a number below 1, such as 0.05, is a share of the run'
@@ -109,7 +112,7 @@ def check(config: Config) -> None:
 
 
 def _progress(step, warmup, total_steps):
-    """Returns how much of the way from the end of the warm-up to the end is done, in [0, 1]."""
+    """Returns the share of the steps after the warm-up that is done, in [0, 1]."""
     done = (step - warmup).astype(jnp.float32) / max(total_steps - warmup, 1)
     return jnp.clip(done, 0.0, 1.0)
 
