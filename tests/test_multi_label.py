@@ -67,7 +67,7 @@ def test_the_page_shows_the_precision_of_each_class(run, sources):
     assert 'mean average precision of the classes' in page and 'below five' in page
     labelled = int(sources[1].labels().any(axis=1).sum())
     assert 300 < labelled < 360
-    assert 'Images have several labels' in page and f'over {labelled} of 360 images' in page
+    assert 'Images have several labels' in page and f'over the {labelled} of 360 images' in page
 
 
 def test_the_run_directory_classifies_by_itself(run, tmp_path):

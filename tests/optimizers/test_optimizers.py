@@ -310,7 +310,8 @@ def test_clipping_hides_no_divergence(clip_norm, bad):
 ])
 def test_schedule(schedule, rates):
     hparams = {'learning_rate': jnp.float32(3.0), 'end_learning_rate': jnp.float32(0.3)}
-    jit = jax.jit(lambda step, hparams: schedules.learning_rate(schedule, step, 12, hparams))
+    config = Config(schedule)
+    jit = jax.jit(lambda step, hparams: schedules.learning_rate(config, step, 12, hparams))
     for step, rate in rates.items():
         value = jit(jnp.int32(step), hparams)
         assert value.dtype == jnp.float32 and value.shape == ()
@@ -320,7 +321,7 @@ def test_schedule(schedule, rates):
 @pytest.mark.parametrize('name', schedules.SCHEDULES)
 def test_schedule_is_traced_and_vmapped(name):
     traces = []
-    schedule = {'name': name, 'warmup_steps': 3, 'milestones': [0.5]}
+    schedule = Config({'name': name, 'warmup_steps': 3, 'milestones': [0.5]})
 
     def run(step, hparams):
         traces.append(name)
@@ -344,8 +345,9 @@ def test_schedule_is_traced_and_vmapped(name):
     (lambda: parts.find('optimizer', 'adamW'), ["'adamW'", "'adamw'", 'lion', 'those of optax']),
     (lambda: parts.find('optimizer', 'prodigi'), ["'prodigi'", "'prodigy'"]),
     (lambda: parts.find('optimizer', 'dpsgd'), ['dpsgd of optax does not fit in a step']),
-    (lambda: schedules.learning_rate({'name': 'cosin'}, 0, 1, HPARAMS), ["'cosin'", "'cosine'"]),
-    (lambda: schedules.learning_rate({'name': 'cosine', 'warmup': 3}, 0, 1, HPARAMS),
+    (lambda: schedules.learning_rate(Config({'name': 'cosin'}), 0, 1, HPARAMS),
+     ["'cosin'", "'cosine'"]),
+    (lambda: schedules.learning_rate(Config({'name': 'cosine', 'warmup': 3}), 0, 1, HPARAMS),
      ["'warmup'", "'warmup_steps'"]),
 ])
 def test_unknown_names_are_named(call, words):

@@ -112,7 +112,7 @@ def test_other_names_are_refused(write, function, name):
 @pytest.mark.parametrize(('code', 'words'), [
     (None, 'projects/mine.py: there is no such file in /'),
     ('A = 1\nA =', 'projects/mine.py, line 2: does not import: SyntaxError: invalid syntax'),
-    ('A = "\0"', 'projects/mine.py: does not import: SyntaxError'),
+    ('A = "\0"', 'projects/mine.py: does not import: '),  # a ValueError before Python 3.11.4
     ('def f():\n    raise TypeError("two\\nlines")\nf()\n',
      'projects/mine.py, line 2: does not import: TypeError: two'),
     ('import imgjax.no_such', 'projects/mine.py, line 1: does not import: ModuleNotFoundError: '),

@@ -196,7 +196,7 @@ def test_one_device_has_no_mesh(here, monkeypatch):
     monkeypatch.setattr('jax.local_device_count', lambda: 1)
     with pytest.raises(ConfigError) as error:
         here('no mesh', requested='mesh')
-    assert "--strategy=mesh: not for the 8 cells of 'base'" in str(error.value)
+    assert "--strategy=mesh: not for the 8 cells like 'base'" in str(error.value)
     assert 'there is one device' in str(error.value)
 
 
