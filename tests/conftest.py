@@ -1,5 +1,6 @@
 """Every test runs on eight virtual CPU devices, in JAX's strict modes."""
 
+import importlib.metadata
 import os
 import pathlib
 import shutil
@@ -7,10 +8,13 @@ import subprocess
 import sys
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
-os.environ['XLA_FLAGS'] = (
-    os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
-    # Compiles are most of the test time; processes that tests start compile in full.
-    ' --xla_backend_optimization_level=0')
+# Compiles are most of the test time; these make them three times as fast. What tests/drills/
+# test_drills.py kills, golden values and the README's commands are compiled as a user's runs are.
+FAST = '--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1'
+if importlib.metadata.version('jaxlib').startswith('0.10.'):  # later ones have no other emitters
+    FAST += ' --xla_cpu_use_fusion_emitters=false'
+os.environ['XLA_FLAGS'] = ' '.join([
+    os.environ.get('XLA_FLAGS', ''), '--xla_force_host_platform_device_count=8', FAST])
 
 import jax  # noqa: E402  (after the device count is set)
 import pytest  # noqa: E402
@@ -19,6 +23,14 @@ jax.config.update('jax_numpy_dtype_promotion', 'strict')
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 ROOT = pathlib.Path(__file__).parent.parent
+# These take longest. They begin first: the last file to end leaves the other process idle.
+LONGEST = ('tests/study/test_engine.py', 'tests/test_docs.py', 'tests/test_launch.py',
+           'tests/test_projects_examples.py', 'tests/test_readme.py', 'tests/test_security.py',
+           'tests/test_sharding.py', 'tests/test_train.py')
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.nodeid.partition('::')[0] not in LONGEST)
 
 
 @pytest.fixture(scope='session', autouse=True)
@@ -40,19 +52,24 @@ def compiled(tmp_path_factory):
                 JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES='-1')
 
 
-@pytest.fixture(scope='session')
-def launch(compiled, data_dir):
-    """Returns launch(module, *flags, devices=1, environment={}) -> Popen of a launch.<module>."""
+def starter(compiled: dict, xla_flags: str):
+    """Returns start(module, *flags, devices=1, environment={}) -> Popen of a launch.<module>."""
     def start(module: str, *flags: str, devices: int = 1, environment=()) -> subprocess.Popen:
-        env = dict(
-            os.environ, TFDS_DATA_DIR=data_dir, **compiled, JAX_NUMPY_RANK_PROMOTION='raise',
-            JAX_NUMPY_DTYPE_PROMOTION='strict',
-            XLA_FLAGS=f'--xla_force_host_platform_device_count={devices}', **dict(environment))
+        env = os.environ | compiled | {
+            'JAX_NUMPY_RANK_PROMOTION': 'raise', 'JAX_NUMPY_DTYPE_PROMOTION': 'strict',
+            'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices} {xla_flags}',
+        } | dict(environment)
         return subprocess.Popen(
             [sys.executable, '-m', f'launch.{module}', *flags], cwd=ROOT, env=env, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     return start
+
+
+@pytest.fixture(scope='session')
+def launch(compiled, data_dir):
+    """What `starter` returns, of processes that compile fast; see FAST."""
+    return starter(compiled, FAST)
 
 
 @pytest.fixture(scope='module')

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.conftest import FAST
+
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = sorted((ROOT / 'docs').glob('*.md'))
 
@@ -45,7 +47,7 @@ def test_commands_run_as_written(page, checkout, images, compiled):
     path = f'{pathlib.Path(sys.executable).parent}:{env["PATH"]}'
     # Compiles are most of what the commands cost, and how fast their programs are is not tested.
     env |= compiled | {'DIR': str(images), 'PATH': path,
-                       'XLA_FLAGS': '--xla_backend_optimization_level=0'}
+                       'XLA_FLAGS': FAST}
     if not (checkout / '.venv').exists():  # an environment that `make` did not make
         script = [part.replace('. .venv/bin/activate\n', '') for part in script]
     done = subprocess.run(['bash', '-c', '\n'.join(script)], cwd=checkout, env=env, text=True,

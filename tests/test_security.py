@@ -17,6 +17,7 @@ from imgjax.process import compile_cache
 from imgjax.report import run as run_page
 from imgjax.rundir import files as files_lib
 from imgjax.rundir import redact
+from tests.conftest import FAST
 from tests.test_imports import ROOT, files, imported
 
 MODULES = ('pickle', 'cPickle', 'dill', 'cloudpickle', 'joblib', 'marshal', 'shelve', 'jsonpickle')
@@ -97,7 +98,7 @@ def start(data_dir, tmp_path_factory):
         env = {name: value for name, value in os.environ.items() if not name.startswith('JAX_')}
         env |= SECRETS | {
             'HOME': str(place / 'home'), 'JAX_PLATFORMS': 'cpu', 'TFDS_DATA_DIR': data_dir,
-            'XLA_FLAGS': '', 'PYTHONPATH': os.pathsep.join([str(place / 'site'), str(ROOT)])}
+            'XLA_FLAGS': FAST, 'PYTHONPATH': os.pathsep.join([str(place / 'site'), str(ROOT)])}
         env.pop('XDG_CACHE_HOME', None)
         return subprocess.run([sys.executable, '-m', f'launch.{module}', *flags], cwd=place,
                               env=env, text=True, capture_output=True, umask=0, timeout=200)

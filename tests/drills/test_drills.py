@@ -12,6 +12,7 @@ import time
 import pytest
 
 from imgjax.rundir import metrics_log
+from tests.conftest import starter
 
 CONFIG = '--config=tests/drills/config.py'
 WORKERS = ['--config.data.resident=no', '--config.data.workers=1', '--config.steps=200']
@@ -38,6 +39,12 @@ def wait_for(condition, process, seconds=120):
     while not condition() and process.poll() is None:
         assert time.monotonic() < deadline, 'the run made no progress'
         time.sleep(0.01)
+
+
+@pytest.fixture(scope='module')
+def launch(compiled, data_dir):
+    """As in all tests, but these runs are compiled as a user's are."""
+    return starter(compiled, '')
 
 
 @pytest.fixture(scope='module')

@@ -14,7 +14,7 @@ from imgjax.rundir import metrics_log
 from tests.drills import test_drills
 from tests.drills.test_drills import CONFIG, assert_same, steps_logged, wait_for
 
-undisturbed = test_drills.undisturbed  # the fixture
+launch, undisturbed = test_drills.launch, test_drills.undisturbed  # the fixtures
 
 
 @pytest.fixture(scope='module')

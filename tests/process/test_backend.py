@@ -20,8 +20,8 @@ from imgjax.process import backend
 if sys.argv[1] == 'keep':
     backend.keep_memory()
 import jax, jax.numpy as jnp
-call = jax.jit(lambda x, kernel: jnp.sin(x @ kernel) @ kernel)
-x, kernel = jnp.ones((2**18, 64)), jnp.ones((64, 64))
+call = jax.jit(lambda x, kernel: jnp.abs(x @ kernel) @ kernel)
+x, kernel = jnp.ones((2**20, 16)), jnp.ones((16, 16))
 def faults_after(calls):
     for _ in range(calls):
         call(x, kernel).block_until_ready()

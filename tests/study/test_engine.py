@@ -18,6 +18,7 @@ from imgjax.errors import ConfigError
 from imgjax.process import lock
 from imgjax.rundir import checkpoint, metrics_log, result
 from imgjax.study import engine
+from tests.conftest import FAST
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 FILE = 'tests/study/small.py'
@@ -60,7 +61,7 @@ def here(place, caplog, capsys, monkeypatch):
 @pytest.fixture(scope='module')
 def alone(place, compiled, data_dir):
     """The cells as runs alone left them: {the name of a run directory: its path}."""
-    env = os.environ | compiled | {'TFDS_DATA_DIR': data_dir, 'XLA_FLAGS': ''}
+    env = os.environ | compiled | {'TFDS_DATA_DIR': data_dir, 'XLA_FLAGS': FAST}
     subprocess.run([sys.executable, '-m', 'tests.study.alone', FILE, str(place / 'alone')],
                    cwd=ROOT, env=env, check=True, capture_output=True)
     return {path.name: path for path in (place / 'alone').iterdir()}
