@@ -1,6 +1,6 @@
-"""From a config to what it describes: dataset, model, mesh, state shapes, steps.
+"""Builds what a config describes: dataset, model, mesh, shapes of the state, train and eval step.
 
-Nothing here writes, and nothing is computed: a wrong config ends here.
+Nothing here writes a file or runs a step: a wrong config is found before that.
 """
 
 import contextlib
@@ -25,20 +25,20 @@ log = logging.getLogger('imgjax')
 
 
 class Setup(NamedTuple):
-    """A config, built.
+    """A config and all that is built from it.
 
     Attributes:
-      config: checked, with `steps` filled in.
-      dataset: what is known of its dataset.
-      model: Flax module.
-      mesh: the devices.
-      target: TrainState of ShapeDtypeStructs with their shardings.
-      train_step: (state, batch, hparams, constants) -> (state, metrics), pure.
-      eval_step: (state, batch, hparams) -> columns, pure.
-      constants: of the objective, NumPy arrays; {} without.
-      metrics: {name: metrics.Metric} of what an evaluation measures.
+      config: the frozen Config of the run, as `describe` returns it.
+      dataset: the DatasetInfo of its dataset.
+      model: the Flax module.
+      mesh: the mesh of the devices.
+      target: a TrainState of ShapeDtypeStructs with their shardings.
+      train_step: (state, batch, hparams, constants) -> (state, metrics), a pure function.
+      eval_step: (state, batch, hparams) -> columns, a pure function.
+      constants: the constants of the objective, a pytree of NumPy arrays; {} if it has none.
+      metrics: {name: metrics.Metric} for each number that an evaluation computes.
       cache: decoded data and compiled programs of earlier runs of this process, see cache.py.
-      key: equal for runs that have the same programs.
+      key: equal for two runs if they have the same programs.
     """
 
     config: Config
@@ -60,7 +60,7 @@ class Setup(NamedTuple):
 
     @property
     def best(self) -> tuple[str, bool]:
-        """What the best checkpoint is chosen by: a metric, and whether higher is better."""
+        """The metric that chooses the best checkpoint, and whether a higher value is better."""
         several = self.dataset.multi_label
         name = self.config.best_metric or (
             'mean_average_precision' if several else 'accuracy')
@@ -68,12 +68,12 @@ class Setup(NamedTuple):
 
 
 def open_dataset(config: Config) -> tuple[Source, Source]:
-    """Opens the training and the evaluation split; the classes of both are those of the first.
+    """Opens the training and the evaluation split; both get the classes of the training split.
 
     Raises:
-      ConfigError: as of data.open_split.
-      DataError: as of data.open_split; the evaluation split has images of a class that is not
-        trained, or files of the training split.
+      ConfigError: as data.open_split raises it.
+      DataError: as data.open_split raises it; or the evaluation split has images of a class that
+        the training split lacks, or a file that is in the training split, too.
     """
     options = config.data
     train = data.open_split(options.train_split, options)
@@ -81,13 +81,13 @@ def open_dataset(config: Config) -> tuple[Source, Source]:
     if train.multi_label != held_out.multi_label:
         several = options['train_split' if train.multi_label else 'eval_split']
         raise DataError(f'{options.name}: images of the split {several!r} have several labels, '
-                        'those of the other split have one; label both alike')
+                        'images of the other split have one; label both splits in the same way')
     _check_apart(train, held_out, options)
     return train, classes.renumbered(held_out, train.class_names, options.eval_split)
 
 
 def _check_apart(train: Source, held_out: Source, options: dict) -> None:
-    """Checks that no file is in both splits, unless both are taken from the same one."""
+    """Raises DataError if a file is in both splits, unless both are parts of the same split."""
     train_split, eval_split = options.train_split, options.eval_split
     same = set(split_names.bare(train_split)) & set(split_names.bare(eval_split))
     if same or train.files is None or held_out.files is None:
@@ -96,20 +96,21 @@ def _check_apart(train: Source, held_out: Source, options: dict) -> None:
     if len(rows):
         raise DataError(
             f'{options.path}: {len(rows):,} files are in both {train_split!r} and '
-            f'{eval_split!r}, first {held_out.examples[int(rows[0])]["name"]}; take them out of '
-            'one, as the evaluation is to be of images that are not trained on')
+            f'{eval_split!r}, first {held_out.examples[int(rows[0])]["name"]}; remove them from '
+            'one split, as an evaluation needs images that the model was not trained on')
 
 
 def describe(config: Config, train: Source, held_out: Source,
              begun: bool = False) -> tuple[Config, DatasetInfo]:
-    """Returns the config with what it leaves to the dataset filled in, and what is known of that.
+    """Returns (config, DatasetInfo); fields of the config that depend on the dataset are filled in.
 
-    What is filled in: an image_size of 0 where the images have no one size, ('balanced',) class
-    weights, and steps from epochs. `begun` is as of `check`.
+    These are an image_size of 0 where the images differ in size, ('balanced',) class weights, the
+    number of steps where the config has epochs, and the digest of the objective's constants.
+    `begun` is as `check` takes it.
 
     Raises:
-      ConfigError: a schedule that does not go with that many steps, or an augmentation that does
-        not go with that size.
+      ConfigError: the schedule does not fit the number of steps, or an augmentation does not fit
+        the image size.
     """
     options = config.data
     native = 0 if options.image_size else pipeline.native_size(train, options)
@@ -136,10 +137,10 @@ def describe(config: Config, train: Source, held_out: Source,
 
 
 def _balanced(train: Source) -> list[float]:
-    """Returns a weight a class, inversely as frequent and 1 in the mean over the labels.
+    """Returns a weight per class, inverse to its frequency, with mean 1 over the labels.
 
-    N / (K n) for a class of n among N labels of K classes, which is scikit-learn's 'balanced'; a
-    class without examples weighs 0 and is not counted.
+    A class with n of the N labels of K classes has the weight N / (K n), as in scikit-learn's
+    'balanced'. A class without examples has the weight 0 and is not counted in K.
     """
     labels = train.labels()
     count_K = (labels > 0).sum(0) if labels.ndim == 2 else np.bincount(
@@ -156,12 +157,12 @@ def label_struct(dataset: DatasetInfo, batch_size: int) -> jax.ShapeDtypeStruct:
 
 
 def check(config: Config, begun: bool = False) -> None:
-    """Checks all that can be without the dataset.
+    """Checks a config as far as that is possible without the dataset.
 
     Args:
-      config: checked.
-      begun: whether it is of a run that is there: its strengths, and what its operations count in
-        pixels, stay, as their ranges came later.
+      config: the frozen Config of the run.
+      begun: whether the run began before. Then strengths, and numbers of pixels, of its operations
+        are not checked: the run may be older than the checks of their ranges.
 
     Raises:
       ConfigError: names the field.
@@ -176,13 +177,13 @@ def check(config: Config, begun: bool = False) -> None:
 
 
 def setup(config: Config, dataset: DatasetInfo, devices=None, shared: dict | None = None) -> Setup:
-    """Builds a config, as `describe` returns it, on all devices or those given.
+    """Builds a config on all devices, or on some of them.
 
     Args:
-      config: checked.
-      dataset: what is known of its dataset.
-      devices: of jax.devices(); None takes all.
-      shared: `Setup.cache` of an earlier run of this process.
+      config: the frozen Config, as `describe` returns it.
+      dataset: the DatasetInfo, as `describe` returns it.
+      devices: the devices to use, out of jax.devices(); None takes all.
+      shared: the `Setup.cache` of an earlier run of this process; None begins an empty one.
 
     Raises:
       ConfigError: names the field.
@@ -230,10 +231,10 @@ def _build(config: Config, dataset: DatasetInfo, mesh) -> Setup:
 
 
 def _check_own_parts(setup: Setup, abstract: state.TrainState) -> None:
-    """Traces both steps where a part is a file of the user's own, which may do anything wrong.
+    """Traces both steps if a part or the model is a file of the user's, to find its errors early.
 
     Raises:
-      ConfigError: names the file and the line of what went wrong, or else the parts.
+      ConfigError: names the file and the line of the error, or else all files of the user's.
     """
     config, batch_size = setup.config, setup.config.batch_size
     named = [one.name for one in parts.chosen(config)] + [config.model.name]
@@ -259,7 +260,7 @@ def _check_own_parts(setup: Setup, abstract: state.TrainState) -> None:
 
 @contextlib.contextmanager
 def _own_code():
-    """Makes an error that code of the user's own raises a ConfigError of one line."""
+    """Turns an error that is raised by code in projects/ into a ConfigError of one line."""
     try:
         yield
     except Exception as error:
@@ -270,7 +271,7 @@ def _own_code():
 
 
 def objective_constants(config: Config, dataset: DatasetInfo):
-    """Returns what the objective computes with and never changes: NumPy arrays, {} without."""
+    """Returns the constants of the objective, a pytree of NumPy arrays; {} if it has none."""
     objective = parts.find('objective', config.objective.name)
     if not hasattr(objective, 'constants'):
         return {}
@@ -280,7 +281,7 @@ def objective_constants(config: Config, dataset: DatasetInfo):
 
 
 def draw(config: Config, source: Source) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns positions of the stream of training -> example indices, int64 of the same shape."""
+    """Returns positions -> example indices, int64 of the same shape (imgjax/samplers)."""
     sampler = parts.find('sampler', config.sampler.name)
     with _own_code():
         order = sampler.order(source, config.sampler.options, config.hparams.seed)
@@ -306,15 +307,15 @@ def _check_heads(model, parts: int) -> None:
 
 
 def _check_labels(config: Config, dataset: DatasetInfo) -> None:
-    """Checks what the dataset's classes say about the config."""
+    """Raises ConfigError if a field does not fit the classes or the labels of the dataset."""
     name = config.objective.name
     if dataset.multi_label and not getattr(parts.find('objective', name), 'MULTI_LABEL', False):
         raise ConfigError(f'config.objective.name: {name} takes one label for each image, and this '
-                          'dataset has images with several; set it to sigmoid or focal')
+                          'dataset has images with several labels; set it to sigmoid or focal')
     for metric in parts.metrics(config, dataset.multi_label):
         if getattr(metric.part, 'MULTI_LABEL', False) and not dataset.multi_label:
-            raise ConfigError(f'config.metrics: {metric.name} is of images with several labels, '
-                              'those of this dataset have one; leave it out')
+            raise ConfigError(f'config.metrics: {metric.name} needs images with several labels, '
+                              'and images of this dataset have one; leave it out')
     known = parts.measured(config, dataset.multi_label)
     if config.best_metric and config.best_metric not in known:
         raise ConfigError(f'config.best_metric: takes one of {", ".join(known)}, got '
@@ -339,7 +340,7 @@ def _model(config: Config, num_classes: int):
 
 
 def _check_names(config: Config) -> None:
-    """Checks the operations of config.augment, and that the objective's views differ."""
+    """Checks that the operations of config.augment exist and make the objective's views differ."""
     objective = parts.find('objective', config.objective.name)
     differ, operations = getattr(objective, 'VIEWS_DIFFER_IN', ()), [
         name for name, _ in config.augment]
@@ -355,7 +356,8 @@ def _check_names(config: Config) -> None:
 def check_strengths(config: Config) -> None:
     """Checks config.hparams.augment against the operations of config.augment and their ranges.
 
-    Where config.augment is empty augmentation was turned off, and a recipe's strengths may stay.
+    If config.augment is empty, augmentation was turned off, and strengths of a recipe only cause a
+    warning.
 
     Raises:
       ConfigError: names the field.
@@ -372,9 +374,9 @@ def check_strengths(config: Config) -> None:
 
 
 def _check_pixels(config: Config, side: int) -> None:
-    """Checks that no operation of config.augment paints or moves more than an image's side.
+    """Raises ConfigError if an operation of config.augment covers or moves more than a whole side.
 
-    A side of 0 is not known yet.
+    `side` is the image size in pixels; 0 if it is not known yet.
     """
     try:
         augment.check(config.augment, side)

@@ -1,7 +1,7 @@
 """In-process cache of decoded data and compiled programs, which later runs of a process reuse.
 
-It is a dict, `Setup.cache`, which is empty for a run alone. The cells of a study hand it on from
-one to the next.
+It is a dict, `Setup.cache`. A run that is trained alone begins with an empty one; the cells of a
+study pass it from one to the next.
 """
 
 import json
@@ -11,26 +11,26 @@ from typing import Any
 from imgjax import config as config_lib
 from imgjax.config import Config
 
-# Fields that no program and no decoded set depends on, besides the numbers in hparams.
+# Fields that neither a program nor a decoded split depends on, besides the numbers in hparams.
 _FREE = ('name', 'checkpoint.', 'data.max_unreadable_share', 'watchdog_seconds', 'profile.')
 
 
 def once(cache: dict, name: str, key, make: Callable[[], Any]):
-    """Returns what `make()` gave when it was last called for this key.
+    """Returns the cached value of a name if it has this key; otherwise caches `make()`.
 
-    Of each name only the newest value stays: that of another key replaces it.
+    The cache has one value per name: a value with another key replaces it.
     """
     if name not in cache or cache[name][0] != key:
-        cache.pop(name, None)  # its memory is free before the next one takes some
+        cache.pop(name, None)  # frees its memory before the next value needs some
         cache[name] = (key, make())
     return cache[name][1]
 
 
 def structure(config: Config) -> str:
-    """Returns what of a config decides which programs are compiled, as text.
+    """Returns, as JSON, the fields of a config that decide which programs are compiled.
 
-    That is all but the numbers that a step receives (`hparams`). Of these it matters how many there
-    are.
+    These are all fields except the numbers that a step receives (`hparams`): of the hparams only
+    the names of strengths and the lengths of tuples are included.
     """
     flat = {name: value for name, value in config_lib.flatten(config).items()
             if not name.startswith((*_FREE, 'hparams.'))}
@@ -41,12 +41,12 @@ def structure(config: Config) -> str:
 
 
 def data(config: Config, dataset, mesh=None) -> str:
-    """Returns what a decoded split depends on, as text.
+    """Returns, as JSON, everything that a decoded split depends on.
 
     Args:
-      config: checked.
-      dataset: what is known of its dataset.
-      mesh: on which it lies; None for the host.
+      config: the frozen Config of the run.
+      dataset: its DatasetInfo.
+      mesh: the mesh on which the split is placed; None for a split on the host.
     """
     place = mesh and [dict(mesh.shape), [device.id for device in mesh.devices.flat]]
     return json.dumps([config.data, config.eval_batch_size, dataset, place], sort_keys=True)

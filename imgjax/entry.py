@@ -1,4 +1,4 @@
-"""The entry point of a command: flags in, the result as the last line, exit codes."""
+"""The entry point of a command: parses flags, prints the result, and sets the exit code."""
 
 import json
 import logging
@@ -17,14 +17,14 @@ log = logging.getLogger('imgjax')
 
 
 def main(run, distributed: bool = False) -> None:
-    """Runs an entry point: flags in, `run()`'s dict out as the last line of stdout.
+    """Parses the flags, calls `run` and prints the dict that it returns as the last line of stdout.
 
-    Logs go to stderr. A RunError ends the process with its one line and its exit code.
+    Logs go to stderr. A RunError ends the process with its message, one line, and its exit code.
 
     Args:
-      run: the entry point, without arguments.
-      distributed: it may be one of several processes, which the environment or three more flags
-        tell of (processes.start); the first of them prints the result.
+      run: the function of the command; it takes no arguments.
+      distributed: whether the process may be one of several, which the environment or three more
+        flags describe (processes.start); the first of them prints the result.
     """
     if distributed:
         _define_flags()
@@ -34,29 +34,30 @@ def main(run, distributed: bool = False) -> None:
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
-    absl_logging.set_verbosity(absl_logging.FATAL)  # what Orbax reports also reaches us as errors
+    absl_logging.set_verbosity(absl_logging.FATAL)  # what Orbax logs is raised as an error, too
     app.run(lambda _: _run(run, distributed), flags_parser=_parse_flags)
 
 
 def _define_flags() -> None:
-    flags.DEFINE_string('coordinator_address', None, 'host:port of process 0, where no cluster '
-                        'tells it (Slurm, Open MPI, Kubernetes and TPU VMs do).')
-    flags.DEFINE_integer('num_processes', None, 'How many processes the run has; 1 alone ignores '
-                         'the cluster.', lower_bound=1)
-    flags.DEFINE_integer('process_id', None, 'Which of them this is, from 0.', lower_bound=0)
-    flags.DEFINE_integer('heartbeat_seconds', processes.HEARTBEAT_SECONDS, 'After so many seconds '
-                         'of silence a process of the run is taken for dead.', lower_bound=1)
+    flags.DEFINE_string('coordinator_address', None, 'host:port of process 0; not needed under '
+                        'Slurm, Open MPI and Kubernetes and on TPU VMs, which provide it.')
+    flags.DEFINE_integer('num_processes', None, 'Number of processes of the run; 1 without the '
+                         'other flags ignores the cluster.', lower_bound=1)
+    flags.DEFINE_integer('process_id', None, 'Number of this process, from 0.', lower_bound=0)
+    flags.DEFINE_integer('heartbeat_seconds', processes.HEARTBEAT_SECONDS, 'A process of the run '
+                         'that sends no heartbeat for so many seconds counts as dead.',
+                         lower_bound=1)
 
 
 class _Formatter(logging.Formatter):
-    """Keeps secrets out of the log, also those in other libraries' errors."""
+    """Removes secrets from all log lines, also from errors of other libraries."""
 
     def format(self, record) -> str:
         return redact.text(super().format(record))
 
 
 def _run(run, distributed: bool) -> None:
-    # Gloo prints to file descriptor 1, which is kept for the result.
+    # Gloo prints to file descriptor 1, so that stdout is moved to another one for the result.
     stdout = os.fdopen(os.dup(1), 'w', encoding='utf-8')
     os.dup2(2, 1)
     try:
@@ -73,13 +74,13 @@ def _run(run, distributed: bool) -> None:
         if isinstance(error, DoesNotFitError):
             print(json.dumps(metrics_log.jsonable(error.result)), file=stdout, flush=True)
         stop.leave(error.exit_code, together=error.together)
-    except OSError as error:  # a full disk, a folder that may not be written: it names the file
+    except OSError as error:  # such as a full disk or no write permission; it names the file
         _last_word(str(error))
         stop.leave(DataError.exit_code)
     except Exception:
         if processes.count() == 1:
             raise
-        traceback.print_exc()  # an orderly exit of the interpreter would wait for the peers
+        traceback.print_exc()  # a normal exit of the interpreter would wait for the other processes
         stop.leave(1)
     if processes.first():
         print(json.dumps(metrics_log.jsonable(result)), file=stdout, flush=True)
@@ -87,9 +88,9 @@ def _run(run, distributed: bool) -> None:
 
 
 def _last_word(text: str) -> None:
-    """Says on stderr how the process ends; what threads of libraries say from then on is dropped.
+    """Prints the last line of the process on stderr; later output of other threads is dropped.
 
-    After saves that failed TensorStore's have a lot to say.
+    Threads of TensorStore print a lot after a save that failed.
     """
     sys.stderr.flush()
     stderr = os.dup(2)
@@ -110,7 +111,7 @@ def _parse_flags(arguments: list[str]) -> list[str]:
         sys.exit(ConfigError.exit_code)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        # An error inside a config file comes as a traceback, whose last line says it.
+        # An error inside a config file comes as a traceback, whose last line is the message.
         text = lines[-1] if 'parsing config file' in lines[0] else lines[0]
         text = overrides.explain(arguments) or text
         print(f'imgjax: {redact.text(text)}', file=sys.stderr)

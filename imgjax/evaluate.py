@@ -1,4 +1,4 @@
-"""Evaluation: every example of a split exactly once, for any batch size and device count."""
+"""Evaluation: computes every example of a split exactly once, with any batch size and mesh."""
 
 import flax
 import jax
@@ -15,15 +15,15 @@ Columns = dict[str, np.ndarray]
 
 
 def summary(config: Config, columns: Columns) -> dict[str, float]:
-    """Returns the numbers of an evaluation: loss, those of every metric, and `examples`.
+    """Returns the numbers of an evaluation: `loss`, the numbers of every metric, and `examples`.
 
-    Means are summed in float64, so that no batch size changes them.
+    Means are computed in float64, so that they do not depend on the batch size.
 
     Args:
-      config: checked.
-      columns: arrays over all images of the split in its order: `labels` (N,), or (N, K) of 0 and 1
-        where images have several; `predictions`, `confidences`, `loss`, `probabilities` (N, K) of
-        several labels, and those of the metrics.
+      config: the frozen Config of the run.
+      columns: arrays over all N images of the split, in the order of the split: `labels` (N,), or
+        (N, K) of 0 and 1 if images have several labels; `predictions`, `confidences` and `loss`
+        (N,); `probabilities` (N, K) if images have several labels; and the columns of the metrics.
     """
     found = {'loss': float(columns['loss'].mean(dtype=np.float64))}
     for metric in parts.metrics(config, 'probabilities' in columns):
@@ -38,37 +38,38 @@ def summary(config: Config, columns: Columns) -> dict[str, float]:
 
 
 def labelled(columns: Columns) -> np.ndarray:
-    """Returns bool (N,): which images have a label, all where each has one."""
+    """Returns bool (N,): whether an image has a label; all True if every image has one label."""
     labels = columns['labels']
     return labels.any(axis=1) if labels.ndim == 2 else np.ones(len(labels), bool)
 
 
 def less_memory(config: Config) -> tuple[str, str]:
-    """Returns what `backend.memory_for` says of an evaluation."""
+    """Returns the arguments of `backend.memory_for` for an evaluation."""
     return 'evaluation', f'lower config.eval_batch_size ({config.eval_batch_size})'
 
 
 def global_batch_size(batch_size: int, mesh) -> int:
-    """Returns the batch size, rounded up to what the devices can share; the rest is masked."""
+    """Returns the batch size, rounded up so that the devices share it; added rows are masked."""
     parts = sharding.batch_parts(mesh)
     return -(-batch_size // parts) * parts
 
 
 def run(eval_step, state, hparams: dict, batches, count: int, mesh, *, title: str,
         beat=lambda: None) -> Columns | None:
-    """Evaluates a state.
+    """Evaluates a state on all batches of a split.
 
     Args:
       eval_step: as jit_eval_step returns it.
       state: TrainState on the mesh.
       hparams: arrays on the mesh.
-      batches: iterable of data.pipeline.eval_batches, host arrays.
-      count: how many batches there are.
-      mesh: where it runs.
-      title: what the progress bar calls it.
-      beat: called once a batch.
+      batches: an iterable over data.pipeline.eval_batches, with arrays on the host.
+      count: the number of batches.
+      mesh: the mesh of the devices.
+      title: the description of the progress bar.
+      beat: called once per batch.
 
-    Returns None when the run was asked to stop meanwhile.
+    Returns the columns over all images, as `summary` takes them, or None if the run was asked to
+    stop before the last batch.
     """
     fetched, ahead = [], None
     with terminal.progress(count, 0, 'batch') as bar:
@@ -89,17 +90,19 @@ def run(eval_step, state, hparams: dict, batches, count: int, mesh, *, title: st
 
 
 def split(setup, state, source: Source, title: str) -> Columns | None:
-    """Evaluates a state on a split, read as config.data of the run says.
+    """Evaluates a state on a split, whose images are read as config.data of the run says.
 
     Args:
-      setup: build.Setup.
-      state: TrainState on its mesh.
-      source: whose classes are those of the run.
-      title: what the progress bar calls it.
+      setup: build.Setup of the run.
+      state: TrainState on the mesh of the run.
+      source: the split, with the classes of the run.
+      title: the description of the progress bar.
+
+    Returns the columns, as `run` does.
 
     Raises:
-      ConfigError: the model does not take images of the size that the config says.
-      OutOfMemoryError: the batches are too large.
+      ConfigError: the model does not take images of the size in the config.
+      OutOfMemoryError: the batches are too large for the memory.
     """
     options, size = setup.config.data, setup.dataset.image_shape[0]
     if not options.image_size and pipeline.native_size(source, options) != size:
@@ -116,12 +119,12 @@ def split(setup, state, source: Source, title: str) -> Columns | None:
                        len(batches), setup.mesh, title=title, beat=beat)
         except (flax.errors.ScopeParamShapeError, TypeError) as error:
             raise ConfigError(
-                f'config.data.image_size: {setup.config.model.name} as it was trained does '
+                f'config.data.image_size: the trained {setup.config.model.name} does '
                 f'not take images of {size}x{size} ({str(error).splitlines()[0][:150]})') from None
 
 
 def whole_images(options: dict, size: int) -> dict:
-    """Returns config.data of a set of images of one size, with which others are brought to it."""
+    """Returns config.data with which images of any size are resized to `size` and not cropped."""
     return options | {'image_size': size, 'eval_crop_fraction': 1.0}
 
 
@@ -136,7 +139,7 @@ def _fetched(outputs: dict) -> Columns:
 
 
 def jit_eval_step(eval_step, state_shardings, mesh):
-    """Compiles an eval step: examples over the devices, results on each of them."""
+    """Compiles an eval step that shards the batch over the devices and replicates its results."""
     whole = sharding.replicated(mesh)
     return jax.jit(eval_step, out_shardings=whole, compiler_options=backend.compiler_options(),
                    in_shardings=(state_shardings, sharding.batch_sharding(mesh), whole))

@@ -1,7 +1,7 @@
-"""The feed of a run: what each dispatch receives, and the compiled program that receives it.
+"""The feed of a run: the inputs of each dispatch, and the compiled program that takes them.
 
-A set that fits lives on the device and the host sends indices only; otherwise the host sends
-pixels. The batches are the same, bit for bit.
+A training split that fits in memory is put on the device whole (the resident set), and the host
+sends only indices; otherwise the host sends pixels. The batches are the same, bit for bit.
 """
 
 import itertools
@@ -23,21 +23,21 @@ from imgjax.process import backend, stop, terminal
 
 log = logging.getLogger('imgjax')
 
-# A set of at most this size is kept on every device, as uint8 pixels.
+# A split of at most so many bytes of uint8 pixels is put on every device as the resident set.
 RESIDENT_BYTES = 2**30
-# More steps a dispatch gain nothing, and a stop signal is heard at their borders only.
+# More steps per dispatch are not faster, and a stop signal takes effect between two dispatches.
 MOST_STEPS_PER_DISPATCH = 50
 
 
 class Feed(NamedTuple):
-    """What the loop runs on.
+    """The inputs of the steps, and the compiled program that computes them.
 
     Attributes:
-      items: yields what each dispatch takes, on the device, up to the last step of the config.
+      items: yields the input of each dispatch, on the device, up to the last step of the config.
       dispatch: (state, item) -> (state, metrics of its last step); the state is donated.
-      steps: steps of a dispatch.
-      compile_seconds: tracing and compiling.
-      flops: of one step over all devices; None if XLA cannot tell.
+      steps: the number of steps per dispatch.
+      compile_seconds: the time that tracing and compiling took.
+      flops: FLOPs of one step over all devices; None if XLA does not know them.
     """
 
     items: Iterator[dict]
@@ -48,12 +48,16 @@ class Feed(NamedTuple):
 
 
 def fits(setup: Setup, source: Source) -> bool:
-    """Decides whether a decoded split is small enough to be kept."""
+    """Decides whether a decoded split has at most RESIDENT_BYTES."""
     return len(source.examples) * math.prod(setup.dataset.image_shape) <= RESIDENT_BYTES
 
 
 def is_resident(setup: Setup, source: Source) -> bool:
-    """Decides whether the training set lives on the device; `setup` has a config and a dataset."""
+    """Decides whether the training split is a resident set; reads setup.config and setup.dataset.
+
+    Raises:
+      ConfigError: config.data.resident is 'yes' and the images are cropped at random on the host.
+    """
     options = setup.config.data
     requested, cropped = options.resident, options.train_crop != 'center'
     if requested == 'yes' and cropped:
@@ -63,7 +67,7 @@ def is_resident(setup: Setup, source: Source) -> bool:
 
 
 def less_memory(setup: Setup) -> str:
-    """Returns how a run can need less memory, in words."""
+    """Returns the end of a message: which fields to change so that a run needs less memory."""
     config = setup.config
     ways = [f'lower config.batch_size ({config.batch_size})',
             f'raise config.accumulation_steps ({config.accumulation_steps}), the parts that a '
@@ -76,25 +80,28 @@ def less_memory(setup: Setup) -> str:
 
 
 def loops_slowly(traced_step: str) -> bool:
-    """Is this a step with a convolution, on a CPU?
+    """Returns whether a step has a convolution and runs on a CPU.
 
-    There XLA runs it 8 to 18 times slower inside of a loop or of vmap (jax-ml/jax#12868).
+    There XLA runs convolutions 8 to 18 times slower inside a loop or a vmap (jax-ml/jax#12868).
     """
     return backend.platform() == 'cpu' and jaxpr_text.convolves(traced_step)
 
 
 def steps_per_dispatch(setup: Setup, traced_step: str, first: int) -> int:
-    """Chooses how many steps of a resident set run in one dispatch (lax.scan).
+    """Chooses how many steps of a resident set run in one dispatch, as a lax.scan.
 
-    On GPU and TPU a scan hides the dispatch of small models. On a CPU it is 1.9 times faster for an
-    MLP too, but a model with convolutions gets a loop of calls there (`loops_slowly`). The number
-    divides every interval of the config, so that logging, evaluation and checkpoints fall on its
-    borders.
+    On GPU and TPU a scan hides the time that a dispatch takes in small models. On a CPU an MLP is
+    1.9 times faster with it, too, but a model with convolutions gets one step per dispatch
+    (`loops_slowly`). The number divides every interval of the config, so that rows, evaluations and
+    checkpoints come between two dispatches.
 
     Args:
       setup: the run.
       traced_step: the step's jaxpr as text.
-      first: the step the run goes on from.
+      first: the step that the run goes on from.
+
+    Raises:
+      ConfigError: config.steps_per_dispatch does not divide every interval.
     """
     config = setup.config
     borders = math.gcd(config.steps, config.log_every, config.eval_every,
@@ -108,7 +115,7 @@ def steps_per_dispatch(setup: Setup, traced_step: str, first: int) -> int:
     else:
         chosen = requested or max(
             k for k in range(1, MOST_STEPS_PER_DISPATCH + 1) if borders % k == 0)
-    return math.gcd(chosen, first)  # a stop under another choice may have left a step in between
+    return math.gcd(chosen, first)  # it may have stopped at a step that `chosen` does not divide
 
 
 def open_feed(setup: Setup, source: Source, state, first: int, hparams: dict,
@@ -121,11 +128,13 @@ def open_feed(setup: Setup, source: Source, state, first: int, hparams: dict,
       state: TrainState on the mesh, after `first` steps.
       first: the step to go on from.
       hparams: arrays on the mesh.
-      beat: called while the data is decoded.
-      note: called with the indices of the examples of each batch and their `fault`.
+      beat: called once per image while a resident set is decoded.
+      note: called with the indices of examples that were decoded, and with their column `fault`.
 
     Raises:
-      PreemptedError: asked to stop while decoding.
+      ConfigError: config.steps_per_dispatch does not fit.
+      OutOfMemoryError: the step needs more memory than is free.
+      PreemptedError: the run was asked to stop while it decoded the resident set.
     """
     if is_resident(setup, source):
         stride = steps_per_dispatch(setup, step_as_text(setup, hparams), first)
@@ -133,12 +142,12 @@ def open_feed(setup: Setup, source: Source, state, first: int, hparams: dict,
         items = _index_items(setup, source, first, stride)
     else:
         if setup.config.steps_per_dispatch > 1:
-            raise ConfigError('config.steps_per_dispatch: the set is streamed, which takes a '
-                              'dispatch a step; set it to 0, or config.data.resident to yes')
+            raise ConfigError('config.steps_per_dispatch: the training split is streamed, with one '
+                              'step per dispatch; set it to 0, or config.data.resident to yes')
         stride, examples = 1, {}
         items = _pixel_items(setup, source, note, first)
     item = next(items, None)
-    if item is None:  # nothing is left to do
+    if item is None:  # no steps are left
         return Feed(iter(()), lambda state, item: None, stride, 0.0, None)
     resident = {'examples': examples, 'constants': constants(setup)}
     dispatch, flops, seconds = compiled_step(setup, stride, state, resident, item, hparams)
@@ -148,15 +157,15 @@ def open_feed(setup: Setup, source: Source, state, first: int, hparams: dict,
 
 
 def compile_step(setup: Setup, stride: int, state, resident: dict, item: dict, hparams: dict):
-    """Returns dispatch(state, resident, item, hparams), compiled, and the FLOPs of a step or None.
+    """Returns (compiled dispatch(state, resident, item, hparams), FLOPs of a step or None).
 
     Args:
       setup: the run.
-      stride: steps of a dispatch.
-      state: TrainState on the mesh; what dispatch receives in its place is donated.
-      resident: {'examples': the resident set, or {} where the item has the pixels; 'constants': as
-        of `constants`}.
-      item: as `Feed.items` yields them.
+      stride: the number of steps per dispatch.
+      state: TrainState on the mesh, for its shapes; each call of dispatch donates its state.
+      resident: {'examples': the resident set, or {} where the item has the pixels; 'constants':
+        what `constants` returns}.
+      item: an input as `Feed.items` yields it.
       hparams: arrays on the mesh.
     """
     traced = trace(setup, stride, state, resident, item, hparams)
@@ -165,7 +174,7 @@ def compile_step(setup: Setup, stride: int, state, resident: dict, item: dict, h
 
 
 def compiled_step(setup: Setup, stride: int, state, resident: dict, item: dict, hparams: dict):
-    """Returns what `compile_step` does, or did for a run before, and the seconds it took.
+    """Returns what `compile_step` returns, from the cache if possible, and the seconds it took.
 
     Raises:
       OutOfMemoryError: the step needs more memory than is free.
@@ -183,7 +192,7 @@ def compiled_step(setup: Setup, stride: int, state, resident: dict, item: dict, 
 
 
 def _check_memory(setup: Setup, compiled, seconds: float) -> None:
-    """Says what memory the step needs beside state and data; raises where that is not free."""
+    """Logs the memory that a step needs beside state and data; raises if less memory is free."""
     need, free = memory_of(compiled, setup.mesh), backend.free_memory(setup.mesh)
     if need is None:
         return
@@ -195,9 +204,10 @@ def _check_memory(setup: Setup, compiled, seconds: float) -> None:
 
 
 def memory_of(compiled, mesh) -> int | None:
-    """Returns the bytes that a program needs beside its arguments; None where XLA cannot tell.
+    """Returns the bytes that a program needs beside its arguments; None if XLA does not know them.
 
-    Of each device of a mesh, but of the host in all where the devices are its cores.
+    They are bytes per device; on a CPU, where all devices share the memory of the host, they are
+    the bytes of all its devices together.
     """
     found = compiled.memory_analysis()
     if found is None:
@@ -211,7 +221,7 @@ def _amount(count: int) -> str:
 
 
 def step_as_text(setup: Setup, hparams: dict) -> str:
-    """Returns the jaxpr of a step of a resident set, for `steps_per_dispatch`."""
+    """Returns the jaxpr of one train step as text, for `steps_per_dispatch`."""
     return cache.once(setup.cache, 'jaxpr', setup.key, lambda: _step_as_text(setup, hparams))
 
 
@@ -225,11 +235,11 @@ def _step_as_text(setup: Setup, hparams: dict) -> str:
 
 
 def _flops_of_a_step(traced, lowered, stride: int) -> float | None:
-    """Returns the FLOPs of one step as lowered: remat and fusion are not in.
+    """Returns the FLOPs of one step, before XLA optimises it; None where they cannot be counted.
 
-    XLA counts the body of a loop once: of the loop over a dispatch's steps that is one step, as it
-    should be. A step with a loop of its own (rnn, scanned layers, accumulation) has no figure
-    rather than a wrong one.
+    XLA counts the body of a loop once. For the loop over the steps of a dispatch that gives one
+    step, which is right; for a step with a loop inside (rnn, scanned layers, accumulation) it would
+    be wrong, so that None is returned.
     """
     if jaxpr_text.loops(str(traced.jaxpr)) > (stride > 1):
         return None
@@ -237,15 +247,16 @@ def _flops_of_a_step(traced, lowered, stride: int) -> float | None:
 
 
 def decoding(items: Iterable, total: int, unit: str, beat=lambda: None) -> Iterator:
-    """Yields what is being decoded before the first step, under a progress bar.
+    """Yields the items that are decoded before the first step, and shows a progress bar.
 
     Args:
-      items: iterable of `total` decoded things.
-      unit: what one of them is called.
-      beat: called once an item.
+      items: an iterable that decodes them.
+      total: the number of items.
+      unit: the word for one item on the progress bar.
+      beat: called once per item.
 
     Raises:
-      PreemptedError: asked to stop.
+      PreemptedError: the run was asked to stop.
     """
     with terminal.progress(total, 0, unit) as bar:
         bar.set_description('decoding')
@@ -258,7 +269,7 @@ def decoding(items: Iterable, total: int, unit: str, beat=lambda: None) -> Itera
 
 
 def resident_set(setup: Setup, source: Source, note, beat, mesh=None) -> dict:
-    """Decodes a whole split and puts it on every device of the run's mesh, or of another one."""
+    """Returns the decoded split, {name: array}, on every device of `mesh`; None: the run's mesh."""
     arrays = cache.once(
         setup.cache, 'decoded', cache.data(setup.config, setup.dataset), lambda: pipeline.load_all(
             source, setup.config.data, setup.dataset.image_shape[0],
@@ -273,7 +284,7 @@ def resident_set(setup: Setup, source: Source, note, beat, mesh=None) -> dict:
 
 
 def constants(setup: Setup, mesh=None):
-    """Returns the objective's constants on every device of the run's mesh, or of another one."""
+    """Returns the objective's constants on every device of `mesh`; None: the run's mesh."""
     mesh = mesh or setup.mesh
     return cache.once(
         setup.cache, 'constants', (setup.key, mesh),
@@ -305,9 +316,10 @@ def _pixel_items(setup: Setup, source: Source, note, first: int) -> Iterator[dic
 
 
 def dispatcher(setup: Setup, stride: int, together=lambda batch: batch):
-    """Returns dispatch(state, resident, item, hparams), pure; arguments as of `compile_step`.
+    """Returns dispatch(state, resident, item, hparams), a pure function that is not compiled yet.
 
-    `together` is given each batch that was taken from the resident set.
+    Its arguments are as `compile_step` takes them. `together` is applied to each batch that was
+    taken from the resident set.
     """
     def one(state, resident, item, hparams):
         batch, examples = item, resident['examples']

@@ -1,4 +1,4 @@
-"""The loop: steps, evaluations, checkpoints and rows, until all are done or a stop is asked for."""
+"""The loop: runs steps, evaluates, saves and logs, until the last step or a request to stop."""
 
 import contextlib
 import os
@@ -14,21 +14,21 @@ from imgjax.rundir.members import Members
 
 
 def run(members: Members, state, step: int, feed: Feed, beat, pause_at: int | None = None):
-    """Runs the steps that are left; returns the last state. members.outcomes says how each ended.
+    """Runs the steps that are left; returns the last state and sets members.outcomes.
 
-    A member diverges where config.max_skipped_updates in a row were not finite, or the state is
-    not. The others go on; where all have diverged the loop ends.
+    A member diverges if config.max_skipped_updates updates in a row were not finite, or if its
+    state is not finite. The other members go on; the loop ends if all have diverged.
 
     Args:
       members: the runs that are trained as one program.
-      state: TrainState on the mesh after `step` steps, of all members; donated.
+      state: TrainState of all members on the mesh, after `step` steps; it is donated.
       step: the step to go on from.
-      feed: from that step on.
-      beat: called once a dispatch.
-      pause_at: the step to pause at, after an evaluation and a save; None goes to the last one.
+      feed: the Feed from that step on.
+      beat: called once per dispatch.
+      pause_at: the step to pause at, after an evaluation and a save; None runs to the last step.
 
     Raises:
-      PreemptedError: asked to stop; the state is saved.
+      PreemptedError: the run was asked to stop; the state is saved.
     """
     config, workdir = members.first.setup.config, members.first.rows.workdir
     total = config.steps
@@ -43,7 +43,7 @@ def run(members: Members, state, step: int, feed: Feed, beat, pause_at: int | No
             evaluates = step == last or _due(step, config.eval_every)
             saves = stop or step == last or _due(step, config.checkpoint.every)
 
-            # On a CPU the dispatch itself takes the time: what it measured is there by now.
+            # On a CPU a dispatch returns after its computation, so that its metrics are ready here.
             if saves or evaluates or members.metrics_are_ready():
                 members.write_rows(bar)
             states = members.unstack(state) if evaluates or (saves and step) else []
@@ -66,7 +66,7 @@ def run(members: Members, state, step: int, feed: Feed, beat, pause_at: int | No
             waiting = time.monotonic()
             try:
                 batch = next(feed.items)
-            except WorkerError:  # Ctrl-C and Slurm ask all processes of a group, also these
+            except WorkerError:  # Ctrl-C and Slurm signal all processes of a group, also workers
                 if not stop_lib.asked_alone():
                     raise
                 continue
@@ -91,12 +91,12 @@ def _due(step: int, every: int) -> bool:
 
 @contextlib.contextmanager
 def _profiler(options: dict, stride: int, directory: str):
-    """Yields profile(step, metrics of the dispatch before), which traces the chosen steps."""
+    """Yields profile(step, metrics of the dispatch before), which starts and stops the trace."""
     running = False
 
     def profile(step: int, metrics) -> None:
         nonlocal running
-        # A dispatch that holds any of the chosen steps is traced whole.
+        # A dispatch with any of the chosen steps is traced as a whole.
         wanted = options['start'] - stride < step < options['start'] + options['steps']
         if wanted and not running:
             jax.profiler.start_trace(directory)

@@ -70,13 +70,13 @@ def find(kind: str, name: str):
         more = _optax_names() if kind == 'optimizer' else []
         raise ConfigError(
             f'config.{_field(kind)}: there is no {kind} {name!r}{nearest(name, there + more)}; '
-            f'there are {", ".join(there)}{", those of optax" if more else ""} and those of a file '
-            'of your own, projects.NAME')
+            f'there are {", ".join(there)}{", the optimizers of optax" if more else ""} and '
+            'files of your own, projects.NAME')
     for required in _REQUIRED[kind]:
         if not hasattr(part, required):
             raise ConfigError(f'config.{_field(kind)}: {name} is no {kind}: its file has no '
-                              f'{required!r} (imgjax/{PACKAGES[kind]}/__init__.py says what it '
-                              'holds)')
+                              f'{required!r} (imgjax/{PACKAGES[kind]}/__init__.py lists what it '
+                              'has to define)')
     return part
 
 
@@ -247,8 +247,8 @@ def measured(config: dict, multi_label: bool) -> dict[str, Metric]:
     for one in metrics(config, multi_label):
         for name, metric in one.part.METRICS.items():
             if name in found or name in RESERVED:
-                raise ConfigError(f'config.metrics: {one.name} gives a number {name!r}, and there '
-                                  'is one of that name; give it another in its file')
+                raise ConfigError(f'config.metrics: {one.name} computes a number {name!r}, but '
+                                  'that name is taken; give it another name in its file')
             found[name] = metric
     return found
 

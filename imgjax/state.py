@@ -1,4 +1,4 @@
-"""The train state: everything that a step reads and writes, as one pytree."""
+"""The train state: one pytree of everything that a step reads and changes."""
 
 from typing import Any
 
@@ -10,30 +10,32 @@ import numpy as np
 from imgjax import optimizers, parts
 from imgjax.config import Config
 
-# Why an update was skipped: what was not finite; the first of these counts.
+# What was not finite where an update was skipped; of several causes the first one is counted.
 SKIP_CAUSES = ('loss', 'gradient', 'update')
 
 
-_EXTRA = 2**31 - 1  # folded into the seed's key for what an objective begins with
+_EXTRA = 2**31 - 1  # folded into the key of the seed, for the initial `extra` of an objective
 
 
 @flax.struct.dataclass
 class TrainState:
-    """A point of a run.
+    """The state of a run after some number of steps.
 
-    There is no random key in it: the keys of a step come from (hparams.seed, step).
+    It has no random key: the keys of a step are computed from (hparams.seed, step).
 
     Attributes:
-      step: int32 (), updates done, those skipped included.
-      params: float32 leaves.
-      batch_stats: float32 leaves, {} without BatchNorm.
-      opt_state: what optax keeps.
-      ema: mean of params, {} when the config keeps none.
-      extra: of the objective, such as a momentum encoder; {} where it has none.
-      skipped: non-finite updates that were not applied, int32 () for each of SKIP_CAUSES.
-      skipped_in_a_row: int32 ().
-      skipped_at: int32 (), the step whose update was skipped last; -1 before any.
-      window: sums of `measures` and their `count` since the last logged step, float32 ().
+      step: int32 (), the number of updates done, with those that were skipped.
+      params: the parameters, float32 leaves.
+      batch_stats: the statistics of BatchNorm, float32 leaves; {} without BatchNorm.
+      opt_state: the state of the optimizer.
+      ema: the exponential mean of params; {} without config.ema.
+      extra: the state of the objective, such as a momentum encoder; {} if it has none.
+      skipped: {cause: int32 ()}, the number of updates that were not finite and not applied, for
+        each of SKIP_CAUSES.
+      skipped_in_a_row: int32 (), how many of the newest updates were skipped.
+      skipped_at: int32 (), the step whose update was skipped last; -1 if none was.
+      window: {name: float32 ()}, the sums of `measures`, and their `count`, since the last logged
+        step.
     """
 
     step: jax.Array
@@ -53,9 +55,9 @@ def init(model, config: Config, image_shape: tuple[int, int, int], hparams: dict
 
     Args:
       model: a Flax module of imgjax.models.
-      config: checked.
+      config: the frozen Config of the run.
       image_shape: (H, W, C).
-      hparams: arrays, as from `hparams_of`.
+      hparams: arrays, as `hparams_of` returns them.
     """
     images_NHWC = jnp.zeros((1, *image_shape), jnp.float32)
     variables = model.init(jax.random.key(hparams['seed']), images_NHWC, train=False)
@@ -77,7 +79,7 @@ def init(model, config: Config, image_shape: tuple[int, int, int], hparams: dict
 
 
 def extra_of(config: Config, params, batch_stats, hparams: dict):
-    """Returns what the objective begins with from these parameters, {} where it keeps nothing."""
+    """Returns the initial state of the objective for these parameters; {} if it has no state."""
     objective = parts.find('objective', config.objective.name)
     if not hasattr(objective, 'init'):
         return {}
@@ -88,15 +90,15 @@ def extra_of(config: Config, params, batch_stats, hparams: dict):
 
 
 def measures(config: Config) -> tuple[str, ...]:
-    """Returns the names of what a step measures: the loss, those of the objective, grad_norm."""
+    """Returns the names of a step's measures: loss, the objective's MEASURES, and grad_norm."""
     objective = parts.find('objective', config.objective.name)
     return ('loss', *getattr(objective, 'MEASURES', ()), 'grad_norm')
 
 
 def hparams_of(config: Config) -> dict:
-    """Returns config.hparams as NumPy arrays: the seed int32, all else float32.
+    """Returns config.hparams as NumPy arrays: the seed is int32, all others are float32.
 
-    All are scalars but those that are tuples, such as `class_weights`, (K,), or (0,) without any.
+    All are scalars, except for tuples: `class_weights` is (K,), or (0,) if there are none.
     """
     numbers = dict(config.hparams)
     seed, strengths = np.int32(numbers.pop('seed')), numbers.pop('augment')
@@ -106,16 +108,16 @@ def hparams_of(config: Config) -> dict:
 
 
 def abstract(model, config: Config, image_shape: tuple[int, int, int]) -> TrainState:
-    """Returns the state as ShapeDtypeStructs, without computing it."""
+    """Returns the shapes and dtypes of the state as ShapeDtypeStructs, without computing it."""
     hparams = jax.eval_shape(lambda: hparams_of(config))
     return jax.eval_shape(lambda h: init(model, config, image_shape, h), hparams)
 
 
 def step_of(state: TrainState) -> int:
-    """Returns how many updates a state has seen, fetched from the device."""
+    """Returns the number of updates that a state has seen; fetches it from the device."""
     return int(jax.device_get(state.step))
 
 
 def parameter_count(state: TrainState) -> int:
-    """Returns the number of trained numbers."""
+    """Returns the number of elements of all parameters."""
     return sum(leaf.size for leaf in jax.tree.leaves(state.params))

@@ -19,19 +19,20 @@ from imgjax.state import SKIP_CAUSES, TrainState
 def make_train_step(model, config: Config, depths=None, layout=sharding.WHOLE):
     """Returns train_step(state, batch, hparams, constants) -> (state, metrics).
 
-    `batch` is {'image': uint8 (N, H, W, C), 'label': int32 (N,) or, of images with several labels,
+    `batch` is {'image': uint8 (N, H, W, C), 'label': int32 (N,) or, if images have several labels,
     float32 (N, K) of 0 and 1, 'weight': float32 (N,), 0 for an image that could not be read};
-    `hparams` is what state.hparams_of gives; `constants` what the objective's `constants` gave, {}
-    where it has none. Everything random comes from (hparams['seed'], state.step, position in the
-    global batch), so neither the device count nor the way the batch got there changes it.
+    `hparams` is what state.hparams_of returns; `constants` is what the objective's `constants`
+    returned, {} if it has none. All random numbers are functions of (hparams['seed'], state.step,
+    position in the global batch), so that they depend neither on the device count nor on how the
+    batch reached the devices.
 
-    `depths` is what finetune.depths gives, read with config.optimizer.layerwise only; `layout` what
-    sharding.layout gives.
+    `depths` is what finetune.depths returns, and is read only with config.optimizer.layerwise;
+    `layout` is what sharding.layout returns.
 
     `metrics` are scalars: the means of loss, of the objective's measures and of grad_norm over the
-    finite updates since the last multiple of config.log_every, the learning rate, how many updates
-    were skipped, in all, by cause and in a row, and the step of the last of them.
-    An update with a loss, gradient or outcome that is not finite changes nothing but counters.
+    finite updates since the last multiple of config.log_every; the learning rate; the number of
+    skipped updates in total, by cause and in a row; and the step of the newest skipped update.
+    An update whose loss, gradient or new state is not finite is skipped: only counters change.
     """
     objective = parts.find('objective', config.objective.name)
 
@@ -57,7 +58,7 @@ def make_train_step(model, config: Config, depths=None, layout=sharding.WHOLE):
             after = objective.after(updated.extra, updated.params, updated.batch_stats, hparams)
             parts.check_extra(config, state.extra, after, 'after')
             updated = updated.replace(extra=after)
-        # An update can overflow although its gradient is finite: what it would leave is looked at.
+        # An update can overflow although its gradient is finite, so the new state is checked, too.
         after_norm = optax.tree.norm([
             leaf for leaf in jax.tree.leaves((updated.params, updated.batch_stats, updated.extra))
             if jnp.issubdtype(leaf.dtype, jnp.floating)])
@@ -72,30 +73,30 @@ def make_train_step(model, config: Config, depths=None, layout=sharding.WHOLE):
 
 
 def keys(hparams: dict, step):
-    """Returns the keys of one step: of the augmentation, and of dropout."""
+    """Returns the two random keys of one step: for augmentation, and for dropout."""
     return jax.random.split(jax.random.fold_in(jax.random.key(hparams['seed']), step))
 
 
 def augmented_batch(config: Config, num_classes: int, key, batch: dict, hparams: dict) -> dict:
-    """Returns what the model is trained on: {'image', 'target', 'weight'}.
+    """Returns the augmented batch that the model is trained on: {'image', 'target', 'weight'}.
 
     Args:
-      config: checked.
+      config: the frozen Config of the run.
       num_classes: K.
-      key: of the augmentation at this step.
+      key: the random key for the augmentation of this step.
       batch: as `train_step` takes it.
       hparams: as `train_step` takes them.
 
     Returns:
-      image, float32 (N, V, H, W, C) normalised, V views of each image, as many as the objective
+      image, float32 (N, V, H, W, C), normalised, with the V views per image that the objective
       takes; target, float32 (N, K); weight, float32 (N,) with mean 1.
     """
     weight_N1 = batch['weight'][:, None]
     targets_NK = batch['label']
     if targets_NK.ndim == 1:
         targets_NK = jax.nn.one_hot(targets_NK, num_classes, dtype=jnp.float32)
-    # The weight travels as one class more: of an image mixed with an unreadable one, only the share
-    # that is its own counts.
+    # The weight is mixed like the targets, as one more class: if an image is mixed with an
+    # unreadable one, its weight is the share of the readable image.
     carried = jnp.concatenate([targets_NK * weight_N1, weight_N1], axis=1)
     objective = parts.find('objective', config.objective.name)
     differ = getattr(objective, 'VIEWS_DIFFER_IN', None)
@@ -110,13 +111,13 @@ def augmented_batch(config: Config, num_classes: int, key, batch: dict, hparams:
     weight_N1 = mixed[:, -1:]
     targets_NK = mixed[:, :-1] / jnp.where(weight_N1 > 0, weight_N1, 1.0)
     weight_N = weight_N1[:, 0]
-    # Scaled once for the whole batch, so that parts of it (accumulation) add up to the same.
+    # Scaled once for the whole batch, so that the parts of an accumulated batch add up to the same.
     scale = weight_N.shape[0] / jnp.maximum(weight_N.sum(), 1e-6)
     return {'image': jnp.stack(views, axis=1), 'target': targets_NK, 'weight': weight_N * scale}
 
 
 def _gradient(model, config, objective, params, state, key, augmented, hparams, constants):
-    """Returns ((loss, (measures, batch_stats, extra)), grads), means over a batch's parts."""
+    """Returns ((loss, (measures, batch_stats, extra)), grads), means over the parts of a batch."""
     count = config.accumulation_steps
 
     def part_loss(params, batch_stats, extra, key, part):
@@ -139,7 +140,7 @@ def _gradient(model, config, objective, params, state, key, augmented, hparams, 
         carry, measured = part_gradient(carry, *indexed)
         return (carry, jax.tree.map(jnp.add, total, measured)), None
 
-    # Part p takes the examples p, p + count, ...: each device already holds its share of it.
+    # Part p has the examples p, p + count, ..., so each device has its share of each part already.
     def split(x):
         return jnp.swapaxes(x.reshape(x.shape[0] // count, count, *x.shape[1:]), 0, 1)
 
@@ -159,7 +160,7 @@ def _gradient(model, config, objective, params, state, key, augmented, hparams, 
 
 
 def _applier(model, config, own_stats, own_key):
-    """Returns `Inputs.apply` of an objective."""
+    """Returns the function `Inputs.apply` that the objective calls."""
     def apply(params, images_NHWC, batch_stats=None, train=True, key=None):
         batch_stats = own_stats if batch_stats is None else batch_stats
         variables = {'params': finetune.stop_gradients(config, params), 'batch_stats': batch_stats}
@@ -176,8 +177,8 @@ def _applier(model, config, own_stats, own_key):
 
 def _update(config, state, loss, grads, value_and_grad, learning_rate, hparams,
             depths) -> TrainState:
-    """Returns the state after the optimizer; the counters are as they were."""
-    def value_fn(params, obj_fn=None, grad_fn=None):  # lbfgs passes all that it gets
+    """Returns the state after the optimizer's update; counters are not changed."""
+    def value_fn(params, obj_fn=None, grad_fn=None):  # lbfgs passes all its extra arguments on
         return value_and_grad(params)[0][0]
 
     optimizer = optimizers.optimizer(config.optimizer, hparams, learning_rate)
@@ -196,17 +197,18 @@ def _update(config, state, loss, grads, value_and_grad, learning_rate, hparams,
 def ema_decay(hparams: dict, step):
     """Returns the decay of the mean of the parameters: min(ema_decay, (1 + step) / (10 + step)).
 
-    So the mean forgets the initial values also in a run that is short for its decay, as that of
-    TensorFlow's ExponentialMovingAverage does; at 0.999 it is the decay itself from step 8,990 on.
+    The smaller decay of the first steps makes the mean forget the initial values also in a short
+    run, as in TensorFlow's ExponentialMovingAverage. With ema_decay 0.999 it reaches 0.999 at step
+    8,990.
     """
     step = step.astype(jnp.float32)
     return jnp.minimum(hparams['ema_decay'], (1.0 + step) / (10.0 + step))
 
 
 def _record(config, state, sound, measured, learning_rate):
-    """Returns (state, metrics) with the step counted and what was measured added up."""
+    """Returns (state, metrics): counts the step and adds its measures to the window of the row."""
     skipped, finite = {}, jnp.bool_(True)
-    for cause in SKIP_CAUSES:  # the first that is not finite makes the later ones so
+    for cause in SKIP_CAUSES:  # counted once, for the first cause: the later ones follow from it
         skipped[cause] = state.skipped[cause] + jnp.where(finite & ~sound[cause], 1, 0)
         finite &= sound[cause]
     measured = measured | {'count': 1.0}
@@ -225,14 +227,15 @@ def _record(config, state, sound, measured, learning_rate):
 
 
 def make_eval_step(model, config: Config, layout=sharding.WHOLE):
-    """Returns eval_step(state, batch, hparams) -> columns, each an array for each image, (N, ...).
+    """Returns eval_step(state, batch, hparams) -> columns, arrays (N, ...) with a row per image.
 
-    `batch` is {'image', 'label', 'mask'}. The columns are `labels` and `mask`, as they came;
-    `predictions` int32; `confidences` float32 (the probability of the prediction); `loss` float32,
-    of the objective, without label smoothing or weights; and those of the metrics.
-    Probabilities are a softmax over the classes; of images with several labels, (N, K), a sigmoid
-    of each, and `probabilities`, float32 (N, K), holds them all. With `config.ema` the mean of the
-    parameters is what is evaluated.
+    `batch` is {'image': uint8 (N, H, W, C), 'label': as in a training batch, 'mask': bool (N,)}.
+    The columns are `labels` and `mask` of the batch, unchanged; `predictions`, int32 (N,);
+    `confidences`, float32 (N,), the probability of the prediction; `loss`, float32 (N,), the
+    objective's loss without label smoothing and class weights; and the columns of the metrics.
+    Probabilities are a softmax over the classes. If images have several labels, they are the
+    sigmoid of each logit, and the column `probabilities`, float32 (N, K), has all of them. With
+    `config.ema` the mean of the parameters is evaluated.
     """
     objective = parts.find('objective', config.objective.name)
     options = config.objective.options
@@ -266,9 +269,9 @@ def make_eval_step(model, config: Config, layout=sharding.WHOLE):
 
 
 def predict(model, config: Config, state: TrainState, images_NHWC, layout=sharding.WHOLE):
-    """Returns (logits float32 (N, K), out) of uint8 images, with the parameters that are evaluated.
+    """Returns (logits, out) for uint8 images (N, H, W, C), with the parameters that are evaluated.
 
-    `out` is the model's dict of named intermediates.
+    `logits` are float32 (N, K); `out` is the model's dict of named intermediates.
     """
     images_NHWC = augment.color.normalize(
         images_NHWC, config.data.mean, config.data.std)
@@ -280,9 +283,10 @@ def predict(model, config: Config, state: TrainState, images_NHWC, layout=shardi
 
 
 def eval_params(config: Config, state: TrainState):
-    """Returns the parameters that are evaluated, exported and used: the mean, or those that train.
+    """Returns the parameters that are evaluated and exported: the mean, or the trained ones.
 
-    Of an optimizer that trains others than it means, such as schedule-free, what it says.
+    An optimizer that does not evaluate the parameters that it trains, such as schedule-free,
+    computes them from its state.
     """
     if config.ema:
         return state.ema

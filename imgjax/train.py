@@ -1,4 +1,4 @@
-"""Training: build -> resume -> loop -> finish."""
+"""Training: builds the run, restores its newest checkpoint, runs the loop, writes the result."""
 
 import contextlib
 import logging
@@ -27,18 +27,18 @@ log = logging.getLogger('imgjax')
 
 
 def run(config, workdir: str, sources: tuple[Source, Source] | None = None) -> dict:
-    """Trains a config in a run directory, from where it stands; the same command goes on.
+    """Trains a config in a run directory; a run that stopped there goes on from its checkpoint.
 
     Args:
-      config: what a get_config returned, or its plain data; None takes the run directory's own.
-      workdir: the run directory; made when it is missing.
-      sources: the training and the evaluation split, as of data.arrays.source; None opens those
-        that config.data names.
+      config: what a get_config returned, or plain data; None takes the config of the run directory.
+      workdir: the run directory; it is created if it is missing.
+      sources: the training and the evaluation split, as data.arrays.source returns them; None opens
+        the splits that config.data names.
 
     Returns the result: split, accuracy, loss, step, examples, workdir, state_digest and more.
 
     Raises:
-      RunError: a kind for each way a run can end, see imgjax/errors.py.
+      RunError: a subclass for each way a run can end, see imgjax/errors.py.
     """
     workdir = outputs.path('workdir', workdir)
     if config is not None:
@@ -52,16 +52,21 @@ def run(config, workdir: str, sources: tuple[Source, Source] | None = None) -> d
 
 def run_one(config, workdir: str, sources: tuple[Source, Source] | None = None,
             shared: dict | None = None, pause_at: int | None = None) -> dict:
-    """Trains as `run` does, without a word about the result.
+    """Trains as `run` does, but prints no table of the result.
 
     Args:
-      config: as of `run`.
-      workdir: as of `run`.
-      sources: as of `run`.
-      shared: what runs before it in this process left for it, see cache.py.
-      pause_at: the step to pause at, None for the last one. A run that pauses is evaluated and
-        saved there; it has no page yet, and its result says no more than the evaluation. One that
-        is further already stays there.
+      config: as `run` takes it.
+      workdir: as `run` takes it.
+      sources: as `run` takes them.
+      shared: the `Setup.cache` of earlier runs in this process, see cache.py; None: there are none.
+      pause_at: the step to pause at; None trains to the last step. A run that pauses is evaluated
+        and saved at that step; its page is not written yet, and only `step` and the numbers of the
+        evaluation are returned. A run that is past this step trains no further.
+
+    Returns the result, as `run` does.
+
+    Raises:
+      RunError: as `run` raises it.
     """
     started = time.monotonic()
     backend.keep_memory()
@@ -69,8 +74,8 @@ def run_one(config, workdir: str, sources: tuple[Source, Source] | None = None,
     files.check_run(workdir)
     config = _config_of(config, workdir)
     if changed := parts.changed_sources(config):
-        raise ConfigError(f'{workdir}: {", ".join(changed)}: other code than when the run began; '
-                          'bring that back, or take a new --workdir')
+        raise ConfigError(f'{workdir}: {", ".join(changed)}: the code has changed since the run '
+                          'began; restore it, or take a new --workdir')
     config, weights = _with_weights(config, workdir)
     begun = claim.has_begun(workdir)
     build.check(config, begun)  # before a large dataset is listed
@@ -96,7 +101,7 @@ def run_one(config, workdir: str, sources: tuple[Source, Source] | None = None,
 
 
 def _say_unread(config: Config) -> None:
-    """Warns, in one line, of what a config sets and nothing reads."""
+    """Logs one line about the fields that a config sets and nothing reads."""
     found = config_lib.unread(config)
     if found:
         first, *others = found
@@ -106,10 +111,10 @@ def _say_unread(config: Config) -> None:
 
 def _train_or_go_back(setup: Setup, workdir: str, sources, hparams: dict, fitted: list, pause_at,
                       beat):
-    """Trains to the end; a run that diverges goes back to its newest checkpoint, once.
+    """Trains to the end; a run that diverges starts once more from its newest checkpoint.
 
-    Everything is read, compiled and computed again from there: a fault of the hardware does not
-    come again, one of the config does.
+    Everything is read, compiled and computed again from there, so that an error of the hardware
+    does not come back. If the config is the cause, the run diverges again.
     """
     try:
         return _train(setup, workdir, sources, hparams, fitted, pause_at, beat)
@@ -122,9 +127,9 @@ def _train_or_go_back(setup: Setup, workdir: str, sources, hparams: dict, fitted
 
 
 def _train(setup: Setup, workdir: str, sources, hparams: dict, fitted: list, pause_at, beat):
-    """Runs the steps that are left; returns the last state, its evaluation and the rows.
+    """Runs the steps that are left; returns (last state, its evaluation, the rows of the run).
 
-    Of a run that is past `pause_at` it returns (its state, None, None).
+    If the run is past `pause_at`, it returns (restored state, None, None).
     """
     train_source, eval_source = sources
     state = _resume(setup, workdir, hparams, fitted)
@@ -136,7 +141,7 @@ def _train(setup: Setup, workdir: str, sources, hparams: dict, fitted: list, pau
         feed = open_feed(setup, train_source, state, first, hparams, beat,
                          fault_recorder(setup, workdir, train_source))
         beat()
-        log.info('%d steps of %d images on %d x %s%s, %d a dispatch, compiled in %.1f s',
+        log.info('%d steps of %d images on %d x %s%s, %d per dispatch, compiled in %.1f s',
                  setup.config.steps, setup.config.batch_size, setup.mesh.size,
                  jax.devices()[0].device_kind,
                  f' of {processes.count()} processes' if processes.count() > 1 else '',
@@ -151,7 +156,7 @@ def _train(setup: Setup, workdir: str, sources, hparams: dict, fitted: list, pau
 
 @contextlib.contextmanager
 def member(setup: Setup, workdir: str, first: int):
-    """Opens the rows and the checkpoints of a run from step `first` on; yields a Member."""
+    """Yields a Member that writes rows and checkpoints from step `first` on; closes them after."""
     rows = metrics_log.Log(workdir, first, write=processes.first())
     writer = checkpoint.Writer(
         workdir, setup.config.checkpoint,
@@ -165,7 +170,7 @@ def member(setup: Setup, workdir: str, first: int):
 
 
 def fault_recorder(setup: Setup, workdir: str, source: Source):
-    """Returns what writes down the unreadable images of each batch, see data/faults.py."""
+    """Returns a function that records the unreadable images of each batch, see data/faults.py."""
     return faults.watch(workdir, source, setup.config.data.max_unreadable_share,
                         processes.index())
 
@@ -180,9 +185,10 @@ def _config_of(config, workdir: str) -> dict:
 
 
 def _with_weights(config: Config, workdir: str) -> tuple[Config, load.Weights | None]:
-    """Returns the config with the preprocessing of the weights it begins with, and these.
+    """Returns (the config with the preprocessing of its initial weights, those weights or None).
 
-    A run that began takes what it began with from its directory: the weights may be gone.
+    A run that began before takes the preprocessing from its run directory, and no weights: their
+    file may be gone.
     """
     stored = config_lib.read(workdir) if os.path.isdir(workdir) else None
     if stored is not None and checkpoint.steps(workdir):
@@ -199,10 +205,12 @@ def _with_weights(config: Config, workdir: str) -> tuple[Config, load.Weights | 
 
 
 def _fitted(setup: Setup, weights: load.Weights):
-    """Returns what a run begins with; weights that do not fit end it before anything is compiled.
+    """Returns the initial params and batch_stats of a run, from weights.
+
+    It is called before anything is compiled, so that weights that do not fit are found early.
 
     Raises:
-      DataError: as load.load.
+      DataError: as load.load raises it.
     """
     return load.load(setup.config, weights, {
         'params': setup.target.params, 'batch_stats': setup.target.batch_stats},
@@ -210,12 +218,13 @@ def _fitted(setup: Setup, weights: load.Weights):
 
 
 def _resume(setup: Setup, workdir: str, hparams: dict, fitted: list) -> state_lib.TrainState:
-    """Returns the newest state on disk that verifies, or the initial one of a new run.
+    """Returns the newest state on disk that verifies, or the initial state of a new run.
 
-    The first process finds which step that is, the others read that one. `fitted` is emptied: its
-    arrays are needed no longer.
+    The first process finds the step of that state, and the others restore the same step. `fitted`
+    is [] or [what `_fitted` returned]; it is emptied, as its arrays take memory.
     """
-    # What is there is of the config that is there, which may have fewer steps (rundir/history.py).
+    # Checkpoints on disk belong to the config on disk, which may have fewer steps than the new one
+    # (rundir/history.py).
     config_hash, found = config_lib.digest(config_lib.read(workdir) or setup.config), []
 
     def newest() -> str:
@@ -233,11 +242,17 @@ def _resume(setup: Setup, workdir: str, hparams: dict, fitted: list) -> state_li
 
 
 def initial_state(setup: Setup, hparams: dict, fitted=None) -> state_lib.TrainState:
-    """Returns the state before the first step, on the mesh; `fitted` is of load.load."""
+    """Returns the state before the first step, on the mesh.
+
+    Args:
+      setup: the run.
+      hparams: arrays on the mesh.
+      fitted: {'params', 'batch_stats'} as load.load returns them; None begins with random ones.
+    """
     shape = tuple(setup.dataset.image_shape)
     init = jax.jit(lambda hparams: state_lib.init(setup.model, setup.config, shape, hparams),
                    out_shardings=setup.shardings)
-    # It runs once a run: compiling it with fewer passes takes a fifth of the time on a CPU.
+    # It runs once per run: on a CPU, compiling it with fewer passes takes a fifth of the time.
     state = cache.once(setup.cache, 'init', setup.key, lambda: init.lower(hparams).compile(
         {'xla_backend_optimization_level': 1}))(hparams)
     if fitted is None:
@@ -257,9 +272,10 @@ def initial_state(setup: Setup, hparams: dict, fitted=None) -> state_lib.TrainSt
 
 
 def evaluator(setup: Setup, source: Source, beat):
-    """Returns evaluate(state, step, own) -> Columns, or None when asked to stop.
+    """Returns evaluate(state, step, own) -> Columns, or None if the run was asked to stop.
 
-    `own` is the Setup whose state it is: runs of a population share all but their numbers.
+    `own` is the Setup of the member whose state is evaluated: the members of a population share
+    `setup` except for their hparams.
     """
     options, size = setup.config.data, setup.dataset.image_shape[0]
     batches = pipeline.eval_batches(

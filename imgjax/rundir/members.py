@@ -1,7 +1,8 @@
 """The runs that the loop trains together: their evaluations, checkpoints and rows.
 
-A run that is trained alone is the only member. Those of a population are trained as one program:
-their states are stacked, and a member that diverges goes no further while the others go on.
+A run that is trained alone is the only member. The members of a population are trained as one
+program: their states are stacked, and if a member diverges, it becomes inactive and the others go
+on.
 """
 
 import logging
@@ -28,16 +29,16 @@ from imgjax.state import SKIP_CAUSES
 
 log = logging.getLogger('imgjax')
 
-_NAMED = 8  # that many images of a batch are named where an update was skipped
+_NAMED = 8  # number of images of a batch that are named if its update was skipped
 
 
 class Member(NamedTuple):
     """One run.
 
     Attributes:
-      setup: the run, with its own config.
-      rows: its log.
-      writer: writes its checkpoints.
+      setup: the build.Setup of the run, with its own config.
+      rows: the rows of its metrics.jsonl.
+      writer: saves its checkpoints.
     """
 
     setup: Setup
@@ -46,7 +47,7 @@ class Member(NamedTuple):
 
 
 def alone(tree) -> list:
-    """The `unstack` of a run that is trained alone."""
+    """Returns [tree]: the `unstack` of a run that is trained alone."""
     return [tree]
 
 
@@ -54,9 +55,10 @@ class Members:
     """All runs of one program.
 
     Attributes:
-      active: {slot: Member} of those that have not diverged; a slot is a place in the stack.
+      active: {slot: Member} of the members that have not diverged; a slot is an index in the
+        stack.
       outcomes: for each slot the columns of the last evaluation, or the DivergedError of a member
-        that goes no further, or None.
+        that diverged, or None.
     """
 
     def __init__(self, members: Sequence[Member | None], feed: Feed, evaluator: Callable,
@@ -65,11 +67,11 @@ class Members:
 
         Args:
           members: None marks an inactive slot; at least one is active.
-          feed: gives the steps to each dispatch and their FLOPs.
-          evaluator: (state of a member, step, its Setup) -> evaluate.Columns, or None when asked
-            to stop.
+          feed: the Feed of the program, for the FLOPs and the compile time in the rows.
+          evaluator: (state of a member, step, its Setup) -> evaluate.Columns, or None if the run
+            was asked to stop.
           source: the training split, for the names of images.
-          unstack: (state or metrics of all members) -> list of those of each.
+          unstack: (state or metrics of all members) -> a list with one tree per slot.
         """
         self.active = {slot: one for slot, one in enumerate(members) if one}
         self.outcomes: list = [None] * len(members)
@@ -81,19 +83,20 @@ class Members:
 
     @property
     def first(self) -> Member:
-        """The first active member; what its config says of steps and intervals holds for all."""
+        """The first active member; steps and intervals are the same in the configs of all members.
+        """
         return next(iter(self.active.values()))
 
     # The time of the steps between two rows.
 
     def start_clock(self, state, step: int) -> None:
-        """Begins to measure, at the state that the loop goes on from."""
+        """Starts to measure the time, at the state that the loop goes on from."""
         self._skipped = [sum(jax.device_get(one).values()).item()
                          for one in self.unstack(state.skipped)]
         self.restart_clock(step)
 
     def restart_clock(self, step: int) -> None:
-        """Measures from now on: a save or an evaluation is no part of a step."""
+        """Measures from now on, so that a save or an evaluation is not counted as time of steps."""
         self._since, self._from, self._stalled = time.monotonic(), step, 0.0
 
     def waited(self, seconds: float) -> None:
@@ -103,27 +106,27 @@ class Members:
     # The rows of metrics.jsonl.
 
     def measure(self, step: int, metrics) -> None:
-        """Takes the metrics of a step, which are still on the device, for a row to be written."""
+        """Stores the metrics of a step, still on the device, until its rows are written."""
         self._unwritten = step, metrics
 
     def has_unwritten_rows(self) -> bool:
-        """Is there a step that was measured and has no row yet?"""
+        """Returns whether the metrics of a step are stored that has no rows yet."""
         return self._unwritten is not None
 
     def metrics_are_ready(self) -> bool:
-        """Can the metrics of that step be fetched without waiting?"""
+        """Returns whether the metrics of that step can be fetched without waiting."""
         return self._unwritten is not None and all(
             array.is_ready() for array in jax.tree.leaves(self._unwritten[1]))
 
     def write_rows(self, bar: tqdm) -> None:
-        """Writes each member's row of the step that was measured, if there is one."""
+        """Writes one row per member for the step whose metrics are stored, if there is one."""
         if self._unwritten is None:
             return
         (step, metrics), self._unwritten = self._unwritten, None
         values = [jax.tree.map(lambda value: value.item(), jax.device_get(one))
                   for one in self.unstack(metrics)]
         now = time.monotonic()
-        # The members of a population share its time: a member's is that of as many alone.
+        # The members share the time of the program, so that each row has 1 / members of it.
         perf = throughput.performance(
             steps=max(step - self._from, 1), seconds=(now - self._since) / len(values),
             stalled=self._stalled / len(values),
@@ -139,7 +142,7 @@ class Members:
     # Evaluations and checkpoints.
 
     def evaluate(self, states: list, step: int, last: int, bar: tqdm) -> bool:
-        """Evaluates each member that was not yet at this step; returns False when asked to stop."""
+        """Evaluates each member that has no row for this step; returns False if asked to stop."""
         for slot, member in self.active.items():
             config = member.setup.config
             split = config.data.eval_split
@@ -156,9 +159,9 @@ class Members:
         return True
 
     def improved(self, step: int) -> bool:
-        """Is this evaluation the best so far of a member that keeps its best checkpoint?
+        """Returns whether a member that keeps its best checkpoint has its best evaluation here.
 
-        All members are saved then, as they go on from a step that all of them have.
+        If so, all members are saved, because a population goes on from a step that all have saved.
         """
         return any([member.setup.config.checkpoint.keep_best and member.writer.improves(step)
                     for member in self.active.values()])
@@ -166,8 +169,12 @@ class Members:
     def save(self, states: list, metrics, even_after_skipped: bool) -> None:
         """Saves the state of each member whose newest update was not skipped.
 
-        What led to a skipped update may be in the state, so only a run that ends here saves it
-        `even_after_skipped`. `metrics` are those of the newest step, None before the first.
+        The cause of a skipped update may be in the state.
+
+        Args:
+          states: the state of each slot.
+          metrics: the metrics of the newest step, as dispatch returned them; None before the first.
+          even_after_skipped: saves the other members, too, because the run ends here.
         """
         skipped = [False] * len(states)
         if metrics is not None and not even_after_skipped:
@@ -179,25 +186,25 @@ class Members:
                 return
             member.rows.sync()
             member.writer.save(states[slot], config_lib.digest(member.setup.config))
-            if len(states) > 1:  # one after the other: each in the background takes a thread
+            if len(states) > 1:  # one save at a time: each background save takes a thread
                 member.writer.wait()
 
         self._for_each(save)
 
     def are_saved(self, step: int) -> bool:
-        """Waits for the checkpoints that are being written; is this step among them everywhere?"""
+        """Waits until all checkpoints are written; returns whether every member has this step."""
         return all([member.writer.wait() and step in checkpoint.steps(member.rows.workdir)
                     for member in self.active.values()])
 
     def _for_each(self, act: Callable) -> None:
-        """Calls act(slot, member) for each; one that raises DivergedError goes no further."""
+        """Calls act(slot, member) for each active member; DivergedError makes it inactive."""
         for slot, member in list(self.active.items()):
             try:
                 act(slot, member)
             except DivergedError as error:
                 self.outcomes[slot] = error
                 del self.active[slot]
-                if len(self.outcomes) > 1:  # a run alone goes back to its checkpoint first
+                if len(self.outcomes) > 1:  # a run alone first tries again from its checkpoint
                     result.write(member.rows.workdir, {'state': 'diverged', 'error': str(error)})
 
 
@@ -205,7 +212,7 @@ def _write_row(member: Member, step: int, values: dict, fresh: int, perf: dict, 
                bar: tqdm) -> None:
     """Writes a member's row; raises DivergedError where too many updates were skipped.
 
-    `fresh` is the number of updates that were skipped since the row before.
+    `fresh` is the number of updates that were skipped since the row before this one.
     """
     causes = {cause: values['skipped'][cause] for cause in SKIP_CAUSES if values['skipped'][cause]}
     in_a_row, newest = values.pop('skipped_in_a_row'), values.pop('skipped_at')
@@ -217,8 +224,8 @@ def _write_row(member: Member, step: int, values: dict, fresh: int, perf: dict, 
     rows.write({'step': step, 'split': 'train'} | values | {'perf': perf})
     _show(rows.rows[-1], setup.config.steps, bar)
     if fresh and processes.first():
-        log.warning('%d of the last updates skipped (in all by what was not finite: %s), the '
-                    'newest at step %d with the images %s', fresh,
+        log.warning('%d updates were skipped since the last row (in total, by what was not '
+                    'finite: %s), the newest at step %d with the images %s', fresh,
                     ', '.join(f'{cause} {number}' for cause, number in causes.items()),
                     newest, ', '.join(_names(source, _batches(setup, source)(newest))))
     if in_a_row >= setup.config.max_skipped_updates:
@@ -226,7 +233,7 @@ def _write_row(member: Member, step: int, values: dict, fresh: int, perf: dict, 
 
 
 def _batches(setup: Setup, source: Source) -> Callable[[int], np.ndarray]:
-    """Returns step -> the example indices of its batch."""
+    """Returns a function: step -> the example indices of its batch, int64 (N,)."""
     size, draw = setup.config.batch_size, build.draw(setup.config, source)
     return lambda step: draw(step * size + np.arange(size, dtype=np.int64))
 
@@ -262,7 +269,7 @@ def _diverged(setup: Setup, step: int, first: int, newest: int, causes: dict, wo
 
 
 def _show(row: dict, total: int, bar: tqdm) -> None:
-    """Shows a row to people: on the bar in a terminal, else as a line of the log."""
+    """Shows a row on the progress bar in a terminal, else as a line of the log."""
     if bar.disable:
         log.info(metrics_log.line(row, total))
     elif row['split'] == 'train':
