@@ -342,7 +342,8 @@ def test_schedule_is_traced_and_vmapped(name):
 
 
 @pytest.mark.parametrize(('call', 'words'), [
-    (lambda: parts.find('optimizer', 'adamW'), ["'adamW'", "'adamw'", 'lion', 'those of optax']),
+    (lambda: parts.find('optimizer', 'adamW'),
+     ["'adamW'", "'adamw'", 'lion', 'the optimizers of optax']),
     (lambda: parts.find('optimizer', 'prodigi'), ["'prodigi'", "'prodigy'"]),
     (lambda: parts.find('optimizer', 'dpsgd'), ['dpsgd of optax does not fit in a step']),
     (lambda: schedules.learning_rate(Config({'name': 'cosin'}), 0, 1, HPARAMS),
