@@ -167,7 +167,7 @@ def check(config: Config, begun: bool = False) -> None:
     Raises:
       ConfigError: names the field.
     """
-    _check_names(config)
+    _check_augment(config)
     if not begun:
         check_strengths(config)
         _check_pixels(config, config.data.image_size)
@@ -188,7 +188,7 @@ def setup(config: Config, dataset: DatasetInfo, devices=None, shared: dict | Non
     Raises:
       ConfigError: names the field.
     """
-    _check_names(config)
+    _check_augment(config)
     _check_labels(config, dataset)
     shared = {} if shared is None else shared
     mesh = sharding.make_mesh(config.mesh, devices)
@@ -200,7 +200,7 @@ def setup(config: Config, dataset: DatasetInfo, devices=None, shared: dict | Non
 def _build(config: Config, dataset: DatasetInfo, mesh) -> Setup:
     model = _model(config, len(dataset.class_names))
     try:
-        with _own_code():
+        with _blame_projects():
             abstract = state.abstract(model, config, tuple(dataset.image_shape))
     except (ValueError, TypeError, ZeroDivisionError) as error:
         raise ConfigError(
@@ -247,7 +247,7 @@ def _check_own_parts(setup: Setup, abstract: state.TrainState) -> None:
     batch = {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
     batch |= {'label': label_struct(setup.dataset, batch_size)}
     try:
-        with _own_code():
+        with _blame_projects():
             jax.eval_shape(setup.train_step, abstract, batch, hparams, setup.constants)
             jax.eval_shape(setup.eval_step, abstract, batch, hparams)
     except ConfigError:
@@ -259,7 +259,7 @@ def _check_own_parts(setup: Setup, abstract: state.TrainState) -> None:
 
 
 @contextlib.contextmanager
-def _own_code():
+def _blame_projects():
     """Turns an error that is raised by code in projects/ into a ConfigError of one line."""
     try:
         yield
@@ -275,7 +275,7 @@ def objective_constants(config: Config, dataset: DatasetInfo):
     objective = parts.find('objective', config.objective.name)
     if not hasattr(objective, 'constants'):
         return {}
-    with _own_code():
+    with _blame_projects():
         return jax.tree.map(np.asarray, objective.constants(
             config.objective.options, len(dataset.class_names), tuple(dataset.image_shape)))
 
@@ -283,7 +283,7 @@ def objective_constants(config: Config, dataset: DatasetInfo):
 def draw(config: Config, source: Source) -> Callable[[np.ndarray], np.ndarray]:
     """Returns positions -> example indices, int64 of the same shape (imgjax/samplers)."""
     sampler = parts.find('sampler', config.sampler.name)
-    with _own_code():
+    with _blame_projects():
         order = sampler.order(source, config.sampler.options, config.hparams.seed)
         _check_order(config, order, len(source.examples))
     return samplers.repeated(order, config.batch_size, config.data.aug_repeats)
@@ -339,7 +339,7 @@ def _model(config: Config, num_classes: int):
         raise ConfigError(f'config.model: {error}') from None
 
 
-def _check_names(config: Config) -> None:
+def _check_augment(config: Config) -> None:
     """Checks that the operations of config.augment exist and make the objective's views differ."""
     objective = parts.find('objective', config.objective.name)
     differ, operations = getattr(objective, 'VIEWS_DIFFER_IN', ()), [

@@ -12,7 +12,7 @@ from imgjax import config as config_lib
 from imgjax.config import Config
 
 # Fields that neither a program nor a decoded split depends on, besides the numbers in hparams.
-_FREE = ('name', 'checkpoint.', 'data.max_unreadable_share', 'watchdog_seconds', 'profile.')
+_IRRELEVANT = ('name', 'checkpoint.', 'data.max_unreadable_share', 'watchdog_seconds', 'profile.')
 
 
 def once(cache: dict, name: str, key, make: Callable[[], Any]):
@@ -33,7 +33,7 @@ def structure(config: Config) -> str:
     the names of strengths and the lengths of tuples are included.
     """
     flat = {name: value for name, value in config_lib.flatten(config).items()
-            if not name.startswith((*_FREE, 'hparams.'))}
+            if not name.startswith((*_IRRELEVANT, 'hparams.'))}
     hparams = config.hparams
     flat['hparams'] = [sorted(hparams['augment']), sorted(
         [name, len(value)] for name, value in hparams.items() if isinstance(value, tuple))]

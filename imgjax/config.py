@@ -523,23 +523,23 @@ def unread(config: dict) -> dict[str, str]:
         value = flat.get(name, field.default)
         if not field.when or value == field.default or (name, value) == (
                 'init.preprocessing', 'checkpoint') or any(
-                    _has(flat.get(other), values) for other, values in field.when.items()):
+                    _is_one_of(flat.get(other), values) for other, values in field.when.items()):
             continue
         fix = ' or '.join(
             f'{"that" if len(field.when) == 1 else f"config.{other}"} to '
-            f'{_words_of(other, values)}'
+            f'{_values_in_words(other, values)}'
             for other, values in field.when.items())
         found[name] = _unread_line(name, flat, list(field.when), fix, value)
     return found | _unread_of_source(flat) | _unread_size(flat)
 
 
-def _words_of(name: str, values: tuple) -> str:
+def _values_in_words(name: str, values: tuple) -> str:
     if values == (True,) and FIELDS.get(name, Field(float)).type is not bool:
         return 'a value'
     return ' or '.join(map(str, values))
 
 
-def _has(value, values: tuple) -> bool:
+def _is_one_of(value, values: tuple) -> bool:
     return bool(value) if values == (True,) else value in values
 
 

@@ -70,12 +70,12 @@ def _run(run, distributed: bool) -> None:
         with backend.memory_for('this command', 'run it where there is more'):
             result = run()
     except RunError as error:
-        _last_word(str(error))
+        _print_last_line(str(error))
         if isinstance(error, DoesNotFitError):
             print(json.dumps(metrics_log.jsonable(error.result)), file=stdout, flush=True)
         stop.leave(error.exit_code, together=error.together)
     except OSError as error:  # such as a full disk or no write permission; it names the file
-        _last_word(str(error))
+        _print_last_line(str(error))
         stop.leave(DataError.exit_code)
     except Exception:
         if processes.count() == 1:
@@ -87,7 +87,7 @@ def _run(run, distributed: bool) -> None:
     stop.leave(0, together=True)
 
 
-def _last_word(text: str) -> None:
+def _print_last_line(text: str) -> None:
     """Prints the last line of the process on stderr; later output of other threads is dropped.
 
     Threads of TensorStore print a lot after a save that failed.

@@ -60,11 +60,11 @@ def find(kind: str, name: str):
       ConfigError: no part has that name, or its file lacks what a part of its kind has to define.
     """
     if '.' in name:
-        part = _of_project(kind, name)
+        part = _find_in_projects(kind, name)
     elif name in names(kind):
         part = importlib.import_module(f'imgjax.{PACKAGES[kind]}.{name}')
     else:
-        part = _of_optax(name) if kind == 'optimizer' else None
+        part = _find_in_optax(name) if kind == 'optimizer' else None
     if part is None:
         there = names(kind)
         more = _optax_names() if kind == 'optimizer' else []
@@ -80,7 +80,7 @@ def find(kind: str, name: str):
     return part
 
 
-def _of_project(kind: str, name: str):
+def _find_in_projects(kind: str, name: str):
     try:
         return projects.load(name)
     except ValueError as error:
@@ -91,7 +91,7 @@ def _field(kind: str) -> str:
     return 'metrics' if kind == 'metric' else f'{kind}.name'
 
 
-def _of_optax(name: str):
+def _find_in_optax(name: str):
     from imgjax.optimizers.parts import from_optax
     try:
         return from_optax.find(name)
@@ -290,7 +290,8 @@ def complete(config: dict) -> dict:
             said = ', '.join(f'{one.kind} {one.name}' for one in chosen(config))
             raise ConfigError(
                 f'config.hparams.{name}: nothing reads it ({said})'
-                f'{_takers(name) or _nearest_number(name, [*common, *taken])}; leave it out')
+                f'{_parts_that_take(name) or _nearest_number(name, [*common, *taken])}; '
+                'leave it out')
     hparams = config['hparams'] | {
         name: _plain(field.default) for name, field in taken.items()
         if name not in config['hparams']}
@@ -308,10 +309,10 @@ def complete(config: dict) -> dict:
     config = config | {'metrics': metrics} | {
         one.kind: config[one.kind] | {'options': _options(one.part, one.options, one.field)}
         for one in chosen(config) if one.kind != 'metric'}
-    return config | {'fingerprints': _of_sources(config) | config['fingerprints']}
+    return config | {'fingerprints': _source_digests(config) | config['fingerprints']}
 
 
-def _takers(name: str) -> str:
+def _parts_that_take(name: str) -> str:
     """Returns the end of a message: which parts of the package take a number; '' if none does."""
     takers = {kind: [part for part in names(kind) if name in hparams_of(find(kind, part))]
               for kind in PACKAGES}
@@ -345,7 +346,7 @@ def _plain(value):
     return list(value) if isinstance(value, tuple) else value
 
 
-def _of_sources(config: dict) -> dict[str, str]:
+def _source_digests(config: dict) -> dict[str, str]:
     """Returns {name: digest of the source} for each part, model and source in projects/."""
     named = {one.name: one.field for one in chosen(config)}
     named |= {config[kind]['name']: f'config.{kind}.name' for kind in ('model', 'data')}
@@ -362,7 +363,7 @@ def _of_sources(config: dict) -> dict[str, str]:
 
 def changed_sources(config: dict) -> list[str]:
     """Returns the files of projects/ whose code has changed since a config was made."""
-    return [file_of(name) for name, digest in _of_sources(config).items()
+    return [file_of(name) for name, digest in _source_digests(config).items()
             if config['fingerprints'].get(name, digest) != digest]
 
 

@@ -175,7 +175,7 @@ def fault_recorder(setup: Setup, workdir: str, source: Source):
                         processes.index())
 
 
-def _config_of(config, workdir: str) -> dict:
+def _config_of(config, workdir: str) -> Config:
     if config is not None:
         return config_lib.checked(config)
     stored = config_lib.read(workdir)

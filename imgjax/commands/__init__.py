@@ -1,1 +1,1 @@
-"""What is done with a run or a dataset, a command each."""
+"""The commands on a run or a dataset; one module per command."""

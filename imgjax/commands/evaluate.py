@@ -11,22 +11,30 @@ from imgjax.rundir import outputs
 def evaluate_split(workdir: str, at: int | str | None = None, split: str | None = None,
                    changes: dict | None = None, by: str = 'name',
                    source: Source | None = None) -> dict:
-    """Evaluates a checkpoint, on the data of its run or on others.
+    """Evaluates a checkpoint, on the dataset of its run or on another one.
 
-    Classes are matched by name. What is compared, and what is left out, is said in one line.
+    Classes are matched by name. One log line says which classes are compared and which images are
+    left out.
 
     Args:
       workdir: the run directory.
-      at: which step, as of `which_step`; None takes the newest that verifies.
-      split: of the run's dataset or of the one that `changes` name; None takes config's eval_split.
-      changes: fields of the config that name other data or how they are read: {'data.path': ...}.
-        Without any that names data, the dataset has to be the one that the run was trained on.
-        Of another dataset without a second split all images are taken, unless a split is named.
-      by: 'name', or 'number' for data whose classes are the run's under other names.
-      source: what to evaluate on, as of data.arrays.source, in place of all that.
+      at: the step, as `which_step` takes it; None takes the newest step that verifies.
+      split: a split of the run's dataset, or of the dataset that `changes` name; None takes
+        config.data.eval_split.
+      changes: fields of the config that name another dataset or how images are read, such as
+        {'data.path': ...}. If none of them names a dataset, the data have to be those that the run
+        was trained on. Of another dataset with only one split all images are evaluated, unless a
+        split is named.
+      by: 'name', or 'number' for a dataset with the classes of the run, in the same order, under
+        other names.
+      source: the examples to evaluate, as data.arrays.source returns them, in place of a split.
 
     Returns split, data, accuracy, loss, step, examples, workdir, state_digest, top5_accuracy,
     classes, classes_compared and images_left_out.
+
+    Raises:
+      ConfigError: a field, a step or a split is wrong.
+      DataError: the data or the checkpoint cannot be used, or no class is in both.
     """
     workdir, changes = outputs.path('workdir', workdir), changes or {}
     setup = run_directory.open_run(workdir)

@@ -21,23 +21,24 @@ log = logging.getLogger('imgjax')
 def run(config, split: str | None = None, by: str = 'name') -> dict:
     """Evaluates the weights that config.init.weights names on the data that config.data names.
 
-    Classes are matched by the names that travel with the weights (see interop/labels.py); where
-    there are none their outputs are taken for the classes of the dataset in its order.
+    Classes are matched by the names that are stored with the weights (see interop/labels.py). If
+    there are no names, output k of the model is taken for class k of the dataset.
 
     Args:
-      config: what a get_config returned, or its plain data.
-      split: None takes config.data.eval_split, or all of a set that has only one.
-      by: 'name', or 'number' whatever the names are.
+      config: what a get_config returned, or plain data.
+      split: the split to evaluate; None takes config.data.eval_split, or all images of a dataset
+        that has only one split.
+      by: 'name', or 'number' to match classes by their numbers and ignore their names.
 
     Returns split, data, weights, accuracy, loss, examples, state_digest, top5_accuracy, classes,
     classes_compared and images_left_out.
 
     Raises:
       ConfigError: no weights are named, or a field is wrong.
-      DataError: the weights do not fit the model, or no class is of both.
+      DataError: the weights do not fit the model, or no class is in both.
     """
     backend.keep_memory()
-    config = _of_an_evaluation(config)
+    config = _evaluation_config(config)
     weights = load.find(config)
     if weights is None:
         raise ConfigError('--workdir: give a run directory, or weights by --config=FILE and '
@@ -50,13 +51,13 @@ def run(config, split: str | None = None, by: str = 'name') -> dict:
     else:
         source, split = evaluation_data.other_split(options, '', options.eval_split)
     config, dataset = build.describe(config, source, source)
-    names = _names(weights, source)
+    names = _output_names(weights, source)
     if not names:
         log.warning('the weights name no classes: their outputs are taken for the classes of the '
                     'dataset in its order, 0 for %r', source.class_names[0])
     dataset = dataset._replace(class_names=list(names or source.class_names))
     source, found = evaluation_data.compare_classes(source, dataset, split, by)
-    setup, begun = _begun(build.setup(config, dataset), weights, bool(names))
+    setup, begun = _with_weights(build.setup(config, dataset), weights, bool(names))
     return {'split': split, 'data': options.path or options.name,
             'weights': config.init.weights,
             **evaluate.summary(setup.config, evaluate.split(setup, begun, source, split)), **found,
@@ -64,27 +65,27 @@ def run(config, split: str | None = None, by: str = 'name') -> dict:
             'state_digest': digests.state_digest(begun)}
 
 
-def _of_an_evaluation(config) -> Config:
-    """Returns the config, checked, with what only training has left away."""
+def _evaluation_config(config) -> Config:
+    """Returns the frozen Config without the fields that only training reads."""
     plain = config.to_dict() if hasattr(config, 'to_dict') else dict(config)
     if not plain.get('steps') and not plain.get('epochs'):
-        plain['steps'] = 1  # it does not matter how long the training is that there is not
+        plain['steps'] = 1  # a valid number; there is no training
     config = config_lib.checked(plain)
     return config | {
-        'init': config.init | {'head': 'keep'},  # a new one has nothing to say
+        'init': config.init | {'head': 'keep'},  # a new head is random
         'ema': False,
         'hparams': config.hparams | {
             name: [] for name in ('class_weights',) if name in config.hparams}}
 
 
-def _names(weights: load.Weights, source: Source) -> tuple[str, ...]:
-    """Returns the names of the outputs, of several sets of them that which fits the source best."""
+def _output_names(weights: load.Weights, source: Source) -> tuple[str, ...]:
+    """Returns the class names of the outputs: of several lists, the one that fits `source` best."""
     return max(weights.label_names, default=(),
                key=lambda names: (classes.places(source, names) >= 0).sum())
 
 
-def _begun(setup: build.Setup, weights: load.Weights, named: bool):
-    """Returns (the setup without an optimizer's state, the state that the weights give)."""
+def _with_weights(setup: build.Setup, weights: load.Weights, named: bool):
+    """Returns (the setup with an empty optimizer state, the TrainState with the weights)."""
     target = setup.target.replace(opt_state=())
     host = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), target)
     try:

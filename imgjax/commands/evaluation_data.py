@@ -1,4 +1,4 @@
-"""The data that a trained model is evaluated on: its own, or others with the same classes."""
+"""The data that a model is evaluated on: its own dataset, or another one with the same classes."""
 
 import logging
 
@@ -11,33 +11,33 @@ from imgjax.rundir import dataset_info
 from imgjax.rundir.dataset_info import DatasetInfo
 
 log = logging.getLogger('imgjax')
-# Fields of config.data that say how images are read; the others name a dataset or a part of it.
+# Fields of config.data that say how images are read, and the split; the others name the dataset.
 _READING = ('image_size', 'eval_crop_fraction', 'eval_resize', 'eval_transform', 'max_', 'mean',
             'std', 'exif_orientation', 'background', 'workers', 'eval_split')
-# Those that an evaluation does not read, or that belong to the model.
+# Fields of config.data that an evaluation does not read, or that the model was built with.
 _OF_TRAINING = ('train_', 'crop_min_area', 'sampler', 'aug_repeats', 'resident',
                 'max_unreadable_share', 'channels')
 
 
 def with_changes(config: Config, changes: dict) -> Config:
-    """Returns the config of a run with the fields that its evaluation is asked to take otherwise.
+    """Returns the config of a run with the changes of one evaluation.
 
     Args:
-      config: of the run.
-      changes: {'data.path': ..., 'eval_batch_size': ...}.
+      config: the frozen Config of the run.
+      changes: {field: value}, such as {'data.path': ..., 'eval_batch_size': ...}.
 
     Raises:
-      ConfigError: names the field, which is none of an evaluation or has a wrong value.
+      ConfigError: an evaluation may not change a field, or its value is wrong; it names the field.
     """
     changed = config_lib.plain(config)
     if changes.get('data.name', config.data.name) != config.data.name:
-        changed['data'] |= {'options': {}, 'path': ''}  # they are of the other source
+        changed['data'] |= {'options': {}, 'path': ''}  # these belong to the source of the run
     for name, value in changes.items():
         group, _, field = name.partition('.')
         if name != 'eval_batch_size' and (group != 'data' or field.startswith(_OF_TRAINING)):
-            raise ConfigError(f'config.{name}: a run is evaluated as it was trained; '
-                              '--config.data... of other data and --config.eval_batch_size may be '
-                              'given')
+            raise ConfigError(f'config.{name}: a run is evaluated as it was trained; only '
+                              'fields of other data (--config.data...) and '
+                              '--config.eval_batch_size may be given')
         *groups, last = name.split('.')
         inner = changed
         for group in groups:
@@ -47,35 +47,38 @@ def with_changes(config: Config, changes: dict) -> Config:
 
 
 def names_data(changes: dict) -> bool:
-    """Do these fields name data, other than by a split of those that a run has?"""
+    """Returns whether one of these fields names a dataset, not only a split or how to read it."""
     fields = [name.removeprefix('data.') for name in changes if name.startswith('data.')]
     return any(not field.startswith(_READING) for field in fields)
 
 
 def other_split(options: dict, own: str, split: str) -> tuple[Source, str]:
-    """Opens what a model is evaluated on in a dataset that is not its own; returns (it, its name).
+    """Opens the split of another dataset that a model is evaluated on; returns (Source, its name).
 
-    That is `split` if the dataset has it. Where that would be a share held out of the only split
-    there is, the model has seen none of the images, so that all of them are taken; but if they are
-    its own, in another place, that share.
+    If the dataset has `split`, that is it. If the dataset has only one split, of which a share
+    would be held out as `split`, all images are evaluated, because the model has seen none of them.
+    If the fingerprint shows that the images are the model's own in another place, only the held-out
+    share is evaluated.
 
     Args:
       options: config.data.
-      own: fingerprint of the split that the model was evaluated on, '' for none.
-      split: its name.
+      own: fingerprint of the split that the model was evaluated on while it was trained; '' if
+        there is none.
+      split: the name of the split to open.
 
     Raises:
-      ConfigError: no such split.
-      DataError: it cannot be read.
+      ConfigError: the dataset has no such split.
+      DataError: the split cannot be read.
     """
     if _opened_quietly(split, options).fingerprint != own and not _has_images(split, options):
-        log.info('the model has seen no image of it, so none is held out: all are taken')
+        log.info('the model has seen no image of this dataset, so that none is held out: all '
+                 'are evaluated')
         split = f'train+{split}'
     return data.open_split(split, options), split
 
 
 def _has_images(split: str, options: dict) -> bool:
-    """Returns whether a split has images of its own, where nothing is held out for it."""
+    """Returns whether a split has images of its own, not only a share that is held out for it."""
     try:
         _opened_quietly(split, options | {'held_out': 0.0})
     except ConfigError:
@@ -84,7 +87,7 @@ def _has_images(split: str, options: dict) -> bool:
 
 
 def _opened_quietly(split: str, options: dict) -> Source:
-    """Opens a split that may not be the one that is taken: nothing is said about it."""
+    """Opens a split without log lines, because it may not be the one that is evaluated."""
     level = log.level
     log.setLevel(logging.ERROR)
     try:
@@ -94,20 +97,21 @@ def _opened_quietly(split: str, options: dict) -> Source:
 
 
 def own_split(workdir: str, options: Config, dataset: DatasetInfo, split: str) -> Source:
-    """Opens a split of the dataset that a run was trained on, as its config names it.
+    """Opens a split of the dataset that a run was trained on, after a check that it is the same.
 
-    A set is that one where a split that the run was trained or evaluated on has the fingerprint of
-    then: the one that is asked for, or of others than these two any of them.
+    It is the same dataset if the fingerprint of a split has not changed since the training. If
+    `split` is the training or the evaluation split of the run, its own fingerprint is compared; for
+    any other split it is enough that one of these two is unchanged.
 
     Args:
-      workdir: what an error calls the run.
+      workdir: the run directory, for errors.
       options: config.data of the run.
-      dataset: what is known of the run.
-      split: any that the dataset has.
+      dataset: the DatasetInfo of the run.
+      split: the name of a split of the dataset.
 
     Raises:
-      ConfigError: no such split.
-      DataError: the set that is there is another one.
+      ConfigError: the dataset has no such split.
+      DataError: the fingerprints differ, so that the dataset is another one.
     """
     known = {options.train_split: (dataset.train_fingerprint, dataset.train_examples),
              options.eval_split: (dataset.eval_fingerprint, dataset.eval_examples)}
@@ -128,21 +132,23 @@ def own_split(workdir: str, options: Config, dataset: DatasetInfo, split: str) -
 
 def compare_classes(source: Source, dataset: DatasetInfo, split: str,
                     by: str) -> tuple[Source, dict]:
-    """Returns a split with the classes of a model, and what is told of that.
+    """Returns (the split with the classes of a model, numbers about the comparison).
+
+    The numbers are `classes`, `classes_compared` and `images_left_out`.
 
     Args:
       source: the split.
-      dataset: what is known of the model.
-      split: what errors call the split.
-      by: 'name' or 'number'.
+      dataset: the DatasetInfo of the model.
+      split: the name of the split, for errors.
+      by: 'name' or 'number': how classes are matched.
 
     Raises:
-      DataError: no class is of both, or images of one have several labels and of the other one.
+      DataError: no class is in both, or only one of the two has images with several labels.
     """
     if source.multi_label != dataset.multi_label:
         here, there = ('several labels', 'one')[::1 if source.multi_label else -1]
-        raise DataError(f'{split}: an image has {here}, of those of the model {there}; label them '
-                        'alike')
+        raise DataError(f'{split}: an image has {here}, and an image of the model has {there}; '
+                        'label both in the same way')
     names, count = dataset.class_names, len(source.class_names)
     if by == 'number' and count != len(names):
         raise DataError(f'{split}: has {count} classes, the model {len(names)}; without '

@@ -1,4 +1,4 @@
-"""The list of fields of the config, and of what each part of a step takes, as Markdown."""
+"""Prints the fields of the config, and the numbers and options of each part, as Markdown."""
 
 import math
 import sys
@@ -16,13 +16,13 @@ nothing again.
 
 
 def run(part: str = '') -> dict:
-    """Prints the list, or what one part takes, on stderr; returns how many fields it has.
+    """Prints the tables of all fields, or of one part, on stderr; returns the number of fields.
 
     Args:
-      part: KIND:NAME; '' is every field, and every part of the package.
+      part: KIND:NAME; '' prints every common field, and every part of the package.
 
     Raises:
-      ConfigError: there is no such kind or part.
+      ConfigError: there is no such kind or no such part.
     """
     if part:
         kind, _, name = part.partition(':')
@@ -54,7 +54,7 @@ def whole() -> str:
 
 
 def of_part(kind: str, name: str) -> str:
-    """Returns a heading, what the part is, and a table of its numbers and options."""
+    """Returns a heading, the first line of a part's docstring, and a table of its fields."""
     part = parts.find(kind, name)
     options = 'metrics' if kind == 'metric' else f'{kind}.options'
     fields = {f'hparams.{one}': field for one, field in parts.hparams_of(part).items()}

@@ -1,4 +1,4 @@
-"""Says what a run directory holds."""
+"""Lists and verifies the checkpoints in a run directory."""
 
 import logging
 import os
@@ -13,10 +13,10 @@ log = logging.getLogger('imgjax')
 
 
 def inspect_run(workdir: str) -> dict:
-    """Restores and verifies every step on disk, and says so a line each on stderr.
+    """Restores and verifies every step on disk, and logs one line per step.
 
-    Returns the newest sound step and its state_digest, all steps with `verified`, the step of the
-    best evaluation if it is one of them, the parameter count and the config hash.
+    Returns the newest step that verifies and its state_digest, all steps with `verified`, the step
+    of the best evaluation if it verifies, the parameter count and the config hash.
     """
     workdir = outputs.path('workdir', workdir)
     setup = run_directory.open_run(workdir)

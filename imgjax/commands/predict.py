@@ -20,33 +20,39 @@ from imgjax.rundir import outputs
 log = logging.getLogger('imgjax')
 
 PREDICT_BATCH = 64
-# How a file of predictions begins: CSV of some or of no readable images, and JSON.
-_MARKS = (b'image,class_1,probability_1,', b'image,error', b'[\n {\n  "image": ')
+# The first bytes of a file of predictions: CSV with readable images, CSV with none, and JSON.
+_FIRST_BYTES = (b'image,class_1,probability_1,', b'image,error', b'[\n {\n  "image": ')
 
 
 def predict_images(workdir: str, images: str, top_k: int, output: str,
                    at: int | str | None = None) -> dict:
     """Classifies image files and writes the most probable classes of each.
 
-    An image that cannot be read gets a row with its error, and the others are classified; the
-    call then ends in a DataError after everything is written.
+    An image that cannot be read gets a row with its error, and the others are classified; then
+    DataError is raised after all rows are written.
 
     Args:
-      workdir: the run directory: its config, class names and checkpoint are all that is needed.
-      images: a file, a folder (searched in depth) or a glob.
-      top_k: classes of an image.
-      output: path ending in .csv or .json; one that is there is replaced if it holds predictions.
-      at: which step, as of `which_step`; None takes the newest that verifies.
+      workdir: the run directory; only its config, class names and checkpoint are read.
+      images: a file, a folder (all folders below it are searched, too) or a glob.
+      top_k: number of classes per image.
+      output: a path that ends in .csv or .json; an existing file is replaced if it has predictions.
+      at: the step, as `which_step` takes it; None takes the newest step that verifies.
+
+    Returns images (their number), output, step, workdir and state_digest.
+
+    Raises:
+      ConfigError: there are no such images, or `output` is not valid.
+      DataError: images could not be read, or the checkpoint cannot be used.
     """
     if not output.endswith(('.csv', '.json')):
         raise ConfigError(f'--output={output}: takes a name ending in .csv or .json')
     workdir, output = outputs.path('workdir', workdir), outputs.path('output', output)
-    outputs.check_file('output', output, 'launch.predict', _MARKS)
+    outputs.check_file('output', output, 'launch.predict', _FIRST_BYTES)
     paths = _list_images(os.path.expanduser(images))
     setup = run_directory.open_run(workdir)
     step = run_directory.which_step(setup, workdir, at)
     state, meta = run_directory.restore(setup, workdir, step)
-    rows = _classified(setup, state, paths, min(top_k, len(setup.dataset.class_names)))
+    rows = _classify_paths(setup, state, paths, min(top_k, len(setup.dataset.class_names)))
     _write_predictions(output, rows)
     failed = [row for row in rows if row['error']]
     if failed:
@@ -57,12 +63,13 @@ def predict_images(workdir: str, images: str, top_k: int, output: str,
 
 
 def _list_images(images: str) -> list[str]:
-    """Returns the sorted paths that a file, a folder or a glob stands for.
+    """Returns the sorted paths that a file, a folder or a glob names.
 
-    Of a folder the images, also deeper ones; a file and a glob are taken at their word.
+    In a folder, and all folders below it, only files with the ending of an image are taken; the
+    files that a path or a glob names are taken whatever their ending is.
 
     Raises:
-      ConfigError: there are none, or an archive is named.
+      ConfigError: there are no images, or the path is an archive.
     """
     if os.path.isdir(images):
         found = image_files.below(images)
@@ -72,7 +79,7 @@ def _list_images(images: str) -> list[str]:
         log.info('%s images in %s%s', f'{len(found.names):,}', images, more and f'; {more}')
         return sorted(os.path.join(images, name) for name in found.names)
     splits.check_unpacked(images, '--images=', 'the folder that it makes')
-    # A name may hold what a glob would read as a pattern.
+    # The name of an existing file may have characters that a glob would read as a pattern.
     pattern = glob.escape(images) if os.path.exists(images) else images
     paths = sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
     if not paths:
@@ -80,13 +87,13 @@ def _list_images(images: str) -> list[str]:
     return paths
 
 
-def _classified(setup: build.Setup, state, paths: list[str], top_k: int) -> list[dict]:
-    """Returns a row for each path: image, classes, probabilities, error.
+def _classify_paths(setup: build.Setup, state, paths: list[str], top_k: int) -> list[dict]:
+    """Returns one row per path: {'image', 'classes', 'probabilities', 'error'}.
 
-    All threads decode a batch while the one before it is classified.
+    Threads decode the next batch while a batch is classified.
     """
     size, options = setup.dataset.image_shape[0], setup.config.data
-    if not options.image_size:  # trained on images of one size: bring others to it, whole
+    if not options.image_size:  # trained on images of one size: resize others to it, uncropped
         options = evaluate.whole_images(options, size)
     classify, odd, rows = _classifier(setup, state, top_k), [], []
 
@@ -118,7 +125,7 @@ def _classified(setup: build.Setup, state, paths: list[str], top_k: int) -> list
 
 
 def _classifier(setup: build.Setup, state, top_k: int):
-    """Returns classify(paths, the pixels or the error of each) -> a row each."""
+    """Returns classify(paths, [pixels or error of each]) -> one row per path."""
     names = setup.dataset.class_names
 
     def top(state, images_NHWC):
@@ -149,7 +156,7 @@ def _classifier(setup: build.Setup, state, top_k: int):
 
 
 def _write_predictions(output: str, rows: list[dict]) -> None:
-    """Writes the rows as CSV (class_1, probability_1, class_2, ...) or JSON, whole or not."""
+    """Writes all rows, or no file, as CSV (class_1, probability_1, class_2, ...) or JSON."""
     if output.endswith('.json'):
         with outputs.replacing(output) as file:
             json.dump(rows, file, indent=1)

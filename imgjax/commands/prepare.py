@@ -1,4 +1,4 @@
-"""Datasets made ready before a run: TFDS sets as ArrayRecord, or a smaller copy of any source."""
+"""Prepares datasets: downloads TFDS sets as ArrayRecord, or makes a smaller copy of any source."""
 
 import contextlib
 import hashlib
@@ -14,7 +14,7 @@ from imgjax.data.sources import tfds as tfds_source
 from imgjax.errors import ConfigError, DataError, RunError
 from imgjax.process import terminal
 
-# What https://image-net.org/download-images gives after registration: bytes and MD5.
+# The files of https://image-net.org/download-images (after registration): (bytes, MD5).
 IMAGENET = {
     'ILSVRC2012_img_train.tar': (147_897_477_120, '1d675b47d978889d74fa0da5fadfb00e'),
     'ILSVRC2012_img_val.tar': (6_744_924_160, '29b22e2961454d5413ddabcf34fc5622'),
@@ -25,14 +25,14 @@ NEED_IMAGENET = ('imagenet2012', 'imagenet2012_subset')
 def run(*, dataset: str, data_dir: str, manual_dir: str, verify: bool, source: str, path: str,
         options: str, pixel_range: list[str], background: list[str], output: str,
         splits: list[str], shorter_side: int, quality: int, shard_size: int, workers: int) -> dict:
-    """Does what the flags of launch.prepare ask for: prepares `dataset`, or copies `source`."""
+    """Prepares `dataset` or copies `source`; the arguments are the flags of launch.prepare."""
     if bool(dataset) == bool(source):
         raise ConfigError('--dataset, --source: give one: a TFDS set to prepare, or a source to '
                           'make a copy of')
     if dataset:
         return tfds_set(dataset, data_dir, manual_dir, verify)
     if not output:
-        raise ConfigError('--output: empty; name the folder that the copy shall have')
+        raise ConfigError('--output: empty; name the folder to write the copy to')
     try:
         source_options = json.loads(options)
     except ValueError as error:
@@ -49,7 +49,7 @@ def run(*, dataset: str, data_dir: str, manual_dir: str, verify: bool, source: s
 
 
 def _number(text: str) -> int | float | str:
-    """Returns the number that a text says; a text that says none, for the error about it."""
+    """Returns a text as a number; if it is none, the text itself, which the error will show."""
     for kind in (int, float):
         with contextlib.suppress(ValueError):
             return kind(text)
@@ -60,16 +60,17 @@ def tfds_set(dataset: str, data_dir: str = '', manual_dir: str = '', verify: boo
     """Downloads and prepares a TFDS set as ArrayRecord, which training reads without TensorFlow.
 
     Args:
-      dataset: TFDS's name of it, or NAME/CONFIG.
-      data_dir: where it shall lie; '' is TFDS_DATA_DIR or ~/tensorflow_datasets.
-      manual_dir: where files lie that TFDS does not download; '' is DATA_DIR/downloads/manual.
-      verify: of ImageNet's files, checks the MD5 too.
+      dataset: its name in TFDS, or NAME/CONFIG.
+      data_dir: the folder to write to; '' is TFDS_DATA_DIR or ~/tensorflow_datasets.
+      manual_dir: the folder of files that TFDS does not download; '' is DATA_DIR/downloads/manual.
+      verify: whether to check the MD5 of ImageNet's files, too.
 
-    Returns dataset, path, splits (examples of each) and classes.
+    Returns dataset, path, splits ({name: number of examples}) and classes (their number).
 
     Raises:
-      ConfigError: no such dataset, no images with labels in it, or TensorFlow is needed.
-      DataError: a file is missing or damaged, or the download fails.
+      ConfigError: there is no such dataset, it has no images with labels, or TensorFlow is not
+        installed and is needed.
+      DataError: a file is missing or damaged, or the download failed.
     """
     name, _, config = dataset.partition('/')
     if not re.fullmatch(r'[a-z0-9_]+', name):
@@ -87,7 +88,7 @@ def tfds_set(dataset: str, data_dir: str = '', manual_dir: str = '', verify: boo
                                            file_format='array_record')
         _download_and_prepare(builder, dataset, manual_dir)
     for split in builder.info.splits:
-        tfds_source.open_whole(builder, split)  # says what to do if it is of another format
+        tfds_source.open_whole(builder, split)  # raises an error if it has another format
     return {'dataset': dataset, 'path': os.fspath(builder.data_path),
             'splits': {split: info.num_examples for split, info in builder.info.splits.items()},
             'classes': classes.num_classes}
@@ -105,12 +106,12 @@ def _download_and_prepare(builder, dataset: str, manual_dir: str) -> None:
         tfds.disable_progress_bar()
     manual = manual_dir if os.path.isdir(manual_dir) else None
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # stdout is for the result
+        with contextlib.redirect_stdout(sys.stderr):  # only the result may be on stdout
             builder.download_and_prepare(
                 download_config=tfds.download.DownloadConfig(manual_dir=manual))
     except RunError:
         raise
-    except Exception as error:  # the code of any of a thousand builders
+    except Exception as error:  # a builder, of which there are a thousand, may raise anything
         text = ' '.join(str(error).split())
         if isinstance(error, ImportError) and 'tensorflow' in text:
             raise ConfigError(_needs_tensorflow(dataset)) from None

@@ -1,4 +1,4 @@
-"""A picture of what the model is trained on: the images of a config after crop and augmentation."""
+"""Draws the images that the model is trained on, after crop and augmentation."""
 
 import io
 import logging
@@ -20,28 +20,34 @@ from imgjax.rundir import outputs
 
 log = logging.getLogger('imgjax')
 
-# The first has the letters of most alphabets, the others those of the Far East, where installed.
+# The first font has the letters of most alphabets; the others, if installed, have those of Chinese,
+# Japanese and Korean.
 _FONTS = ('DejaVu Sans', 'Noto Sans', 'Noto Sans CJK SC', 'Noto Sans CJK JP', 'WenQuanYi Zen Hei',
           'Arial Unicode MS')
-_MARK = 'imgjax launch.preview'  # in the picture's own description
+_MARK = 'imgjax launch.preview'  # is written into the metadata of the picture
 FORMATS = ('.png', '.jpg', '.pdf', '.svg')
 
 
 def draw(config, output: str, images: int = 8, steps: int = 5) -> dict:
     """Draws the first images of the first batch as they are evaluated and as they are trained on.
 
-    A column is an image. The first row is the evaluation's view of it; each row below is what the
-    train step makes of it with the crop and the keys of one step, titled with its targets. The row
-    of step 0 is what that step of a run really sees, but that an operation which mixes neighbours
-    takes the last image shown for the neighbour of the first.
+    Each column shows one image. The first row shows the images as an evaluation gets them; each row
+    below shows them after the crop and the augmentation of one step, with their targets as titles.
+    The row of step 0 shows the exact input of that step in a run, except that an operation which
+    mixes neighbours takes the last image shown as the neighbour of the first one.
 
     Args:
-      config: what a get_config returned.
-      output: path of the picture; its ending says the format. An older preview is replaced.
-      images: how many columns.
-      steps: how many rows below the first.
+      config: what a get_config returned, or plain data.
+      output: path of the picture; its ending, one of FORMATS, is the format. An older preview is
+        replaced.
+      images: number of columns.
+      steps: number of rows below the first one.
 
-    Returns output, classes, image_shape and train_examples.
+    Returns output, classes (their number), image_shape and train_examples.
+
+    Raises:
+      ConfigError: a field of the config or `output` is wrong.
+      DataError: the dataset cannot be read.
     """
     if not output.endswith(FORMATS):
         raise ConfigError(f'--output={output}: takes a name ending in {", ".join(FORMATS)}')
@@ -60,7 +66,7 @@ def draw(config, output: str, images: int = 8, steps: int = 5) -> dict:
     first = batches[0]['index'][:images]
     examples = data.read(train, first)
     rows = [('evaluated', [decode.pixels(example, options, size) for example in examples],
-             [_names(example['label'], names) for example in examples])]
+             [_class_names(example['label'], names) for example in examples])]
     hparams = state_lib.hparams_of(config)
 
     @jax.jit
@@ -74,10 +80,10 @@ def draw(config, output: str, images: int = 8, steps: int = 5) -> dict:
             positions=at * config.batch_size + np.arange(images, dtype=np.int64))
         batch.pop('fault')
         shown = jax.device_get(trained_on(np.int32(at), batch))
-        # The last view, where there are several: the first is as it was.
+        # The last view if there are several: some operations are not applied to the first one.
         pixels = shown['image'][:, -1] * np.float32(options.std) + np.float32(options.mean)
         rows.append((f'step {at}', np.clip(pixels, 0, 1),
-                     [_names(target, names) for target in shown['target']]))
+                     [_class_names(target, names) for target in shown['target']]))
     operations = ', '.join(name for name, _ in config.augment) or 'no augmentation'
     _save(rows, output, ': '.join(filter(None, (config.name, operations))))
     return {'output': os.path.abspath(output), 'classes': len(dataset.class_names),
@@ -85,12 +91,12 @@ def draw(config, output: str, images: int = 8, steps: int = 5) -> dict:
 
 
 def _printable(text: str) -> str:
-    """Returns text with a mark in place of what cannot be drawn, such as a line's end."""
+    """Returns text with U+FFFD in place of characters that cannot be drawn, such as a newline."""
     return ''.join(letter if letter.isprintable() else '\ufffd' for letter in text)
 
 
-def _names(label, class_names: list[str]) -> str:
-    """Returns the classes of a label or of a row of targets, with their shares if not whole."""
+def _class_names(label, class_names: list[str]) -> str:
+    """Returns the class names of a label or a row of targets, with shares if they are below 1."""
     if np.ndim(label) == 0:
         return class_names[label]
     likeliest = [k for k in np.argsort(-label, kind='stable')[:3] if label[k] > 0.005]
@@ -99,14 +105,14 @@ def _names(label, class_names: list[str]) -> str:
 
 
 def _save(rows: list[tuple], output: str, title: str) -> None:
-    """Draws rows of (name, images, titles) as a grid."""
+    """Draws rows of (name, images, titles) as a grid and writes it to `output`."""
     kind, picture = os.path.splitext(output)[1].removeprefix('.'), io.BytesIO()
     mark = {'png': {'metadata': {'Software': _MARK}}, 'jpg': {'pil_kwargs': {'comment': _MARK}}}
     marked = mark.get(kind, {'metadata': {'Creator': _MARK}})
     fonts = [name for name in _FONTS if name in font_manager.get_font_names()]
-    # The defaults: a user's own settings may read '$' and '_' of a name as TeX.
+    # Matplotlib's defaults, as the settings of a user may read '$' and '_' in a name as TeX.
     with matplotlib.rc_context(matplotlib.rcParamsDefault | {'font.family': fonts}):
-        figure = _drawn(rows, title)
+        figure = _figure(rows, title)
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter('always')
             figure.savefig(picture, format=kind, dpi=150, **marked)
@@ -118,7 +124,7 @@ def _save(rows: list[tuple], output: str, title: str) -> None:
                     'install one that does, such as Noto Sans CJK (%s)', len(missing), min(missing))
 
 
-def _drawn(rows: list[tuple], title: str) -> matplotlib.figure.Figure:
+def _figure(rows: list[tuple], title: str) -> matplotlib.figure.Figure:
     count = len(rows[0][1])
     lines = max(text.count('\n') + 1 for _, _, texts in rows for text in texts)
     figure = matplotlib.figure.Figure(

@@ -1,4 +1,4 @@
-"""A smaller copy of any source, as tar files that imgjax.data.sources.tar reads."""
+"""Makes a smaller copy of any source, as tar files that imgjax.data.sources.tar reads."""
 
 import concurrent.futures
 import io
@@ -23,27 +23,27 @@ log = logging.getLogger('imgjax')
 
 def write(options: dict, output: str, splits: list[str], *, shorter_side: int, quality: int,
           shard_size: int = 2048, workers: int = 0) -> dict:
-    """Makes a copy of a source as tar files, its images made smaller.
+    """Writes a copy of a source with smaller images as tar files.
 
-    Files depend on the source and the settings alone. A copy that was cut off goes on: whole files
-    are kept, and it ends with the same bytes.
+    The bytes of the files depend on the source and the settings alone. If the command was
+    interrupted, the next call goes on: complete files stay, and the bytes are the same in the end.
 
     Args:
-      options: of config.data, those that say what the source is; others are as by default.
+      options: the fields of config.data that name the source; the others have their defaults.
       output: the folder of the copy.
-      splits: each a split, or NAME=SPLIT where SPLIT may be a slice such as train[:90%].
-      shorter_side: pixels that the shorter side is reduced to; smaller images keep their bytes,
-        all of them where it is 0.
-      quality: of the JPEGs, 1 to 100.
-      shard_size: images of a file.
-      workers: threads; 0 is one a core.
+      splits: a list of split names, or NAME=SPLIT where SPLIT may be a slice such as train[:90%].
+      shorter_side: pixels that the shorter side is reduced to; smaller images keep their bytes. 0
+        reduces no image.
+      quality: the quality of the JPEGs, 1 to 100.
+      shard_size: the number of images per file.
+      workers: the number of threads; 0 is one per core.
 
-    Returns output, splits (images of each), classes and unreadable: how many images are left out,
-    which OUTPUT/unreadable.txt names.
+    Returns output, splits ({name: number of images}), classes (their number) and unreadable (the
+    number of images that are left out; OUTPUT/unreadable.txt names them).
 
     Raises:
-      ConfigError: what is in `output` is no such copy, or one with other settings.
-      DataError: not one image can be read, or no split has the classes of all.
+      ConfigError: `output` has other files, or a copy with other settings.
+      DataError: no image of a split can be read, or no split has the classes of all splits.
     """
     options = {name.removeprefix('data.'): field.default
                for name, field in config_lib.FIELDS.items()
@@ -51,8 +51,8 @@ def write(options: dict, output: str, splits: list[str], *, shorter_side: int, q
     pairs = dict(_output_split(entry) for entry in splits)
     evaluated = [spec for spec in pairs.values()
                  if any(map(split_names.is_held_out, split_names.bare(spec)))]
-    if evaluated:
-        options = options | {'eval_split': '+'.join(evaluated)}  # else what is held out is left out
+    if evaluated:  # without it, held-out images are left out
+        options = options | {'eval_split': '+'.join(evaluated)}
     output = outputs.path('output', output)
     _check_output(output, options['path'])
     sources = {name: data.open_split(spec, options) for name, spec in pairs.items()}
@@ -92,8 +92,8 @@ def _output_split(entry: str) -> tuple[str, str]:
 
 
 def _check_output(output: str, path: str) -> None:
-    """Checks that the copy has a folder of its own, before the source is listed."""
-    if _stored(output) is None:
+    """Checks, before the source is listed, that `output` may be written and lies outside of it."""
+    if _read_prepared(output) is None:
         outputs.check_folder('output', output, 'launch.prepare')
     source = os.path.realpath(os.path.expanduser(path))
     if path and os.path.isdir(source) and os.path.commonpath(
@@ -102,8 +102,8 @@ def _check_output(output: str, path: str) -> None:
                           'other images then; take a folder outside')
 
 
-def _stored(output: str) -> dict | None:
-    """Returns what a copy that was begun in a folder was made of; None where there is none."""
+def _read_prepared(output: str) -> dict | None:
+    """Returns the prepared.json of a copy that was begun in a folder; None if there is none."""
     path = os.path.join(output, 'prepared.json')
     if not os.path.lexists(path):
         return None
@@ -116,13 +116,14 @@ def _stored(output: str) -> dict | None:
 
 
 def _begin(output: str, sources: dict[str, Source], settings: dict) -> None:
-    """Notes what the copy is made of, or checks that it is what was begun there."""
+    """Writes prepared.json, or checks that a copy that was begun has the same source and settings.
+    """
     path = os.path.join(output, 'prepared.json')
     class_names = list(next(iter(sources.values())).class_names)
     if any('\n' in name or name != name.strip() or not name for name in class_names):
         raise DataError('a class name is empty, has blanks around it or a line break; rename it')
     begun = {'settings': settings, 'class_names': class_names, 'splits': {}}
-    stored = _stored(output)
+    stored = _read_prepared(output)
     if stored is not None:
         begun['splits'] = stored['splits']
         if any(stored[key] != begun[key] for key in ('settings', 'class_names')):
@@ -141,7 +142,7 @@ def _begin(output: str, sources: dict[str, Source], settings: dict) -> None:
 
 def _copy_split(output: str, split: str, source: Source, options: dict, shorter_side: int,
                 quality: int, shard_size: int, workers: int) -> int:
-    """Writes the files of a split that are not there yet; returns how many images all hold."""
+    """Writes the missing files of a split; returns the number of images in all its files."""
     total = len(source.examples)
     shards = -(-total // shard_size)
     left_out = 0
@@ -165,7 +166,7 @@ def _copy_split(output: str, split: str, source: Source, options: dict, shorter_
 
 
 def _reduced(source: Source, row: int, options: dict, shorter_side: int, quality: int):
-    """Returns (file content, extension, label), or the line that says why there is none."""
+    """Returns (file content, extension, label), or the error of an unreadable image in one line."""
     try:
         example = source.examples[row]
         return *reduce(example, options, shorter_side, quality), example['label']
@@ -176,20 +177,20 @@ def _reduced(source: Source, row: int, options: dict, shorter_side: int, quality
 def reduce(example: dict, options: dict, shorter_side: int, quality: int) -> tuple[bytes, str]:
     """Returns (file content, extension) of an image whose shorter side is at most `shorter_side`.
 
-    What is small enough keeps its bytes; an array becomes a PNG, and so does what pixel_range or
-    background of `options` change. Others are resized by Pillow
-    (bicubic, antialiased) as they are stored and become JPEGs (4:2:0) that keep their EXIF
-    orientation; grayscale stays so. Restart markers, a few in every row of blocks, let a crop be
-    decoded without most of what surrounds it.
+    An image that is small enough keeps its bytes; a small array becomes a PNG, and so does a small
+    image that pixel_range or background of `options` changes. Larger images are resized by Pillow
+    (bicubic, antialiased) in the orientation in which they are stored, and become JPEGs (4:2:0)
+    that keep their EXIF orientation. A grayscale image stays grayscale. Restart markers, a few in
+    every row of blocks, allow to decode a crop without most of the pixels around it.
 
     Args:
       example: {'image': file content or uint8 (H, W, C), 'name': str}.
-      options: config.data of the source, its limits.
-      shorter_side: pixels; 0 reduces nothing.
-      quality: of the JPEGs, 1 to 100.
+      options: config.data of the source, with its limits.
+      shorter_side: in pixels; 0 reduces no image.
+      quality: the quality of the JPEGs, 1 to 100.
 
     Raises:
-      decode.Unreadable: it is no sound image, or beyond the limits.
+      decode.Unreadable: the image is damaged, or exceeds the limits.
     """
     encoded, file = example['image'], io.BytesIO()
     small = not shorter_side or min(decode.image_size(example, options)) <= shorter_side
@@ -202,7 +203,7 @@ def reduce(example: dict, options: dict, shorter_side: int, quality: int) -> tup
     kept = not isinstance(encoded, np.ndarray) and not painted and not (
         stored.more_than_bytes and options['pixel_range'])
     gray = stored.gray and not (painted and len(set(painted)) > 1)
-    # Decoded in any case: a copy holds no image that a run would find broken.
+    # Decoded in any case, so that a copy has no image that a run could not read.
     pixels = decode.whole(example, options | {'channels': 1 if gray else 3})
     if small and kept:
         return encoded, decode.EXTENSION_OF[stored.format]
@@ -216,20 +217,24 @@ def reduce(example: dict, options: dict, shorter_side: int, quality: int) -> tup
     scale = shorter_side / min(image.size)
     image = image.resize(tuple(max(shorter_side, round(side * scale)) for side in image.size),
                          Image.Resampling.BICUBIC)
+    blocks_across = -(-image.width // (8 if gray else 16))
     image.save(file, 'JPEG', quality=quality, subsampling='4:2:0',
-               restart_marker_blocks=_interval(-(-image.width // (8 if gray else 16))), **more)
+               restart_marker_blocks=_blocks_between_markers(blocks_across), **more)
     return file.getvalue(), '.jpg'
 
 
-def _interval(across: int) -> int:
-    """Returns how many of the blocks of a row lie between two restart markers: 3, or the next more
-    that divides the row, as all rows shall be cut alike. Each costs about 4 bytes."""
+def _blocks_between_markers(across: int) -> int:
+    """Returns the number of blocks between two restart markers, for rows of `across` blocks.
+
+    It is the smallest divisor of `across` that is at least 3 (or `across`, if that is less): a
+    divisor puts the markers at the same places in all rows. A marker takes about 4 bytes.
+    """
     return next(blocks for blocks in range(min(3, across), across + 1) if not across % blocks)
 
 
 def _write_shard(path: str, rows: range, encoded, bar) -> None:
     unreadable = []
-    # Equal input gives equal bytes: tarfile's own TarInfo has no time and no user.
+    # A new TarInfo has no time and no user, so that equal input gives equal bytes.
     with open(f'{path}.tmp', 'wb') as file:
         with tarfile.open(fileobj=file, mode='w', format=tarfile.USTAR_FORMAT) as tar:
             for row, result in zip(rows, encoded, strict=True):
@@ -246,7 +251,7 @@ def _write_shard(path: str, rows: range, encoded, bar) -> None:
                 bar.update(1)
         file.flush()
         os.fsync(file.fileno())
-    if unreadable:  # noted first: a file that is there has its note
+    if unreadable:  # written first, so that no complete file lacks its list
         with files.replacing(f'{path}.unreadable') as file:
             file.writelines(f'{line}\n' for line in unreadable)
     os.replace(f'{path}.tmp', path)
@@ -266,7 +271,7 @@ def _lines(path: str) -> list[str]:
 
 
 def _gather_unreadable(output: str) -> int:
-    """Writes unreadable.txt of the notes of all files; returns its lines."""
+    """Writes unreadable.txt from the lists of all files; returns the number of its lines."""
     notes = sorted(name for name in os.listdir(output) if name.endswith('.tar.unreadable'))
     lines = [line for name in notes for line in _lines(os.path.join(output, name))]
     path = os.path.join(output, 'unreadable.txt')

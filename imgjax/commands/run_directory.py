@@ -1,4 +1,4 @@
-"""Opens a run directory for the commands that use it: model, state, which step."""
+"""Opens a run directory for the commands that use it: builds the run and restores a step."""
 
 import logging
 import os
@@ -13,21 +13,30 @@ log = logging.getLogger('imgjax')
 
 
 def open_run(workdir: str) -> build.Setup:
-    """Builds a run from its directory alone, on the devices that are here."""
+    """Builds a run from its run directory alone, on all devices of this machine.
+
+    Raises:
+      ConfigError: `workdir` is no run directory, or its config cannot be used.
+      DataError: its dataset.json cannot be used.
+    """
     backend.keep_memory()
     files.check_run(workdir)
     config = config_lib.read(workdir) if os.path.isdir(workdir) else None
     if config is None:
         raise ConfigError(f'--workdir={workdir}: no run directory')
     if changed := parts.changed_sources(config):
-        log.warning('%s: other code than when the run began', ', '.join(changed))
-    # The devices that are here, not those it was trained on.
+        log.warning('%s: the code has changed since the run began', ', '.join(changed))
+    # The mesh of this machine, not the one that the run was trained on.
     config = config | {'mesh': {'data': -1, 'fsdp': 1, 'tensor': 1}}
     return build.setup(config, dataset_info.read(workdir))
 
 
 def restore(setup: build.Setup, workdir: str, at: int | None):
-    """Returns (state, meta) of one step, or of the newest that verifies."""
+    """Returns (TrainState, meta) of the step `at`; None takes the newest step that verifies.
+
+    Raises:
+      DataError: the checkpoint is missing or damaged.
+    """
     if at is not None:
         return checkpoint.restore(workdir, at, setup.target, config_lib.digest(setup.config))
     restored = checkpoint.restore_newest(
@@ -38,15 +47,16 @@ def restore(setup: build.Setup, workdir: str, at: int | None):
 
 
 def which_step(setup: build.Setup, workdir: str, at: int | str | None) -> int | None:
-    """Returns the step that `at` names, None for the newest.
+    """Returns the step that `at` names, or None for the newest step.
 
     Args:
       setup: the run.
       workdir: the run directory.
-      at: a number, 'best' for that of the best evaluation (the earliest of equals), or None or ''.
+      at: the number of a step; 'best' for the step of the best evaluation, of several equal ones
+        the earliest; None or '' for the newest step.
 
     Raises:
-      ConfigError: it is neither.
+      ConfigError: `at` is none of these.
       DataError: the best evaluation has no checkpoint, or there is no evaluation.
     """
     if at is None or at == '':
@@ -67,7 +77,7 @@ def which_step(setup: build.Setup, workdir: str, at: int | str | None) -> int | 
 
 
 def best_evaluated(setup: build.Setup, workdir: str) -> int | None:
-    """Returns the step of a run's best evaluation, the earliest of equals; None without any."""
+    """Returns the step of a run's best evaluation, the earliest of equal ones; None if none is."""
     scores = metrics_log.scores(
         metrics_log.read_rows(workdir), setup.config.data.eval_split, *setup.best)
     return max(sorted(scores), key=scores.get) if scores else None

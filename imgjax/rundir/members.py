@@ -29,7 +29,7 @@ from imgjax.state import SKIP_CAUSES
 
 log = logging.getLogger('imgjax')
 
-_NAMED = 8  # number of images of a batch that are named if its update was skipped
+_MOST_NAMED = 8  # number of images of a batch that are named if its update was skipped
 
 
 class Member(NamedTuple):
@@ -224,34 +224,35 @@ def _write_row(member: Member, step: int, values: dict, fresh: int, perf: dict, 
     rows.write({'step': step, 'split': 'train'} | values | {'perf': perf})
     _show(rows.rows[-1], setup.config.steps, bar)
     if fresh and processes.first():
+        images = _image_names(source, _indices_of_batch(setup, source)(newest))
         log.warning('%d updates were skipped since the last row (in total, by what was not '
                     'finite: %s), the newest at step %d with the images %s', fresh,
                     ', '.join(f'{cause} {number}' for cause, number in causes.items()),
-                    newest, ', '.join(_names(source, _batches(setup, source)(newest))))
+                    newest, ', '.join(images))
     if in_a_row >= setup.config.max_skipped_updates:
-        _diverged(setup, step, newest - in_a_row + 1, newest, causes, rows.workdir, source)
+        _raise_diverged(setup, step, newest - in_a_row + 1, newest, causes, rows.workdir, source)
 
 
-def _batches(setup: Setup, source: Source) -> Callable[[int], np.ndarray]:
+def _indices_of_batch(setup: Setup, source: Source) -> Callable[[int], np.ndarray]:
     """Returns a function: step -> the example indices of its batch, int64 (N,)."""
     size, draw = setup.config.batch_size, build.draw(setup.config, source)
     return lambda step: draw(step * size + np.arange(size, dtype=np.int64))
 
 
-def _names(source: Source, indices: np.ndarray) -> list[str]:
+def _image_names(source: Source, indices: np.ndarray) -> list[str]:
     """Returns the names of the first images of a batch."""
-    names = [str(source.examples[int(index)]['name']) for index in indices[:_NAMED]]
-    return names + ['...'] * (len(indices) > _NAMED)
+    names = [str(source.examples[int(index)]['name']) for index in indices[:_MOST_NAMED]]
+    return names + ['...'] * (len(indices) > _MOST_NAMED)
 
 
-def _diverged(setup: Setup, step: int, first: int, newest: int, causes: dict, workdir: str,
+def _raise_diverged(setup: Setup, step: int, first: int, newest: int, causes: dict, workdir: str,
               source: Source):
     """Writes diverged.json and raises the error that ends the run.
 
     The updates of the steps from `first` to `newest` were skipped.
     """
-    batch_of, saved = _batches(setup, source), checkpoint.steps(workdir)
-    names = _names(source, batch_of(first))
+    batch_of, saved = _indices_of_batch(setup, source), checkpoint.steps(workdir)
+    names = _image_names(source, batch_of(first))
     message = (
         f'{newest - first + 1} updates in a row were not finite by step {step} '
         f'(config.max_skipped_updates), from step {first} on, with the images '
