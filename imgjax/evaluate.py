@@ -80,7 +80,7 @@ def run(eval_step, state, hparams: dict, batches, count: int, mesh, *, title: st
             outputs = eval_step(state, sharding.to_device(
                 {name: batch[name] for name in ('image', 'label', 'mask')},
                 sharding.batch_sharding(mesh)), hparams)
-            if ahead is not None:  # fetched when the next batch is under way
+            if ahead is not None:  # fetched after the next batch is dispatched
                 fetched.append(_fetched(ahead))
             ahead = outputs
             bar.update()

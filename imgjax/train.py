@@ -122,7 +122,7 @@ def _train_or_go_back(setup: Setup, workdir: str, sources, hparams: dict, fitted
         if not processes.broadcast_from_first(lambda: 'yes' if checkpoint.steps(workdir) else ''):
             raise
         log.warning('%s. Once more from the newest checkpoint', error)
-    setup.cache.clear()  # the memory that held them may be at fault
+    setup.cache.clear()  # its programs and data may be damaged by an error of the memory
     return _train(setup, workdir, sources, hparams, fitted, pause_at, beat)
 
 

@@ -94,8 +94,8 @@ def _with_weights(setup: build.Setup, weights: load.Weights, named: bool):
             () if named else tuple(setup.dataset.class_names))
     except DataError as error:
         cause, fix, _ = str(error).partition("; set config.init.head='new'")
-        raise DataError(cause + ('; without names of classes (label_names in a config.json beside '
-                                 'the weights) they take a dataset of as many' if fix else '')
-                        ) from None
+        hint = ('; without class names (label_names in a config.json beside the weights) they need '
+                'a dataset with as many classes')
+        raise DataError(cause + (hint if fix else '')) from None
     setup = setup._replace(target=target)
     return setup, sharding.place(host.replace(**loaded), setup.shardings)

@@ -125,9 +125,9 @@ def own_split(workdir: str, options: Config, dataset: DatasetInfo, split: str) -
                        f'{name!r} has as many images, with other names, sizes, labels or pixels')
     raise DataError(
         f'{workdir}: the data that its config names ({options.path or options.name}) are not '
-        f'those it was trained with ({changed[0]}); name those to evaluate on '
-        '(--config.data.path=..., --config.data.name=...); a run of arrays of a script is '
-        'evaluated by commands.evaluate.evaluate_split(workdir, source=...)')
+        f'those it was trained with ({changed[0]}); name the data to evaluate on '
+        '(--config.data.path=..., --config.data.name=...); a run that was trained on arrays of a '
+        'script is evaluated by commands.evaluate.evaluate_split(workdir, source=...)')
 
 
 def compare_classes(source: Source, dataset: DatasetInfo, split: str,
@@ -154,7 +154,7 @@ def compare_classes(source: Source, dataset: DatasetInfo, split: str,
         raise DataError(f'{split}: has {count} classes, the model {len(names)}; without '
                         '--classes=number they are matched by name')
     if by == 'number':
-        log.info('classes compared by number: 0 is %r in the data and %r of the model',
+        log.info('classes compared by number: class 0 is %r in the data and %r in the model',
                  source.class_names[0], names[0])
         source = source._replace(class_names=tuple(names))
     source, found = classes.compared(source, names, split)

@@ -27,7 +27,7 @@ def inspect_run(workdir: str) -> dict:
             _, meta = checkpoint.restore(workdir, at, setup.target, config_hash)
             found.append({'step': at, 'verified': True, 'state_digest': meta['state_digest']})
             log.info('step %d: verified, %s%s', at, meta['state_digest'],
-                     ', of the best evaluation' if at == best else '')
+                     ', this is the step of the best evaluation' if at == best else '')
         except DataError as error:
             found.append({'step': at, 'verified': False, 'error': str(error)})
             log.info('step %d: %s', at, error)

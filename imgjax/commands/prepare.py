@@ -27,8 +27,8 @@ def run(*, dataset: str, data_dir: str, manual_dir: str, verify: bool, source: s
         splits: list[str], shorter_side: int, quality: int, shard_size: int, workers: int) -> dict:
     """Prepares `dataset` or copies `source`; the arguments are the flags of launch.prepare."""
     if bool(dataset) == bool(source):
-        raise ConfigError('--dataset, --source: give one: a TFDS set to prepare, or a source to '
-                          'make a copy of')
+        raise ConfigError('--dataset, --source: give one of them: a TFDS dataset to prepare, or a '
+                          'source to copy')
     if dataset:
         return tfds_set(dataset, data_dir, manual_dir, verify)
     if not output:
@@ -111,7 +111,7 @@ def _download_and_prepare(builder, dataset: str, manual_dir: str) -> None:
                 download_config=tfds.download.DownloadConfig(manual_dir=manual))
     except RunError:
         raise
-    except Exception as error:  # a builder, of which there are a thousand, may raise anything
+    except Exception as error:  # the code of a TFDS builder may raise anything
         text = ' '.join(str(error).split())
         if isinstance(error, ImportError) and 'tensorflow' in text:
             raise ConfigError(_needs_tensorflow(dataset)) from None

@@ -200,12 +200,12 @@ def reduce(example: dict, options: dict, shorter_side: int, quality: int) -> tup
     else:
         stored = decode.stored(example)
     painted = stored.transparent and options['background']
-    kept = not isinstance(encoded, np.ndarray) and not painted and not (
+    keeps_bytes = not isinstance(encoded, np.ndarray) and not painted and not (
         stored.more_than_bytes and options['pixel_range'])
     gray = stored.gray and not (painted and len(set(painted)) > 1)
     # Decoded in any case, so that a copy has no image that a run could not read.
     pixels = decode.whole(example, options | {'channels': 1 if gray else 3})
-    if small and kept:
+    if small and keeps_bytes:
         return encoded, decode.EXTENSION_OF[stored.format]
     image = Image.fromarray(pixels[..., 0] if gray else pixels)
     exif = Image.Exif()

@@ -99,7 +99,7 @@ def test_published_weights_are_evaluated_without_a_run(run, tmp_path, caplog):
     assert (found['accuracy'], found['loss']) == (run[1]['accuracy'], pytest.approx(run[1]['loss']))
     assert (found['classes_compared'], found['images_left_out']) == (3, 10)
     (tmp_path / 'weights' / 'config.json').unlink()
-    with pytest.raises(DataError, match='for 3 classes, the dataset has 4; without names of class'):
+    with pytest.raises(DataError, match='for 3 classes, the dataset has 4; without class names'):
         evaluate_weights.run(config)
     in_another_order(tmp_path, grey=0)
     assert evaluate_weights.run(config)['accuracy'] < run[1]['accuracy']

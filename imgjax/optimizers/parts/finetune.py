@@ -89,7 +89,7 @@ def with_new_classifiers(params, bias: float = 0.0):
     a network of its own, and the first gradients of the other layers, which are zero, too.
 
     Args:
-      params: as of a model's variables, float32.
+      params: the parameters of a model, float32 leaves.
       bias: of each class; other than 0 where an activation that has no slope there follows.
     """
     def one(path, leaf):

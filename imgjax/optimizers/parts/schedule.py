@@ -42,7 +42,7 @@ def learning_rate(schedule, step, total_steps, hparams):
       float32 scalar.
 
     Raises:
-      ValueError: an unknown schedule or key of it.
+      ValueError: the name of the schedule, or a key of `schedule`, is unknown.
     """
     name = _known('schedule', schedule.name, SCHEDULES)
     for key in schedule:
