@@ -57,7 +57,7 @@ def test_one_file_is_in_one_split_and_has_one_label(link, tmp_path):
     build.open_dataset(Config({'data': options_of(tmp_path)}))  # equal names are no leak
     link(tmp_path / 'train' / 'dog' / '1.jpg', tmp_path / 'val' / 'dog' / '2.jpg')
     with pytest.raises(DataError, match="1 files are in both 'train' and 'held_out', first "
-                       '.*val/dog/2.jpg; take them out of one'):
+                       '.*val/dog/2.jpg; remove them from one split'):
         build.open_dataset(Config({'data': options_of(tmp_path)}))
     as_asked_for = Config({'data': options_of(tmp_path, eval_split='train')})
     build.open_dataset(as_asked_for)
