@@ -104,7 +104,7 @@ def flipped(leaf, rng):
 @pytest.mark.parametrize('fsdp', [1, 2])
 def test_flipped_copies_on_four_devices_are_found_and_not_saved(fsdp, setup, tmp_path, seed):
     rng = random.Random(seed)
-    config = dict(setup.config, mesh={'data': -1, 'fsdp': fsdp, 'tensor': 1})
+    config = setup.config | {'mesh': {'data': -1, 'fsdp': fsdp, 'tensor': 1}}
     own = build.setup(config, setup.dataset, jax.devices()[:4])
     hparams = sharding.place(state.hparams_of(config), sharding.replicated(own.mesh))
     good = train.initial_state(own, hparams)

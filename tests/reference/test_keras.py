@@ -11,6 +11,7 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 from imgjax import models  # noqa: E402
+from imgjax.config import Config  # noqa: E402
 from imgjax.interop import keras as bridge  # noqa: E402
 from imgjax.interop import (
     load,
@@ -136,7 +137,7 @@ def test_a_run_begins_with_them(monkeypatch):
     monkeypatch.setattr(bridge, 'application', application)
     options = {'padding': 'same', 'epsilon': 1e-3}
     init = {'weights': 'keras:MobileNetV2', 'head': 'new', 'channels': 'same', 'resample': False}
-    config = {'init': init, 'model': {'name': 'mobilenetv2_100', 'options': options}}
+    config = Config({'init': init, 'model': {'name': 'mobilenetv2_100', 'options': options}})
     model = models.create('mobilenetv2_100', 7, **options)
     target = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
     target = jax.device_get(target)

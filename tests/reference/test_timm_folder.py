@@ -10,6 +10,7 @@ from safetensors import safe_open
 from configs import base
 from imgjax import build, state
 from imgjax import config as config_lib
+from imgjax.config import Config
 from imgjax.interop import description, export
 from imgjax.rundir import dataset_info
 
@@ -58,7 +59,7 @@ def test_timm_builds_the_same_function(variant, tmp_path):
 
 def test_an_option_that_timm_has_not_is_refused_by_timm(tmp_path):
     """Rather than left out, which builds another function."""
-    model = {'name': 'resnet18', 'options': {'shortcut': 'avg', 'dropout': 0.5}}
+    model = Config({'name': 'resnet18', 'options': {'shortcut': 'avg', 'dropout': 0.5}})
     assert description.changed_options(model) == {'shortcut': 'avg'}
     with pytest.raises(TypeError, match='shortcut'):
         timm.create_model('resnet18', shortcut='avg')
