@@ -86,7 +86,7 @@ def open_dataset(config: Config) -> tuple[Source, Source]:
     return train, classes.renumbered(held_out, train.class_names, options.eval_split)
 
 
-def _check_apart(train: Source, held_out: Source, options: dict) -> None:
+def _check_apart(train: Source, held_out: Source, options: Config) -> None:
     """Raises DataError if a file is in both splits, unless both are parts of the same split."""
     train_split, eval_split = options.train_split, options.eval_split
     same = set(split_names.bare(train_split)) & set(split_names.bare(eval_split))
