@@ -85,13 +85,10 @@ def put_aside(workdir: str, steps: int) -> None:
 
 
 def _not_saved(workdir: str, step: int) -> str:
-    place = checkpoint.directory(workdir)
-    names = os.listdir(place) if os.path.isdir(place) else []
-    if any(name.startswith(f'{step}.') for name in names):
-        return (f'{place}: the last state, of step {step}, is still being written; close its '
-                'checkpoint.Writer first')
-    return (f'{place}: the last state, of step {step}, could not be saved; a save that failed is a '
-            'warning above, with its reason. The same command goes on from the checkpoint before')
+    # What a failed save left looks like a save that still runs: both are possible here.
+    return (f'{checkpoint.directory(workdir)}: the last state, of step {step}, could not be saved; '
+            'a save that failed is a warning above, with its reason, and the same command goes on '
+            'from the checkpoint before (a script first has to close its checkpoint.Writer)')
 
 
 def _train_seconds(rows: list[dict]) -> float:

@@ -166,13 +166,13 @@ def test_an_evaluation_improves_on_what_was_saved(scores, improves, saved, tmp_p
     writer.close()
 
 
-def test_a_last_state_that_is_not_there_is_told_apart(tmp_path):
-    (tmp_path / 'checkpoints' / '3').mkdir(parents=True)
-    assert 'could not be saved; a save that failed is a warning above' in result._not_saved(
-        str(tmp_path), 30)
-    (tmp_path / 'checkpoints' / '30.orbax-checkpoint-tmp').mkdir()
-    assert 'still being written; close its checkpoint.Writer' in result._not_saved(
-        str(tmp_path), 30)
+@pytest.mark.parametrize('left', ['3', '30.orbax-checkpoint-tmp'])
+def test_a_last_state_that_is_not_there_is_a_failed_save(left, tmp_path):
+    """Also where the failed save left files that look as if it was still running."""
+    (tmp_path / 'checkpoints' / left).mkdir(parents=True)
+    text = result._not_saved(str(tmp_path), 30)
+    assert 'could not be saved; a save that failed is a warning above' in text
+    assert 'close its checkpoint.Writer' in text
 
 
 def test_donation_after_save_does_not_reach_the_checkpoint(tmp_path):
