@@ -3,7 +3,6 @@
 Nothing here writes a file or runs a step: a wrong config is found before that.
 """
 
-import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,10 +10,20 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from imgjax import augment, cache, data, models, parts, samplers, sharding, state, step
+from imgjax import cache, data, models, parts, samplers, sharding, state, step
+from imgjax.checks import (
+    check_augment,
+    check_heads,
+    check_labels,
+    check_no_shared_files,
+    check_order,
+    check_own_parts,
+    check_pixels,
+    check_strengths,
+)
 from imgjax.config import Config
-from imgjax.data import Source, classes, image_files, pipeline, split_names
-from imgjax.errors import ConfigError, DataError, nearest
+from imgjax.data import Source, classes, pipeline
+from imgjax.errors import ConfigError, DataError
 from imgjax.metrics import Metric
 from imgjax.optimizers.parts import finetune, schedule
 from imgjax.process import projects
@@ -82,22 +91,8 @@ def open_dataset(config: Config) -> tuple[Source, Source]:
         several = options['train_split' if train.multi_label else 'eval_split']
         raise DataError(f'{options.name}: images of the split {several!r} have several labels, '
                         'images of the other split have one; label both splits in the same way')
-    _check_apart(train, held_out, options)
+    check_no_shared_files(train, held_out, options)
     return train, classes.renumbered(held_out, train.class_names, options.eval_split)
-
-
-def _check_apart(train: Source, held_out: Source, options: Config) -> None:
-    """Raises DataError if a file is in both splits, unless both are parts of the same split."""
-    train_split, eval_split = options.train_split, options.eval_split
-    same = set(split_names.bare(train_split)) & set(split_names.bare(eval_split))
-    if same or train.files is None or held_out.files is None:
-        return
-    rows = image_files.shared(train.files, held_out.files)
-    if len(rows):
-        raise DataError(
-            f'{options.path}: {len(rows):,} files are in both {train_split!r} and '
-            f'{eval_split!r}, first {held_out.examples[int(rows[0])]["name"]}; remove them from '
-            'one split, as an evaluation needs images that the model was not trained on')
 
 
 def describe(config: Config, train: Source, held_out: Source,
@@ -122,7 +117,7 @@ def describe(config: Config, train: Source, held_out: Source,
         len(held_out.examples), train.fingerprint, held_out.fingerprint, train.multi_label)
     config = config | {'data': options}
     if not begun:
-        _check_pixels(config, size)
+        check_pixels(config, size)
     if config.hparams.get('class_weights') == ('balanced',):
         weights = {'class_weights': _balanced(train)}
         config = config | {'hparams': config.hparams | weights}
@@ -149,13 +144,6 @@ def _balanced(train: Source) -> list[float]:
     return [round(float(count_K.sum() / (present * n)), 6) if n else 0.0 for n in count_K]
 
 
-def label_struct(dataset: DatasetInfo, batch_size: int) -> jax.ShapeDtypeStruct:
-    """Returns the shape and dtype of a batch's labels."""
-    if dataset.multi_label:
-        return jax.ShapeDtypeStruct((batch_size, len(dataset.class_names)), np.float32)
-    return jax.ShapeDtypeStruct((batch_size,), np.int32)
-
-
 def check(config: Config, begun: bool = False) -> None:
     """Checks a config as far as that is possible without the dataset.
 
@@ -167,13 +155,23 @@ def check(config: Config, begun: bool = False) -> None:
     Raises:
       ConfigError: names the field.
     """
-    _check_augment(config)
+    check_augment(config)
     if not begun:
         check_strengths(config)
-        _check_pixels(config, config.data.image_size)
+        check_pixels(config, config.data.image_size)
     _model(config, num_classes=2)
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch_size(config.batch_size, config.accumulation_steps, mesh)
+
+
+def batch_struct(dataset: DatasetInfo, batch_size: int, sharding=None) -> dict:
+    """Returns the batch of a train step as ShapeDtypeStructs: image, label and weight."""
+    label = ((batch_size, len(dataset.class_names)), np.float32) if dataset.multi_label else (
+        (batch_size,), np.int32)
+    shapes = {'image': ((batch_size, *dataset.image_shape), np.uint8), 'label': label,
+              'weight': ((batch_size,), np.float32)}
+    return {name: jax.ShapeDtypeStruct(*shape, sharding=sharding)
+            for name, shape in shapes.items()}
 
 
 def setup(config: Config, dataset: DatasetInfo, devices=None, shared: dict | None = None) -> Setup:
@@ -188,8 +186,8 @@ def setup(config: Config, dataset: DatasetInfo, devices=None, shared: dict | Non
     Raises:
       ConfigError: names the field.
     """
-    _check_augment(config)
-    _check_labels(config, dataset)
+    check_augment(config)
+    check_labels(config, dataset)
     shared = {} if shared is None else shared
     mesh = sharding.make_mesh(config.mesh, devices)
     key = (cache.structure(config), cache.data(config, dataset, mesh))
@@ -200,7 +198,7 @@ def setup(config: Config, dataset: DatasetInfo, devices=None, shared: dict | Non
 def _build(config: Config, dataset: DatasetInfo, mesh) -> Setup:
     model = _model(config, len(dataset.class_names))
     try:
-        with _blame_projects():
+        with projects.blame_errors():
             abstract = state.abstract(model, config, tuple(dataset.image_shape))
     except (ValueError, TypeError, ZeroDivisionError) as error:
         raise ConfigError(
@@ -213,7 +211,7 @@ def _build(config: Config, dataset: DatasetInfo, mesh) -> Setup:
         lambda leaf, placed: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed),
         abstract, sharding.state_shardings(abstract, mesh, rules))
     if rules:
-        _check_heads(model, mesh.shape['tensor'])
+        check_heads(model, mesh.shape['tensor'])
     layout = sharding.layout(abstract.params, mesh, rules)
     try:
         finetune.check(config, abstract.params)
@@ -226,48 +224,8 @@ def _build(config: Config, dataset: DatasetInfo, mesh) -> Setup:
                   step.make_train_step(model, config, depths, layout),
                   step.make_eval_step(model, config, layout),
                   objective_constants(config, dataset), metrics, {}, ())
-    _check_own_parts(setup, abstract)
+    check_own_parts(setup, abstract, batch_struct(dataset, config.batch_size))
     return setup
-
-
-def _check_own_parts(setup: Setup, abstract: state.TrainState) -> None:
-    """Traces both steps if a part or the model is a file of the user's, to find its errors early.
-
-    Raises:
-      ConfigError: names the file and the line of the error, or else all files of the user's.
-    """
-    config, batch_size = setup.config, setup.config.batch_size
-    named = [one.name for one in parts.chosen(config)] + [config.model.name]
-    own = sorted({name for name in named if '.' in name})
-    if not own:
-        return
-    hparams = state.hparams_of(config)
-    shapes = {'image': ((batch_size, *setup.dataset.image_shape), np.uint8),
-              'weight': ((batch_size,), np.float32), 'mask': ((batch_size,), np.bool_)}
-    batch = {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
-    batch |= {'label': label_struct(setup.dataset, batch_size)}
-    try:
-        with _blame_projects():
-            jax.eval_shape(setup.train_step, abstract, batch, hparams, setup.constants)
-            jax.eval_shape(setup.eval_step, abstract, batch, hparams)
-    except ConfigError:
-        raise
-    except Exception as error:
-        raise ConfigError(
-            f'{", ".join(map(parts.file_of, own))}: the step cannot be computed with it: '
-            f'{type(error).__name__}: {projects.first_line(error)}') from error
-
-
-@contextlib.contextmanager
-def _blame_projects():
-    """Turns an error that is raised by code in projects/ into a ConfigError of one line."""
-    try:
-        yield
-    except Exception as error:
-        said = '' if isinstance(error, ConfigError) else projects.blame(error)
-        if not said:
-            raise
-        raise ConfigError(said) from error
 
 
 def objective_constants(config: Config, dataset: DatasetInfo):
@@ -275,7 +233,7 @@ def objective_constants(config: Config, dataset: DatasetInfo):
     objective = parts.find('objective', config.objective.name)
     if not hasattr(objective, 'constants'):
         return {}
-    with _blame_projects():
+    with projects.blame_errors():
         return jax.tree.map(np.asarray, objective.constants(
             config.objective.options, len(dataset.class_names), tuple(dataset.image_shape)))
 
@@ -283,47 +241,10 @@ def objective_constants(config: Config, dataset: DatasetInfo):
 def draw(config: Config, source: Source) -> Callable[[np.ndarray], np.ndarray]:
     """Returns positions -> example indices, int64 of the same shape (imgjax/samplers)."""
     sampler = parts.find('sampler', config.sampler.name)
-    with _blame_projects():
+    with projects.blame_errors():
         order = sampler.order(source, config.sampler.options, config.hparams.seed)
-        _check_order(config, order, len(source.examples))
+        check_order(config, order, len(source.examples))
     return samplers.repeated(order, config.batch_size, config.data.aug_repeats)
-
-
-def _check_order(config: Config, order, count: int) -> None:
-    numbers = np.arange(config.batch_size, dtype=np.int64)
-    found = order(numbers)
-    if not (isinstance(found, np.ndarray) and found.shape == numbers.shape
-            and found.dtype == np.int64 and ((0 <= found) & (found < count)).all()):
-        raise ConfigError(f'{parts.file_of(config.sampler.name)}: `order` has to return '
-                          f'numbers -> int64 of the same shape, from 0 to {count - 1}')
-
-
-def _check_heads(model, parts: int) -> None:
-    heads = model.heads if isinstance(model.heads, tuple) else (model.heads,)
-    odd = [number for number in heads if number % parts]
-    if odd:
-        raise ConfigError(f'config.mesh.tensor: {parts} does not divide the {odd[0]} attention '
-                          'heads of the model')
-
-
-def _check_labels(config: Config, dataset: DatasetInfo) -> None:
-    """Raises ConfigError if a field does not fit the classes or the labels of the dataset."""
-    name = config.objective.name
-    if dataset.multi_label and not getattr(parts.find('objective', name), 'MULTI_LABEL', False):
-        raise ConfigError(f'config.objective.name: {name} takes one label for each image, and this '
-                          'dataset has images with several labels; set it to sigmoid or focal')
-    for metric in parts.metrics(config, dataset.multi_label):
-        if getattr(metric.part, 'MULTI_LABEL', False) and not dataset.multi_label:
-            raise ConfigError(f'config.metrics: {metric.name} needs images with several labels, '
-                              'and images of this dataset have one; leave it out')
-    known = parts.measured(config, dataset.multi_label)
-    if config.best_metric and config.best_metric not in known:
-        raise ConfigError(f'config.best_metric: takes one of {", ".join(known)}, got '
-                          f'{config.best_metric!r}{nearest(config.best_metric, known)}')
-    weights, classes = config.hparams.get('class_weights'), len(dataset.class_names)
-    if weights and len(weights) != classes:
-        raise ConfigError(f'config.hparams.class_weights: takes a number for each of {classes} '
-                          f'classes, got {len(weights)}')
 
 
 def _model(config: Config, num_classes: int):
@@ -337,48 +258,3 @@ def _model(config: Config, num_classes: int):
             dtype=jax.numpy.dtype(config.model.dtype), **options)
     except ValueError as error:
         raise ConfigError(f'config.model: {error}') from None
-
-
-def _check_augment(config: Config) -> None:
-    """Checks that the operations of config.augment exist and make the objective's views differ."""
-    objective = parts.find('objective', config.objective.name)
-    differ, operations = getattr(objective, 'VIEWS_DIFFER_IN', ()), [
-        name for name, _ in config.augment]
-    if differ and not set(differ) & set(operations):
-        raise ConfigError(f'config.augment: objective {config.objective.name} takes views '
-                          f'that differ in {" or ".join(differ)}; add it to config.augment')
-    try:
-        augment.check(config.augment)
-    except ValueError as error:
-        raise ConfigError(f'config.augment: {error}') from None
-
-
-def check_strengths(config: Config) -> None:
-    """Checks config.hparams.augment against the operations of config.augment and their ranges.
-
-    If config.augment is empty, augmentation was turned off, and strengths of a recipe only cause a
-    warning.
-
-    Raises:
-      ConfigError: names the field.
-    """
-    strengths = config.hparams.augment
-    if strengths and not config.augment and set(strengths) <= set(augment.names()):
-        log.warning('config.hparams.augment: %s has no effect, as config.augment is empty',
-                    ', '.join(strengths))
-        return
-    try:
-        augment.check_strengths(config.augment, strengths)
-    except ValueError as error:
-        raise ConfigError(f'config.hparams.augment.{error}') from None
-
-
-def _check_pixels(config: Config, side: int) -> None:
-    """Raises ConfigError if an operation of config.augment covers or moves more than a whole side.
-
-    `side` is the image size in pixels; 0 if it is not known yet.
-    """
-    try:
-        augment.check(config.augment, side)
-    except ValueError as error:
-        raise ConfigError(f'config.augment: {error}') from None

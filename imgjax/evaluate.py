@@ -4,11 +4,12 @@ import flax
 import jax
 import numpy as np
 
-from imgjax import parts, sharding
+from imgjax import cache, parts, sharding
 from imgjax import state as state_lib
 from imgjax.config import Config
 from imgjax.data import Source, pipeline
 from imgjax.errors import ConfigError
+from imgjax.feed import decoding, fits
 from imgjax.process import backend, stop, terminal, watchdog
 
 Columns = dict[str, np.ndarray]
@@ -107,10 +108,7 @@ def split(setup, state, source: Source, title: str) -> Columns | None:
     options, size = setup.config.data, setup.dataset.image_shape[0]
     if not options.image_size and pipeline.native_size(source, options) != size:
         options = whole_images(options, size)
-    batches = pipeline.eval_batches(
-        source, options, size,
-        batch_size=global_batch_size(setup.config.eval_batch_size, setup.mesh),
-        process=sharding.rows_here(setup.mesh))
+    batches = _batches(setup, source, options)
     with (watchdog.watchdog(setup.config.watchdog_seconds) as beat,
           backend.memory_for(*less_memory(setup.config))):
         try:
@@ -121,6 +119,40 @@ def split(setup, state, source: Source, title: str) -> Columns | None:
             raise ConfigError(
                 f'config.data.image_size: the trained {setup.config.model.name} does '
                 f'not take images of {size}x{size} ({str(error).splitlines()[0][:150]})') from None
+
+
+def _batches(setup, source: Source, options: dict):
+    return pipeline.eval_batches(
+        source, options, setup.dataset.image_shape[0],
+        batch_size=global_batch_size(setup.config.eval_batch_size, setup.mesh),
+        process=sharding.rows_here(setup.mesh))
+
+
+def evaluator(setup, source: Source, beat):
+    """Returns evaluate(state, step, own) -> Columns, or None if the run was asked to stop.
+
+    A set that fits is decoded once, and the step is compiled once. `own` is the Setup of the member
+    whose state is evaluated: the members of a population share `setup` except for their hparams.
+    """
+    options = setup.config.data
+    batches = _batches(setup, source, options)
+    count = len(batches)
+    if fits(setup, source):
+        stream = batches
+        batches = cache.once(
+            setup.cache, 'eval set', cache.data(setup.config, setup.dataset, setup.mesh),
+            lambda: list(decoding(pipeline.iterate(stream, 0), count, 'batch', beat)))
+    eval_step = cache.once(setup.cache, 'eval step', setup.key, lambda: jit_eval_step(
+        setup.eval_step, setup.shardings, setup.mesh))
+
+    def run_evaluation(state, step: int, own):
+        items = batches if isinstance(batches, list) else pipeline.iterate(
+            batches, options.workers)
+        with backend.memory_for(*less_memory(setup.config)):
+            return run(eval_step, state, hparams_on(own), items, count, setup.mesh,
+                       title=f'{options.eval_split} at step {step}', beat=beat)
+
+    return run_evaluation
 
 
 def whole_images(options: dict, size: int) -> dict:

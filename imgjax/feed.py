@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from imgjax import cache, sharding
-from imgjax.build import Setup, draw, label_struct
+from imgjax.build import Setup, batch_struct, draw
 from imgjax.data import Source, pipeline
 from imgjax.errors import ConfigError, OutOfMemoryError, PreemptedError
 from imgjax.perf import jaxpr_text
@@ -226,10 +226,7 @@ def step_as_text(setup: Setup, hparams: dict) -> str:
 
 
 def _step_as_text(setup: Setup, hparams: dict) -> str:
-    batch_size, shape = setup.config.batch_size, setup.dataset.image_shape
-    batch = {'image': jax.ShapeDtypeStruct((batch_size, *shape), np.uint8),
-             'label': label_struct(setup.dataset, batch_size),
-             'weight': jax.ShapeDtypeStruct((batch_size,), np.float32)}
+    batch = batch_struct(setup.dataset, setup.config.batch_size)
     return str(jax.make_jaxpr(setup.train_step)(
         setup.target, batch, hparams, setup.constants))
 

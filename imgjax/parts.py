@@ -17,8 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from imgjax import config as config_lib
-from imgjax.config import FIELDS, Field
+from imgjax.config import FIELDS, Field, values
 from imgjax.errors import ConfigError, nearest
 from imgjax.metrics import RESERVED, Metric, accuracy, mean_average_precision
 from imgjax.process import projects
@@ -337,9 +336,9 @@ def _check(name: str, value, field: Field) -> None:
         raise ConfigError(f'{name}: missing; it takes {field.type.__name__} ({field.help})')
     if value == ['balanced'] and name == 'config.hparams.class_weights':
         return  # build.describe fills it in
-    config_lib.check_value(name, value, field)
+    values.check_value(name, value, field)
     for one in value if field.type is tuple else ():
-        config_lib.check_value(name, one, field._replace(type=float))
+        values.check_value(name, one, field._replace(type=float))
 
 
 def _plain(value):

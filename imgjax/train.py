@@ -13,10 +13,10 @@ from imgjax import build, cache, evaluate, loop, parts, sharding
 from imgjax import config as config_lib
 from imgjax import state as state_lib
 from imgjax.build import Setup
-from imgjax.config import Config
-from imgjax.data import Source, faults, pipeline
+from imgjax.config import Config, unread
+from imgjax.data import Source, faults
 from imgjax.errors import ConfigError, DivergedError
-from imgjax.feed import decoding, fits, less_memory, open_feed
+from imgjax.feed import less_memory, open_feed
 from imgjax.interop import load, preprocessing
 from imgjax.process import backend, processes, stop, watchdog
 from imgjax.report import run as run_page
@@ -102,7 +102,7 @@ def run_one(config, workdir: str, sources: tuple[Source, Source] | None = None,
 
 def _say_unread(config: Config) -> None:
     """Logs one line about the fields that a config sets and nothing reads."""
-    found = config_lib.unread(config)
+    found = unread.warnings(config)
     if found:
         first, *others = found
         more = f'; nor are these read: config.{", config.".join(others)}' if others else ''
@@ -146,7 +146,7 @@ def _train(setup: Setup, workdir: str, sources, hparams: dict, fitted: list, pau
                  jax.devices()[0].device_kind,
                  f' of {processes.count()} processes' if processes.count() > 1 else '',
                  feed.steps, feed.compile_seconds)
-        members = Members([mine], feed, evaluator(setup, eval_source, beat), train_source)
+        members = Members([mine], feed, evaluate.evaluator(setup, eval_source, beat), train_source)
         state = loop.run(members, state, first, feed, beat, pause_at)
     [outcome] = members.outcomes
     if isinstance(outcome, DivergedError):
@@ -269,34 +269,3 @@ def initial_state(setup: Setup, hparams: dict, fitted=None) -> state_lib.TrainSt
             setup.config, loaded['params'], loaded['batch_stats'], hparams),
             out_shardings=setup.shardings.extra)(loaded, hparams)
     return state.replace(**loaded, ema=ema, extra=extra)
-
-
-def evaluator(setup: Setup, source: Source, beat):
-    """Returns evaluate(state, step, own) -> Columns, or None if the run was asked to stop.
-
-    `own` is the Setup of the member whose state is evaluated: the members of a population share
-    `setup` except for their hparams.
-    """
-    options, size = setup.config.data, setup.dataset.image_shape[0]
-    batches = pipeline.eval_batches(
-        source, options, size,
-        batch_size=evaluate.global_batch_size(setup.config.eval_batch_size, setup.mesh),
-        process=sharding.rows_here(setup.mesh))
-    count = len(batches)
-    if fits(setup, source):
-        stream = batches
-        batches = cache.once(
-            setup.cache, 'eval set', cache.data(setup.config, setup.dataset, setup.mesh),
-            lambda: list(decoding(pipeline.iterate(stream, 0), count, 'batch', beat)))
-    eval_step = cache.once(setup.cache, 'eval step', setup.key, lambda: evaluate.jit_eval_step(
-        setup.eval_step, setup.shardings, setup.mesh))
-
-    def run_evaluation(state, step: int, own: Setup):
-        items = batches if isinstance(batches, list) else pipeline.iterate(
-            batches, options.workers)
-        with backend.memory_for(*evaluate.less_memory(setup.config)):
-            return evaluate.run(eval_step, state, evaluate.hparams_on(own), items, count,
-                                setup.mesh, title=f'{options.eval_split} at step {step}',
-                                beat=beat)
-
-    return run_evaluation

@@ -16,7 +16,7 @@ FORBIDDEN = {
     'configs': ('jax', 'launch', 'imgjax.data', 'imgjax.models', *ABOVE),
     'imgjax/models': ('imgjax.data', 'imgjax.rundir', 'imgjax.commands', 'imgjax.config', 'absl'),
     'imgjax/augment': ('imgjax.data', 'imgjax.rundir', 'imgjax.commands', 'imgjax.config', 'absl'),
-    'imgjax/config.py': ('jax', 'ml_collections', *ABOVE),
+    'imgjax/config': ('jax', 'ml_collections', *ABOVE),
     'imgjax/process/projects.py': ('jax', 'imgjax.data', 'imgjax.rundir'),
     'imgjax/data': ('jax', 'flax', 'imgjax.models', 'imgjax.step', 'imgjax.state'),
     **{f'imgjax/{kind}': ('imgjax.data', 'imgjax.rundir', 'imgjax.commands', 'absl', *ABOVE)

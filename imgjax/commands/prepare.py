@@ -8,8 +8,8 @@ import os
 import re
 import sys
 
-from imgjax import config as config_lib
 from imgjax.commands import reduce
+from imgjax.config import values
 from imgjax.data.sources import tfds as tfds_source
 from imgjax.errors import ConfigError, DataError, RunError
 from imgjax.process import terminal
@@ -43,7 +43,7 @@ def run(*, dataset: str, data_dir: str, manual_dir: str, verify: bool, source: s
     where = dict(name=source, path=path, data_dir=data_dir, channels=3, options=source_options,
                  pixel_range=list(map(_number, pixel_range)),
                  background=list(map(_number, background)))
-    config_lib.check_pixel_values(where, '--')
+    values.check_pixel_values(where, '--')
     return reduce.write(where, output, splits, shorter_side=shorter_side, quality=quality,
                             shard_size=shard_size, workers=workers)
 

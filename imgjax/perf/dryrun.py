@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from imgjax import build, feed, models, sharding
+from imgjax import build, checks, feed, models, sharding
 from imgjax import config as config_lib
 from imgjax import state as state_lib
 from imgjax.config import Config
@@ -74,7 +74,7 @@ def run(config, topology: str, classes: int = 0, image_size: int = 0,
     devices = topology_lib.devices(topology)
     kind = topology_lib.parse(topology)[0]
     config = config_lib.checked(config)
-    build.check_strengths(config)
+    checks.check_strengths(config)
     config, dataset = _described(config, classes, image_size, train_examples)
     with backend.made_for('cpu' if kind == 'cpu' else 'tpu'):
         result = figures(compile_step(config, dataset, devices), kind)
@@ -131,12 +131,8 @@ def compile_step(config: Config, dataset: dataset_info.DatasetInfo, devices: lis
 
 def trace(setup: build.Setup) -> Any:
     """Traces the dispatch of a streamed feed: a step on a batch of pixels; the state is donated."""
-    n, batch_sharding = setup.config.batch_size, sharding.batch_sharding(setup.mesh)
-    label = build.label_struct(setup.dataset, n)
-    shapes = {'image': ((n, *setup.dataset.image_shape), np.uint8),
-              'label': (label.shape, label.dtype), 'weight': ((n,), np.float32)}
-    batch = {name: jax.ShapeDtypeStruct(*shape, sharding=batch_sharding)
-             for name, shape in shapes.items()}
+    batch = build.batch_struct(setup.dataset, setup.config.batch_size,
+                               sharding.batch_sharding(setup.mesh))
     hparams = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.replicated(setup.mesh)),
         state_lib.hparams_of(setup.config))

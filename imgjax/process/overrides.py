@@ -6,6 +6,8 @@ from absl import flags
 from ml_collections import config_dict, config_flags
 
 from imgjax import config as config_lib
+from imgjax.config import unread
+from imgjax.config.fields import PART_FIELDS
 from imgjax.errors import ConfigError, nearest
 from imgjax.rundir import outputs
 
@@ -117,7 +119,7 @@ def _settle_strengths(config, recipe, given: dict) -> None:
     """Leaves out the recipe's strengths of the operations that a flag took out of `augment`."""
     left = {str(entry[0]).rpartition('.')[2] for entry in config.augment
             if isinstance(entry, list | tuple) and entry}
-    if 'augment' not in given or not left:  # of none at all build.check_strengths speaks
+    if 'augment' not in given or not left:  # of none at all checks.check_strengths speaks
         return
     strengths = config.hparams.augment
     lost = [name for name in recipe.hparams.get('augment', {})
@@ -131,7 +133,7 @@ def _settle_strengths(config, recipe, given: dict) -> None:
 
 def _settle_parts(config, recipe, given: dict) -> None:
     """Leaves out the recipe's numbers and options of the parts that flags have exchanged."""
-    changed = [f'config.{name}' for name in given if name in config_lib.PART_FIELDS]
+    changed = [f'config.{name}' for name in given if name in PART_FIELDS]
     if not changed:
         return
     from imgjax import parts  # which imports JAX
@@ -165,7 +167,7 @@ def _check_read(config: dict, recipe: dict, given: dict) -> None:
     What a recipe sets and reads may be left over once a flag turns its reader off. A recipe for
     weights is not wrong before it is told which.
     """
-    alone = config_lib.unread(recipe)
-    for name, line in config_lib.unread(config).items():
+    alone = unread.warnings(recipe)
+    for name, line in unread.warnings(config).items():
         if name in given or (name in alone and not name.startswith('init.')):
             raise ConfigError(line)

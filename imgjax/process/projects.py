@@ -5,6 +5,7 @@ on the path of Python, and not in a run directory, whose files are never execute
 """
 
 import ast
+import contextlib
 import hashlib
 import importlib
 import importlib.machinery
@@ -14,6 +15,8 @@ import re
 import sys
 import traceback
 import types
+
+from imgjax.errors import ConfigError
 
 _DEFINITIONS = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -87,6 +90,18 @@ def blame(error: BaseException) -> str:
         fix = ("; a number that a part reads is declared in its HPARAMS, an option in its OPTIONS, "
                "and `out` has what the model names")
     return f'{where}: {type(error).__name__}: {first_line(error)} at `{own[-1].line}`{fix}'
+
+
+@contextlib.contextmanager
+def blame_errors():
+    """Turns an error that is raised by code in projects/ into a ConfigError of one line."""
+    try:
+        yield
+    except Exception as error:
+        said = '' if isinstance(error, ConfigError) else blame(error)
+        if not said:
+            raise
+        raise ConfigError(said) from error
 
 
 def first_line(error: BaseException) -> str:

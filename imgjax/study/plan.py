@@ -28,7 +28,8 @@ from typing import Any, NamedTuple
 
 from imgjax import config as config_lib
 from imgjax import parts
-from imgjax.config import Config
+from imgjax.config import Config, unread
+from imgjax.config.fields import PART_FIELDS
 from imgjax.errors import ConfigError, nearest
 from imgjax.study import arms as arms_lib
 
@@ -164,7 +165,7 @@ def _arms(found: dict, way: str, name: str) -> list[Arm]:
 
 def _check_read(fields: dict, config: Config) -> None:
     """Checks that the run reads each field of an arm; otherwise two arms would be the same."""
-    for name, line in config_lib.unread(config).items():
+    for name, line in unread.warnings(config).items():
         if name in fields:
             raise ConfigError(line)
 
@@ -207,7 +208,7 @@ def override(config: dict, fields: dict) -> Config:
     dropped = parts.drop_unread(given, config, fields)
     if dropped:
         log.info("%s: takes the place of the base's, without its %s", ', '.join(
-            f'config.{name}' for name in fields if name in config_lib.PART_FIELDS),
+            f'config.{name}' for name in fields if name in PART_FIELDS),
             ', '.join(dropped))
     return config_lib.checked(config)
 

@@ -113,7 +113,7 @@ def _train(cells, setups: list[Setup], going: list[bool], devices, pause_at, sta
                  'compiled in %.1f s', len(cells), setups[0].config.steps,
                  setups[0].config.batch_size, len(devices), devices[0].device_kind, feed.steps,
                  feed.compile_seconds)
-        alone = train.evaluator(setups[0], eval_source, beat)
+        alone = evaluate.evaluator(setups[0], eval_source, beat)
         members = Members(
             runs, feed,
             lambda one, step, own: alone(sharding.place(one, setups[0].shardings), step, own),

@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from sklearn.datasets import load_digits
 
 from configs import digits
-from imgjax import augment, build
+from imgjax import augment, build, checks
 from imgjax import config as config_lib
 from imgjax.augment import color, geometric, mix, policy, tables
 from imgjax.config import Config
@@ -268,10 +268,10 @@ def test_a_strength_of_no_operation_is_refused():
 
 
 def test_the_strengths_of_a_recipe_may_stay_where_augmentation_is_turned_off(caplog):
-    build.check_strengths(Config({'augment': [], 'hparams': {'augment': {'mixup': 0.2}}}))
+    checks.check_strengths(Config({'augment': [], 'hparams': {'augment': {'mixup': 0.2}}}))
     assert 'mixup has no effect, as config.augment is empty' in caplog.text
     with pytest.raises(ConfigError, match='config.hparams.augment.mixap'):
-        build.check_strengths(Config({'augment': [], 'hparams': {'augment': {'mixap': 0.2}}}))
+        checks.check_strengths(Config({'augment': [], 'hparams': {'augment': {'mixap': 0.2}}}))
 
 
 def test_every_number_among_the_options_has_a_range():

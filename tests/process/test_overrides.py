@@ -9,6 +9,7 @@ from ml_collections import config_flags
 from configs import base, digits
 from imgjax import config as config_lib
 from imgjax import parts, train
+from imgjax.config import unread
 from imgjax.errors import ConfigError
 from imgjax.optimizers.parts import schedule
 from imgjax.process import overrides
@@ -144,7 +145,7 @@ def test_what_a_recipe_sets_in_vain_is_refused(tmp_path):
 
 @pytest.mark.parametrize('recipe', RECIPES)
 def test_every_recipe_reads_what_it_sets(recipe):
-    found = [name for name in config_lib.unread(load(recipe)) if not name.startswith('init.')]
+    found = [name for name in unread.warnings(load(recipe)) if not name.startswith('init.')]
     assert not found, found
 
 

@@ -45,9 +45,9 @@ def test_each_member_is_evaluated_with_its_own_numbers():
     setups = [build.setup(*build.describe(member, *sources), devices, shared)
               for member in members]
     state = train.initial_state(setups[0], evaluate.hparams_on(setups[0]))
-    together = train.evaluator(setups[0], sources[1], lambda: None)
+    together = evaluate.evaluator(setups[0], sources[1], lambda: None)
     losses = [together(state, 0, own)['loss'] for own in setups]
     for own, found in zip(setups, losses, strict=True):
-        alone = train.evaluator(own, sources[1], lambda: None)(state, 0, own)['loss']
+        alone = evaluate.evaluator(own, sources[1], lambda: None)(state, 0, own)['loss']
         np.testing.assert_array_equal(found, alone)
     assert losses[1].mean() < 0.5 * losses[0].mean()
