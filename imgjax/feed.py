@@ -79,15 +79,24 @@ def less_memory(setup: Setup) -> str:
     return f'{", ".join(ways[:-1])} or {ways[-1]}'
 
 
-def loops_slowly(traced_step: str) -> bool:
+def loops_slowly(setup: Setup, hparams: dict) -> bool:
     """Returns whether a step has a convolution and runs on a CPU.
 
     There XLA runs convolutions 8 to 18 times slower inside a loop or a vmap (jax-ml/jax#12868).
+
+    Args:
+      setup: the run.
+      hparams: arrays, or their shapes.
     """
-    return backend.platform() == 'cpu' and jaxpr_text.convolves(traced_step)
+    if backend.platform() != 'cpu':  # the step is not traced for nothing
+        return False
+    return cache.once(setup.cache, 'convolves', setup.key, lambda: jaxpr_text.convolves(str(
+        jax.make_jaxpr(setup.train_step)(
+            setup.target, batch_struct(setup.dataset, setup.config.batch_size), hparams,
+            setup.constants))))
 
 
-def steps_per_dispatch(setup: Setup, traced_step: str, first: int) -> int:
+def steps_per_dispatch(setup: Setup, hparams: dict, first: int) -> int:
     """Chooses how many steps of a resident set run in one dispatch, as a lax.scan.
 
     On GPU and TPU a scan hides the time that a dispatch takes in small models. On a CPU an MLP is
@@ -97,7 +106,7 @@ def steps_per_dispatch(setup: Setup, traced_step: str, first: int) -> int:
 
     Args:
       setup: the run.
-      traced_step: the step's jaxpr as text.
+      hparams: arrays, or their shapes.
       first: the step that the run goes on from.
 
     Raises:
@@ -110,7 +119,7 @@ def steps_per_dispatch(setup: Setup, traced_step: str, first: int) -> int:
     if requested and borders % requested:
         raise ConfigError(f'config.steps_per_dispatch: {requested} does not divide steps, '
                           f'log_every, eval_every and checkpoint.every ({borders} does)')
-    if loops_slowly(traced_step):
+    if loops_slowly(setup, hparams):
         chosen = requested or 1
     else:
         chosen = requested or max(
@@ -137,7 +146,7 @@ def open_feed(setup: Setup, source: Source, state, first: int, hparams: dict,
       PreemptedError: the run was asked to stop while it decoded the resident set.
     """
     if is_resident(setup, source):
-        stride = steps_per_dispatch(setup, step_as_text(setup, hparams), first)
+        stride = steps_per_dispatch(setup, hparams, first)
         examples = resident_set(setup, source, note, beat)
         items = _index_items(setup, source, first, stride)
     else:
@@ -218,17 +227,6 @@ def memory_of(compiled, mesh) -> int | None:
 
 def _amount(count: int) -> str:
     return f'{count / 2**30:.1f} GiB' if count >= 2**30 else f'{count / 2**20:.0f} MiB'
-
-
-def step_as_text(setup: Setup, hparams: dict) -> str:
-    """Returns the jaxpr of one train step as text, for `steps_per_dispatch`."""
-    return cache.once(setup.cache, 'jaxpr', setup.key, lambda: _step_as_text(setup, hparams))
-
-
-def _step_as_text(setup: Setup, hparams: dict) -> str:
-    batch = batch_struct(setup.dataset, setup.config.batch_size)
-    return str(jax.make_jaxpr(setup.train_step)(
-        setup.target, batch, hparams, setup.constants))
 
 
 def _flops_of_a_step(traced, lowered, stride: int) -> float | None:

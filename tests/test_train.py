@@ -14,7 +14,6 @@ from configs import digits
 from imgjax import build, feed, loop, sharding, state, train
 from imgjax import config as config_lib
 from imgjax.errors import ConfigError, DataError, DivergedError, OutOfMemoryError
-from imgjax.models.parts import forms
 from imgjax.process import backend
 from imgjax.rundir import checkpoint, dataset_info, metrics_log
 from imgjax.rundir import members as members_lib
@@ -92,20 +91,21 @@ def test_many_steps_a_dispatch_equal_one(dataset, solo):
                  b.params)
 
 
-def test_steps_per_dispatch_follows_backend_and_model(dataset):
-    _, _, dataset = dataset
-    setup = build.setup(config_of(log_every=10, steps=100), dataset)
-    assert feed.steps_per_dispatch(setup, 'dot_general', 0) == 10
-    assert feed.steps_per_dispatch(setup, 'conv_general_dilated', 0) == 1
-    assert feed.steps_per_dispatch(setup, 'dot_general', 14) == 2
-    depthwise = jax.grad(lambda kernel: forms.convolve(
-        jnp.ones((2, 8, 8, 8)), kernel, strides=(1, 1), padding='SAME', dilation=(1, 1),
-        groups=8).sum())
-    traced = str(jax.make_jaxpr(depthwise)(jnp.ones((3, 3, 1, 8))))
-    assert feed.steps_per_dispatch(setup, traced, 0) == 1
-    setup = build.setup(config_of(log_every=10, steps=100, steps_per_dispatch=3), dataset)
+def test_steps_per_dispatch_follows_backend_and_model(dataset, monkeypatch):
+    def chosen(family, first=0, **changes):
+        config = config_of(family, log_every=10, steps=100, **changes)
+        setup = build.setup(config, dataset[2])
+        return feed.steps_per_dispatch(setup, state.hparams_of(config), first)
+
+    assert chosen('mlp') == 10
+    assert chosen('mlp', first=14) == 2
+    assert chosen('cnn') == 1
+    assert chosen('cnn', steps_per_dispatch=5) == 5
     with pytest.raises(ConfigError, match='config.steps_per_dispatch: 3 does not divide'):
-        feed.steps_per_dispatch(setup, 'dot_general', 0)
+        chosen('mlp', steps_per_dispatch=3)
+    monkeypatch.setattr(backend, 'platform', lambda: 'gpu')
+    monkeypatch.setattr(jax, 'make_jaxpr', None)  # a step is not traced only to choose this
+    assert chosen('cnn') == 10
 
 
 @pytest.fixture(scope='module')

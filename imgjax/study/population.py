@@ -206,7 +206,7 @@ def open_feed(setups: list[Setup], source: Source, mesh: Mesh, state, first: int
     if feed_lib.is_resident(setup, source):
         alone = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape[1:], array.dtype),
                              hparams)
-        stride = feed_lib.steps_per_dispatch(setup, feed_lib.step_as_text(setup, alone), first)
+        stride = feed_lib.steps_per_dispatch(setup, alone, first)
         examples = feed_lib.resident_set(setup, source, note, beat, mesh)
         items = _index_items(setups, source, mesh, first, stride)
     else:

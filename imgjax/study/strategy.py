@@ -161,8 +161,7 @@ def _why_not(cells: Sequence[Cell], population_choice: Choice, requested: str,
         return 'config.mesh cuts a run over several devices'
     if population_choice.members > population_choice.devices:
         setup = build.setup(config, cells[0].dataset, jax.local_devices()[:1], shared)
-        text = feed.step_as_text(setup, jax.eval_shape(lambda: state_lib.hparams_of(config)))
-        if feed.loops_slowly(text):
+        if feed.loops_slowly(setup, jax.eval_shape(lambda: state_lib.hparams_of(config))):
             return ("on a CPU XLA runs a convolution that is mapped by vmap 8 to 18 times slower "
                     '(jax-ml/jax#12868)')
     return ''

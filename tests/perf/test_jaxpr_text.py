@@ -20,6 +20,11 @@ def shifted(x, kernel):
     return forms._shifted(x, kernel[:, :, 0], (1, 1), ((1, 1), (1, 1)), (1, 1))
 
 
+def depthwise(x, kernel):
+    return forms.convolve(x, kernel[:, :, :1], strides=(1, 1), padding='SAME', dilation=(1, 1),
+                          groups=4)
+
+
 def product(x, kernel):
     return x @ kernel[0, 0]
 
@@ -34,10 +39,10 @@ def text_of_gradient(function) -> str:
 
 
 @pytest.mark.parametrize('function, convolves', [
-    (convolution, True), (shifted, True), (product, False)])
+    (convolution, True), (shifted, True), (depthwise, True), (product, False)])
 def test_convolutions(function, convolves):
     assert jaxpr_text.convolves(text_of_gradient(function)) == convolves
-    if function is not shifted:  # JAX 0.10 drops its name from the gradient of a scan
+    if function not in (shifted, depthwise):  # JAX 0.10 drops its name from the gradient of a scan
         assert jaxpr_text.convolves(text_of_gradient(scanned(function))) == convolves
 
 
