@@ -68,9 +68,9 @@ def find(kind: str, name: str):
         there = names(kind)
         more = _optax_names() if kind == 'optimizer' else []
         raise ConfigError(
-            f'config.{_field(kind)}: there is no {kind} {name!r}{nearest(name, there + more)}; '
-            f'there are {", ".join(there)}{", the optimizers of optax" if more else ""} and '
-            'files of your own, projects.NAME')
+            f'config.{_field(kind)}: there is no {kind} {name!r}'
+            f'{nearest(name, there + more) or "."} There are {", ".join(there)}'
+            f'{", the optimizers of optax" if more else ""} and files of your own, projects.NAME')
     for required in _REQUIRED[kind]:
         if not hasattr(part, required):
             raise ConfigError(f'config.{_field(kind)}: {name} is no {kind}: its file has no '
@@ -289,8 +289,8 @@ def complete(config: dict) -> dict:
             said = ', '.join(f'{one.kind} {one.name}' for one in chosen(config))
             raise ConfigError(
                 f'config.hparams.{name}: nothing reads it ({said})'
-                f'{_parts_that_take(name) or _nearest_number(name, [*common, *taken])}; '
-                'leave it out')
+                + (_parts_that_take(name) or nearest(f'hparams.{name}', [
+                    f'hparams.{one}' for one in [*common, *taken]]) or '; leave it out'))
     hparams = config['hparams'] | {
         name: _plain(field.default) for name, field in taken.items()
         if name not in config['hparams']}
@@ -302,7 +302,7 @@ def complete(config: dict) -> dict:
             if name not in options_of(one.part):
                 there = ', '.join(options_of(one.part)) or 'no options'
                 raise ConfigError(f'{one.field}.{name}: {one.kind} {one.name} has no such option'
-                                  f'{nearest(name, options_of(one.part))}; it takes {there}')
+                                  f'{nearest(name, options_of(one.part)) or "."} It takes {there}')
     metrics = [[name, _options(find('metric', name), options, f'config.metrics: {name}')]
                for name, options in config['metrics']]
     config = config | {'metrics': metrics} | {
@@ -316,11 +316,7 @@ def _parts_that_take(name: str) -> str:
     takers = {kind: [part for part in names(kind) if name in hparams_of(find(kind, part))]
               for kind in PACKAGES}
     words = [f'{kind} {" or ".join(found)}' for kind, found in takers.items() if found]
-    return f'; {", ".join(words)} would' if words else ''
-
-
-def _nearest_number(name: str, there: list[str]) -> str:
-    return nearest(f'hparams.{name}', [f'hparams.{one}' for one in there])
+    return f'; {", ".join(words)} would; leave it out' if words else ''
 
 
 def _options(part, given: dict, field: str) -> dict:
@@ -333,7 +329,8 @@ def _options(part, given: dict, field: str) -> dict:
 def _check(name: str, value, field: Field) -> None:
     """Checks the value of a part's field; of a tuple, each number has to be in the range."""
     if value is None:
-        raise ConfigError(f'{name}: missing; it takes {field.type.__name__} ({field.help})')
+        raise ConfigError(f'{name}: missing; it takes {field.type.__name__}'
+                          + (f' ({field.help})' if field.help else ''))
     if value == ['balanced'] and name == 'config.hparams.class_weights':
         return  # build.describe fills it in
     values.check_value(name, value, field)

@@ -141,8 +141,8 @@ def check_strengths(ops, strengths) -> None:
     for name, strength in strengths.items():
         if name not in there:
             raise ValueError(f'{name}: the strength of an operation that config.augment does not '
-                             f'have{nearest(name, there)}; add the operation there, or remove it '
-                             f'here (it has {", ".join(there) or "none"})')
+                             f'have{nearest(name, there) or "."} Add the operation there, or '
+                             f'remove it here (it has {", ".join(there) or "none"})')
         annotation = inspect.signature(_find(there[name])[0]).parameters['strength'].annotation
         if wrong := ranges.complaint(annotation, strength, {}):
             raise ValueError(f'{name}: {wrong}')

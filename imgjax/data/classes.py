@@ -130,8 +130,8 @@ def _check_unused(source: Source, extra: np.ndarray, class_names: tuple, split: 
         first = source.class_names[used[0]]
         raise DataError(
             f'{split}: has {int(counts[used].sum()):,} images of {len(used)} other classes than '
-            f'the {len(class_names)} trained ones, first {first!r}{nearest(first, class_names)}; '
-            'add training images of it, or take it out')
+            f'the {len(class_names)} trained ones, first {first!r}'
+            f'{nearest(first, class_names) or "."} Add training images of it, or take it out')
 
 
 class Compared(NamedTuple):

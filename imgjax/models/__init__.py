@@ -70,8 +70,8 @@ def module(name: str) -> types.ModuleType:
     family = known.get(name, name)
     if family not in families():
         raise ValueError(
-            f'unknown model {name!r}{nearest(name, [*known, *families()])} '
-            f'families: {", ".join(families())}')
+            f'unknown model {name!r}{nearest(name, [*known, *families()]) or "."} '
+            f'The families are {", ".join(families())}')
     return _import(family)
 
 

@@ -93,7 +93,7 @@ def _check_measured(study: Study, arm: Arm, config: Config,
     known = parts.measured(config, dataset.multi_label)
     if study.metric not in known:
         raise ConfigError(f'{study.name}: metric: arm {arm.name!r} has no {study.metric!r}'
-                          f'{nearest(study.metric, known)}; it has {", ".join(known)}')
+                          f'{nearest(study.metric, known) or "."} It has {", ".join(known)}')
     every = config.eval_every
     for step in study.halving['steps'] if study.halving else ():
         if not every or step % every or step >= config.steps:

@@ -134,7 +134,7 @@ def _selected(study: Study, planned: list[Cell], only: str, part: str) -> list[C
     """
     arms = [arm.name for arm in study.arms]
     if only and only not in arms:
-        raise ConfigError(f'--only: no arm {only!r}{nearest(only, arms)}; there are '
+        raise ConfigError(f'--only: no arm {only!r}{nearest(only, arms) or "."} There are '
                           f'{", ".join(arms[:20])}')
     if study.halving and (only or part):
         raise ConfigError(f'--{"only" if only else "part"}: a study with halving compares its arms '

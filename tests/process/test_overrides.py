@@ -70,7 +70,7 @@ def test_flags_lie_on_top_of_the_recipe(recipe, given, field, value, said, caplo
 
 @pytest.mark.parametrize('given, message', [
     (['--config.steps=5', '--config.epochs=2'], 'were both given; give one of them'),
-    (['--config.hparams.learning_rte=1'], "did you mean 'hparams.learning_rate'?; leave it out"),
+    (['--config.hparams.learning_rte=1'], "did you mean 'hparams.learning_rate'?"),
     (['--config.hparams.layer_decay=0.1'],
      'config.hparams.layer_decay: nothing reads it while config.optimizer.layerwise is False; set '
      'that to True, or leave 0.1 out'),

@@ -444,7 +444,7 @@ def test_create_takes_variants_and_families():
 @pytest.mark.parametrize(
     ('name', 'words'),
     [
-        ('resnt50', ["'resnt50'", 'resnet50', 'families: ']),
+        ('resnt50', ["'resnt50'", 'resnet50', 'The families are ']),
         ('layers', ["unknown model 'layers'"]),
         ('../vit', ["'../vit'", 'refused']),
         ('vit.Model', ['refused']),
