@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from imgjax import cache, data, models, parts, samplers, sharding, state, step
+from imgjax import data, models, parts, samplers, sharding, state, step
 from imgjax.checks import (
     check_augment,
     check_heads,
+    check_intervals,
     check_labels,
     check_no_shared_files,
     check_order,
@@ -23,10 +24,10 @@ from imgjax.checks import (
 )
 from imgjax.config import Config
 from imgjax.data import Source, classes, pipeline
-from imgjax.errors import ConfigError, DataError
+from imgjax.errors import ConfigError, DataError, first_line
 from imgjax.metrics import Metric
 from imgjax.optimizers.parts import finetune, schedule
-from imgjax.process import projects
+from imgjax.process import cache, projects
 from imgjax.rundir import digests
 from imgjax.rundir.dataset_info import DatasetInfo
 
@@ -45,8 +46,9 @@ class Setup(NamedTuple):
       train_step: (state, batch, hparams, constants) -> (state, metrics), a pure function.
       eval_step: (state, batch, hparams) -> columns, a pure function.
       constants: the constants of the objective, a pytree of NumPy arrays; {} if it has none.
-      metrics: {name: metrics.Metric} for each number that an evaluation computes.
-      cache: decoded data and compiled programs of earlier runs of this process, see cache.py.
+      metrics: {name: metrics.Metric} for each value that an evaluation computes.
+      cache: decoded data and compiled programs of earlier runs of this process, see
+        process/cache.py.
       key: equal for two runs if they have the same programs.
     """
 
@@ -85,17 +87,18 @@ def open_dataset(config: Config) -> tuple[Source, Source]:
         the training split lacks, or a file that is in the training split, too.
     """
     options = config.data
-    train = data.open_split(options.train_split, options)
-    held_out = data.open_split(options.eval_split, options)
-    if train.multi_label != held_out.multi_label:
-        several = options['train_split' if train.multi_label else 'eval_split']
+    train_source = data.open_split(options.train_split, options)
+    eval_source = data.open_split(options.eval_split, options)
+    if train_source.multi_label != eval_source.multi_label:
+        several = options['train_split' if train_source.multi_label else 'eval_split']
         raise DataError(f'{options.name}: images of the split {several!r} have several labels, '
                         'images of the other split have one; label both splits in the same way')
-    check_no_shared_files(train, held_out, options)
-    return train, classes.renumbered(held_out, train.class_names, options.eval_split)
+    check_no_shared_files(train_source, eval_source, options)
+    return train_source, classes.renumbered(
+        eval_source, train_source.class_names, options.eval_split)
 
 
-def describe(config: Config, train: Source, held_out: Source,
+def describe(config: Config, train_source: Source, eval_source: Source,
              begun: bool = False) -> tuple[Config, DatasetInfo]:
     """Returns (config, DatasetInfo); fields of the config that depend on the dataset are filled in.
 
@@ -108,23 +111,25 @@ def describe(config: Config, train: Source, held_out: Source,
         the image size.
     """
     options = config.data
-    native = 0 if options.image_size else pipeline.native_size(train, options)
+    native = 0 if options.image_size else pipeline.native_size(train_source, options)
     if not native and not options.image_size:
         options = options | {'image_size': options.usual_size}
     size = native or options.image_size
     dataset = DatasetInfo(
-        list(train.class_names), [size, size, options.channels], len(train.examples),
-        len(held_out.examples), train.fingerprint, held_out.fingerprint, train.multi_label)
+        list(train_source.class_names), [size, size, options.channels], len(train_source.examples),
+        len(eval_source.examples), train_source.fingerprint, eval_source.fingerprint,
+        train_source.multi_label)
     config = config | {'data': options}
     if not begun:
         check_pixels(config, size)
     if config.hparams.get('class_weights') == ('balanced',):
-        weights = {'class_weights': _balanced(train)}
+        weights = {'class_weights': _balanced(train_source)}
         config = config | {'hparams': config.hparams | weights}
     if config.epochs:
         steps = max(1, round(config.epochs * dataset.train_examples / config.batch_size))
         config = config | {'steps': steps, 'epochs': 0.0}
     schedule.check(config)
+    check_intervals(config)
     if constants := objective_constants(config, dataset):
         marks = config.fingerprints | {'constants': digests.state_digest(constants)}
         config = config | {'fingerprints': marks}
@@ -203,7 +208,7 @@ def _build(config: Config, dataset: DatasetInfo, mesh) -> Setup:
     except (ValueError, TypeError, ZeroDivisionError) as error:
         raise ConfigError(
             f'config.model: {config.model.name} does not take images of '
-            f'{"x".join(map(str, dataset.image_shape))} ({str(error).splitlines()[0][:200]})'
+            f'{"x".join(map(str, dataset.image_shape))} ({first_line(error, 200)})'
         ) from None
     metrics = parts.measured(config, dataset.multi_label)
     rules = models.tensor_rules(config.model.name)

@@ -12,7 +12,7 @@ import numpy as np
 from imgjax import augment, parts, state
 from imgjax.config import Config
 from imgjax.data import Source, image_files, split_names
-from imgjax.errors import ConfigError, DataError, nearest
+from imgjax.errors import ConfigError, DataError, first_line, nearest
 from imgjax.process import projects
 from imgjax.rundir.dataset_info import DatasetInfo
 
@@ -64,17 +64,31 @@ def check_pixels(config: Config, side: int) -> None:
         raise ConfigError(f'config.augment: {error}') from None
 
 
-def check_no_shared_files(train: Source, held_out: Source, options: Config) -> None:
+def check_intervals(config: Config) -> None:
+    """Logs which intervals, and which profiler trace, lie beyond the last step of the run."""
+    steps, profile = config.steps, config.profile
+    every = {'log_every': config.log_every, 'eval_every': config.eval_every,
+             'checkpoint.every': config.checkpoint.every}
+    late = [f'config.{name} {number}' for name, number in every.items() if number > steps]
+    if late:
+        log.info('%s: more than the %d steps, so that happens at the end only', ', '.join(late),
+                 steps)
+    if profile.steps and profile.start >= steps:
+        log.warning('config.profile.start: %d is past the last of %d steps, nothing is traced',
+                    profile.start, steps)
+
+
+def check_no_shared_files(train_source: Source, eval_source: Source, options: Config) -> None:
     """Raises DataError if a file is in both splits, unless both are parts of the same split."""
     train_split, eval_split = options.train_split, options.eval_split
     same = set(split_names.bare(train_split)) & set(split_names.bare(eval_split))
-    if same or train.files is None or held_out.files is None:
+    if same or train_source.files is None or eval_source.files is None:
         return
-    rows = image_files.shared(train.files, held_out.files)
+    rows = image_files.shared(train_source.files, eval_source.files)
     if len(rows):
         raise DataError(
             f'{options.path}: {len(rows):,} files are in both {train_split!r} and '
-            f'{eval_split!r}, first {held_out.examples[int(rows[0])]["name"]}; remove them from '
+            f'{eval_split!r}, first {eval_source.examples[int(rows[0])]["name"]}; remove them from '
             'one split, as an evaluation needs images that the model was not trained on')
 
 
@@ -98,23 +112,24 @@ def check_labels(config: Config, dataset: DatasetInfo) -> None:
                           f'classes, got {len(weights)}')
 
 
-def check_heads(model, parts: int) -> None:
-    """Raises ConfigError if the mesh cannot split the attention heads of a model in `parts`."""
+def check_heads(model, tensor: int) -> None:
+    """Raises ConfigError if the axis `tensor` of the mesh does not divide the attention heads."""
     heads = model.heads if isinstance(model.heads, tuple) else (model.heads,)
-    odd = [number for number in heads if number % parts]
+    odd = [number for number in heads if number % tensor]
     if odd:
-        raise ConfigError(f'config.mesh.tensor: {parts} does not divide the {odd[0]} attention '
+        raise ConfigError(f'config.mesh.tensor: {tensor} does not divide the {odd[0]} attention '
                           'heads of the model')
 
 
 def check_order(config: Config, order, count: int) -> None:
-    """Raises ConfigError if the order of a sampler returns no indices of `count` examples."""
-    numbers = np.arange(config.batch_size, dtype=np.int64)
-    found = order(numbers)
-    if not (isinstance(found, np.ndarray) and found.shape == numbers.shape
+    """Raises ConfigError if a sampler gives no valid example indices for the first batch."""
+    positions = np.arange(config.batch_size, dtype=np.int64)
+    found = order(positions)
+    if not (isinstance(found, np.ndarray) and found.shape == positions.shape
             and found.dtype == np.int64 and ((0 <= found) & (found < count)).all()):
-        raise ConfigError(f'{parts.file_of(config.sampler.name)}: `order` has to return '
-                          f'numbers -> int64 of the same shape, from 0 to {count - 1}')
+        raise ConfigError(f'{parts.file_of(config.sampler.name)}: `order` has to return a '
+                          'function of positions that returns an array of the same shape: an '
+                          f'example index, int64 from 0 to {count - 1}, for each position')
 
 
 def check_own_parts(setup, abstract: state.TrainState, batch: dict) -> None:
@@ -129,7 +144,8 @@ def check_own_parts(setup, abstract: state.TrainState, batch: dict) -> None:
       ConfigError: names the file and the line of the error, or else all files of the user's.
     """
     config = setup.config
-    named = [one.name for one in parts.chosen(config)] + [config.model.name]
+    named = [one.name for one in parts.chosen(config)] + [
+        config.model.name, *(str(name) for name, _ in config.augment)]
     own = sorted({name for name in named if '.' in name})
     if not own:
         return
@@ -143,5 +159,5 @@ def check_own_parts(setup, abstract: state.TrainState, batch: dict) -> None:
         raise
     except Exception as error:
         raise ConfigError(
-            f'{", ".join(map(parts.file_of, own))}: the step cannot be computed with it: '
-            f'{type(error).__name__}: {projects.first_line(error)}') from error
+            f'{", ".join(map(parts.file_of, own))}: the step cannot be computed: '
+            f'{type(error).__name__}: {first_line(error)}') from error

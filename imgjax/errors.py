@@ -76,13 +76,19 @@ class PreemptedError(RunError):
     together = True
 
 
-# No exception has it: the watchdog ends a process whose main thread hangs (process/watchdog.py).
+# The watchdog ends a process whose main thread hangs (process/watchdog.py). ReplicaError and
+# WorkerError have the same code: each says that the same command has to be started again.
 WATCHDOG_EXIT_CODE = 76
 
 
 def one_line(error: BaseException, most: int = 200) -> str:
     """Returns the text of an error on one line, of which it keeps `most` characters."""
     return ' '.join(str(error).split())[:most]
+
+
+def first_line(error: BaseException, most: int = 300) -> str:
+    """Returns the first line of an error's text, at most `most` characters; else its type."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].strip()[:most]
 
 
 def nearest(name: str, valid: Iterable) -> str:

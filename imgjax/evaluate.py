@@ -4,13 +4,13 @@ import flax
 import jax
 import numpy as np
 
-from imgjax import cache, parts, sharding
+from imgjax import parts, sharding
 from imgjax import state as state_lib
 from imgjax.config import Config
 from imgjax.data import Source, pipeline
-from imgjax.errors import ConfigError
+from imgjax.errors import ConfigError, first_line
 from imgjax.feed import decoding, fits
-from imgjax.process import backend, stop, terminal, watchdog
+from imgjax.process import backend, cache, stop, terminal, watchdog
 
 Columns = dict[str, np.ndarray]
 
@@ -38,12 +38,6 @@ def summary(config: Config, columns: Columns) -> dict[str, float]:
     return found | {'examples': len(columns['labels'])}
 
 
-def labelled(columns: Columns) -> np.ndarray:
-    """Returns bool (N,): whether an image has a label; all True if every image has one label."""
-    labels = columns['labels']
-    return labels.any(axis=1) if labels.ndim == 2 else np.ones(len(labels), bool)
-
-
 def less_memory(config: Config) -> tuple[str, str]:
     """Returns the arguments of `backend.memory_for` for an evaluation."""
     return 'evaluation', f'lower config.eval_batch_size ({config.eval_batch_size})'
@@ -51,8 +45,8 @@ def less_memory(config: Config) -> tuple[str, str]:
 
 def global_batch_size(batch_size: int, mesh) -> int:
     """Returns the batch size, rounded up so that the devices share it; added rows are masked."""
-    parts = sharding.batch_parts(mesh)
-    return -(-batch_size // parts) * parts
+    shares = sharding.batch_parts(mesh)
+    return -(-batch_size // shares) * shares
 
 
 def run(eval_step, state, hparams: dict, batches, count: int, mesh, *, title: str,
@@ -105,25 +99,27 @@ def split(setup, state, source: Source, title: str) -> Columns | None:
       ConfigError: the model does not take images of the size in the config.
       OutOfMemoryError: the batches are too large for the memory.
     """
-    options, size = setup.config.data, setup.dataset.image_shape[0]
-    if not options.image_size and pipeline.native_size(source, options) != size:
-        options = whole_images(options, size)
-    batches = _batches(setup, source, options)
+    batches = _batches(setup, source)
     with (watchdog.watchdog(setup.config.watchdog_seconds) as beat,
           backend.memory_for(*less_memory(setup.config))):
         try:
             return run(jit_eval_step(setup.eval_step, setup.shardings, setup.mesh), state,
-                       hparams_on(setup), pipeline.iterate(batches, options.workers),
+                       hparams_on(setup), pipeline.iterate(batches, setup.config.data.workers),
                        len(batches), setup.mesh, title=title, beat=beat)
         except (flax.errors.ScopeParamShapeError, TypeError) as error:
+            size = setup.dataset.image_shape[0]
             raise ConfigError(
                 f'config.data.image_size: the trained {setup.config.model.name} does '
-                f'not take images of {size}x{size} ({str(error).splitlines()[0][:150]})') from None
+                f'not take images of {size}x{size} ({first_line(error, 150)})') from None
 
 
-def _batches(setup, source: Source, options: dict):
+def _batches(setup, source: Source):
+    """Returns the batches of a split; images of another size than the run's are not cropped."""
+    options, size = setup.config.data, setup.dataset.image_shape[0]
+    if not options.image_size and pipeline.native_size(source, options) != size:
+        options = whole_images(options, size)
     return pipeline.eval_batches(
-        source, options, setup.dataset.image_shape[0],
+        source, options, size,
         batch_size=global_batch_size(setup.config.eval_batch_size, setup.mesh),
         process=sharding.rows_here(setup.mesh))
 
@@ -135,7 +131,7 @@ def evaluator(setup, source: Source, beat):
     whose state is evaluated: the members of a population share `setup` except for their hparams.
     """
     options = setup.config.data
-    batches = _batches(setup, source, options)
+    batches = _batches(setup, source)
     count = len(batches)
     if fits(setup, source):
         stream = batches

@@ -14,12 +14,12 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from imgjax import cache, sharding
+from imgjax import sharding
 from imgjax.build import Setup, batch_struct, draw
 from imgjax.data import Source, pipeline
 from imgjax.errors import ConfigError, OutOfMemoryError, PreemptedError
 from imgjax.perf import jaxpr_text
-from imgjax.process import backend, stop, terminal
+from imgjax.process import backend, cache, stop, terminal
 
 log = logging.getLogger('imgjax')
 
@@ -66,7 +66,7 @@ def is_resident(setup: Setup, source: Source) -> bool:
     return requested == 'yes' or (requested == 'auto' and not cropped and fits(setup, source))
 
 
-def less_memory(setup: Setup) -> str:
+def memory_advice(setup: Setup) -> str:
     """Returns the end of a message: which fields to change so that a run needs less memory."""
     config = setup.config
     ways = [f'lower config.batch_size ({config.batch_size})',
@@ -128,7 +128,7 @@ def steps_per_dispatch(setup: Setup, hparams: dict, first: int) -> int:
 
 
 def open_feed(setup: Setup, source: Source, state, first: int, hparams: dict,
-              beat=lambda: None, note=lambda indices, faults: None) -> Feed:
+              beat=lambda: None, record_faults=lambda indices, faults: None) -> Feed:
     """Places the data, compiles the step and returns the feed from step `first` on.
 
     Args:
@@ -138,7 +138,8 @@ def open_feed(setup: Setup, source: Source, state, first: int, hparams: dict,
       first: the step to go on from.
       hparams: arrays on the mesh.
       beat: called once per image while a resident set is decoded.
-      note: called with the indices of examples that were decoded, and with their column `fault`.
+      record_faults: called with the indices of examples that were decoded, and with their column
+        `fault`.
 
     Raises:
       ConfigError: config.steps_per_dispatch does not fit.
@@ -147,19 +148,19 @@ def open_feed(setup: Setup, source: Source, state, first: int, hparams: dict,
     """
     if is_resident(setup, source):
         stride = steps_per_dispatch(setup, hparams, first)
-        examples = resident_set(setup, source, note, beat)
+        examples = resident_set(setup, source, record_faults, beat)
         items = _index_items(setup, source, first, stride)
     else:
         if setup.config.steps_per_dispatch > 1:
             raise ConfigError('config.steps_per_dispatch: the training split is streamed, with one '
                               'step per dispatch; set it to 0, or config.data.resident to yes')
         stride, examples = 1, {}
-        items = _pixel_items(setup, source, note, first)
+        items = _pixel_items(setup, source, record_faults, first)
     item = next(items, None)
     if item is None:  # no steps are left
         return Feed(iter(()), lambda state, item: None, stride, 0.0, None)
     resident = {'examples': examples, 'constants': constants(setup)}
-    dispatch, flops, seconds = compiled_step(setup, stride, state, resident, item, hparams)
+    dispatch, flops, seconds = compile_or_reuse_step(setup, stride, state, resident, item, hparams)
     return Feed(itertools.chain([item], items),
                 lambda state, item: dispatch(state, resident, item, hparams), stride, seconds,
                 flops)
@@ -182,7 +183,8 @@ def compile_step(setup: Setup, stride: int, state, resident: dict, item: dict, h
     return lowered.compile(), _flops_of_a_step(traced, lowered, stride)
 
 
-def compiled_step(setup: Setup, stride: int, state, resident: dict, item: dict, hparams: dict):
+def compile_or_reuse_step(setup: Setup, stride: int, state, resident: dict, item: dict,
+                          hparams: dict):
     """Returns what `compile_step` returns, from the cache if possible, and the seconds it took.
 
     Raises:
@@ -209,7 +211,7 @@ def _check_memory(setup: Setup, compiled, seconds: float) -> None:
              _amount(need), '' if free is None else f', {_amount(free)} are free')
     if free is not None and need > free:
         raise OutOfMemoryError(f'a training step needs {_amount(need)} of memory and '
-                               f'{_amount(free)} are free; {less_memory(setup)}')
+                               f'{_amount(free)} are free; {memory_advice(setup)}')
 
 
 def memory_of(compiled, mesh) -> int | None:
@@ -263,13 +265,13 @@ def decoding(items: Iterable, total: int, unit: str, beat=lambda: None) -> Itera
                 raise PreemptedError('asked to stop while decoding; nothing had to be saved')
 
 
-def resident_set(setup: Setup, source: Source, note, beat, mesh=None) -> dict:
+def resident_set(setup: Setup, source: Source, record_faults, beat, mesh=None) -> dict:
     """Returns the decoded split, {name: array}, on every device of `mesh`; None: the run's mesh."""
     arrays = cache.once(
         setup.cache, 'decoded', cache.data(setup.config, setup.dataset), lambda: pipeline.load_all(
             source, setup.config.data, setup.dataset.image_shape[0],
             lambda items: decoding(items, len(source.examples), 'image', beat)))
-    note(np.arange(len(source.examples)), arrays['fault'])
+    record_faults(np.arange(len(source.examples)), arrays['fault'])
     mesh = mesh or setup.mesh
     return cache.once(
         setup.cache, 'train set', cache.data(setup.config, setup.dataset, mesh),
@@ -296,7 +298,7 @@ def _index_items(setup: Setup, source: Source, first: int, stride: int) -> Itera
         yield {'index': sharding.place(indices.reshape(stride, batch_size), placement)}
 
 
-def _pixel_items(setup: Setup, source: Source, note, first: int) -> Iterator[dict]:
+def _pixel_items(setup: Setup, source: Source, record_faults, first: int) -> Iterator[dict]:
     config = setup.config
     batches = pipeline.train_batches(
         source, draw(config, source), config.data, setup.dataset.image_shape[0],
@@ -305,7 +307,7 @@ def _pixel_items(setup: Setup, source: Source, note, first: int) -> Iterator[dic
     placement = sharding.batch_sharding(setup.mesh)
     stream = pipeline.iterate(batches, config.data.workers, first)
     for batch in itertools.islice(stream, config.steps - first):
-        note(batch['index'], batch['fault'])
+        record_faults(batch['index'], batch['fault'])
         yield sharding.to_device(
             {name: batch[name] for name in ('image', 'label', 'weight')}, placement)
 

@@ -8,9 +8,9 @@ import jax
 
 from imgjax.errors import PreemptedError, WorkerError
 from imgjax.feed import Feed
+from imgjax.members import Members
 from imgjax.process import stop as stop_lib
 from imgjax.process import terminal
-from imgjax.rundir.members import Members
 
 
 def run(members: Members, state, step: int, feed: Feed, beat, pause_at: int | None = None):

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from imgjax import config as config_lib
 from imgjax.config import FIELDS, Field, values
 from imgjax.errors import ConfigError, nearest
 from imgjax.metrics import RESERVED, Metric, accuracy, mean_average_precision
@@ -237,16 +238,16 @@ def options_argument(metric: Chosen) -> tuple:
 
 
 def measured(config: dict, multi_label: bool) -> dict[str, Metric]:
-    """Returns {name: Metric} for each number that an evaluation computes.
+    """Returns {name: Metric} for each value that an evaluation computes.
 
     Raises:
-      ConfigError: two metrics compute a number of the same name.
+      ConfigError: two metrics compute a value of the same name.
     """
     found = {'loss': Metric(higher_is_better=False)}
     for one in metrics(config, multi_label):
         for name, metric in one.part.METRICS.items():
             if name in found or name in RESERVED:
-                raise ConfigError(f'config.metrics: {one.name} computes a number {name!r}, but '
+                raise ConfigError(f'config.metrics: {one.name} computes a value {name!r}, but '
                                   'that name is taken; give it another name in its file')
             found[name] = metric
     return found
@@ -364,7 +365,7 @@ def changed_sources(config: dict) -> list[str]:
 
 
 def drop_unread(before: dict, after: dict, given=()) -> list[str]:
-    """Removes the fields of a config that only a part read which was replaced; returns their names.
+    """Removes the fields that only a replaced part read; returns their names.
 
     Args:
       before: nested dict of fields, such as a recipe's.
@@ -382,9 +383,5 @@ def drop_unread(before: dict, after: dict, given=()) -> list[str]:
                         if name in options_of(was.part) and name not in options_of(now.part)]
     dropped = [field for field in dropped if field not in given]
     for field in dropped:
-        *groups, last = field.split('.')
-        inner = after
-        for group in groups:
-            inner = inner[group]
-        del inner[last]
+        config_lib.remove(after, field)
     return dropped

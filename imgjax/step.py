@@ -195,9 +195,9 @@ def _update(config, state, loss, grads, value_and_grad, learning_rate, hparams,
 
 
 def ema_decay(hparams: dict, step):
-    """Returns the decay of the mean of the parameters: min(ema_decay, (1 + step) / (10 + step)).
+    """Returns the decay of the EMA of the parameters: min(ema_decay, (1 + step) / (10 + step)).
 
-    The smaller decay of the first steps makes the mean forget the initial values also in a short
+    The smaller decay of the first steps makes the EMA forget the initial values also in a short
     run, as in TensorFlow's ExponentialMovingAverage. With ema_decay 0.999 it reaches 0.999 at step
     8,990.
     """
@@ -235,7 +235,7 @@ def make_eval_step(model, config: Config, layout=sharding.WHOLE):
     objective's loss without label smoothing and class weights; and the columns of the metrics.
     Probabilities are a softmax over the classes. If images have several labels, they are the
     sigmoid of each logit, and the column `probabilities`, float32 (N, K), has all of them. With
-    `config.ema` the mean of the parameters is evaluated.
+    `config.ema` the EMA of the parameters is evaluated.
     """
     objective = parts.find('objective', config.objective.name)
     options = config.objective.options
@@ -283,7 +283,7 @@ def predict(model, config: Config, state: TrainState, images_NHWC, layout=shardi
 
 
 def eval_params(config: Config, state: TrainState):
-    """Returns the parameters that are evaluated and exported: the mean, or the trained ones.
+    """Returns the parameters that are evaluated and exported: the EMA, or the trained ones.
 
     An optimizer that does not evaluate the parameters that it trains, such as schedule-free,
     computes them from its state.

@@ -9,19 +9,19 @@ import time
 import jax
 import jax.numpy as jnp
 
-from imgjax import build, cache, evaluate, loop, parts, sharding
+from imgjax import build, evaluate, loop, parts, sharding
 from imgjax import config as config_lib
 from imgjax import state as state_lib
 from imgjax.build import Setup
 from imgjax.config import Config, unread
 from imgjax.data import Source, faults
 from imgjax.errors import ConfigError, DivergedError
-from imgjax.feed import less_memory, open_feed
+from imgjax.feed import memory_advice, open_feed
 from imgjax.interop import load, preprocessing
-from imgjax.process import backend, processes, stop, watchdog
+from imgjax.members import Member, Members
+from imgjax.process import backend, cache, processes, stop, watchdog
 from imgjax.report import run as run_page
 from imgjax.rundir import checkpoint, claim, dataset_info, files, metrics_log, outputs, result
-from imgjax.rundir.members import Member, Members
 
 log = logging.getLogger('imgjax')
 
@@ -58,7 +58,8 @@ def run_one(config, workdir: str, sources: tuple[Source, Source] | None = None,
       config: as `run` takes it.
       workdir: as `run` takes it.
       sources: as `run` takes them.
-      shared: the `Setup.cache` of earlier runs in this process, see cache.py; None: there are none.
+      shared: the `Setup.cache` of earlier runs in this process, see
+        process/cache.py; None: there are none.
       pause_at: the step to pause at; None trains to the last step. A run that pauses is evaluated
         and saved at that step; its page is not written yet, and only `step` and the numbers of the
         evaluation are returned. A run that is past this step trains no further.
@@ -84,13 +85,13 @@ def run_one(config, workdir: str, sources: tuple[Source, Source] | None = None,
         described, dataset = build.describe(config, train_source, eval_source, begun)
         dataset_info.check_processes(config, dataset)
         setup = build.setup(described, dataset, shared=shared)
-        fitted = [] if weights is None else [_fitted(setup, weights)]
+        loaded = [] if weights is None else [_load_weights(setup, weights)]
         with (stop.hear_stop(), watchdog.watchdog(config.watchdog_seconds) as beat,
-              jax.transfer_guard('disallow'), backend.memory_for('training', less_memory(setup))):
+              jax.transfer_guard('disallow'), backend.memory_for('training', memory_advice(setup))):
             processes.broadcast_from_first(lambda: claim.check(workdir, setup))
             hparams = evaluate.hparams_on(setup)
             state, results, rows = _train_or_go_back(
-                setup, workdir, (train_source, eval_source), hparams, fitted, pause_at, beat)
+                setup, workdir, (train_source, eval_source), hparams, loaded, pause_at, beat)
             beat()
             step = state_lib.step_of(state)
             if step < setup.config.steps:
@@ -109,7 +110,7 @@ def _say_unread(config: Config) -> None:
         log.warning('%s%s', found[first], more)
 
 
-def _train_or_go_back(setup: Setup, workdir: str, sources, hparams: dict, fitted: list, pause_at,
+def _train_or_go_back(setup: Setup, workdir: str, sources, hparams: dict, loaded: list, pause_at,
                       beat):
     """Trains to the end; a run that diverges starts once more from its newest checkpoint.
 
@@ -117,22 +118,22 @@ def _train_or_go_back(setup: Setup, workdir: str, sources, hparams: dict, fitted
     does not come back. If the config is the cause, the run diverges again.
     """
     try:
-        return _train(setup, workdir, sources, hparams, fitted, pause_at, beat)
+        return _train(setup, workdir, sources, hparams, loaded, pause_at, beat)
     except DivergedError as error:
         if not processes.broadcast_from_first(lambda: 'yes' if checkpoint.steps(workdir) else ''):
             raise
-        log.warning('%s. Once more from the newest checkpoint', error)
+        log.warning('%s. Starting once more from the newest checkpoint', error)
     setup.cache.clear()  # its programs and data may be damaged by an error of the memory
-    return _train(setup, workdir, sources, hparams, fitted, pause_at, beat)
+    return _train(setup, workdir, sources, hparams, loaded, pause_at, beat)
 
 
-def _train(setup: Setup, workdir: str, sources, hparams: dict, fitted: list, pause_at, beat):
+def _train(setup: Setup, workdir: str, sources, hparams: dict, loaded: list, pause_at, beat):
     """Runs the steps that are left; returns (last state, its evaluation, the rows of the run).
 
     If the run is past `pause_at`, it returns (restored state, None, None).
     """
     train_source, eval_source = sources
-    state = _resume(setup, workdir, hparams, fitted)
+    state = _resume(setup, workdir, hparams, loaded)
     first = state_lib.step_of(state)
     processes.broadcast_from_first(lambda: claim.take(workdir, setup, first))
     if pause_at is not None and first > pause_at:
@@ -141,7 +142,7 @@ def _train(setup: Setup, workdir: str, sources, hparams: dict, fitted: list, pau
         feed = open_feed(setup, train_source, state, first, hparams, beat,
                          fault_recorder(setup, workdir, train_source))
         beat()
-        log.info('%d steps of %d images on %d x %s%s, %d per dispatch, compiled in %.1f s',
+        log.info('%d steps of %d images on %d x %s%s, %d steps per dispatch, compiled in %.1f s',
                  setup.config.steps, setup.config.batch_size, setup.mesh.size,
                  jax.devices()[0].device_kind,
                  f' of {processes.count()} processes' if processes.count() > 1 else '',
@@ -204,7 +205,7 @@ def _with_weights(config: Config, workdir: str) -> tuple[Config, load.Weights | 
     return load.with_preprocessing(config, weights), weights
 
 
-def _fitted(setup: Setup, weights: load.Weights):
+def _load_weights(setup: Setup, weights: load.Weights):
     """Returns the initial params and batch_stats of a run, from weights.
 
     It is called before anything is compiled, so that weights that do not fit are found early.
@@ -217,11 +218,11 @@ def _fitted(setup: Setup, weights: load.Weights):
         tuple(setup.dataset.class_names))
 
 
-def _resume(setup: Setup, workdir: str, hparams: dict, fitted: list) -> state_lib.TrainState:
+def _resume(setup: Setup, workdir: str, hparams: dict, loaded: list) -> state_lib.TrainState:
     """Returns the newest state on disk that verifies, or the initial state of a new run.
 
-    The first process finds the step of that state, and the others restore the same step. `fitted`
-    is [] or [what `_fitted` returned]; it is emptied, as its arrays take memory.
+    The first process finds the step of that state, and the others restore the same step. `loaded`
+    is [] or [what `_load_weights` returned]; it is emptied, as its arrays take memory.
     """
     # Checkpoints on disk belong to the config on disk, which may have fewer steps than the new one
     # (rundir/history.py).
@@ -234,20 +235,20 @@ def _resume(setup: Setup, workdir: str, hparams: dict, fitted: list) -> state_li
 
     step = processes.broadcast_from_first(newest)
     if not step:
-        return initial_state(setup, hparams, fitted.pop() if fitted else None)
+        return initial_state(setup, hparams, loaded.pop() if loaded else None)
     log.info('going on from step %s of %d', step, setup.config.steps)
     if processes.first():
         return found[0]
     return checkpoint.restore(workdir, int(step), setup.target, config_hash)[0]
 
 
-def initial_state(setup: Setup, hparams: dict, fitted=None) -> state_lib.TrainState:
+def initial_state(setup: Setup, hparams: dict, loaded=None) -> state_lib.TrainState:
     """Returns the state before the first step, on the mesh.
 
     Args:
       setup: the run.
       hparams: arrays on the mesh.
-      fitted: {'params', 'batch_stats'} as load.load returns them; None begins with random ones.
+      loaded: {'params', 'batch_stats'} as load.load returns them; None begins with random ones.
     """
     shape = tuple(setup.dataset.image_shape)
     init = jax.jit(lambda hparams: state_lib.init(setup.model, setup.config, shape, hparams),
@@ -255,17 +256,17 @@ def initial_state(setup: Setup, hparams: dict, fitted=None) -> state_lib.TrainSt
     # It runs once per run: on a CPU, compiling it with fewer passes takes a fifth of the time.
     state = cache.once(setup.cache, 'init', setup.key, lambda: init.lower(hparams).compile(
         {'xla_backend_optimization_level': 1}))(hparams)
-    if fitted is None:
+    if loaded is None:
         return state
     own = sharding.to_host({'params': state.params, 'batch_stats': state.batch_stats})
-    fitted = jax.tree.map(
-        lambda found, mine: mine if isinstance(found, jax.ShapeDtypeStruct) else found, fitted, own)
-    loaded = sharding.place(fitted, {
+    loaded = jax.tree.map(
+        lambda found, mine: mine if isinstance(found, jax.ShapeDtypeStruct) else found, loaded, own)
+    placed = sharding.place(loaded, {
         'params': setup.shardings.params, 'batch_stats': setup.shardings.batch_stats}, own=True)
-    ema = jax.tree.map(jnp.copy, loaded['params']) if setup.config.ema else {}
+    ema = jax.tree.map(jnp.copy, placed['params']) if setup.config.ema else {}
     extra = state.extra
     if jax.tree.leaves(extra):
-        extra = jax.jit(lambda loaded, hparams: state_lib.extra_of(
-            setup.config, loaded['params'], loaded['batch_stats'], hparams),
-            out_shardings=setup.shardings.extra)(loaded, hparams)
-    return state.replace(**loaded, ema=ema, extra=extra)
+        extra = jax.jit(lambda placed, hparams: state_lib.extra_of(
+            setup.config, placed['params'], placed['batch_stats'], hparams),
+            out_shardings=setup.shardings.extra)(placed, hparams)
+    return state.replace(**placed, ema=ema, extra=extra)

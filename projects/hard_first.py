@@ -1,7 +1,7 @@
 """The first epochs go from the hardest image to the easiest one; the others are shuffled.
 
-An image is the harder the farther it lies from the mean of the images of its class, in pixels of a
-small grey picture. Against the usual order of a curriculum, easy ones first: Bengio et al.,
+The farther an image lies from the mean of its class, in pixels of a small grey picture, the harder
+it is. Against the usual order of a curriculum, easy ones first: Bengio et al.,
 `Curriculum Learning <https://doi.org/10.1145/1553374.1553380>`_, 2009; the distance is one of the
 scores that need no trained network.
 

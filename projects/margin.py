@@ -2,7 +2,8 @@
 
 The margin is that of multi-class learning: Crammer and Singer, `On the Algorithmic Implementation
 of Multiclass Kernel-based Vector Machines <https://jmlr.org/papers/v2/crammer01a.html>`_, 2001,
-section 2; it is below 0 where the answer is wrong. Both are means over the images of the split.
+section 2; it is below 0 where the answer is wrong. Both are means over the images of the split; an
+image without a label, or with all labels, has no margin and is left out of that mean.
 
     python -m launch.train --config=configs/digits.py \\
         --config.metrics="(('projects.margin', {}),)" --config.best_metric=margin \\
@@ -10,6 +11,7 @@ section 2; it is below 0 where the answer is wrong. Both are means over the imag
 """
 
 import jax.numpy as jnp
+import numpy as np
 
 from imgjax.metrics import Metric
 
@@ -22,3 +24,9 @@ def per_example(logits_NK, targets_NK, out, hparams):
     features_NF = out['pre_logits'].reshape(len(logits_NK), -1).astype(jnp.float32)
     return {'margin': own_N - best_other_N,
             'feature_norm': jnp.linalg.norm(features_NF, axis=-1)}
+
+
+def summary(columns):
+    finite_N = np.isfinite(columns['margin'])
+    return {'margin': float(columns['margin'][finite_N].mean(dtype=np.float64)),
+            'feature_norm': float(columns['feature_norm'].mean(dtype=np.float64))}

@@ -1,9 +1,9 @@
-"""Sharpness-aware minimisation: the gradient where the loss close by is highest.
+"""Sharpness-aware minimisation: the gradient where the loss nearby is highest.
 
 Foret et al., `Sharpness-Aware Minimization <https://arxiv.org/abs/2010.01412>`_, 2021: the gradient
 is taken at w + e(w), where e(w) = rho * g / |g| and g is the gradient at w (equations 2 and 3, with
-p = 2); a step costs twice as much. Loss, measures and batch statistics are those at w. On top of
-`softmax`; with rho 0 it is that.
+p = 2); a step costs twice as much. Loss, measures and batch statistics are those at w. The loss
+is that of `softmax`; with rho 0 the objective is `softmax`.
 
     python -m launch.train --config=configs/digits.py --config.objective.name=projects.sam \\
         --config.hparams.rho=0.05 --workdir=runs/sam

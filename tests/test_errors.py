@@ -1,9 +1,9 @@
-"""Which valid name an error offers in place of a wrong one."""
+"""The text of errors: the name that is offered in place of a wrong one, and the first line."""
 
 import pytest
 
 from imgjax import config
-from imgjax.errors import nearest
+from imgjax.errors import first_line, nearest
 
 DATASETS = ['folder', 'tar', 'arrays', 'svhn_cropped', 'mnist', 'cifar10', 'imagenette']
 
@@ -22,3 +22,10 @@ DATASETS = ['folder', 'tar', 'arrays', 'svhn_cropped', 'mnist', 'cifar10', 'imag
     ('data.imagesize', config.FIELDS, 'data.image_size')])
 def test_a_close_name_is_offered_and_a_far_one_is_not(name, valid, meant):
     assert nearest(name, valid) == (f'; did you mean {meant!r}?' if meant else '')
+
+
+@pytest.mark.parametrize('error, line', [
+    (ValueError('a\nb'), 'a'), (ValueError('\n  a'), 'a'), (AssertionError(), 'AssertionError'),
+    (ValueError('x' * 500), 'x' * 300)])
+def test_the_first_line_of_an_error(error, line):
+    assert first_line(error) == line

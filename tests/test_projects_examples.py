@@ -406,6 +406,10 @@ import optax
 def transform(options, hparams, learning_rate, decay_mask):
     return optax.sgd(learning_rate)
 """
+AUGMENTATION = """
+def mine(key, images_NHWC, strength):
+    return images_NHWC.no_such()
+"""
 SAMPLER = """
 def order(source, options, seed):
     return lambda numbers: numbers % len(source.examples)
@@ -430,9 +434,11 @@ OBJECTIVE = {'objective.name': 'projects.mine'}
     (OBJECTIVE, LOSS + "def init(params, batch_stats, key, options):\n    raise OSError('no')\n",
      "projects/mine.py, line 11: OSError: no at `raise OSError('no')`"),
     (OBJECTIVE, LOSS + 'def gradient(value_and_grad, params, hparams):\n    return params, params',
-     'projects/mine.py: the step cannot be computed with it: ValueError: '),
+     'projects/mine.py: the step cannot be computed: ValueError: '),
     (OBJECTIVE, 'import no_such', "projects/mine.py, line 1: does not import: ModuleNotFoundError"),
     (OBJECTIVE, 'A = 1', 'config.objective.name: projects.mine is no objective: its file has no '),
+    ({'augment': (('projects.mine', {}),), 'hparams.augment': {'mine': 0.5}}, AUGMENTATION,
+     "projects/mine.py, line 2: AttributeError: "),
     ({'optimizer.name': 'projects.mine'}, OPTIMIZER.replace('(learning_rate)', '()'),
      "projects/mine.py, line 4: TypeError: sgd() missing 1 required positional argument: 'learnin"),
     ({'metrics': (('projects.mine', {}),)}, METRIC.replace(':, 0', '1:, 0'),
@@ -464,7 +470,7 @@ def test_a_summary_that_goes_wrong(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(('code', 'words'), [
     (SAMPLER.replace('len(', 'no('), "projects/mine.py, line 2: NameError: name 'no' is not"),
-    (SAMPLER.replace('%', '+'), 'projects/mine.py: `order` has to return numbers -> int64 of the'),
+    (SAMPLER.replace('%', '+'), 'projects/mine.py: `order` has to return a function of positions'),
     (SAMPLER.replace('numbers %', 'numbers[1:] %'), 'projects/mine.py: `order` has to return')])
 def test_a_sampler_that_goes_wrong(tmp_path, monkeypatch, code, words):
     (tmp_path / 'projects').mkdir()

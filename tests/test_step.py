@@ -193,7 +193,7 @@ def test_three_views_shall_agree():
     apply = jax.jit(lambda view: model.apply({'params': begin.params}, view, train=False)[0])
     logits = [apply(view) for view in views]
     assert loss - alone == pytest.approx(
-        1e5 * jsd.agreement(jnp.stack(logits, 1)).mean().item(), rel=1e-3) and loss > alone
+        1e5 * jsd.jensen_shannon(jnp.stack(logits, 1)).mean().item(), rel=1e-3) and loss > alone
     targets = jax.nn.one_hot(batch_of()['label'], CLASSES, dtype=jnp.float32)
     of_view = [classification.softmax(one, optax.smooth_labels(targets, 0.1)).mean().item()
                for one in logits]

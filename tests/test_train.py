@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from configs import digits
-from imgjax import build, feed, loop, sharding, state, train
+from imgjax import build, evaluate, feed, loop, sharding, state, train
 from imgjax import config as config_lib
+from imgjax import members as members_lib
+from imgjax.data.sources import arrays
 from imgjax.errors import ConfigError, DataError, DivergedError, OutOfMemoryError
 from imgjax.process import backend
 from imgjax.rundir import checkpoint, dataset_info, metrics_log
-from imgjax.rundir import members as members_lib
 
 
 def config_of(family='mlp', **changes) -> dict:
@@ -89,6 +90,19 @@ def test_many_steps_a_dispatch_equal_one(dataset, solo):
     assert len(found) == 2
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), a.params,
                  b.params)
+
+
+def test_images_of_another_size_are_evaluated_in_one_way(dataset):
+    """With image_size 0, in a run and by `evaluate.split` they are resized and not cropped."""
+    train_source, _, _ = dataset
+    images = np.random.default_rng(0).integers(0, 256, (24, 12, 12), np.uint8)
+    larger = arrays.source(images, np.arange(24) % 10, train_source.class_names)
+    setup = build.setup(*build.describe(config_of(), train_source, larger))
+    hparams = evaluate.hparams_on(setup)
+    start = train.initial_state(setup, hparams)
+    own = evaluate.evaluator(setup, larger, lambda: None)(start, 0, setup)
+    assert setup.dataset.image_shape == [8, 8, 1]
+    np.testing.assert_array_equal(own['loss'], evaluate.split(setup, start, larger, '')['loss'])
 
 
 def test_steps_per_dispatch_follows_backend_and_model(dataset, monkeypatch):
@@ -206,7 +220,7 @@ def test_divergence_goes_back_once_then_ends_with_the_last_checkpoint_and_the_im
         'learning_rate': 1e5, 'clip_norm': 0.0}}
     with pytest.raises(DivergedError, match='updates in a row were not finite') as ended:
         train.run(config, str(tmp_path))
-    assert sum('Once more from the newest checkpoint' in line for line in caplog.messages) == 1
+    assert sum('Starting once more from the newest' in line for line in caplog.messages) == 1
     steps = checkpoint.steps(str(tmp_path))
     setup = build.setup(config, dataset_info.read(str(tmp_path)))
     kept, _ = checkpoint.restore_newest(
@@ -217,7 +231,8 @@ def test_divergence_goes_back_once_then_ends_with_the_last_checkpoint_and_the_im
     assert [batch['step'] for batch in told['batches']] == list(
         range(told['first_skipped'], told['last_skipped'] + 1))
     assert len(told['batches'][0]['index']) == 32
-    assert told['files'][0] in str(ended.value)
+    assert told['images_of_first_skipped'][0] in str(ended.value)
+    assert len(told['images_of_first_skipped']) == 32
     assert f'in a new --workdir: the checkpoints of this one, up to step {steps[-1]}, stay' in str(
         ended.value)
 
@@ -315,8 +330,8 @@ def test_too_little_memory_names_the_fields_that_need_less(tmp_path, monkeypatch
     assert '\n' not in str(error.value) and error.value.exit_code == 2
     setup = types.SimpleNamespace(config=config_of(), model=types.SimpleNamespace(remat=False),
                                 dataset=types.SimpleNamespace(image_shape=[224, 224, 3]))
-    assert feed.less_memory(setup).startswith('lower config.data.image_size (224), lower')
-    assert 'or set config.model.options.remat=True' in feed.less_memory(setup)
+    assert feed.memory_advice(setup).startswith('lower config.data.image_size (224), lower')
+    assert 'or set config.model.options.remat=True' in feed.memory_advice(setup)
 
 
 def test_a_step_that_needs_more_than_is_free_is_refused_before_it_runs(tmp_path, monkeypatch):

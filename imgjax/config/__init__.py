@@ -89,6 +89,14 @@ def put(config: dict, name: str, value) -> None:
     config[last] = value
 
 
+def remove(config: dict, name: str) -> None:
+    """Removes a field of a plain config by its dotted name."""
+    *groups, last = name.split('.')
+    for group in groups:
+        config = config[group]
+    del config[last]
+
+
 def flatten(config: dict, prefix: str = '') -> dict[str, Any]:
     """Returns {'hparams.seed': 0, ...}; a field of type dict is one entry, a dict."""
     flat = {}

@@ -58,8 +58,8 @@ FIELDS = {
         float, 0, 1, default=1.0, help='the factor of optimizer.layerwise',
         when={'optimizer.layerwise': (True,)}),
     'hparams.ema_decay': Field(
-        float, 0, 1, default=0.999, help='decay of the mean of the parameters; smaller in the '
-        'first steps (step.ema_decay)', when={'ema': (True,)}),
+        float, 0, 1, default=0.999, help='decay of the EMA of the parameters; smaller in the first '
+        'steps (step.ema_decay)', when={'ema': (True,)}),
     'hparams.augment': Field(
         dict, default={}, help='{operation: strength} for each operation in `augment`'),
 
@@ -98,7 +98,7 @@ FIELDS = {
     'optimizer.decay_mask': Field(
         str, choices=('kernels', 'all'), default='kernels', help='which parameters '
         'weight decay applies to',
-        when={'hparams.weight_decay': (True,)}),
+        when={'hparams.weight_decay': (True,), 'hparams.weight_decay_rate': (True,)}),
     'optimizer.freeze': Field(
         tuple, default=(), help='names or patterns of parameters that are not trained'),
     'optimizer.layerwise': Field(
@@ -122,8 +122,8 @@ FIELDS = {
         'rate by this',
         when={'schedule.name': ('step',)}),
     'ema': Field(
-        bool, default=False, help='compute an exponential mean of the parameters, and evaluate '
-        'and export it'),
+        bool, default=False, help='compute an exponential moving average (EMA) of the '
+        'parameters, and evaluate and export it'),
     'augment': Field(
         tuple, default=(), help='((operation, {option: value}), ...), operations in '
         'imgjax/augment'),
@@ -226,7 +226,7 @@ FIELDS = {
     'max_skipped_updates': Field(
         int, 1, default=20, help='the run has diverged when so many updates in a row were not '
         'finite'),
-    # The invocation: these may differ between two starts of one run, except for the intervals.
+    # The invocation: these may differ between two starts of one run (see INVOCATION below).
     'checkpoint.every': Field(
         int, 0, default=0, help='steps between two checkpoints; 0 saves at the end and when '
         'asked to stop only'),

@@ -1,7 +1,10 @@
-"""Fields that a config sets and nothing reads: a likely mistake, which is said in a warning."""
+"""Fields that a config sets and nothing reads: a likely mistake, which is reported in a warning."""
+
+from typing import Any
 
 from imgjax.config import Config, flatten
 from imgjax.config.fields import FIELDS, Field
+from imgjax.errors import ConfigError
 
 
 def warnings(config: dict) -> dict[str, str]:
@@ -10,7 +13,7 @@ def warnings(config: dict) -> dict[str, str]:
     A field is set if it does not have its default. (A number or option that no part takes is an
     error, see parts.complete.)
     """
-    flat = flatten(Config(config))
+    flat = _part_defaults(config) | flatten(Config(config))
     found = {}
     for name, field in FIELDS.items():
         value = flat.get(name, field.default)
@@ -24,6 +27,18 @@ def warnings(config: dict) -> dict[str, str]:
             for other, values in field.when.items())
         found[name] = _unread_line(name, flat, list(field.when), fix, value)
     return found | _unread_of_source(flat) | _unread_size(flat)
+
+
+def _part_defaults(config: dict) -> dict[str, Any]:
+    """Returns {'hparams.NAME': default} of the numbers of the parts that a config names.
+
+    It is empty if the parts cannot be found, which `checked` reports.
+    """
+    from imgjax import parts  # only here, as it imports JAX
+    try:
+        return {f'hparams.{name}': field.default for name, field in parts.numbers(config).items()}
+    except ConfigError:
+        return {}
 
 
 def _values_in_words(name: str, values: tuple) -> str:

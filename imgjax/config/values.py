@@ -19,7 +19,11 @@ def not_finite(data, prefix: str = ''):
 
 
 def count_in_whole_steps(config: dict) -> None:
-    """Makes whole numbers of STEPS_OR_SHARE ints, so that 50.0 and 50 have the same hash."""
+    """Converts whole values of the fields STEPS_OR_SHARE to int, so that 50.0 and 50 hash alike.
+
+    Raises:
+      ConfigError: a value above 1 is not a whole number.
+    """
     for name in STEPS_OR_SHARE:
         group, _, last = name.partition('.')
         value = config[group][last]

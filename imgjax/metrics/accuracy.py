@@ -7,7 +7,7 @@ both means.
 import jax.numpy as jnp
 import numpy as np
 
-from imgjax.metrics import Metric
+from imgjax.metrics import Metric, labelled
 from imgjax.objectives.parts.classification import is_hit
 
 METRICS = {'accuracy': Metric(percent=True), 'top5_accuracy': Metric(percent=True)}
@@ -21,6 +21,5 @@ def per_example(logits_NK, targets_NK, out, hparams):
 
 
 def summary(columns):
-    labels = columns['labels']
-    labelled = labels.any(axis=1) if labels.ndim == 2 else np.ones(len(labels), bool)
-    return {name: float(columns[name][labelled].mean(dtype=np.float64)) for name in METRICS}
+    known = labelled(columns['labels'])
+    return {name: float(columns[name][known].mean(dtype=np.float64)) for name in METRICS}

@@ -35,7 +35,8 @@ An objective is a file of this folder, or of the user's `projects/` folder, with
                                                        operation differs
     MULTI_LABEL = True                                 images may have several labels
 
-All functions are pure and run under jit, vmap and shardings.
+All functions but `constants` are pure and run under jit, vmap and shardings; `constants` runs once,
+outside of jit.
 """
 
 from collections.abc import Callable
@@ -45,7 +46,7 @@ import jax
 
 
 class Inputs(NamedTuple):
-    """What the loss of a batch may depend on, or of one part of the batch with accumulation.
+    """What the loss of a batch may depend on; with accumulation, of one part of the batch.
 
     Attributes:
       apply: applies the model: (params, images_NHWC, batch_stats=None, train=True, key=None) ->
@@ -56,7 +57,8 @@ class Inputs(NamedTuple):
       batch_stats: the statistics of the model's BatchNorm; {} without BatchNorm.
       extra: what `init`, or `loss` for the part of the batch before this one, returned as `extra`.
       constants: what `constants` returned; {} where the objective does not define it.
-      hparams: all numbers of config.hparams, a dict of scalars.
+      hparams: all of config.hparams as arrays: scalars, `class_weights` (K,) or (0,), and the dict
+        `augment` of scalars.
       options: the options of the objective.
       key: the random key of dropout, another one for each step and each part of the batch.
     """

@@ -22,20 +22,20 @@ VIEWS_DIFFER_IN = ('augmix',)
 def loss(params, inputs: Inputs) -> Loss:
     weight = inputs.hparams['consistency_weight']
     return classification.loss(params, inputs, classification.softmax,
-                               lambda logits_NVK: weight * agreement(logits_NVK))
+                               lambda logits_NVK: weight * jensen_shannon(logits_NVK))
 
 
 def evaluate(logits_NK, targets_NK, hparams, options):
     return classification.softmax(logits_NK, targets_NK)
 
 
-def agreement(logits_NVK: jax.Array) -> jax.Array:
+def jensen_shannon(logits_NVK: jax.Array) -> jax.Array:
     """Returns the Jensen-Shannon divergence between the views of each image, 0 where they agree.
 
     It is the mean of the Kullback-Leibler divergences of the V softmax distributions from their
     mean, in nats, between 0 and log V.
 
-    >>> agreement(jnp.array([[[0.0, 1.0], [0.0, 1.0]]]))
+    >>> jensen_shannon(jnp.array([[[0.0, 1.0], [0.0, 1.0]]]))
     Array([0.], dtype=float32)
 
     Args:

@@ -6,7 +6,7 @@ import re
 import jax
 from jax.experimental import topologies
 
-from imgjax.errors import ConfigError, unknown
+from imgjax.errors import ConfigError, first_line, unknown
 from imgjax.perf.chips import CHIPS
 
 _NAMES = f'--topology: takes a chip and its slice, such as v5e:16x16 ({", ".join(CHIPS)}), or cpu:8'
@@ -72,7 +72,7 @@ def devices(name: str) -> list:
     try:
         described = topologies.get_topology_desc(platform='tpu', topology_name=name, **options)
     except Exception as error:  # libtpu raises many types: NotImplementedError, JaxRuntimeError
-        text = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        text = first_line(error, 200)
         if 'not installed' in text:
             text = "the TPU's compiler is missing; pip install 'imgjax[tpu]'"
         raise ConfigError(f'--topology: {name}: {text}') from None

@@ -1,4 +1,4 @@
-"""Settings that make the CPU backend fast, and the memory that devices have; others need none.
+"""Settings that make the CPU backend fast (others need none), and the free memory of devices.
 
 A training loop of your own calls `keep_memory()` before all else and compiles its step by
 `jax.jit(step, compiler_options=compiler_options())`. `python -m benchmarks.train_step
@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from imgjax.errors import ConfigError, OutOfMemoryError, one_line
+from imgjax.errors import ConfigError, OutOfMemoryError, first_line, one_line
 
 _COMPILER_OPTIONS = {
     'cpu': {
@@ -84,9 +84,9 @@ def memory_for(what: str, advice: str) -> Iterator[None]:
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        reason = ' '.join((str(error).splitlines() or [''])[0].split())[:200].rstrip('.')
-        raise OutOfMemoryError(f'{what} takes more memory than there is'
-                               f'{reason and f" ({reason})"}; {advice}') from None
+        reason = first_line(error, 200).rstrip('.')
+        raise OutOfMemoryError(
+            f'{what} takes more memory than there is ({reason}); {advice}') from None
 
 
 def free_memory(mesh: jax.sharding.Mesh) -> int | None:

@@ -46,7 +46,7 @@ def _locked(workdir: str) -> TextIO:
         with file:
             file.seek(0)
             raise LockedError(
-                f'{workdir}: held by {file.read(200).strip() or "another process"}; wait for it, '
+                f'{workdir}: locked by {file.read(200).strip() or "another process"}; wait for it, '
                 'stop it, or take another --workdir') from None
     except OSError as error:
         raise ConfigError(f'--workdir={workdir}: its file system gives no locks '

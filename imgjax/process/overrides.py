@@ -110,7 +110,7 @@ def _settle_length(config, given: dict) -> None:
     if asked:
         other = {'steps': 'epochs', 'epochs': 'steps'}[asked[0]]
         if config.get(other, 0) > 0:
-            log.info("config.%s: %s takes the place of the recipe's %s=%s", asked[0],
+            log.info("config.%s: %s replaces the recipe's %s=%s", asked[0],
                      given[asked[0]], other, config[other])
             config[other] = type(config[other])(0)
 
@@ -127,7 +127,7 @@ def _settle_strengths(config, recipe, given: dict) -> None:
     for name in lost:
         del strengths[name]
     if lost:
-        log.info("config.augment: takes the place of the recipe's, without its %s",
+        log.info("config.augment: replaces the recipe's; the strengths of %s are left out",
                  ', '.join(lost))
 
 
@@ -140,14 +140,10 @@ def _settle_parts(config, recipe, given: dict) -> None:
     plain = config.to_dict()
     dropped = parts.drop_unread(recipe.to_dict(), plain, given)
     for field in dropped:
-        *groups, last = field.split('.')
-        inner = config
-        for group in groups:
-            inner = inner[group]
-        del inner[last]
+        config_lib.remove(config, field)
     if dropped:
-        log.info("%s: takes the place of the recipe's, without its %s", ', '.join(changed),
-                 ', '.join(dropped))
+        log.info('%s: replaces a part of the recipe; %s, which only that part read, is left out',
+                 ', '.join(changed), ', '.join(dropped))
 
 
 def _say_replaced(name: str, recipe, config) -> None:
@@ -157,7 +153,7 @@ def _say_replaced(name: str, recipe, config) -> None:
     lost = {key: value for key, value in before.items() if key not in after}
     if lost:
         key, value = next(iter(after.items()), ('KEY', 'VALUE'))
-        log.warning("config.%s: takes the place of the recipe's, without its %s; "
+        log.warning("config.%s: replaces the recipe's, and %s is left out; "
                     '--config.%s.%s=%s adds to it', name, lost, name, key, value)
 
 

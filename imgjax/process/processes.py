@@ -35,7 +35,7 @@ def first() -> bool:
     return index() == 0
 
 
-def start(address: str | None, num: int | None, place: int | None, heartbeat: int,
+def start(address: str | None, num: int | None, process_id: int | None, heartbeat: int,
           leave: Callable[[int], None]) -> None:
     """Connects the processes of a job; does nothing where there is only one.
 
@@ -45,16 +45,16 @@ def start(address: str | None, num: int | None, place: int | None, heartbeat: in
     Args:
       address: host:port of the first process.
       num: how many processes there are.
-      place: the index of this one.
+      process_id: the index of this one.
       heartbeat: seconds of silence after which a peer is taken for dead.
       leave: ends this process with an exit code; called when another one has failed.
 
     Raises:
       ConfigError: some of the first three are missing or do not fit.
     """
-    given = {'coordinator_address': address, 'num_processes': num, 'process_id': place}
+    given = {'coordinator_address': address, 'num_processes': num, 'process_id': process_id}
     missing = [name for name, value in given.items() if value is None]
-    if num == 1 and address is None and place is None:
+    if num == 1 and address is None and process_id is None:
         return  # alone, whatever the environment says
     if len(missing) == 3:
         if count_of_environment() == 1:
@@ -63,9 +63,9 @@ def start(address: str | None, num: int | None, place: int | None, heartbeat: in
         raise ConfigError(f'--{missing[0]}: missing; give --coordinator_address, --num_processes '
                           'and --process_id, or none of them')
     else:
-        _check(address, num, place)
+        _check(address, num, process_id)
     jax.config.update('jax_enable_preemption_service', False)  # process/stop.py handles SIGTERM
-    jax.distributed.initialize(address, num, place, heartbeat_timeout_seconds=heartbeat)
+    jax.distributed.initialize(address, num, process_id, heartbeat_timeout_seconds=heartbeat)
     if _one_on_a_node():
         # JAX gives each process of Slurm or Open MPI one GPU; the only process of a node takes all.
         jax.config.update('jax_cuda_visible_devices', 'all')
@@ -76,11 +76,11 @@ def start(address: str | None, num: int | None, place: int | None, heartbeat: in
         log.setLevel(logging.ERROR)  # the first process logs for all
 
 
-def _check(address: str, num: int, place: int) -> None:
+def _check(address: str, num: int, process_id: int) -> None:
     if not re.fullmatch(r'\S+:\d{1,5}', address):
         raise ConfigError(f'--coordinator_address: takes host:port of process 0, got {address!r}')
-    if num < 1 or not 0 <= place < num:
-        raise ConfigError(f'--process_id: takes 0 to num_processes - 1, got {place} of {num}')
+    if num < 1 or not 0 <= process_id < num:
+        raise ConfigError(f'--process_id: takes 0 to num_processes - 1, got {process_id} of {num}')
 
 
 def _one_on_a_node() -> bool:

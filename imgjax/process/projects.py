@@ -16,7 +16,7 @@ import sys
 import traceback
 import types
 
-from imgjax.errors import ConfigError
+from imgjax.errors import ConfigError, first_line
 
 _DEFINITIONS = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -104,11 +104,6 @@ def blame_errors():
         raise ConfigError(said) from error
 
 
-def first_line(error: BaseException) -> str:
-    """Returns the first line of an error's message, cut short."""
-    return (str(error).strip().splitlines() or [''])[0][:300]
-
-
 def _folder() -> str:
     return os.path.join(os.getcwd(), 'projects')
 
@@ -118,10 +113,8 @@ def _short(path: str) -> str:
 
 
 def _no_import(path: str, line: int | None, error: BaseException) -> ValueError:
-    lines = str(error).strip().splitlines()
     where = _short(path) + (f', line {line}' if line else '')
-    return ValueError(f'{where}: does not import: '
-                      f'{": ".join([type(error).__name__, *lines[:1]])}')
+    return ValueError(f'{where}: does not import: {type(error).__name__}: {first_line(error)}')
 
 
 def _files(name: str) -> dict[str, tuple[str, ast.Module]]:

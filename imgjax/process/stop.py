@@ -81,8 +81,9 @@ def _end_at_second_interrupt() -> None:
 def hear_stop() -> Iterator[None]:
     """Makes SIGTERM and Ctrl-C only set what preempted() returns, and restores the old handlers.
 
-    Inside another hear_stop nothing changes: preempted() returns True until the outer one ends. A
-    second Ctrl-C goes to the old handler, which in a script or notebook raises KeyboardInterrupt.
+    Inside another hear_stop a request stays: once asked to stop, preempted() returns True until the
+    outermost one ends. A second Ctrl-C goes to the old handler, which raises KeyboardInterrupt in a
+    script or notebook.
 
     JAX's own preemption notifier is not used for one process: it answers a second later, and it
     misses the signal when it is polled faster than its protocol runs (measured with jax 0.10.2:
@@ -97,7 +98,8 @@ def hear_stop() -> Iterator[None]:
                 before[signum](signum, frame)
             return
         if signum == signal.SIGINT:
-            _say('asked to stop: it ends this step and saves; Ctrl-C again ends it at once')
+            _say('asked to stop: the run ends after this step and saves; Ctrl-C again ends it '
+                 'at once')
         _stop.update(asked=True, at=now)
 
     # Only the main thread may set handlers.

@@ -10,7 +10,7 @@ import tqdm
 
 from imgjax.process.duration import duration_text
 
-FIRST, LATER = 25.0, 55.0  # seconds without a line before the first of these, and before others
+FIRST, LATER = 25.0, 55.0  # seconds of silence before the first such line, and before later ones
 
 _bars = []  # the open bars, the newest last
 
@@ -47,7 +47,7 @@ class _LastLine(logging.Handler):
 
 
 def report_regularly(log: logging.Logger) -> None:
-    """Starts a thread that logs what is done where the log is silent for long and shows no bar."""
+    """Starts a thread that logs what the process is doing where the log is silent for long."""
     last, started = _LastLine(), time.monotonic()
     log.addHandler(last)
 
@@ -66,7 +66,7 @@ def report_regularly(log: logging.Logger) -> None:
 
 
 def sentence(seconds: float) -> str:
-    """Returns what is done now: 'at work for 1 min 20 s: decoding: 640 of 1,400 (image)'."""
+    """Returns what the process is doing, 'at work for 80 s: decoding: 640 of 1,400 (image)'."""
     words = f'at work for {duration_text(seconds)}'
     if not _bars:
         return words
@@ -78,10 +78,10 @@ def progress(total: int, initial: int, unit: str, scale: int = 1) -> Bar:
     """Returns a progress bar on stderr; where that is no terminal, the log reports progress.
 
     Args:
-      total: steps in all.
-      initial: steps done before.
+      total: items in all.
+      initial: items done before.
       unit: what is counted.
-      scale: units per step (the images of a batch).
+      scale: units per item (the images of a batch).
     """
     # Some terminals without a window report a width of 0, where a bar would show nothing.
     shown = sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns > 0

@@ -27,7 +27,7 @@ def watchdog(seconds: float) -> Iterator[Callable[[], None]]:
         while not state['over']:
             if time.monotonic() - state['last'] > seconds:
                 print(f'imgjax: no progress for {seconds:.0f} s (config.watchdog_seconds); the '
-                      'same command goes on from the last checkpoint. Where it hung:',
+                      'same command goes on from the newest checkpoint. Where it hung:',
                       file=sys.stderr)
                 faulthandler.dump_traceback(file=sys.stderr)
                 stop.leave(WATCHDOG_EXIT_CODE)

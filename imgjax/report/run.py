@@ -17,8 +17,8 @@ from imgjax import parts
 from imgjax.build import Setup
 from imgjax.config import Config
 from imgjax.data import Source, decode
-from imgjax.evaluate import Columns, labelled
-from imgjax.metrics import mean_average_precision
+from imgjax.evaluate import Columns
+from imgjax.metrics import labelled, mean_average_precision
 from imgjax.report import page
 from imgjax.report.answers import Evaluation
 from imgjax.rundir import history, redact
@@ -62,7 +62,7 @@ def _evaluation(setup: Setup, results: Columns, source: Source, result: dict) ->
     An image with several labels is counted under the one to which the model gives the highest
     probability. Images without any label are used for the average precisions only.
     """
-    labels, shown = results['labels'], np.flatnonzero(labelled(results))
+    labels, shown = results['labels'], np.flatnonzero(labelled(results['labels']))
     precisions = None
     if 'probabilities' in results:
         precisions = mean_average_precision.by_class(labels, results['probabilities'])

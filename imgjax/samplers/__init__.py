@@ -9,9 +9,9 @@ A sampler is a file of this folder, or of the user's `projects/` folder, with
 
     def order(source, options, seed) -> draw
 
-where draw(numbers) returns the example index of each draw, int64 of the shape of `numbers` (int64,
-0 or more), and with OPTIONS, which are declared as for an objective (imgjax/objectives). No sampler
-of the package imports JAX.
+where draw(positions) returns the example index at each position, int64 of the shape of `positions`
+(int64, 0 or more), and with OPTIONS, which are declared as for an objective (imgjax/objectives). No
+sampler of the package imports JAX.
 """
 
 from collections.abc import Callable

@@ -9,10 +9,11 @@ import json
 import os
 from typing import Any, NamedTuple
 
-from imgjax import build, cache, parts
+from imgjax import build, parts
 from imgjax import config as config_lib
 from imgjax.config import Config
 from imgjax.errors import ConfigError, DataError, nearest
+from imgjax.process import cache
 from imgjax.rundir import dataset_info, result
 from imgjax.study import code as code_lib
 from imgjax.study.plan import Arm, Study
@@ -29,7 +30,7 @@ class Cell(NamedTuple):
       config: as build.describe returns it.
       dataset: the description of the dataset.
       sources: the training split and the evaluation split.
-      recipe: the digest of config and data, 16 hex digits.
+      digest: the digest of config and data, 16 hex digits.
       code: the version of the code that it runs, 8 hex digits, see code.py.
       directory: the run directory.
       group: a text that is equal for all cells that one compiled program can run.
@@ -40,7 +41,7 @@ class Cell(NamedTuple):
     config: Config
     dataset: dataset_info.DatasetInfo
     sources: tuple
-    recipe: str
+    digest: str
     code: str
     directory: str
     group: str
@@ -73,11 +74,11 @@ def cells_of(study: Study, folder: str) -> list[Cell]:
         for seed in arm.seeds:
             own = config | {'name': f'{study.name} · {arm.name} · seed {seed}',
                             'hparams': config.hparams | {'seed': seed}}
-            recipe = hashlib.sha256(json.dumps([
+            digest = hashlib.sha256(json.dumps([
                 config_lib.digest(own), dataset.train_fingerprint, dataset.eval_fingerprint,
             ]).encode()).hexdigest()[:16]
-            directory = os.path.join(os.path.abspath(folder), f'{recipe}-{code}')
-            cells.append(Cell(arm.name, seed, own, dataset, opened[data], recipe, code, directory,
+            directory = os.path.join(os.path.abspath(folder), f'{digest}-{code}')
+            cells.append(Cell(arm.name, seed, own, dataset, opened[data], digest, code, directory,
                               group))
     _check_distinct(study, cells)
     _check_comparable(study, cells)
@@ -107,13 +108,13 @@ def _check_comparable(study: Study, cells: list[Cell]) -> None:
     for first, second in study.comparisons:
         if sets[first] != sets[second]:
             raise ConfigError(f'{study.name}: comparisons: {first!r} and {second!r} are evaluated '
-                              'on other images; give both the same data.eval_split')
+                              'on different images; give both the same data.eval_split')
 
 
 def _check_distinct(study: Study, cells: list[Cell]) -> None:
     seen = {}
     for cell in cells:
-        other = seen.setdefault(cell.recipe, cell)
+        other = seen.setdefault(cell.digest, cell)
         if other is not cell:
             raise ConfigError(f'{study.name}: the arms {other.arm!r} and {cell.arm!r} are the same '
                               f'run with seed {cell.seed}; take one away')
@@ -134,5 +135,5 @@ def _older(cell: Cell) -> str:
     folder, mine = os.path.split(cell.directory)
     names = os.listdir(folder) if os.path.isdir(folder) else []
     return ', '.join(sorted(
-        name for name in names if name.startswith(f'{cell.recipe}-') and name != mine
+        name for name in names if name.startswith(f'{cell.digest}-') and name != mine
         and (result.read(os.path.join(folder, name)) or {}).get('state') == 'done'))

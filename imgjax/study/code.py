@@ -36,7 +36,8 @@ ROOT = pathlib.Path(__file__).parents[2]  # the folder that holds the package
 
 MAKERS = ('imgjax.build', 'imgjax.data.pipeline', 'imgjax.evaluate', 'imgjax.feed',
           'imgjax.state', 'imgjax.step')
-CALLERS = ('imgjax.loop', 'imgjax.rundir.result', 'imgjax.study.population', 'imgjax.train')
+CALLERS = ('imgjax.loop', 'imgjax.members', 'imgjax.rundir.result', 'imgjax.study.population',
+           'imgjax.train')
 
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy',
              'pillow', 'opencv-python-headless', 'simplejpeg')  # the last three decode images

@@ -21,12 +21,12 @@ from imgjax.study.plan import Study
 log = logging.getLogger('imgjax.study')
 
 
-def run(place: str, workdir: str, cells: str = '', requested: str = 'auto', only: str = '',
+def run(study_file: str, workdir: str, cells: str = '', requested: str = 'auto', only: str = '',
         part: str = '', report: bool = False) -> dict:
     """Runs the cells of a study that are not done; after a stop the same call continues.
 
     Args:
-      place: the study file, as plan.load takes it.
+      study_file: the study file, as plan.load takes it.
       workdir: the directory of the study, for its page, its tables and plan.json.
       cells: the folder of the cells' run directories, which studies may share; '' is `cells`
         beside the workdir.
@@ -47,7 +47,7 @@ def run(place: str, workdir: str, cells: str = '', requested: str = 'auto', only
         an error: the other cells are run, and the page names it.
     """
     began, start_seconds = time.monotonic(), strategy.process_seconds()
-    study = plan.load(os.path.expanduser(place))
+    study = plan.load(os.path.expanduser(study_file))
     workdir, folder = _folders(workdir, cells)
     processes.broadcast_from_first(lambda: _check_folders(workdir, folder))
     planned = cells_lib.cells_of(study, folder)
@@ -82,12 +82,12 @@ def run(place: str, workdir: str, cells: str = '', requested: str = 'auto', only
     return gather.result_of(findings, workdir)
 
 
-def listing(place: str, workdir: str, cells: str = '') -> dict:
+def listing(study_file: str, workdir: str, cells: str = '') -> dict:
     """Prints each cell with its state, its time in steps and its directory.
 
     The arguments are those of `run`. Returns {study, cells: how many, each state: how many}.
     """
-    study = plan.load(os.path.expanduser(place))
+    study = plan.load(os.path.expanduser(study_file))
     workdir, folder = _folders(workdir, cells)
     counts = collections.Counter()
     for cell in cells_lib.cells_of(study, folder):
@@ -154,7 +154,7 @@ def _selected(study: Study, planned: list[Cell], only: str, part: str) -> list[C
 
 @contextlib.contextmanager
 def _waited_lock(workdir: str):
-    """Holds the run lock of a study; waits for it while another part writes the page."""
+    """Takes the run lock of a study; waits for it while another part writes the page."""
     with contextlib.ExitStack() as locks:
         while True:
             try:

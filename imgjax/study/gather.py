@@ -139,9 +139,7 @@ def _class_scores(done: list[dict], classes: int) -> np.ndarray | None:
 
 
 def _sample(arm: findings_lib.Arm, study: Study, answers: list[dict]) -> statistics.Sample:
-    states = collections.Counter(cell.state for cell in arm.cells if cell.state != 'done')
-    missing = [f'{arm.name}: {count} of {len(arm.cells)} {_cells(len(arm.cells))} {STATES[state]}'
-               for state, count in states.items()]
+    missing = _unfinished(arm, ('done',))
     # Images can be compared one by one only if the metric is the mean of a value per image.
     known = not missing and all(
         study.metric in columns and columns[study.metric].ndim == 1
@@ -157,15 +155,16 @@ def _cells(count: int) -> str:
     return 'cell' if count == 1 else 'cells'
 
 
+def _unfinished(arm: findings_lib.Arm, finished: tuple[str, ...]) -> list[str]:
+    """Returns a line for each state of the arm's cells that is not one of `finished`."""
+    count, states = len(arm.cells), collections.Counter(cell.state for cell in arm.cells)
+    return [f'{arm.name}: {number} of {count} {_cells(count)} {STATES[state]}'
+            for state, number in states.items() if state not in finished]
+
+
 def _missing(arms: list[findings_lib.Arm]) -> list[str]:
     """Returns why no winner may be named; arms that were stopped as planned are no reason."""
-    lines = []
-    for arm in arms:
-        counts = collections.Counter(cell.state for cell in arm.cells)
-        lines += [f'{arm.name}: {count} of {len(arm.cells)} {_cells(len(arm.cells))} '
-                  f'{STATES[state]}'
-                  for state, count in counts.items() if state not in ('done', 'stopped')]
-    return lines
+    return [line for arm in arms for line in _unfinished(arm, ('done', 'stopped'))]
 
 
 def _pictures(first: str, second: str, planned: list[Cell],

@@ -30,7 +30,7 @@ from imgjax import config as config_lib
 from imgjax import parts
 from imgjax.config import Config, unread
 from imgjax.config.fields import PART_FIELDS
-from imgjax.errors import ConfigError, nearest
+from imgjax.errors import ConfigError, first_line, nearest
 from imgjax.study import arms as arms_lib
 
 log = logging.getLogger('imgjax.study')
@@ -80,13 +80,13 @@ class Study(NamedTuple):
     halving: dict | None
 
 
-def load(place: str) -> Study:
+def load(study_file: str) -> Study:
     """Reads a study file, PATH or PATH:ARGUMENT of its get_study.
 
     Raises:
       ConfigError: there is no such file, or a field is wrong; the message names the field.
     """
-    path, _, argument = place.partition(':')
+    path, _, argument = study_file.partition(':')
     if not os.path.isfile(path):
         raise ConfigError(f'--study: no such file {path!r}')
     name = os.path.splitext(os.path.basename(path))[0]
@@ -98,8 +98,8 @@ def load(place: str) -> Study:
         spec.loader.exec_module(module)
         found = module.get_study(*([argument] if argument else []))
     except Exception as error:  # whatever a file's own code raises
-        raise ConfigError(f'--study={place}: {type(error).__name__}: '
-                          f'{str(error).splitlines()[0] if str(error) else ""}') from error
+        raise ConfigError(f'--study={study_file}: {type(error).__name__}: '
+                          f'{first_line(error)}') from error
     return read(found, f'{name}:{argument}' if argument else name, module.__doc__ or '')
 
 
@@ -160,7 +160,7 @@ def _arms(found: dict, way: str, name: str) -> list[Arm]:
             raise ConfigError(f'{name}: arm {arm!r}: {error}') from None
         seeds = _seeds(found.get('seeds', 1), arm, name)
         arms.append(Arm(arm, None if whole else dict(fields), config, seeds))
-    return _say_what_differs(arms, [_plain(found['base'])] if 'base' in found else [])
+    return _with_differences(arms, [_plain(found['base'])] if 'base' in found else [])
 
 
 def _check_read(fields: dict, config: Config) -> None:
@@ -170,7 +170,7 @@ def _check_read(fields: dict, config: Config) -> None:
             raise ConfigError(line)
 
 
-def _say_what_differs(arms: list[Arm], base: list[dict]) -> list[Arm]:
+def _with_differences(arms: list[Arm], base: list[dict]) -> list[Arm]:
     whole = {arm.name: config_lib.flatten(arm.config) for arm in arms if arm.fields is None}
     others = [*whole.values(), *(config_lib.flatten(Config(one)) for one in base)]
     common = {'name'} | {field for field, value in others[0].items() if all(
@@ -207,9 +207,9 @@ def override(config: dict, fields: dict) -> Config:
         config_lib.put(config, name, value)
     dropped = parts.drop_unread(given, config, fields)
     if dropped:
-        log.info("%s: takes the place of the base's, without its %s", ', '.join(
-            f'config.{name}' for name in fields if name in PART_FIELDS),
-            ', '.join(dropped))
+        log.info('%s: replaces a part of the base; %s, which only that part read, is left out',
+                 ', '.join(f'config.{name}' for name in fields if name in PART_FIELDS),
+                 ', '.join(dropped))
     return config_lib.checked(config)
 
 
@@ -242,7 +242,8 @@ def _check_comparisons(study: Study) -> None:
         first, second = (arms[arm].seeds for arm in pair)
         if len(first) != len(second) or (first != second and set(first) & set(second)):
             raise ConfigError(f'{study.name}: comparisons: {pair[0]!r} and {pair[1]!r} are '
-                              'compared seed by seed; give both the same seeds, or as many others')
+                              'compared seed by seed; give both the same seeds, or equally many '
+                              'of which none is the same')
     if len(set(map(frozenset, study.comparisons))) < len(study.comparisons):
         raise ConfigError(f'{study.name}: comparisons: one of them is given twice')
 

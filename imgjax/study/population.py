@@ -17,16 +17,16 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from imgjax import build, cache, evaluate, loop, sharding, train
+from imgjax import build, evaluate, loop, sharding, train
 from imgjax import config as config_lib
 from imgjax import feed as feed_lib
 from imgjax import state as state_lib
 from imgjax.build import Setup
 from imgjax.data import Source, pipeline
 from imgjax.errors import DivergedError, PreemptedError
-from imgjax.process import backend, stop, watchdog
+from imgjax.members import Members
+from imgjax.process import backend, cache, stop, watchdog
 from imgjax.rundir import checkpoint, claim, files, result
-from imgjax.rundir.members import Members
 from imgjax.study.cells import ENDED, Cell, state_of
 
 log = logging.getLogger('imgjax')
@@ -46,7 +46,8 @@ def run(cells: Sequence[Cell], devices: Sequence, shared: dict,
       cells: the cells, all of one group, see cells.py. If the images are streamed, all cells must
         have the same seed.
       devices: the devices; their number divides the number of cells, which are spread evenly.
-      shared: the cache of data and programs that all runs of this process share, see cache.py.
+      shared: the cache of data and programs that all runs of this process share, see
+        process/cache.py.
       pause_at: the step to pause at, see train.run_one; None for the end.
 
     Returns:
@@ -63,7 +64,7 @@ def run(cells: Sequence[Cell], devices: Sequence, shared: dict,
             if _is_open(cell):
                 files.check_run(cell.directory)
                 locks.enter_context(claim.claimed(cell.directory))
-        going = _in_step(cells)  # under the locks: until then others could finish a cell
+        going = _active(cells)  # under the locks: until then others could finish a cell
         if not any(going):
             return [None] * len(cells)
         setups = [build.setup(cell.config, cell.dataset, devices[:1], shared) for cell in cells]
@@ -78,19 +79,19 @@ def _is_open(cell: Cell) -> bool:
     return state_of(cell)[0] not in ENDED
 
 
-def _in_step(cells: Sequence[Cell]) -> list[bool]:
+def _active(cells: Sequence[Cell]) -> list[bool]:
     """Returns for each cell whether it is active: the most cells that have a checkpoint in common.
 
     If no cell has a checkpoint, all open cells are active. This is also so if there are checkpoints
     of one step only and not in all cells: their first save was interrupted, and they begin again.
     """
-    stands = [set(checkpoint.steps(cell.directory)) if _is_open(cell) else None for cell in cells]
-    known = [stand for stand in stands if stand is not None]
+    saved = [set(checkpoint.steps(cell.directory)) if _is_open(cell) else None for cell in cells]
+    known = [steps for steps in saved if steps is not None]
     if not known or len(set.union(*known)) < 2 or set.intersection(*known):
-        return [stand is not None for stand in stands]
-    counts = collections.Counter(step for stand in known for step in stand or {0})
+        return [steps is not None for steps in saved]
+    counts = collections.Counter(step for steps in known for step in steps or {0})
     common = max(counts, key=lambda step: (counts[step], step))
-    return [stand is not None and common in (stand or {0}) for stand in stands]
+    return [steps is not None and common in (steps or {0}) for steps in saved]
 
 
 def _train(cells, setups: list[Setup], going: list[bool], devices, pause_at, started: float,
@@ -109,14 +110,15 @@ def _train(cells, setups: list[Setup], going: list[bool], devices, pause_at, sta
         noted = cells[going.index(True)].directory
         feed = open_feed(setups, train_source, mesh, state, first, beat, noted)
         beat()
-        log.info('%d runs of %d steps of %d images as one program on %d x %s, %d a dispatch, '
-                 'compiled in %.1f s', len(cells), setups[0].config.steps,
+        log.info('%d runs of %d steps of %d images as one program on %d x %s, %d steps per '
+                 'dispatch, compiled in %.1f s', len(cells), setups[0].config.steps,
                  setups[0].config.batch_size, len(devices), devices[0].device_kind, feed.steps,
                  feed.compile_seconds)
-        alone = evaluate.evaluator(setups[0], eval_source, beat)
+        evaluate_one = evaluate.evaluator(setups[0], eval_source, beat)
         members = Members(
             runs, feed,
-            lambda one, step, own: alone(sharding.place(one, setups[0].shardings), step, own),
+            lambda one, step, own: evaluate_one(
+                sharding.place(one, setups[0].shardings), step, own),
             train_source, _unstacker(len(cells)))
         state = loop.run(members, state, first, feed, beat, pause_at)
     states, seconds = _unstacker(len(cells))(state), (time.monotonic() - started) / len(cells)
@@ -202,16 +204,17 @@ def open_feed(setups: list[Setup], source: Source, mesh: Mesh, state, first: int
     setup = setups[0]
     hparams = sharding.place(stack([state_lib.hparams_of(one.config) for one in setups]),
                              NamedSharding(mesh, PartitionSpec(AXIS)))
-    note = train.fault_recorder(setup, workdir, source) if workdir else lambda indices, faults: None
+    record_faults = train.fault_recorder(setup, workdir, source) if workdir else (
+        lambda indices, faults: None)
     if feed_lib.is_resident(setup, source):
-        alone = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape[1:], array.dtype),
-                             hparams)
-        stride = feed_lib.steps_per_dispatch(setup, alone, first)
-        examples = feed_lib.resident_set(setup, source, note, beat, mesh)
+        hparams_of_one = jax.tree.map(
+            lambda array: jax.ShapeDtypeStruct(array.shape[1:], array.dtype), hparams)
+        stride = feed_lib.steps_per_dispatch(setup, hparams_of_one, first)
+        examples = feed_lib.resident_set(setup, source, record_faults, beat, mesh)
         items = _index_items(setups, source, mesh, first, stride)
     else:
         stride, examples = 1, {}
-        items = _pixel_items(setup, source, mesh, note, first)
+        items = _pixel_items(setup, source, mesh, record_faults, first)
     item = next(items, None)
     if item is None:
         return feed_lib.Feed(iter(()), lambda state, item: None, stride, 0.0, None)
@@ -227,15 +230,15 @@ def open_feed(setups: list[Setup], source: Source, mesh: Mesh, state, first: int
 def _compiled(setup: Setup, count: int, stride: int, mesh: Mesh, arguments: tuple):
     """Returns the compiled program, and the seconds to compile it."""
     began, own, same = time.monotonic(), PartitionSpec(AXIS), PartitionSpec()
-    alone, resident = feed_lib.dispatcher(setup, stride), bool(arguments[1]['examples'])
+    dispatch_one, resident = feed_lib.dispatcher(setup, stride), bool(arguments[1]['examples'])
     inner = (0, None, 0 if resident else None, 0)
     if count == mesh.size:  # one member per device: exactly the program of a single run
         def local(*parts):
             one = [jax.tree.map(lambda x: x[0], part) if axis == 0 else part
                    for part, axis in zip(parts, inner, strict=True)]
-            return jax.tree.map(lambda x: x[None], alone(*one))
+            return jax.tree.map(lambda x: x[None], dispatch_one(*one))
     else:
-        local = jax.vmap(alone, in_axes=inner)
+        local = jax.vmap(dispatch_one, in_axes=inner)
     specs = (own, same, own if resident else same, own)
     if mesh.size > 1:
         local = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=own, check_vma=False)
@@ -271,7 +274,8 @@ def _index_items(setups: list[Setup], source: Source, mesh: Mesh, first: int,
         yield {'index': sharding.place(np.stack([drawn[seed] for seed in seeds]), placement)}
 
 
-def _pixel_items(setup: Setup, source: Source, mesh: Mesh, note, first: int) -> Iterator[dict]:
+def _pixel_items(setup: Setup, source: Source, mesh: Mesh, record_faults,
+                 first: int) -> Iterator[dict]:
     """Yields the batches of the seed that all members share, as pixels."""
     config = setup.config
     batches = pipeline.train_batches(
@@ -279,6 +283,6 @@ def _pixel_items(setup: Setup, source: Source, mesh: Mesh, note, first: int) -> 
         batch_size=config.batch_size, seed=config.hparams.seed)
     stream = pipeline.iterate(batches, config.data.workers, first)
     for batch in itertools.islice(stream, config.steps - first):
-        note(batch['index'], batch['fault'])
+        record_faults(batch['index'], batch['fault'])
         yield sharding.place({name: batch[name] for name in ('image', 'label', 'weight')},
                              NamedSharding(mesh, PartitionSpec()))

@@ -68,12 +68,14 @@ def choose(cells: Sequence[Cell], requested: str, shared: dict) -> Choice:
     """Chooses the strategy for cells of one group that are not done yet.
 
     `auto` times a few steps of a single run and of a population, and takes the one that ends first.
-    Cells that no population can take (such as the last one of a group) are looped with any request.
+    Cells that no population can take (such as the last one of a group) are looped whatever strategy
+    is requested.
 
     Args:
       cells: the cells, all of one group.
       requested: the requested strategy, one of NAMES.
-      shared: see cache.py; the programs that are compiled for timing stay in it for the run.
+      shared: see process/cache.py; the programs that are compiled for timing stay in it for the
+        run.
     """
     population_choice = _largest(cells, requested)
     why_not = _why_not(cells, population_choice, requested, shared)

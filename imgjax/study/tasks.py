@@ -11,7 +11,14 @@ from typing import Any, NamedTuple
 import jax
 
 from imgjax import feed, train
-from imgjax.errors import DivergedError, LockedError, PreemptedError, ReplicaError, WorkerError
+from imgjax.errors import (
+    DivergedError,
+    LockedError,
+    PreemptedError,
+    ReplicaError,
+    WorkerError,
+    first_line,
+)
 from imgjax.process import processes, stop
 from imgjax.rundir import checkpoint, result
 from imgjax.study import cells as cells_lib
@@ -36,7 +43,8 @@ class Run(NamedTuple):
       workdir: the directory of the record: that of the study, or of this part of it.
       record: the content of plan.json, see record.py; it is written after every change.
       requested: the requested strategy, one of strategy.NAMES.
-      shared: the cache of data and programs that all runs of this process share, see cache.py.
+      shared: the cache of data and programs that all runs of this process share, see
+        process/cache.py.
       bar: the progress bar, in cells.
       clock: {'recorded': the time, by time.monotonic, up to which the record counts this start}.
       failed: the directories of the cells that failed in this start.
@@ -190,7 +198,7 @@ def _choose(cells: list[Cell], requested: str, shared: dict) -> strategy.Choice:
     except Exception as error:  # the single run of each cell will report the error
         if processes.count() > 1:
             raise
-        return strategy.Choice('loop', 1, 1, f'a step of the program failed: {_first_line(error)}')
+        return strategy.Choice('loop', 1, 1, f'a step of the program failed: {first_line(error)}')
 
 
 def _populations(cells: list[Cell], choice: strategy.Choice) -> list[list[Cell]]:
@@ -249,7 +257,7 @@ def _run_population(task: _Task, left: list[Cell], pause_at: int | None, run: Ru
         raise
     except Exception as error:
         log.warning('%d runs as one program failed (%s); each is tried as a single run',
-                    len(task.cells), _first_line(error), exc_info=True)
+                    len(task.cells), first_line(error), exc_info=True)
         return single_runs
     ended = dict(zip(map(_name, task.cells), ended, strict=True))
     for cell in left:
@@ -272,7 +280,7 @@ def _run_single(cell: Cell, pause_at: int | None, run: Run) -> None:
         log.warning('%s · seed %d failed', cell.arm, cell.seed, exc_info=True)
         run.failed.add(cell.directory)
         outcome, written = 'failed', {
-            'state': 'failed', 'error': f'{type(error).__name__}: {_first_line(error)}'}
+            'state': 'failed', 'error': f'{type(error).__name__}: {first_line(error)}'}
     if isinstance(outcome, str) and processes.first():
         try:
             os.makedirs(cell.directory, 0o750, exist_ok=True)
@@ -280,10 +288,6 @@ def _run_single(cell: Cell, pause_at: int | None, run: Run) -> None:
         except OSError as error:  # perhaps the reason why the run failed
             log.warning('%s: cannot write that the run %s: %s', cell.directory, outcome, error)
     _report(cell, outcome, run.bar)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _report(cell: Cell, outcome, bar) -> None:
@@ -297,5 +301,3 @@ def _report(cell: Cell, outcome, bar) -> None:
         log.info(text)
     else:
         bar.write(text, file=sys.stderr)
-
-

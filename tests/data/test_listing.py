@@ -146,7 +146,7 @@ def test_a_class_that_is_evaluated_has_to_be_trained(write):
     swapped = [line.replace('train', 'x').replace('val', 'train').replace('x', 'val')
                for line in lines]
     with pytest.raises(DataError, match="val has images of 1 classes that are not trained, first "
-                       "'c'. Add training images"):
+                       "'c'; add training images"):
         build.open_dataset(Config({'data': write(swapped, 'file,label,split')}))
 
 

@@ -226,7 +226,7 @@ def test_two_starts_on_one_directory(launch, tmp_path, undisturbed, seed):
         [winner] = [process for process in started if process is not loser]
         _, err = loser.communicate()
         assert loser.returncode == 5, err[-2000:]
-        assert f'held by process {winner.pid}' in err.splitlines()[-1]
+        assert f'locked by process {winner.pid}' in err.splitlines()[-1]
         if attempt < 4:
             winner.kill()
             winner.communicate()

@@ -154,13 +154,13 @@ def test_class_weights_are_pytorchs(name, batch):
     np.testing.assert_allclose(found_N, single_NK @ np.asarray(weights_K, np.float64), rtol=2e-5)
 
 
-def test_agreement_is_the_jensen_shannon_divergence():
+def test_the_penalty_is_the_jensen_shannon_divergence():
     logits_NVK = np.random.default_rng(1).normal(0, 2, (7, 3, 5)).astype(np.float32)
-    found_N = jax.jit(jsd.agreement)(logits_NVK)
+    found_N = jax.jit(jsd.jensen_shannon)(logits_NVK)
     p_NVK = np.exp(np.asarray(jax.nn.log_softmax(logits_NVK), np.float64))
     mean_NK = p_NVK.mean(1)
     entropy = lambda p: -(p * np.log(p)).sum(-1)  # noqa: E731
     np.testing.assert_allclose(found_N, entropy(mean_NK) - entropy(p_NVK).mean(1), rtol=1e-4)
     apart = 80.0 * jnp.eye(3)[None]
-    np.testing.assert_allclose(jsd.agreement(apart), np.log(3), rtol=1e-5)
-    assert np.isfinite(jax.grad(lambda x: jsd.agreement(x).sum())(1e4 * apart)).all()
+    np.testing.assert_allclose(jsd.jensen_shannon(apart), np.log(3), rtol=1e-5)
+    assert np.isfinite(jax.grad(lambda x: jsd.jensen_shannon(x).sum())(1e4 * apart)).all()

@@ -20,7 +20,7 @@ with lock.run_lock({str(tmp_path)!r}):
     time.sleep(60)
 '''], cwd=ROOT, text=True, stdout=subprocess.PIPE)
     assert holder.stdout.readline() == 'held\n'
-    with pytest.raises(LockedError, match=f'held by process {holder.pid} on'):
+    with pytest.raises(LockedError, match=f'locked by process {holder.pid} on'):
         with lock.run_lock(str(tmp_path)):
             pass
     holder.kill()

@@ -7,8 +7,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs import base, digits
+from imgjax import checks, parts, train
 from imgjax import config as config_lib
-from imgjax import parts, train
 from imgjax.config import unread
 from imgjax.errors import ConfigError
 from imgjax.optimizers.parts import schedule
@@ -33,7 +33,7 @@ def parsed(recipe, *given: str) -> dict:
     ('digits.py:rnn', ['--config.model.options.dropout=0.1'], 'model.options',
      {'bidirectional': True, 'dropout': 0.1}, ''),
     ('digits.py:rnn', ["--config.model.options={'dropout': 0.1}"], 'model.options',
-     {'dropout': 0.1}, "without its {'bidirectional': True}; --config.model.options.dropout=0.1"),
+     {'dropout': 0.1}, "{'bidirectional': True} is left out; --config.model.options.dropout=0.1"),
     ('digits.py:mlp', ['--config.model.options.hidden=(8, 8)', '--config.model.options.act=silu'],
      'model.options', {'hidden': [8, 8], 'act': 'silu'}, ''),
     ('folder.py', ['--config.data.options.image=img', '--config.data.options.label=7'],
@@ -41,11 +41,12 @@ def parsed(recipe, *given: str) -> dict:
     ('digits.py', ['--config.hparams.augment.mixup=0.2', '--config.augment=()'], 'hparams.augment',
      {'shift_rotate': 1.0, 'mixup': 0.2}, ''),
     ('digits.py', ["--config.augment=(('mixup', {}),)", '--config.hparams.augment.mixup=0.2'],
-     'hparams.augment', {'mixup': 0.2}, "place of the recipe's, without its shift_rotate"),
+     'hparams.augment', {'mixup': 0.2},
+     "replaces the recipe's; the strengths of shift_rotate are left out"),
     ('digits.py', ['--config.epochs=2'], 'steps', 0,
-     "config.epochs: 2.0 takes the place of the recipe's steps=1500"),
+     "config.epochs: 2.0 replaces the recipe's steps=1500"),
     ('folder.py', ['--config.steps=20'], 'epochs', 0.0,
-     "config.steps: 20 takes the place of the recipe's epochs=30.0"),
+     "config.steps: 20 replaces the recipe's epochs=30.0"),
     ('digits.py', ['--config.steps=0', '--config.epochs=3'], 'epochs', 3.0, ''),
     ('digits.py', ['--config.schedule.warmup_steps=0.05'], 'schedule.warmup_steps', 0.05, ''),
     ('folder.py', ['--config.schedule.warmup_steps=5'], 'schedule.warmup_steps', 5, ''),
@@ -53,8 +54,14 @@ def parsed(recipe, *given: str) -> dict:
     ('folder.py', ['--config.data.train_crop=center'], 'data.crop_min_area', 0.35, ''),
     ('imagenet_vit_b16.py', ['--config.ema=False'], 'hparams.ema_decay', 0.9999, ''),
     ('cifar10_resnet20.py', ['--config.optimizer.name=adamw'], 'optimizer.options', {},
-     "config.optimizer.name: takes the place of the recipe's, without its hparams.momentum, "
-     'optimizer.options.nesterov'),
+     'config.optimizer.name: replaces a part of the recipe; hparams.momentum, '
+     'optimizer.options.nesterov, which only that part read, is left out'),
+    ('digits.py', ['--config.optimizer.name=adafactor', '--config.hparams.weight_decay_rate=1e-4',
+                   '--config.optimizer.decay_mask=all'], 'optimizer.decay_mask', 'all',
+     'config.optimizer.name: replaces a part of the recipe; hparams.weight_decay, '),
+    # nadamw decays the weights by default.
+    ('cifar10_resnet20.py', ['--config.optimizer.name=nadamw', '--config.optimizer.decay_mask=all'],
+     'optimizer.decay_mask', 'all', 'config.optimizer.name: replaces a part of the recipe'),
     ('digits.py', ['--config.optimizer.name=sgd', '--config.hparams.momentum=0.5'],
      'hparams.momentum', 0.5, ''),
     ('digits.py', ['--config.optimizer.name=prodigy', '--config.hparams.estim_lr_coef=2'],
@@ -150,8 +157,9 @@ def test_every_recipe_reads_what_it_sets(recipe):
 
 
 def test_what_reads_a_field_is_there():
-    known = {*config_lib.FIELDS, *(f'hparams.{name}' for name in parts.hparams_of(
-        parts.find('optimizer', 'adamw')))}
+    known = {*config_lib.FIELDS, *(
+        f'hparams.{name}' for optimizer in ('adamw', 'adafactor')
+        for name in parts.hparams_of(parts.find('optimizer', optimizer)))}
     assert all(set(field.when) <= known for field in config_lib.FIELDS.values())
 
 
@@ -193,7 +201,7 @@ def test_what_comes_after_the_last_step_is_said(caplog):
     config.schedule.warmup_steps = 0
     config = config_lib.checked(config) | {
         'steps': 20, 'log_every': 21, 'eval_every': 20}
-    schedule.check(config | {'checkpoint': config['checkpoint'] | {'every': 30}})
+    checks.check_intervals(config | {'checkpoint': config['checkpoint'] | {'every': 30}})
     assert caplog.messages == ['config.log_every 21, config.checkpoint.every 30: more than the 20 '
                                'steps, so that happens at the end only']
 

@@ -23,13 +23,13 @@ def cells_of(folder='/cells', **fields):
 def test_a_cell_is_its_config_data_and_code():
     """Not its name, its study, where it lies, or what says how fast it is run."""
     mine = cells_of(arms={'a': {}, 'b': {'hparams.learning_rate': 0.5}}, seeds=2)
-    assert len({cell.recipe for cell in mine}) == 4 and len({cell.group for cell in mine}) == 1
+    assert len({cell.digest for cell in mine}) == 4 and len({cell.group for cell in mine}) == 1
     other = cells_of('/elsewhere', arms={'z': {'name': 'x', 'watchdog_seconds': 77}}, seeds=[1])[0]
-    assert other.recipe == mine[1].recipe and other.group == mine[1].group
+    assert other.digest == mine[1].digest and other.group == mine[1].group
     assert os.path.basename(other.directory) == os.path.basename(mine[1].directory)
     assert other.directory.endswith(f'-{code.version(other.config)}')
     wider = cells_of(arms={'a': {'batch_size': 64}})[0]
-    assert wider.recipe != mine[0].recipe and wider.group != mine[0].group
+    assert wider.digest != mine[0].digest and wider.group != mine[0].group
 
 
 def test_the_same_run_twice_is_an_error():
@@ -59,7 +59,7 @@ def test_what_cannot_be_compared_is_said_before_anything_is_run():
         cells_of(arms={'a': {}}, metric='mean_average_precision')
     with pytest.raises(ConfigError, match="has no 'acuracy'; did you mean 'accuracy'"):
         cells_of(arms={'a': {}}, metric='acuracy')
-    with pytest.raises(ConfigError, match="'a' and 'b' are evaluated on other images"):
+    with pytest.raises(ConfigError, match="'a' and 'b' are evaluated on different images"):
         cells_of(arms={'a': {}, 'b': {'data.eval_split': 'train'}}, comparisons=[('a', 'b')])
 
 

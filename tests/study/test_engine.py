@@ -214,7 +214,8 @@ def test_a_cell_that_another_study_runs_is_waited_for(study, here, launch, place
             said += words
             if 'waiting: ' in words:
                 break
-        assert 'base · seed 1: ' in said and f'held by process {os.getpid()}' in said, said[-2000:]
+        assert 'base · seed 1: ' in said, said[-2000:]
+        assert f'locked by process {os.getpid()}' in said, said[-2000:]
         line, _ = study('held', '--report')
         assert line['cells_done'] == 1
     out, _ = process.communicate(timeout=120)

@@ -31,7 +31,7 @@ def test_cells_that_have_a_step_in_common_go_on_together(tmp_path, stands, going
             continue
         for step in stand:
             os.makedirs(os.path.join(cell.directory, 'checkpoints', str(step)))
-    assert population._in_step(planned) == list(map(bool, going))
+    assert population._active(planned) == list(map(bool, going))
 
 
 def test_each_member_is_evaluated_with_its_own_numbers():

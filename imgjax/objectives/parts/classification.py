@@ -21,7 +21,7 @@ HPARAMS = {
 MEASURES = ('accuracy',)
 
 
-def loss(params, inputs: Inputs, losses: Callable, agreement: Callable | None = None) -> Loss:
+def loss(params, inputs: Inputs, losses: Callable, penalty: Callable | None = None) -> Loss:
     """Returns the loss of a classifier on the labels of a batch.
 
     Where a model has two classifiers (`out['logits_dist']`, a distilled DeiT), both are trained on
@@ -33,7 +33,8 @@ def loss(params, inputs: Inputs, losses: Callable, agreement: Callable | None = 
       inputs: as an objective's `loss` gets them; all views of an image go through the model, and
         the labels' loss is that of the first view.
       losses: (logits_NK, targets_NK, weights_1K) -> losses_N; the targets are smoothed already.
-      agreement: logits_NVK -> losses_N of all views, which are added; None adds nothing.
+      penalty: logits_NVK -> a penalty for each example, float32 (N,), which is added; None adds
+        nothing.
     """
     batch = inputs.batch
     views = batch['image'].shape[1]
@@ -47,7 +48,7 @@ def loss(params, inputs: Inputs, losses: Callable, agreement: Callable | None = 
             optax.smooth_labels(batch['target'].astype(jnp.float32),
                                 inputs.hparams['label_smoothing']),
             class_weights(inputs.hparams))
-        return found_N if agreement is None else found_N + agreement(logits_NVK)
+        return found_N if penalty is None else found_N + penalty(logits_NVK)
 
     losses_N = of_head(logits)
     if 'logits_dist' in out:  # the mean of both, as the evaluation takes the mean

@@ -85,12 +85,13 @@ def _kernels(shapes) -> int:
 def with_new_classifiers(params, bias: float = 0.0):
     """Returns params whose classifiers, the last linear map of each head, give all classes alike.
 
-    Their kernels are zero, so that the first loss is log K for K classes, however the family starts
-    a network of its own, and the first gradients of the other layers, which are zero, too.
+    Their kernels are zero. So the first loss is log K for K classes, however the family initialises
+    a classifier, and the first gradients of all other layers are zero.
 
     Args:
       params: the parameters of a model, float32 leaves.
-      bias: of each class; other than 0 where an activation that has no slope there follows.
+      bias: the initial bias of each class; not 0 where the activation that follows has the
+        gradient 0 at 0.
     """
     def one(path, leaf):
         if not _CLASSIFIER.match(name_of(path)):

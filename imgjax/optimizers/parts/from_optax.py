@@ -18,6 +18,7 @@ import optax
 import optax.contrib
 
 from imgjax.config import Field
+from imgjax.errors import first_line
 
 _RATES = ('learning_rate', 'max_learning_rate')  # optax's names of that argument
 _MASKS = ('mask', 'weight_decay_mask')
@@ -139,5 +140,5 @@ def _failure(function, fields: dict, traced: set) -> str:
             warnings.simplefilter('ignore')  # optax warns of its deprecated functions
             jax.eval_shape(step, jnp.float32(0.1), numbers)
     except Exception as error:  # whatever optax, or JAX for a traced number, raises
-        return f'{type(error).__name__}: {str(error).strip().splitlines()[0][:150]}'
+        return f'{type(error).__name__}: {first_line(error, 150)}'
     return ''

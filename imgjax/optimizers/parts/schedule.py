@@ -19,10 +19,10 @@ def learning_rate(schedule, step, total_steps, hparams):
     All schedules first warm up: at step s < W the rate is ``peak * (s + 1) / W``. After that,
 
     ``constant``  stays at the peak;
-    ``cosine``    goes down half a cosine, to reach the end value at ``total_steps``
+    ``cosine``    decreases along half a cosine, to the end value at ``total_steps``
                   (Loshchilov and Hutter, `SGDR <https://arxiv.org/abs/1608.03983>`_, 2016);
-    ``linear``    goes down a line, to reach the end value at ``total_steps``;
-    ``step``      stays at the peak times ``factor`` for each milestone passed.
+    ``linear``    decreases linearly, to the end value at ``total_steps``;
+    ``step``      is the peak, times ``factor`` for each milestone passed.
 
     >>> schedule = Config({'name': 'cosine', 'warmup_steps': 10})
     >>> hparams = {'learning_rate': 0.1, 'end_learning_rate': 0.0}
@@ -77,9 +77,9 @@ def count(steps_or_share, total_steps: int) -> int:
 
 
 def check(config: Config) -> None:
-    """Checks the fields that count steps against the number of steps of the run.
+    """Checks config.schedule against the number of steps of the run.
 
-    Values that are valid but probably a mistake cause a warning.
+    A warm-up longer than the run is valid, but probably a mistake, and causes a warning.
 
     Raises:
       ConfigError: more steps train the head alone than the run has, or a milestone is not
@@ -99,16 +99,6 @@ def check(config: Config) -> None:
     if warmup > steps:
         log.warning('config.schedule.warmup_steps: %d of %d steps, so the learning rate ends at '
                     '%.3g of its peak; %s', warmup, steps, steps / warmup, share)
-    every = {'log_every': config.log_every, 'eval_every': config.eval_every,
-             'checkpoint.every': config.checkpoint.every}
-    late = [f'config.{name} {number}' for name, number in every.items() if number > steps]
-    if late:
-        log.info('%s: more than the %d steps, so that happens at the end only', ', '.join(late),
-                 steps)
-    profile = config.profile
-    if profile.steps and profile.start >= steps:
-        log.warning('config.profile.start: %d is past the last of %d steps, nothing is traced',
-                    profile.start, steps)
 
 
 def _progress(step, warmup, total_steps):

@@ -174,7 +174,8 @@ class Members:
         Args:
           states: the state of each slot.
           metrics: the metrics of the newest step, as dispatch returned them; None before the first.
-          even_after_skipped: saves the other members, too, because the run ends here.
+          even_after_skipped: also saves the members whose newest update was skipped, because the
+            run ends here.
         """
         skipped = [False] * len(states)
         if metrics is not None and not even_after_skipped:
@@ -228,7 +229,7 @@ def _write_row(member: Member, step: int, values: dict, fresh: int, perf: dict, 
         log.warning('%d updates were skipped since the last row (in total, by what was not '
                     'finite: %s), the newest at step %d with the images %s', fresh,
                     ', '.join(f'{cause} {number}' for cause, number in causes.items()),
-                    newest, ', '.join(images))
+                    newest, _first_of(images))
     if in_a_row >= setup.config.max_skipped_updates:
         _raise_diverged(setup, step, newest - in_a_row + 1, newest, causes, rows.workdir, source)
 
@@ -240,13 +241,16 @@ def _indices_of_batch(setup: Setup, source: Source) -> Callable[[int], np.ndarra
 
 
 def _image_names(source: Source, indices: np.ndarray) -> list[str]:
-    """Returns the names of the first images of a batch."""
-    names = [str(source.examples[int(index)]['name']) for index in indices[:_MOST_NAMED]]
-    return names + ['...'] * (len(indices) > _MOST_NAMED)
+    """Returns the names of the images of a batch."""
+    return [str(source.examples[int(index)]['name']) for index in indices]
+
+
+def _first_of(names: list[str]) -> str:
+    return ', '.join(names[:_MOST_NAMED] + ['...'] * (len(names) > _MOST_NAMED))
 
 
 def _raise_diverged(setup: Setup, step: int, first: int, newest: int, causes: dict, workdir: str,
-              source: Source):
+                    source: Source):
     """Writes diverged.json and raises the error that ends the run.
 
     The updates of the steps from `first` to `newest` were skipped.
@@ -256,16 +260,16 @@ def _raise_diverged(setup: Setup, step: int, first: int, newest: int, causes: di
     message = (
         f'{newest - first + 1} updates in a row were not finite by step {step} '
         f'(config.max_skipped_updates), from step {first} on, with the images '
-        f'{", ".join(names)} (all are in {workdir}/diverged.json); lower '
+        f'{_first_of(names)} (all {len(names)} are in {workdir}/diverged.json); lower '
         'config.hparams.learning_rate or set clip_norm, in '
         + (f'a new --workdir: the checkpoints of this one, up to step {saved[-1]}, stay'
            if saved else 'this --workdir or another: no checkpoint was saved here'))
     if processes.first():
         config_lib.write_json(os.path.join(workdir, 'diverged.json'), {
             'message': message, 'step': step, 'first_skipped': first, 'last_skipped': newest,
-            'skipped': causes, 'files': names,
+            'skipped': causes, 'images_of_first_skipped': names,
             'batches': [{'step': at, 'index': batch_of(at).tolist()}
-                        for at in range(first, min(first + 20, newest + 1))]})
+                        for at in range(first, newest + 1)]})
     raise DivergedError(message)
 
 
