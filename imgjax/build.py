@@ -142,6 +142,7 @@ def _balanced(train: Source) -> list[float]:
     A class with n of the N labels of K classes has the weight N / (K n), as in scikit-learn's
     'balanced'. A class without examples has the weight 0 and is not counted in K.
     """
+    data.check_labels_are_cheap(train, "hparams.class_weights=('balanced',)")
     labels = train.labels()
     count_K = (labels > 0).sum(0) if labels.ndim == 2 else np.bincount(
         labels, minlength=len(train.class_names))

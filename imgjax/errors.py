@@ -91,6 +91,17 @@ def first_line(error: BaseException, most: int = 300) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].strip()[:most]
 
 
+def first_few(names: Iterable, most: int = 5) -> str:
+    """Returns the first names in one text, and how many more there are.
+
+    >>> first_few(['a', 'b', 'c'], most=2)
+    'a, b and 1 more'
+    """
+    names = list(map(str, names))
+    more = f' and {len(names) - most:,} more' if len(names) > most else ''
+    return ', '.join(names[:most]) + more
+
+
 def nearest(name: str, valid: Iterable) -> str:
     """Returns "; did you mean 'x'?" with the closest valid name, or '' if none is close.
 

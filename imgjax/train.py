@@ -32,8 +32,8 @@ def run(config, workdir: str, sources: tuple[Source, Source] | None = None) -> d
     Args:
       config: what a get_config returned, or plain data; None takes the config of the run directory.
       workdir: the run directory; it is created if it is missing.
-      sources: the training and the evaluation split, as data.arrays.source returns them; None opens
-        the splits that config.data names.
+      sources: the training and the evaluation split, as
+        imgjax.data.sources.arrays.source returns them; None opens those that config.data names.
 
     Returns the result: split, accuracy, loss, step, examples, workdir, state_digest and more.
 

@@ -17,7 +17,7 @@
 {% for option in options %}
 #SBATCH {{ option | sbatch }}
 {% endfor %}
-# A start again appends to the log of the starts before.
+# A restart appends to the log of the earlier starts.
 #SBATCH --output={{ log | sbatch }}
 #SBATCH --open-mode=append
 # Slurm starts the job again after the failure of a node or a preemption. No --no-kill: with fewer
@@ -75,7 +75,7 @@ if [ "$(cat "$tries")" -ge {{ max_failures }} ]; then
   say "exit code $code; not started again, as {{ max_failures }} starts in a row saved nothing"
   exit "$code"
 elif [ "${SLURM_RESTART_COUNT:-0}" -ge {{ max_requeues }} ]; then
-  say "exit code $code; not started again, as it was {{ max_requeues }} times"
+  say "exit code $code; not started again: it has been restarted {{ max_requeues }} times"
   exit "$code"
 fi
 say "exit code $code: back to the queue"

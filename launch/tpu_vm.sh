@@ -7,8 +7,17 @@ at=({{ at | words }})
 remote={{ remote | sh }}
 
 say() { echo "$(date +%T) tpu_vm.sh: $*" >&2; }
-state() {
-  gcloud compute tpus queued-resources describe "$name" "${at[@]}" --format='value(state.state)' 2>/dev/null
+state() {  # NONE: there is no such resource; UNKNOWN: gcloud cannot tell, as without a network
+  local out
+  if out=$(gcloud compute tpus queued-resources describe "$name" "${at[@]}" \
+             --format='value(state.state)' 2>&1); then
+    echo "$out"
+  elif [[ $out == *NOT_FOUND* || $out == *"not found"* || $out == *"could not be found"* ]]; then
+    echo NONE
+  else
+    say "$out"
+    echo UNKNOWN
+  fi
 }
 remove() { gcloud compute tpus queued-resources delete "$name" "${at[@]}" --force --quiet >&2; }
 
@@ -17,7 +26,7 @@ for ((start = 1; start <= {{ max_restarts }} + 1; start++)); do
   while now=$(state); [ "$now" != ACTIVE ]; do
     case $now in
       FAILED|SUSPENDED|SUSPENDING) remove ;;  # a preempted slice does not come back by itself
-      '') gcloud compute tpus queued-resources create "$name" "${at[@]}" --node-id="$name" \
+      NONE) gcloud compute tpus queued-resources create "$name" "${at[@]}" --node-id="$name" \
             {{ create | words }} >&2 || { say 'the slice was refused'; exit 2; } ;;
     esac
     sleep {{ poll_seconds }}
@@ -35,5 +44,5 @@ for ((start = 1; start <= {{ max_restarts }} + 1; start++)); do
   done
   sleep {{ poll_seconds }}
 done
-say 'not started again, as it was {{ max_restarts }} times'
+say 'not started again: it has been restarted {{ max_restarts }} times'
 exit 75

@@ -135,7 +135,7 @@ def test_other_images_than_the_run_began_with(folder, tmp_path):
     run = str(tmp_path / 'run')
     train.run(config_of(folder), run)
     os.remove(folder / 'train' / 'a' / '3.png')
-    with pytest.raises(DataError, match='not the one this run began with'):
+    with pytest.raises(DataError, match='not the one that this run began with, it has'):
         train.run(config_of(folder), run)
 
 

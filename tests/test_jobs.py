@@ -242,7 +242,9 @@ def test_a_jobset_hands_hostile_values_on_as_they_are(value):
 GCLOUD = r'''
 printf '%s\n' "$*" >> "$PLACE/calls"
 case "$*" in
-  *describe*) cat "$PLACE/state" 2>/dev/null ;;
+  *describe*) [ ! -e "$PLACE/offline" ] || {
+      rm "$PLACE/offline"; echo 'ERROR: (gcloud) unreachable' >&2; exit 1; }
+    cat "$PLACE/state" 2>/dev/null || { echo 'ERROR: (gcloud) NOT_FOUND: Resource' >&2; exit 1; } ;;
   *create*) echo ACTIVE > "$PLACE/state" ;;
   *delete*) rm -f "$PLACE/state" ;;
   *ssh*) n=$(($(cat "$PLACE/n" 2>/dev/null || echo 0) + 1)); echo $n > "$PLACE/n"
@@ -276,6 +278,15 @@ def test_a_tpu_run_goes_on_after_a_preemption(tmp_path, codes, expected, starts)
     assert ('--node-id=imgjax --accelerator-type=v5litepod-16 --runtime-version=v2 --spot'
             in created[0])
     assert (' delete ' in calls[-1]) == (expected == 0), 'a finished run leaves no slice behind'
+
+
+def test_a_tpu_slice_that_gcloud_cannot_describe_is_waited_for(tmp_path):
+    """It is there already, so that making it again would be refused."""
+    (tmp_path / 'offline').touch()
+    (tmp_path / 'state').write_text('ACTIVE\n')
+    done, calls = run_tpu_script(tmp_path, '0 0\n')
+    assert done.returncode == 0 and 'unreachable' in done.stderr
+    assert not [call for call in calls if ' create ' in call]
 
 
 def test_a_tpu_host_without_the_checkout_is_final(tmp_path):

@@ -12,7 +12,6 @@ from imgjax.augment.ranges import TINY, Byte, Probability, Range, Share, WholePi
 
 _TRIES = 10
 
-
 _Ratio = Annotated[float, Range(1, 100, 'the longer side to the shorter')]
 
 

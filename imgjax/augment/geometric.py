@@ -205,13 +205,13 @@ def affine_matrix(height, width, *, radians=0.0, shear_x=0.0, shear_y=0.0, right
       height: of the images, in pixels.
       width: of the images, in pixels.
       radians: float32 radians_N, counted clockwise as the picture is seen.
-      shear_x: float32 shear_N; a pixel takes the place of the one this many columns a row to its
-        right, counted from the top left corner (the shear of AutoAugment).
-      shear_y: float32 shear_N, likewise down its column.
+      shear_x: float32 shear_N; a pixel takes the value of the pixel this many columns per row to
+        its right, counted from the top left corner (the shear of AutoAugment).
+      shear_y: float32 shear_N; likewise of the pixel this many rows per column below it.
       right: float32 shift_N in pixels.
       down: float32 shift_N in pixels.
 
-    At least one of them is given for each example, the rest may be plain numbers.
+    At least one argument is an array of one number per example; the others may be plain numbers.
 
     Returns:
       float32 matrix_N23, from places (x, y, 1) of the result to places (x, y) of the source, in

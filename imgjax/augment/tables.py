@@ -1,7 +1,7 @@
 """The operations that policies choose from, as data.
 
-A space is a dict of operation name -> Range. From magnitude 0 to 10 the value of an operation goes
-linearly from ``start`` to ``end``; ``policy.transform`` gives its meaning.
+A space is a dict of operation name -> Magnitudes. From magnitude 0 to 10 the value of an operation
+goes linearly from ``start`` to ``end``; ``policy.transform`` gives its meaning.
 """
 
 from collections.abc import Callable
@@ -10,83 +10,83 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 
-class Range(NamedTuple):
+class Magnitudes(NamedTuple):
     start: float = 0.0  # the value at magnitude 0
     end: float = 0.0  # at magnitude 10
     signed: bool = False  # half of the draws change the sign
     whole: Callable | None = None  # how the reference rounds it
 
 
-Space = dict[str, Range]
+Space = dict[str, Magnitudes]
 
 
 def paper(height, width) -> Space:
     """Returns the 14 operations of RandAugment with the ranges of torchvision."""
     return {
-        'identity': Range(),
-        'shear_x': Range(0.0, 0.3, signed=True),
-        'shear_y': Range(0.0, 0.3, signed=True),
-        'translate_x': Range(0.0, 150 / 331 * width, signed=True, whole=jnp.trunc),
-        'translate_y': Range(0.0, 150 / 331 * height, signed=True, whole=jnp.trunc),
-        'rotate': Range(0.0, 30.0, signed=True),
-        'brightness': Range(0.0, 0.9, signed=True),
-        'color': Range(0.0, 0.9, signed=True),
-        'contrast': Range(0.0, 0.9, signed=True),
-        'sharpness': Range(0.0, 0.9, signed=True),
-        'posterize': Range(8, 4, whole=jnp.round),
-        'solarize': Range(255.0, 0.0),
-        'autocontrast': Range(),
-        'equalize': Range(),
+        'identity': Magnitudes(),
+        'shear_x': Magnitudes(0.0, 0.3, signed=True),
+        'shear_y': Magnitudes(0.0, 0.3, signed=True),
+        'translate_x': Magnitudes(0.0, 150 / 331 * width, signed=True, whole=jnp.trunc),
+        'translate_y': Magnitudes(0.0, 150 / 331 * height, signed=True, whole=jnp.trunc),
+        'rotate': Magnitudes(0.0, 30.0, signed=True),
+        'brightness': Magnitudes(0.0, 0.9, signed=True),
+        'color': Magnitudes(0.0, 0.9, signed=True),
+        'contrast': Magnitudes(0.0, 0.9, signed=True),
+        'sharpness': Magnitudes(0.0, 0.9, signed=True),
+        'posterize': Magnitudes(8, 4, whole=jnp.round),
+        'solarize': Magnitudes(255.0, 0.0),
+        'autocontrast': Magnitudes(),
+        'equalize': Magnitudes(),
     }
 
 
 def timm(height, width) -> Space:
     """Returns the 15 operations of timm's ``rand-...`` with its ranges."""
     return {
-        'autocontrast': Range(),
-        'equalize': Range(),
-        'invert': Range(),
-        'rotate': Range(0.0, 30.0, signed=True),
-        'posterize': Range(0, 4, whole=jnp.floor),
-        'solarize': Range(0, 256, whole=jnp.floor),
-        'solarize_add': Range(0, 110, whole=jnp.floor),
-        'color': Range(-0.9, 0.9),
-        'contrast': Range(-0.9, 0.9),
-        'brightness': Range(-0.9, 0.9),
-        'sharpness': Range(-0.9, 0.9),
-        'shear_x': Range(0.0, 0.3, signed=True),
-        'shear_y': Range(0.0, 0.3, signed=True),
-        'translate_x': Range(0.0, 0.45 * width, signed=True),
-        'translate_y': Range(0.0, 0.45 * height, signed=True),
+        'autocontrast': Magnitudes(),
+        'equalize': Magnitudes(),
+        'invert': Magnitudes(),
+        'rotate': Magnitudes(0.0, 30.0, signed=True),
+        'posterize': Magnitudes(0, 4, whole=jnp.floor),
+        'solarize': Magnitudes(0, 256, whole=jnp.floor),
+        'solarize_add': Magnitudes(0, 110, whole=jnp.floor),
+        'color': Magnitudes(-0.9, 0.9),
+        'contrast': Magnitudes(-0.9, 0.9),
+        'brightness': Magnitudes(-0.9, 0.9),
+        'sharpness': Magnitudes(-0.9, 0.9),
+        'shear_x': Magnitudes(0.0, 0.3, signed=True),
+        'shear_y': Magnitudes(0.0, 0.3, signed=True),
+        'translate_x': Magnitudes(0.0, 0.45 * width, signed=True),
+        'translate_y': Magnitudes(0.0, 0.45 * height, signed=True),
     }
 
 
 def timm_increasing(height, width) -> Space:
     """Returns timm's operations where a larger magnitude always changes more (its ``inc1``)."""
     return timm(height, width) | {
-        'posterize': Range(4, 0, whole=jnp.ceil),
-        'solarize': Range(256, 0, whole=jnp.ceil),
-        **{name: Range(0.0, 0.9, signed=True)
+        'posterize': Magnitudes(4, 0, whole=jnp.ceil),
+        'solarize': Magnitudes(256, 0, whole=jnp.ceil),
+        **{name: Magnitudes(0.0, 0.9, signed=True)
            for name in ('color', 'contrast', 'brightness', 'sharpness')},
     }
 
 
 def auto(height, width) -> Space:
     """Returns the operations of AutoAugment's policies."""
-    space = paper(height, width) | {'invert': Range()}
+    space = paper(height, width) | {'invert': Magnitudes()}
     return {name: row for name, row in space.items() if name != 'identity'}
 
 
 def wide(height, width) -> Space:
     """Returns the operations of TrivialAugment with its wide ranges, shifts in pixels."""
     return paper(height, width) | {
-        'shear_x': Range(0.0, 0.99, signed=True),
-        'shear_y': Range(0.0, 0.99, signed=True),
-        'translate_x': Range(0.0, 32.0, signed=True, whole=jnp.trunc),
-        'translate_y': Range(0.0, 32.0, signed=True, whole=jnp.trunc),
-        'rotate': Range(0.0, 135.0, signed=True),
-        'posterize': Range(8, 2, whole=jnp.round),
-        **{name: Range(0.0, 0.99, signed=True)
+        'shear_x': Magnitudes(0.0, 0.99, signed=True),
+        'shear_y': Magnitudes(0.0, 0.99, signed=True),
+        'translate_x': Magnitudes(0.0, 32.0, signed=True, whole=jnp.trunc),
+        'translate_y': Magnitudes(0.0, 32.0, signed=True, whole=jnp.trunc),
+        'rotate': Magnitudes(0.0, 135.0, signed=True),
+        'posterize': Magnitudes(8, 2, whole=jnp.round),
+        **{name: Magnitudes(0.0, 0.99, signed=True)
            for name in ('brightness', 'color', 'contrast', 'sharpness')},
     }
 
@@ -101,9 +101,9 @@ def mixing_chain(height, width) -> Space:
 def mixing_chain_all(height, width) -> Space:
     """Returns the 13 operations of AugMix, as torchvision's ``all_ops``."""
     space = paper(height, width) | {
-        'translate_x': Range(0.0, width / 3, signed=True, whole=jnp.trunc),
-        'translate_y': Range(0.0, height / 3, signed=True, whole=jnp.trunc),
-        'posterize': Range(4, 0, whole=jnp.round),
+        'translate_x': Magnitudes(0.0, width / 3, signed=True, whole=jnp.trunc),
+        'translate_y': Magnitudes(0.0, height / 3, signed=True, whole=jnp.trunc),
+        'posterize': Magnitudes(4, 0, whole=jnp.round),
     }
     return {name: row for name, row in space.items() if name != 'identity'}
 

@@ -27,7 +27,8 @@ def evaluate_split(workdir: str, at: int | str | None = None, split: str | None 
         split is named.
       by: 'name', or 'number' for a dataset with the classes of the run, in the same order, under
         other names.
-      source: the examples to evaluate, as data.arrays.source returns them, in place of a split.
+      source: the examples to evaluate, as imgjax.data.sources.arrays.source
+        returns them, in place of a split.
 
     Returns split, data, accuracy, loss, step, examples, workdir, state_digest, top5_accuracy,
     classes, classes_compared and images_left_out.
@@ -50,7 +51,8 @@ def evaluate_split(workdir: str, at: int | str | None = None, split: str | None 
     elif evaluation_data.names_data(changes):
         source, split = evaluation_data.other_split(options, setup.dataset.eval_fingerprint, split)
     else:
-        source = evaluation_data.own_split(workdir, options, setup.dataset, split)
+        source = evaluation_data.own_split(
+            workdir, setup.config.data, options, setup.dataset, split)
     source, found = evaluation_data.compare_classes(source, setup.dataset, split, by)
     state, meta = run_directory.restore(setup, workdir, at)
     if config != setup.config:

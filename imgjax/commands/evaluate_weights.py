@@ -30,8 +30,8 @@ def run(config, split: str | None = None, by: str = 'name') -> dict:
         that has only one split.
       by: 'name', or 'number' to match classes by their numbers and ignore their names.
 
-    Returns split, data, weights, accuracy, loss, examples, state_digest, top5_accuracy, classes,
-    classes_compared and images_left_out.
+    Returns split, data, weights, parameters, accuracy, loss, examples, state_digest, top5_accuracy,
+    classes, classes_compared and images_left_out.
 
     Raises:
       ConfigError: no weights are named, or a field is wrong.
@@ -75,7 +75,7 @@ def _evaluation_config(config) -> Config:
         'init': config.init | {'head': 'keep'},  # a new head is random
         'ema': False,
         'hparams': config.hparams | {
-            name: [] for name in ('class_weights',) if name in config.hparams}}
+            name: () for name in config.hparams if name == 'class_weights'}}
 
 
 def _output_names(weights: load.Weights, source: Source) -> tuple[str, ...]:

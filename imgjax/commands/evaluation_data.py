@@ -12,8 +12,9 @@ from imgjax.rundir.dataset_info import DatasetInfo
 
 log = logging.getLogger('imgjax')
 # Fields of config.data that say how images are read, and the split; the others name the dataset.
-_READING = ('image_size', 'eval_crop_fraction', 'eval_resize', 'eval_transform', 'max_', 'mean',
-            'std', 'exif_orientation', 'background', 'workers', 'eval_split')
+_READING = ('image_size', 'usual_size', 'eval_crop_fraction', 'eval_resize', 'eval_transform',
+            'max_', 'mean', 'std', 'exif_orientation', 'pixel_range', 'background', 'workers',
+            'eval_split')
 # Fields of config.data that an evaluation does not read, or that the model was built with.
 _OF_TRAINING = ('train_', 'crop_min_area', 'sampler', 'aug_repeats', 'resident',
                 'max_unreadable_share', 'channels')
@@ -96,7 +97,8 @@ def _opened_quietly(split: str, options: dict) -> Source:
         log.setLevel(level)
 
 
-def own_split(workdir: str, options: Config, dataset: DatasetInfo, split: str) -> Source:
+def own_split(workdir: str, own: Config, options: Config, dataset: DatasetInfo,
+              split: str) -> Source:
     """Opens a split of the dataset that a run was trained on, after a check that it is the same.
 
     It is the same dataset if the fingerprint of a split has not changed since the training. If
@@ -105,7 +107,8 @@ def own_split(workdir: str, options: Config, dataset: DatasetInfo, split: str) -
 
     Args:
       workdir: the run directory, for errors.
-      options: config.data of the run.
+      own: config.data of the run, with which the fingerprint was made.
+      options: the same with the changes of this evaluation, which only read the images differently.
       dataset: the DatasetInfo of the run.
       split: the name of a split of the dataset.
 
@@ -117,9 +120,9 @@ def own_split(workdir: str, options: Config, dataset: DatasetInfo, split: str) -
              options.eval_split: (dataset.eval_fingerprint, dataset.eval_examples)}
     changed = []
     for name in [split] if split in known else reversed(known):
-        source, (fingerprint, count) = data.open_split(name, options), known[name]
+        source, (fingerprint, count) = data.open_split(name, own), known[name]
         if source.fingerprint == fingerprint:
-            return source if name == split else data.open_split(split, options)
+            return source if name == split and options == own else data.open_split(split, options)
         changed.append(f'{name!r} has {len(source.examples):,} images, had {count:,}'
                        if len(source.examples) != count else
                        f'{name!r} has as many images, with other names, sizes, labels or pixels')

@@ -15,8 +15,8 @@ log = logging.getLogger('imgjax')
 def inspect_run(workdir: str) -> dict:
     """Restores and verifies every step on disk, and logs one line per step.
 
-    Returns the newest step that verifies and its state_digest, all steps with `verified`, the step
-    of the best evaluation if it verifies, the parameter count and the config hash.
+    Returns workdir, the newest step that verifies and its state_digest, all steps with `verified`,
+    the step of the best evaluation if it verifies, the parameter count and the config hash.
     """
     workdir = outputs.path('workdir', workdir)
     setup = run_directory.open_run(workdir)

@@ -45,7 +45,7 @@ def run(*, dataset: str, data_dir: str, manual_dir: str, verify: bool, source: s
                  background=list(map(_number, background)))
     values.check_pixel_values(where, '--')
     return reduce.write(where, output, splits, shorter_side=shorter_side, quality=quality,
-                            shard_size=shard_size, workers=workers)
+                        shard_size=shard_size, workers=workers)
 
 
 def _number(text: str) -> int | float | str:

@@ -71,7 +71,6 @@ def write(options: dict, output: str, splits: list[str], *, shorter_side: int, q
                                     shard_size, workers or os.cpu_count())
                   for name, source in sources.items()}
         unreadable = _gather_unreadable(output)
-    first = next(iter(sources.values()))
     for name, count in counts.items():
         if not count:
             raise DataError(f'{output}: not one image of {name!r} could be read; see '
@@ -80,7 +79,7 @@ def write(options: dict, output: str, splits: list[str], *, shorter_side: int, q
         log.warning('%d images could not be read and are left out: %s/unreadable.txt',
                     unreadable, output)
     return {'output': os.path.abspath(output), 'splits': counts,
-            'classes': len(first.class_names), 'unreadable': unreadable}
+            'classes': len(class_names), 'unreadable': unreadable}
 
 
 def _output_split(entry: str) -> tuple[str, str]:

@@ -69,6 +69,18 @@ def labels_are_cheap(source: Source) -> bool:
     return getattr(source.examples, 'labels_are_cheap', True) and len(source.examples) < 10**8
 
 
+def check_labels_are_cheap(source: Source, field: str) -> None:
+    """Checks that the labels of a whole split can be read, for a field of the config that asks it.
+
+    Raises:
+      ConfigError: the labels lie among the images, so that all images would be read.
+    """
+    if not labels_are_cheap(source):
+        raise ConfigError(f'config.{field}: takes the labels of all {len(source.examples):,} '
+                          'images, which lie among the images; train on a copy that '
+                          'launch.prepare makes')
+
+
 def names() -> list[str]:
     """Returns the names of the sources that have a file of their own; tfds.py opens all others."""
     from imgjax.data import sources
@@ -106,7 +118,8 @@ def open_split(split: str, options: dict) -> Source:
             f'({", ".join(source.class_names)}); a classifier takes at least two')
     classes.check_names(source.class_names, options['path'] or name)
     if not len(source.examples):
-        raise ConfigError(f'config.data: the split {split!r} of {name!r} is empty')
+        raise ConfigError(f'config.data: the split {split!r} of {options["path"] or name} is '
+                          'empty; take another split, or add images (a share of a class takes two)')
     _log(split, source, options)
     ignored.look(split, source.examples, options)
     return source

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from imgjax.data import Source, read
-from imgjax.errors import DataError, nearest
+from imgjax.data import Source, labels_are_cheap, read
+from imgjax.errors import DataError, first_few, nearest
 
 log = logging.getLogger('imgjax')
 
@@ -56,6 +56,7 @@ class _Renumbered:
         self._numbers = numbers
         self._classes = classes
         self._rows = np.arange(len(source.examples)) if rows is None else rows
+        self.labels_are_cheap = labels_are_cheap(source)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -152,7 +153,7 @@ class Compared(NamedTuple):
     def line(self) -> str:
         """Returns the comparison as a line for people."""
         words = [f'classes compared: {self.both} of {self.both + len(self.model_only)}']
-        words += [f'{what}: {_some(names)}' for what, names in (
+        words += [f'{what}: {first_few(names)}' for what, names in (
             ('not in the run', self.split_only), ('not in the data', self.model_only)) if names]
         if self.left_out:
             words.append(f'{self.left_out:,} images of classes that the run does not know are left '
@@ -183,7 +184,7 @@ def compared(source: Source, class_names: Sequence[str], split: str) -> tuple[So
     if not len(here):
         raise DataError(
             f'{split}: has images of none of the {len(class_names)} classes of the model '
-            f'({_some(class_names)}); its own are {_some(source.class_names)}')
+            f'({first_few(class_names)}); its own are {first_few(source.class_names)}')
     chosen = ((labels[:, numbers >= 0] > 0).any(1) | ~(labels > 0).any(1)) if several else (
         numbers[labels] >= 0)
     both = set(numbers[here].tolist())
@@ -196,8 +197,3 @@ def compared(source: Source, class_names: Sequence[str], split: str) -> tuple[So
     examples = _Renumbered(source, numbers, len(class_names), np.flatnonzero(chosen))
     return source._replace(examples=examples, class_names=tuple(class_names),
                            labels=examples.labels), found
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f' and {len(names) - 5:,} more' if len(names) > 5 else ''
-    return ', '.join(map(str, names[:5])) + more

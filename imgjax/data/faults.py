@@ -68,7 +68,7 @@ def _complaint(rows: list[dict], total: int, share: float, path: str) -> str:
             f'({", ".join(f"{kind}: {count}" for kind, count in kinds.most_common())}), more than '
             f'config.data.max_unreadable_share={share} allows: {named}'
             f'{", ..." if len(rows) > _SHOWN else ""}; all are in {path}; '
-            f'{f"set {field}, or " if field else ""}repair or remove them')
+            f'{f"set {field}, " if field else ""}repair them, or remove them')
 
 
 def _file_of(process: int) -> str:

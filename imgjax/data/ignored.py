@@ -27,7 +27,8 @@ def look(split: str, examples, options: dict) -> None:
       options: config.data.
 
     Raises:
-      Unreadable: all images that need pixel_range or background lack it; it is that of the first.
+      Unreadable: every image that was looked at needs pixel_range or background, and the config
+        lacks it; the error is that of the first.
     """
     count = len(examples)
     picked = np.unique(np.linspace(0, count - 1, min(count, LOOKED_AT)).astype(int))
@@ -38,7 +39,8 @@ def look(split: str, examples, options: dict) -> None:
         found = list(threads.map(lambda index: header(_read(examples, int(index))), picked))
     odd = [index for index, (_, stored) in zip(picked, found, strict=True)
            if stored and (stored.more_than_bytes or stored.transparent)]
-    _check(examples, odd[::1 + len(odd) // _DECODED], options)
+    if len(odd) == sum(stored is not None for _, stored in found):
+        _check(examples, odd[::1 + len(odd) // _DECODED], options)
     warn(f'{split}: ', len(found), found, options)
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from imgjax.data import labels as labels_lib
-from imgjax.errors import DataError
+from imgjax.errors import DataError, first_few
 
 log = logging.getLogger('imgjax')
 
@@ -178,16 +178,12 @@ def by_name(names: Sequence[str], class_names: tuple[str, ...], place: str,
     unknown = [name for name in names if name not in number]
     if unknown:
         raise DataError(f'{place}: has the class {unknown[0]!r}, which {first.place} has not '
-                        f'({_some(class_names)}); write all files of the set with the same class '
-                        'names')
+                        f'({first_few(class_names)}); write all files of the set with the same '
+                        'class names')
     return np.fromiter((number[name] for name in names), np.int64, len(names))
 
 
 def _unnamed(without: LabelColumn, named: LabelColumn) -> DataError:
     return DataError(
         f'{without.place}: does not say which class a number means, but {named.place} does '
-        f'({_some(named.names)}); write all files of the set with the same features')
-
-
-def _some(names: Sequence[str]) -> str:
-    return ', '.join(names[:5]) + (' ...' if len(names) > 5 else '')
+        f'({first_few(named.names)}); write all files of the set with the same features')

@@ -42,7 +42,8 @@ def check_class_numbers(lists: Sequence[Sequence[int]], place: str) -> None:
     """Checks that the labels of examples are class numbers, and not a 0 or 1 per class.
 
     Raises:
-      DataError: all lists have the same length above one, hold only 0 and 1, and are not all equal.
+      DataError: all lists have the same length above one, hold only 0 and 1, and are not all
+        [0, 1].
     """
     width = len(lists[0]) if len(lists) and isinstance(lists[0], list) else 0
     if width > 1 and all(isinstance(one, list) and len(one) == width and set(one) <= {0, 1}

@@ -82,7 +82,8 @@ def _csv_rows(file, path: str, left_out: dict) -> Iterator[Row]:
                 left_out_lib.count(left_out, 'lines without a word', place)
             continue
         if len(cells) != len(columns):
-            raise DataError(f'{path}: {place} has other columns than the first line')
+            raise DataError(f'{path}: {place} has {len(cells)} columns, and the first line has '
+                            f'{len(columns)}')
         name = cells[at['file']]
         if not name.strip():
             raise DataError(f'{path}: {place} names no file')
@@ -108,7 +109,7 @@ def _json_rows(file, path: str, left_out: dict) -> Iterator[Row]:
         labels = fields.get('label', {})
         labels = labels if isinstance(labels, list) else [] if labels is None else [labels]
         split = fields.get('split') or ''  # pandas writes null where there is none
-        if not (all(isinstance(label, str | int) for label in labels)
+        if not (all(type(label) in (str, int) for label in labels)
                 and isinstance(fields.get('file'), str) and fields['file'].strip()
                 and isinstance(split, str)):
             raise DataError(f'{path}: {place} is not {{"file": text, "label": text or list of '

@@ -181,7 +181,7 @@ def _writable(places: Sequence[str]) -> str:
 
 
 def cached_index(folder: str, name: str, mark: str, make: Callable[[str], dict[str, np.ndarray]],
-         fits: Callable[[str, dict], bool], cache: str = '') -> tuple[str, dict]:
+                 fits: Callable[[str, dict], bool], cache: str = '') -> tuple[str, dict]:
     """Returns (folder, index): the index of an earlier run if it fits, else a new one.
 
     It is stored in `.imgjax` beside the data or, where that cannot be written, in ~/.cache/imgjax.

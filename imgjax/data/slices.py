@@ -23,6 +23,7 @@ class Selection:
         """Takes (source, the indices of its chosen examples, int (N,)) for each source."""
         self._parts = parts
         self._ends = list(itertools.accumulate(len(rows) for _, rows in parts))
+        self.labels_are_cheap = all(labels_are_cheap(source) for source, _ in parts)
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -80,8 +81,9 @@ def open_slices(spec: str, open_one: Callable[[str], Source]) -> Source:
             raise ValueError('shards are of the files; take % or numbers of examples')
         ranges = tfds_splits.ReadInstruction.from_spec(spec).to_absolute(lengths)
     except (ValueError, NotImplementedError) as error:
-        raise ConfigError(f'config.data: split {spec!r}: {one_line(error)}; write it such as '
-                          'train[:90%], train[100:200] or train[10%:]+test') from None
+        raise ConfigError(f'config.data: split {spec!r}: {one_line(error).rstrip(".")}; a slice is '
+                          'written train[:90%], train[100:200] or train[10%:]+test, within the '
+                          'number of examples') from None
     parts = []
     for one in ranges:
         source = sources[one.splitname]

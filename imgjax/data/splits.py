@@ -96,8 +96,8 @@ def held_out_share(names: Sequence[str], labels: np.ndarray, share: float,
 
 def log_share(part: str, chosen: np.ndarray, options: dict) -> None:
     """Logs that the examples `chosen`, bool (N,), of the split `part` are held out."""
-    log.info('%s: no split with labels is for evaluation; of %s, %s of its %s images, a share of '
-             'each class, are held out (config.data.held_out)',
+    log.info('%s: there is no labelled split for evaluation; a share of each class of %s is held '
+             'out, %s of %s images (config.data.held_out)',
              options['path'] or options['name'], part, f'{chosen.sum():,}', f'{len(chosen):,}')
 
 
@@ -108,10 +108,10 @@ def count_unused_share(names: Sequence[str], chosen: np.ndarray, options: dict,
         return
     first = names[int(chosen.argmax())]
     if 'eval_split' not in options:
-        left_out.count(unused, 'images that the split held_out has', first, int(chosen.sum()))
+        left_out.count(unused, 'images of the held-out share', first, int(chosen.sum()))
     elif not _holds_out(options):
-        left_out.count(unused, 'held out though nothing is evaluated on them, as '
-                       'config.data.held_out says', first, int(chosen.sum()))
+        left_out.count(unused, 'images held out by config.data.held_out, although no split '
+                       'evaluates on them', first, int(chosen.sum()))
 
 
 def open_part(split: str, available: Iterable[str], refusal: str, options: dict,

@@ -59,7 +59,7 @@ def adapt(tensors: dict[str, np.ndarray], ours: dict[str, tuple[int, ...]], head
             elif name in tensors and tensors[name].shape != shape:
                 raise DataError(
                     f'{name} is for {tensors[name].shape[0]} classes, the dataset has {shape[0]}; '
-                    "set config.init.head='new' for a classifier that begins anew")
+                    "set config.init.head='new' for a newly initialised classifier")
         elif name in tensors and tensors[name].shape != shape:
             tensors[name] = _adapted(name, tensors[name], shape, options)
     if options['head'] == 'new':  # that of the weights may have another form
@@ -84,7 +84,8 @@ def _adapted(name: str, tensor: np.ndarray, shape: tuple[int, ...], options: dic
         if options['channels'] == 'same':
             raise DataError(f'{name} is for {old} channels, the images have {new}; set '
                             "config.init.channels to 'mean' or 'tile', or config.data.channels")
-        log.info('%s is for %d channels: %s over %d', name, old, options['channels'], new)
+        log.info('%s: adapted from %d to %d input channels (config.init.channels=%s)', name, old,
+                 new, options['channels'])
         # Scaled, so that an image with equal channels gives the same result as before.
         if options['channels'] == 'mean':
             tensor = np.repeat(tensor.mean(1, keepdims=True), new, axis=1)

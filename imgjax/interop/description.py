@@ -57,7 +57,7 @@ def preprocessing(setup: Setup) -> dict:
     found = {'image_size': [height, width], 'channels': channels,
              'interpolation': data.eval_resize, 'mean': list(data.mean),
              'std': list(data.std)}
-    colour = 'RGB' if channels == 3 else 'grey'
+    colour = 'RGB' if channels == 3 else 'grayscale'
     scaled = f'divide by 255, subtract mean {list(data.mean)}, divide by std {list(data.std)}'
     if data.eval_transform not in ('pil', 'squash'):
         return found | {'rule': (

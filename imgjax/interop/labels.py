@@ -9,7 +9,7 @@ import unicodedata
 
 import numpy as np
 
-from imgjax.errors import DataError
+from imgjax.errors import DataError, first_few
 from imgjax.interop.state_dict import in_order
 
 log = logging.getLogger('imgjax')
@@ -80,7 +80,7 @@ def in_order_of(tensors: dict[str, np.ndarray], names: tuple[tuple[str, ...], ..
     if problem:
         if outputs == (len(class_names),):
             log.warning('the weights %s: their outputs are taken for the classes of the dataset in '
-                        'its order, %s', problem, _some(class_names))
+                        'its order, %s', problem, first_few(map(repr, class_names), 3))
         return tensors
     names = tuple(some for some in names if (len(some),) == outputs)
     rows = next(filter(None, (_rows(some, class_names) for some in names)), None)
@@ -91,7 +91,8 @@ def in_order_of(tensors: dict[str, np.ndarray], names: tuple[tuple[str, ...], ..
             f'the head is for other classes: {len(odd)} of the {len(class_names)} of the dataset '
             f'are not among its {outputs[0]} label names, or are there twice, first '
             f'{(odd or class_names)[0]!r} (it has '
-            f"{_some(names[0])}); set config.init.head='new' for a classifier that begins anew")
+            f"{first_few(map(repr, names[0]), 3)}); set config.init.head='new' for a newly "
+            'initialised classifier')
     if rows == list(range(outputs[0])):
         return tensors
     log.info('the head is put in the order of the dataset by the names of classes: %r is output '
@@ -127,7 +128,3 @@ def _rows(names: tuple[str, ...], class_names: tuple[str, ...]) -> list[int] | N
 def _plain(name: str) -> str:
     """Returns a name in lower case with one blank between words."""
     return re.sub(r'[\s_-]+', ' ', unicodedata.normalize('NFC', name)).strip().casefold()
-
-
-def _some(names) -> str:
-    return ', '.join(map(repr, names[:3])) + (', ...' if len(names) > 3 else '')

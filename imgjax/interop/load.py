@@ -209,7 +209,7 @@ def load(config: Config, weights: Weights, target, class_names: tuple[str, ...] 
         hint = _nearest_layout(stored, weights, family, variant, set(ours))
         missing = set(ours) - set(tensors)
         if not hint and missing and all(name.startswith(heads) for name in missing):
-            hint = "; set config.init.head='new' for a classifier that begins anew"
+            hint = "; set config.init.head='new' for a newly initialised classifier"
         raise DataError(f'{weights.path}: {error}{hint}') from None
     except DataError as error:
         raise DataError(f'{weights.path}: {error}') from None
@@ -217,7 +217,7 @@ def load(config: Config, weights: Weights, target, class_names: tuple[str, ...] 
     if new:
         variables['params'] = finetune.with_new_classifiers(
             variables['params'], getattr(module, 'NEW_HEAD_BIAS', 0.0))
-        log.info('%s begins anew', ', '.join(sorted(heads)))
+        log.info('%s: newly initialised', ', '.join(sorted(heads)))
     count = sum(leaf.size for leaf in jax.tree.leaves(variables['params']))
     log.info('%s parameters from %s', f'{count:,}', weights.path)
     return jax.tree.map(lambda found, old: found if found is old else np.asarray(found, old.dtype),

@@ -132,8 +132,8 @@ def _model_only(tensors, way: _Way, renamed: dict, translated: dict, wanted: set
         part in _WRAPPERS for part in name.split('.'))), '')
     if wrapped or way.prefix:
         old = wrapped or next(iter(way.names))
-        log.info('names of weights without %s: %r is %r',
-                 repr(way.prefix) if way.prefix else 'their wrappers', old, renamed[old])
+        log.info('removed %s from the names of the weights: %r is now %r',
+                 f'the prefix {way.prefix!r}' if way.prefix else 'wrappers', old, renamed[old])
     if not way.prefix:
         return translated
     beside = {new: old for old, new in renamed.items() if old not in way.names}

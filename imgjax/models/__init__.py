@@ -61,8 +61,8 @@ def module(name: str) -> types.ModuleType:
         own = projects.load(name)
         model = getattr(own, 'Model', None)
         if not (isinstance(model, type) and issubclass(model, nn.Module)):
-            raise ValueError(f'{name.replace(".", "/")}.py: has no Model, a class of flax.linen '
-                             f'modules that takes num_classes')
+            raise ValueError(f'{name.replace(".", "/")}.py: has no Model; define `class '
+                             'Model(nn.Module)` of flax.linen with the field num_classes')
         return own
     if not isinstance(name, str) or not re.fullmatch('[a-z0-9_]+', name):
         raise ValueError(f'model name {name!r} is refused: only a-z, 0-9 and _ may occur in one')

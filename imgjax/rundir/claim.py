@@ -95,7 +95,7 @@ def take(workdir: str, setup: Setup, step: int) -> str:
 
 
 def has_begun(workdir: str) -> bool:
-    """Was a checkpoint ever saved in the directory?"""
+    """Returns whether a checkpoint was ever saved in the directory."""
     return bool(checkpoint.steps(workdir) or any(
         os.path.lexists(os.path.join(workdir, name)) for name in _OF_A_SAVED_RUN))
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from imgjax import config as config_lib
 from imgjax.config import Config, write_json
-from imgjax.errors import ConfigError, DataError
+from imgjax.errors import ConfigError, DataError, first_few
 from imgjax.process import processes
 from imgjax.rundir import files
 
@@ -82,10 +82,9 @@ def check_same_data(workdir: str, stored: DatasetInfo, found: DatasetInfo) -> No
             f'{len(found.class_names)}{f" (first {odd[0]!r})" if odd else " in another order"}; '
             'use the dataset it was trained on, or a new --workdir')
     if stored != found:
-        raise DataError(f'{workdir}: the dataset is not the one this run began with '
-                        f'({found.train_examples} + {found.eval_examples} examples, was '
-                        f'{stored.train_examples} + {stored.eval_examples}); bring that one back, '
-                        'or take a new --workdir')
+        raise DataError(f'{workdir}: the dataset is not the one that this run began with, it '
+                        f'{data_difference(stored, found, "that one")}; bring that one back, or '
+                        'take a new --workdir')
 
 
 # What may differ between the processes of a run: where and how each reads the same files.
@@ -141,33 +140,32 @@ def _config_difference(mine: dict, theirs: dict) -> str:
     return ''
 
 
-def data_difference(first: DatasetInfo, mine: DatasetInfo) -> str:
-    """Returns how the data of a process differ from those of the first one, '' if they do not."""
+def data_difference(first: DatasetInfo, mine: DatasetInfo, first_name: str = 'process 0') -> str:
+    """Returns how a dataset differs from another one, '' if it does not.
+
+    Args:
+      first: the other dataset.
+      mine: the dataset.
+      first_name: the words for the other one.
+    """
     there, here = set(first.class_names), set(mine.class_names)
     if there != here:
-        words = [f'{_some(names)} {where}' for names, where in (
-            (here - there, 'only there'), (there - here, 'only in process 0')) if names]
-        return f'has other classes than process 0: {", ".join(words)}'
+        words = [f'{first_few(map(repr, sorted(names)), 3)} {where}' for names, where in (
+            (here - there, 'only there'), (there - here, f'only in {first_name}')) if names]
+        return f'has other classes than {first_name}: {", ".join(words)}'
     for number, (name, other) in enumerate(zip(mine.class_names, first.class_names, strict=True)):
         if name != other:
-            return (f'has the classes in another order than process 0: class {number} is {name!r}, '
-                    f'there {other!r}')
+            return (f'has the classes in another order than {first_name}: class {number} is '
+                    f'{name!r}, there {other!r}')
     for split, count in (('training', 'train_examples'), ('evaluation', 'eval_examples')):
         if getattr(mine, count) != getattr(first, count):
-            return (f'has {getattr(mine, count):,} {split} images, process 0 has '
+            return (f'has {getattr(mine, count):,} {split} images, {first_name} has '
                     f'{getattr(first, count):,}')
     for split, mark in (('training', 'train_fingerprint'), ('evaluation', 'eval_fingerprint')):
         if getattr(mine, mark) != getattr(first, mark):
-            return (f'has other {split} images than process 0: as many, with other names, sizes, '
-                    'labels or pixels')
+            return (f'has other {split} images than {first_name}: as many, with other names, '
+                    'sizes, labels or pixels')
     if mine != first:
-        return (f'has images of {"x".join(map(str, mine.image_shape))}, process 0 of '
+        return (f'has images of {"x".join(map(str, mine.image_shape))}, {first_name} of '
                 f'{"x".join(map(str, first.image_shape))}')
     return ''
-
-
-def _some(names) -> str:
-    names = sorted(names)
-    more = f' and {len(names) - 3} more' if len(names) > 3 else ''
-    return ', '.join(map(repr, names[:3])) + more
-

@@ -19,7 +19,6 @@ from imgjax.rundir import files
 log = logging.getLogger('imgjax')
 
 
-
 def read_rows(workdir: str) -> list[dict]:
     """Returns the rows of metrics.jsonl; lines that are no rows are left out and logged."""
     path = os.path.join(workdir, 'metrics.jsonl')

@@ -9,7 +9,7 @@ import functools
 
 import numpy as np
 
-from imgjax.data import Source
+from imgjax.data import Source, check_labels_are_cheap
 from imgjax.samplers import Draw, shuffled
 
 
@@ -45,6 +45,7 @@ def balanced(members: list[np.ndarray], seed: int) -> Draw:
 
 def _members(source: Source) -> list[np.ndarray]:
     """Returns the indices of the examples of each class, without the classes that have none."""
+    check_labels_are_cheap(source, 'sampler.name=class_balanced')
     labels = source.labels()
     if labels.ndim == 2:
         found = [np.flatnonzero(labels[:, label]) for label in range(labels.shape[1])]

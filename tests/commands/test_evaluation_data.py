@@ -161,6 +161,21 @@ def test_what_an_evaluation_does_not_take(changes, words):
     assert words in str(error.value)
 
 
+def test_another_way_to_read_the_images_names_no_other_data(tmp_path):
+    """A set of one split: its held-out share is evaluated, not the images of the training."""
+    images, labels = stripes(60)
+    np.savez(tmp_path / 'set.npz', train_images=images.astype(np.uint16) * 16,
+             train_labels=labels)
+    config = base.get_config()
+    config.update(model=dict(name='tiny_mlp'), batch_size=16, steps=4, log_every=4,
+                  data=dict(name='arrays', path=str(tmp_path / 'set.npz'), channels=1,
+                            mean=(0.3,), std=(0.37,), pixel_range=(0, 4095)))
+    result = train.run(config, str(tmp_path / 'run'))
+    again = evaluate.evaluate_split(str(tmp_path / 'run'), changes={'data.pixel_range': (0, 4000)})
+    assert again['examples'] == result['examples'] < 60
+    assert again['loss'] != result['loss']
+
+
 def test_options_of_another_source_do_not_come_along():
     config = config_lib.checked(base.get_config().to_dict() | {'steps': 1})
     config |= {'data': config.data | {'name': 'tar', 'path': '/x', 'options': {'cache': 'y'}}}

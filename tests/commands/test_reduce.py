@@ -193,7 +193,7 @@ def test_a_copy_of_train_alone_says_what_is_held_out(tmp_path, caplog):
         caplog.clear()
         out = tmp_path / str(len(specs))
         assert reduce.write(options, str(out), specs, **SETTINGS)['splits'] == counts
-        assert any('left out: 2 images that the split held_out has (' in line
+        assert any('left out: 2 images of the held-out share (' in line
                    for line in caplog.messages) is said
 
 

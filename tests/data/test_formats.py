@@ -17,9 +17,10 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from configs import base
-from imgjax import data
+from imgjax import build, data
 from imgjax.data.sources import arrays
 from imgjax.errors import ConfigError, DataError
+from imgjax.samplers import class_balanced
 from tests import real
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -325,6 +326,12 @@ def test_labels_that_lie_among_many_images_are_not_read_to_divide(tmp_path, monk
     monkeypatch.setattr('imgjax.data.sources.tfds.CHEAP_BYTES', 0)
     with pytest.raises(ConfigError, match=r'set train_split=train\[:90%\] and eval_spl'):
         data.open_split('train', options)
+    part = data.open_split('train[:90%]', options | {'train_split': 'train[:90%]',
+                                                     'eval_split': 'train[90%:]'})
+    with pytest.raises(ConfigError, match='config.sampler.name=class_balanced: takes the labels'):
+        class_balanced.order(part, {}, 0)
+    with pytest.raises(ConfigError, match='hparams.class_weights=.*a copy that launch.prepare'):
+        build._balanced(part)
 
 
 @pytest.mark.parametrize('writer', MULTI_LABEL, ids=lambda w: w.__name__)
@@ -433,7 +440,7 @@ BAD = [
     (write_csv, lambda p: _rewrite(p / 'list.csv', 'file,label', 'path,label'), ConfigError,
      "first line has no column 'file'"),
     (write_csv, lambda p: _rewrite(p / 'list.csv', 'train/003.png,ant,train', 'train/003.png'),
-     DataError, 'line 5 has other columns'),
+     DataError, 'line 5 has 1 columns, and the first line has 3'),
     (write_csv, lambda p: [os.remove(p / 'train' / f'00{i}.png') for i in (4, 7)], DataError,
      r'2 of 12 files are missing, first .*train/004.png'),
     (write_csv, lambda p: _rewrite(p / 'list.csv', 'train/003.png', 'train/../../x.png'),
@@ -499,7 +506,7 @@ BAD = [
     (write_npz, _npz(train_images=np.zeros((12, 4, 4, 3), np.float32)), DataError,
      r'takes images uint8 \(N, H, W\) .*got float32 .* store \(x \* 255\).round'),
     (write_npz, _npz(train_images=np.full((12, 4, 4, 3), 255)), DataError,
-     r'got int64 .*; of 0 to 255 store x.round\(\).astype\("uint8"\)'),
+     r'got int64 .*; for values from 0 to 255 store x.round\(\).astype\("uint8"\)'),
     (write_npz, _npz(train_images=np.full((12, 4, 4, 3), -1.5)), DataError,
      'its values are -1.5 to -1.5: scale them to 0 to 255'),
     (write_npz, _npz(train_images=np.zeros((12, 3, 5, 5), np.uint8)), DataError,
@@ -631,6 +638,18 @@ def _huggingface_without_label(path):
     test.save_to_disk(str(path / 'new'))
     shutil.rmtree(path / 'test')
     os.rename(path / 'new', path / 'test')
+
+
+def test_the_split_with_labels_decides_where_train_has_none(tmp_path):
+    """A set that is only evaluated may have labels only there."""
+    hub = pytest.importorskip('datasets')
+    options = write_huggingface(tmp_path / 'set', {'train': images(6), 'test': images(6, 100)},
+                                CLASSES) | {'train_split': 'test', 'eval_split': 'test'}
+    bare = hub.load_from_disk(str(tmp_path / 'set' / 'train')).remove_columns('label')
+    bare.save_to_disk(str(tmp_path / 'new'))
+    shutil.rmtree(tmp_path / 'set' / 'train')
+    os.rename(tmp_path / 'new', tmp_path / 'set' / 'train')
+    assert data.open_split('test', options).class_names == CLASSES
 
 
 # How test sets come without labels: (writer, label of each image, harm, what names it).

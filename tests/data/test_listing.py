@@ -199,7 +199,7 @@ def test_quoted_cells_of_several_lines_beside(write):
     source = data.open_split('train', write(lines, 'file,label,"notes, more"', 'list.TSV',
                                             held_out=0))
     assert source.labels().tolist() == [0, 1, 0, 1]
-    with pytest.raises(DataError, match='line 14 has other columns'):
+    with pytest.raises(DataError, match='line 14 has 1 columns, and the first line has 3'):
         data.open_split('train', write([*lines, '5.png'], 'file,label,notes'))
 
 
@@ -212,6 +212,12 @@ def test_a_json_of_pandas_says_null_where_nothing_is(write):
     twice = '[{"file": "0.png", "label": "a", "Label": "b"}]'
     with pytest.raises(DataError, match="an item has the field 'label' twice"):
         data.open_split('train', write([], twice, 'list.json'))
+
+
+def test_true_in_a_json_listing_is_no_label(write):
+    items = [{'file': f'{i}.png', 'label': True} for i in range(3)]
+    with pytest.raises(DataError, match='item 0 is not {"file": text, "label": text'):
+        data.open_split('train', write([], json.dumps(items), 'list.json'))
 
 
 def test_a_json_listing_follows_the_same_rules(write, tmp_path):

@@ -311,8 +311,10 @@ def test_a_split_that_lacks_a_field_is_refused_before_any_work():
         ignored.look('train', examples, OPTIONS)
     examples[::3] = [{'image': right, 'name': ''}] * 14
     ignored.look('train', examples, OPTIONS)  # not all of them
+    ignored.look('train', [{'image': encoded(RGB, 'PNG'), 'name': ''}] * 39 + [
+        {'image': wrong, 'name': 'icon.png'}], OPTIONS)  # it is among the share that may be bad
     with pytest.raises(DataError, match=r'\(without config.data.background: 9\), more than .*; set '
-                                        'config.data.background, or repair'):
+                                        'config.data.background, repair them'):
         raise DataError(faults._complaint(
             [{'file': 'a', 'kind': 'without config.data.background'}] * 9, 40, 0.01, 'PATH'))
 

@@ -57,7 +57,7 @@ def test_the_share_is_an_option(tmp_path):
     assert set(names_in(tenth)) < set(names_in(half)), 'a larger share adds to a smaller one'
     assert half.fingerprint != tenth.fingerprint
     assert len(data.open_split('train', options_of(tmp_path, held_out=0)).examples) == 50
-    with pytest.raises(ConfigError, match='the split .held_out. of .folder. is empty'):
+    with pytest.raises(ConfigError, match='the split .held_out. of .* is empty; take another'):
         data.open_split('held_out', options_of(tmp_path, held_out=0))
     with pytest.raises(ConfigError, match='config.data.held_out: takes 0 to below 1, got 1'):
         data.open_split('train', options_of(tmp_path, held_out=1))
@@ -123,7 +123,7 @@ def test_without_a_split_to_evaluate_nothing_is_said_of_others(tmp_path):
     del options['eval_split']  # as of a copy
     left_out = data.open_split('train', options).left_out
     assert {kind: count for kind, (count, _) in left_out.items()} == {
-        'images that the split held_out has': 6}
+        'images of the held-out share': 6}
     fill(tmp_path / 'val', {'ant': 1, 'bee': 1})
     fill(tmp_path / 'sketches', {'ant': 2, 'bee': 2})
     assert data.open_split('train', options).left_out == {}
@@ -149,7 +149,7 @@ def test_of_an_unlabelled_test_folder_nothing_is_evaluated(inner, tmp_path, capl
                            for split in ('train', 'held_out'))
     assert (len(train.examples), len(held_out.examples)) == (44, 6)
     assert 'left out: 1 folders that no split of this run reads (test)' in caplog.text
-    assert '6 of its 50 images, a share of each class, are held out' in caplog.text
+    assert 'a share of each class of train is held out, 6 of 50 images' in caplog.text
     with pytest.raises(DataError, match='test: its images lie in no class folder.*eval_split=held_'
                        'out, and classify these with launch.predict --images=.*/test'):
         data.open_split('test', options_of(tmp_path))
@@ -167,6 +167,14 @@ def test_folders_of_splits_are_not_taken_for_classes(folders, words, tmp_path):
     with pytest.raises((ConfigError, DataError), match=words) as caught:
         data.open_split('train', options_of(tmp_path))
     assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('splits', [('val',), ('val', 'test')])
+def test_splits_without_class_folders_are_one_line(splits, tmp_path):
+    for split in splits:
+        (tmp_path / split).mkdir()
+    with pytest.raises(DataError, match='no split has class folders'):
+        data.open_split('held_out', options_of(tmp_path))
 
 
 def test_a_class_that_is_missing_in_a_split_is_no_class_there(tmp_path):

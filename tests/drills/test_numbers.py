@@ -101,7 +101,7 @@ def test_a_parameter_that_turns_bad_once_costs_no_bit(
     at = random.Random(f'{turn} {seed}').randrange(EVERY, STEPS - 10)
     spoil(monkeypatch, 'parameter', at, at, tries=1)
     result = train.run(config_of(), str(tmp_path / 'run'))
-    assert sum('Once more from the newest checkpoint' in line for line in caplog.messages) == 1
+    assert sum('Starting once more from the newest' in line for line in caplog.messages) == 1
     assert result['state_digest'] == clean['state_digest']
 
 
@@ -113,7 +113,7 @@ def test_bad_for_good_ends_with_the_images_and_the_last_good_state(
     workdir = str(tmp_path / 'run')
     with pytest.raises(DivergedError, match=f'from step {at} on, with the images imgjax_digits'):
         train.run(config_of(), workdir)
-    assert sum('Once more from the newest checkpoint' in line for line in caplog.messages) == 1
+    assert sum('Starting once more from the newest' in line for line in caplog.messages) == 1
     assert checkpoint.steps(workdir)[-1] == at // EVERY * EVERY, 'one was lost, or a bad one kept'
     state = jax.device_get(newest(workdir))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))

@@ -56,7 +56,8 @@ def source(images: np.ndarray, labels: np.ndarray, class_names: Sequence[str] = 
     Raises:
       DataError: shapes, dtypes or labels do not fit.
     """
-    images, labels = _checked_images(images, name), _tidy(labels, name)
+    images = _checked_images(np.asarray(images), name)
+    labels = _tidy(np.asarray(labels), name)
     if labels.ndim not in (1, 2) or len(labels) != len(images):
         raise DataError(f'{name}: takes one label for each of {len(images):,} images, got labels '
                         f'{labels.shape}')
@@ -99,12 +100,12 @@ def _as_uint8(images: np.ndarray) -> str:
         return ''
     low, high = float(images.min()), float(images.max())
     if 0 <= low <= high <= 1:
-        return ('; of 0 to 1 store (x * 255).round().astype("uint8"), or set of a .npz '
-                'config.data.pixel_range=(0, 1)')
+        return ('; for values from 0 to 1 store (x * 255).round().astype("uint8"), or, for a .npz, '
+                'set config.data.pixel_range=(0, 1)')
     if 0 <= low <= high <= 255:
-        return '; of 0 to 255 store x.round().astype("uint8")'
-    return (f'; its values are {low:g} to {high:g}: scale them to 0 to 255 and store uint8, or say '
-            'of a .npz which are black and white by config.data.pixel_range')
+        return '; for values from 0 to 255 store x.round().astype("uint8")'
+    return (f'; its values are {low:g} to {high:g}: scale them to 0 to 255 and store uint8, or, '
+            'for a .npz, set config.data.pixel_range=(BLACK, WHITE)')
 
 
 def _tidy(labels: np.ndarray, name: str) -> np.ndarray:

@@ -37,6 +37,9 @@ def open_split(split: str, options: dict) -> Source:
     evaluated = split_names.bare(options.get('eval_split', 'held_out'))
     there = _split_folders(path, {split, *trained, *evaluated}, say=split in trained)
     labelled = _with_labels(path, there, split)
+    if there and not labelled:
+        raise DataError(f'{path}: no split has class folders (there are {", ".join(there)}); '
+                        f'expected {path}/train/<class>/<name>.jpg')
     part, held_out = split_names.resolve_share(split, labelled or ['train'], (
         f'config.data: {path} has no folder {split!r} for that split'
         if there else f'config.data: {path} holds class folders and no split {split!r}'))

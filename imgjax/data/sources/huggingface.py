@@ -131,7 +131,8 @@ def _labels(every: dict, split: str, column: str,
         return _label_column(every, name, column, path)
 
     mine = label_column(split)
-    order = split_names.find('train', every) or min(every)
+    order = next((name for name in [split_names.find('train', every), *sorted(every)]
+                  if name and column in every[name].column_names), split)
     first = mine if split == order else label_column(order)
     return label_columns.agreed([mine], first, lambda: [
         label_column(name) for name in sorted(set(every) - {split})
