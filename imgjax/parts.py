@@ -118,7 +118,7 @@ def chosen(config: dict) -> list[Chosen]:
     """Returns the parts of a config, in the order objective, optimizer, sampler, metrics.
 
     Raises:
-      ConfigError: the config names a part that does not exist.
+      ConfigError: the config names a part that does not exist, or config.metrics holds no pairs.
     """
     found = []
     for kind in ('objective', 'optimizer', 'sampler'):
@@ -126,6 +126,7 @@ def chosen(config: dict) -> list[Chosen]:
         name = group.get('name', FIELDS[f'{kind}.name'].default)
         found.append(Chosen(kind, name, f'config.{kind}.options', find(kind, name),
                             group.get('options', {})))
+    values.check_pairs('metrics', 'metric', config.get('metrics', ()))
     return found + [
         Chosen('metric', name, f'config.metrics: {name}', find('metric', name), options)
         for name, options in config.get('metrics', ())]

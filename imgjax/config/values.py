@@ -79,17 +79,22 @@ def check_together(config: dict) -> None:
     check_pixel_values(data)
     if min(data['std']) <= 0:
         raise ConfigError(f'config.data.std: takes numbers above 0, got {data["std"]}')
-    for field, kind in (('augment', 'operation'), ('metrics', 'metric')):
-        for entry in config[field]:
-            if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str)
-                    and isinstance(entry[1], dict)):
-                raise ConfigError(
-                    f'config.{field}: takes (("{kind}", {{options}}), ...), got {entry!r}')
+    check_pairs('augment', 'operation', config['augment'])
+    check_pairs('metrics', 'metric', config['metrics'])
     for operation, _ in config['augment']:
         name = str(operation).rpartition('.')[2]
         if name not in config['hparams']['augment']:
             raise ConfigError(f'config.hparams.augment.{name}: missing; it takes the strength '
                               '(a number) of that operation in config.augment')
+
+
+def check_pairs(field: str, kind: str, entries) -> None:
+    """Raises ConfigError unless the value of a field is ((name, {options}), ...)."""
+    for entry in entries if isinstance(entries, list | tuple) else [entries]:
+        if not (isinstance(entry, list | tuple) and len(entry) == 2 and isinstance(entry[0], str)
+                and isinstance(entry[1], dict)):
+            raise ConfigError(
+                f'config.{field}: takes (("{kind}", {{options}}), ...), got {entry!r}')
 
 
 def check_pixel_values(data: dict, field: str = 'config.data.') -> None:

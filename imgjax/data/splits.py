@@ -20,18 +20,18 @@ log = logging.getLogger('imgjax')
 _ARCHIVES = ('.zip', '.tar.gz', '.tgz', '.tar.bz2', '.tar.xz', '.7z', '.rar')
 
 
-def data_path(options: dict, what: str) -> str:
+def data_path(options: dict, kind: str, what: str) -> str:
     """Returns config.data.path with ~ expanded.
 
     Args:
       options: config.data.
-      what: what the path has to name, such as 'the folder that holds the class folders'; the second
-        word is folder or file.
+      kind: 'folder' or 'file'.
+      what: what the path has to name, such as 'the folder that holds the class folders'.
 
     Raises:
       ConfigError: it is empty, there is nothing of that name, or a file for a folder.
     """
-    path, kind = os.path.expanduser(options['path']), what.split()[1]
+    path = os.path.expanduser(options['path'])
     if not path:
         raise ConfigError(f'config.data.path: empty; name {what}')
     if not os.path.exists(path):

@@ -82,6 +82,9 @@ def test_flags_lie_on_top_of_the_recipe(recipe, given, field, value, said, caplo
      'config.hparams.layer_decay: nothing reads it while config.optimizer.layerwise is False; set '
      'that to True, or leave 0.1 out'),
     (['--config.hparams.ema_decay=0.5'], 'config.ema is False'),
+    (["--config.metrics=('margin',)"], 'config.metrics: takes (("metric", {options}), ...)'),
+    (['--config.metrics=margin'], 'config.metrics: takes (("metric", {options}), ...)'),
+    (["--config.augment=('mixup',)"], 'config.augment: takes (("operation", {options}), ...)'),
     (['--config.hparams.momentum=0.1'], 'optimizer adamw, sampler shuffle); optimizer muon or sgd'),
     (['--config.optimizer.name=sgd', '--config.hparams.b2=0.9'], 'config.hparams.b2: nothing'),
     (['--config.optimizer.options.nesterov=False'], 'optimizer adamw has no such option'),

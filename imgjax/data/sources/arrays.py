@@ -168,7 +168,7 @@ def open_split(split: str, options: dict) -> Source:
       DataError: it is no archive, or declares more than fits into memory.
     """
     source_options(options)
-    path = splits.data_path(options, 'a file .npz of images and labels')
+    path = splits.data_path(options, 'file', 'a file .npz of images and labels')
     try:
         headers = _headers(path)
         there = _splits(headers, path)

@@ -32,7 +32,7 @@ def open_split(split: str, options: dict) -> Source:
       DataError: it has no images, or none with labels, or a file is in two classes.
     """
     source_options(options)
-    path = splits.data_path(options, 'the folder that holds the class folders')
+    path = splits.data_path(options, 'folder', 'the folder that holds the class folders')
     trained = split_names.bare(options.get('train_split', 'train'))
     evaluated = split_names.bare(options.get('eval_split', 'held_out'))
     there = _split_folders(path, {split, *trained, *evaluated}, say=split in trained)

@@ -60,7 +60,7 @@ def open_split(split: str, options: dict) -> Source:
       DataError: the set cannot be read.
     """
     settings = source_options(options, image='image', label='label')
-    path = splits.data_path(options, 'the folder that Dataset.save_to_disk wrote')
+    path = splits.data_path(options, 'folder', 'the folder that Dataset.save_to_disk wrote')
     every = _load(path)
     return splits.open_part(
         split, every, f'config.data: {path} has no split {split!r}', options,

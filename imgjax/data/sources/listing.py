@@ -52,7 +52,7 @@ def open_split(split: str, options: dict) -> Source:
         class is evaluated and not trained.
     """
     settings = source_options(options, root='')
-    path = splits.data_path(options, 'a file .csv or .json that lists the images')
+    path = splits.data_path(options, 'file', 'a file .csv or .json that lists the images')
     left_out = {}
     rows = listing_file.read(path, left_out)
     for row in rows:

@@ -45,7 +45,7 @@ def open_split(split: str, options: dict) -> Source:
     except ImportError:
         raise ConfigError("config.data.name: 'parquet' needs pyarrow; install it with: "
                           "pip install 'imgjax[parquet]'") from None
-    path = splits.data_path(options, 'the folder that holds <split>-*.parquet')
+    path = splits.data_path(options, 'folder', 'the folder that holds <split>-*.parquet')
     every = shards.files(path, '.parquet')
 
     def open_one(split: str) -> Source:

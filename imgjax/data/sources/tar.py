@@ -46,7 +46,7 @@ def open_split(split: str, options: dict) -> Source:
       DataError: a file is missing or cut off, or a key has no image or no label.
     """
     cache = source_options(options, cache='')['cache']
-    path = splits.data_path(options, 'the folder that holds <split>-*.tar')
+    path = splits.data_path(options, 'folder', 'the folder that holds <split>-*.tar')
     every = shards.files(path, '.tar')
 
     def open_one(split: str) -> Source:
