@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
+from configs import digits
+from imgjax import config as config_lib
 from imgjax.report import answers as answers_lib
 from imgjax.report import page as page_lib
+from imgjax.report import run as run_page
 from tests.report.samples import evaluation, metrics, run, thousand
 
 HOSTILE = '<script>window.hostile = 1</script>'
@@ -50,6 +53,12 @@ def test_answers_that_do_not_fit_are_refused(field, values, message):
     answers = dataclasses.replace(evaluation(), **{field: values})
     with pytest.raises(ValueError, match=message):
         page_lib.render_page(**run(evaluation=answers))
+
+
+def test_what_every_page_shows_has_no_tile_of_its_own():
+    config = digits.get_config()
+    config.metrics = (('accuracy', {}), ('projects.margin', {}))
+    assert run_page.own_metrics(config_lib.checked(config)) == ['margin', 'feature_norm']
 
 
 def test_disagreements_are_said():
