@@ -1,7 +1,7 @@
 """What a run is refused for before any work: its parts, fields and dataset do not fit together.
 
-Types and ranges of single fields are checked in config/values.py. build.py calls
-these functions in the order in which it builds a run.
+Types and ranges of single fields are checked in config/values.py. build.py calls these functions in
+the order in which it builds a run.
 """
 
 import logging

@@ -91,15 +91,20 @@ def first_line(error: BaseException, most: int = 300) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].strip()[:most]
 
 
-def first_few(names: Iterable, most: int = 5) -> str:
+def first_few(names: Iterable, most: int = 5, total: int | None = None) -> str:
     """Returns the first names in one text, and how many more there are.
 
     >>> first_few(['a', 'b', 'c'], most=2)
     'a, b and 1 more'
+
+    Args:
+      names: the names, or only the first ones where it takes time to find a name.
+      most: the most names in the text.
+      total: the number of all names; None takes that of `names`.
     """
     names = list(map(str, names))
-    more = f' and {len(names) - most:,} more' if len(names) > most else ''
-    return ', '.join(names[:most]) + more
+    more = (len(names) if total is None else total) - most
+    return ', '.join(names[:most]) + (f' and {more:,} more' if more > 0 else '')
 
 
 def nearest(name: str, valid: Iterable) -> str:

@@ -129,6 +129,11 @@ def evaluator(setup, source: Source, beat):
 
     A set that fits is decoded once, and the step is compiled once. `own` is the Setup of the member
     whose state is evaluated: the members of a population share `setup` except for their hparams.
+
+    Args:
+      setup: build.Setup of the run.
+      source: the split to evaluate on.
+      beat: called once per batch.
     """
     options = setup.config.data
     batches = _batches(setup, source)

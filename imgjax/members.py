@@ -20,7 +20,7 @@ from imgjax import build, evaluate
 from imgjax import config as config_lib
 from imgjax.build import Setup
 from imgjax.data import Source
-from imgjax.errors import DivergedError
+from imgjax.errors import DataError, DivergedError, first_few
 from imgjax.feed import Feed
 from imgjax.perf import throughput
 from imgjax.process import processes
@@ -29,7 +29,8 @@ from imgjax.state import SKIP_CAUSES
 
 log = logging.getLogger('imgjax')
 
-_MOST_NAMED = 8  # number of images of a batch that are named if its update was skipped
+_MOST_NAMED = 8  # images of a batch that are named in the log if its update was skipped
+_MOST_BATCHES = 20  # batches whose indices are in diverged.json
 
 
 class Member(NamedTuple):
@@ -225,11 +226,11 @@ def _write_row(member: Member, step: int, values: dict, fresh: int, perf: dict, 
     rows.write({'step': step, 'split': 'train'} | values | {'perf': perf})
     _show(rows.rows[-1], setup.config.steps, bar)
     if fresh and processes.first():
-        images = _image_names(source, _indices_of_batch(setup, source)(newest))
+        images = _first_names(source, _indices_of_batch(setup, source)(newest))
         log.warning('%d updates were skipped since the last row (in total, by what was not '
                     'finite: %s), the newest at step %d with the images %s', fresh,
                     ', '.join(f'{cause} {number}' for cause, number in causes.items()),
-                    newest, _first_of(images))
+                    newest, images)
     if in_a_row >= setup.config.max_skipped_updates:
         _raise_diverged(setup, step, newest - in_a_row + 1, newest, causes, rows.workdir, source)
 
@@ -240,13 +241,18 @@ def _indices_of_batch(setup: Setup, source: Source) -> Callable[[int], np.ndarra
     return lambda step: draw(step * size + np.arange(size, dtype=np.int64))
 
 
-def _image_names(source: Source, indices: np.ndarray) -> list[str]:
-    """Returns the names of the images of a batch."""
-    return [str(source.examples[int(index)]['name']) for index in indices]
+def _image_name(source: Source, index: int) -> str:
+    """Returns the name of an image; its number where the image cannot be read."""
+    try:
+        return str(source.examples[int(index)]['name'])
+    except (DataError, OSError):
+        return f'image {index}'
 
 
-def _first_of(names: list[str]) -> str:
-    return ', '.join(names[:_MOST_NAMED] + ['...'] * (len(names) > _MOST_NAMED))
+def _first_names(source: Source, indices: np.ndarray) -> str:
+    """Returns the first names of a batch in one text; only these images are read."""
+    names = [_image_name(source, index) for index in indices[:_MOST_NAMED]]
+    return first_few(names, _MOST_NAMED, len(indices))
 
 
 def _raise_diverged(setup: Setup, step: int, first: int, newest: int, causes: dict, workdir: str,
@@ -256,20 +262,22 @@ def _raise_diverged(setup: Setup, step: int, first: int, newest: int, causes: di
     The updates of the steps from `first` to `newest` were skipped.
     """
     batch_of, saved = _indices_of_batch(setup, source), checkpoint.steps(workdir)
-    names = _image_names(source, batch_of(first))
+    images = batch_of(first)
     message = (
         f'{newest - first + 1} updates in a row were not finite by step {step} '
         f'(config.max_skipped_updates), from step {first} on, with the images '
-        f'{_first_of(names)} (all {len(names)} are in {workdir}/diverged.json); lower '
+        f'{_first_names(source, images)} (all {len(images)} are in {workdir}/diverged.json); lower '
         'config.hparams.learning_rate or set clip_norm, in '
         + (f'a new --workdir: the checkpoints of this one, up to step {saved[-1]}, stay'
            if saved else 'this --workdir or another: no checkpoint was saved here'))
     if processes.first():
         config_lib.write_json(os.path.join(workdir, 'diverged.json'), {
             'message': message, 'step': step, 'first_skipped': first, 'last_skipped': newest,
-            'skipped': causes, 'images_of_first_skipped': names,
+            'skipped': causes,
+            'images_of_first_skipped': [_image_name(source, index) for index in images],
             'batches': [{'step': at, 'index': batch_of(at).tolist()}
-                        for at in range(first, newest + 1)]})
+                        for at in range(first, min(first + _MOST_BATCHES, newest + 1))],
+            'batches_left_out': max(0, newest + 1 - first - _MOST_BATCHES)})
     raise DivergedError(message)
 
 

@@ -25,6 +25,8 @@ from imgjax.process import projects
 
 PACKAGES = {'objective': 'objectives', 'optimizer': 'optimizers', 'sampler': 'samplers',
             'metric': 'metrics'}
+# Metrics that are computed without being named, the second one for images with several labels.
+ALWAYS = {'accuracy': accuracy, 'mean_average_precision': mean_average_precision}
 _REQUIRED = {'objective': ('loss',), 'optimizer': ('transform',), 'sampler': ('order',),
              'metric': ('METRICS', 'per_example')}
 
@@ -142,10 +144,8 @@ def metrics(config: dict, multi_label: bool) -> list[Chosen]:
       multi_label: whether images have several labels.
     """
     own = [one for one in chosen(config) if one.kind == 'metric']
-    always = {'accuracy': accuracy} | (
-        {'mean_average_precision': mean_average_precision} if multi_label else {})
-    return [Chosen('metric', name, '', part, {}) for name, part in always.items()
-            if name not in [one.name for one in own]] + own
+    return [Chosen('metric', name, '', part, {}) for name, part in ALWAYS.items()
+            if (multi_label or name == 'accuracy') and name not in [one.name for one in own]] + own
 
 
 def check_loss(config: dict, found, count: int, extra) -> None:

@@ -21,16 +21,20 @@ state() {  # NONE: there is no such resource; UNKNOWN: gcloud cannot tell, as wi
 }
 remove() { gcloud compute tpus queued-resources delete "$name" "${at[@]}" --force --quiet >&2; }
 
+heard=  # whether gcloud has answered: before that it may lack a login, later perhaps the network
 for ((start = 1; start <= {{ max_restarts }} + 1; start++)); do
   say "start $start"
   while now=$(state); [ "$now" != ACTIVE ]; do
+    [ "$now" = UNKNOWN ] || heard=yes
     case $now in
+      UNKNOWN) [ "$heard" ] || { say 'gcloud cannot describe the slice'; exit 2; } ;;
       FAILED|SUSPENDED|SUSPENDING) remove ;;  # a preempted slice does not come back by itself
       NONE) gcloud compute tpus queued-resources create "$name" "${at[@]}" --node-id="$name" \
             {{ create | words }} >&2 || { say 'the slice was refused'; exit 2; } ;;
     esac
     sleep {{ poll_seconds }}
   done
+  heard=yes
   # ssh tells only that some host failed; each says its exit code itself.
   codes=$(gcloud compute tpus tpu-vm ssh "$name" "${at[@]}" --worker=all --command="$remote" |
           tee /dev/stderr | sed -n 's/^imgjax-exit-code //p' | sort -nu | tr '\n' ' ')

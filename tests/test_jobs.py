@@ -253,7 +253,7 @@ case "$*" in
     [ -n "$codes" ] || for word in "$@"; do
       case $word in --command=*) bash -c "${word#--command=}" ;; esac
     done
-    [ "$n" != 1 ] || echo SUSPENDED > "$PLACE/state" ;;
+    [ "$n" != 1 ] || { echo SUSPENDED > "$PLACE/state"; touch "$PLACE/offline"; } ;;
 esac
 '''
 
@@ -280,13 +280,23 @@ def test_a_tpu_run_goes_on_after_a_preemption(tmp_path, codes, expected, starts)
     assert (' delete ' in calls[-1]) == (expected == 0), 'a finished run leaves no slice behind'
 
 
-def test_a_tpu_slice_that_gcloud_cannot_describe_is_waited_for(tmp_path):
-    """It is there already, so that making it again would be refused."""
-    (tmp_path / 'offline').touch()
-    (tmp_path / 'state').write_text('ACTIVE\n')
-    done, calls = run_tpu_script(tmp_path, '0 0\n')
+@pytest.mark.parametrize('state', ['', 'ACTIVE'])
+def test_a_tpu_slice_that_gcloud_cannot_describe_is_not_made_again(state, tmp_path):
+    """It is waited for: after the first ssh of each of these tests gcloud is offline once."""
+    if state:
+        (tmp_path / 'state').write_text(f'{state}\n')
+    done, calls = run_tpu_script(tmp_path, '75 75\n0 0\n')
     assert done.returncode == 0 and 'unreachable' in done.stderr
-    assert not [call for call in calls if ' create ' in call]
+    at = next(i for i, call in enumerate(calls) if ' ssh ' in call)
+    assert ' describe ' in calls[at + 1] and ' describe ' in calls[at + 2]
+    assert ' delete ' in calls[at + 3]
+
+
+def test_a_gcloud_that_has_never_answered_ends_the_start(tmp_path):
+    (tmp_path / 'offline').touch()
+    done, calls = run_tpu_script(tmp_path, '0 0\n')
+    assert done.returncode == 2 and 'unreachable' in done.stderr
+    assert len(calls) == 1
 
 
 def test_a_tpu_host_without_the_checkout_is_final(tmp_path):

@@ -232,9 +232,25 @@ def test_divergence_goes_back_once_then_ends_with_the_last_checkpoint_and_the_im
         range(told['first_skipped'], told['last_skipped'] + 1))
     assert len(told['batches'][0]['index']) == 32
     assert told['images_of_first_skipped'][0] in str(ended.value)
-    assert len(told['images_of_first_skipped']) == 32
+    assert len(told['images_of_first_skipped']) == 32 and told['batches_left_out'] == 0
     assert f'in a new --workdir: the checkpoints of this one, up to step {steps[-1]}, stay' in str(
         ended.value)
+
+
+def test_only_the_images_that_a_line_names_are_read():
+    class Examples:
+        read = []
+
+        def __getitem__(self, index: int) -> dict:
+            self.read.append(index)
+            if index == 2:
+                raise DataError('broken')
+            return {'name': f'{index}.png'}
+
+    source = types.SimpleNamespace(examples=Examples())
+    text = members_lib._first_names(source, np.arange(1, 101))
+    assert text == '1.png, image 2, 3.png, 4.png, 5.png, 6.png, 7.png, 8.png and 92 more'
+    assert len(Examples.read) == 8
 
 
 def test_the_directory_of_a_run_that_diverged_before_it_saved_is_free(tmp_path, caplog):

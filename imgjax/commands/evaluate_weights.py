@@ -74,8 +74,8 @@ def _evaluation_config(config) -> Config:
     return config | {
         'init': config.init | {'head': 'keep'},  # a new head is random
         'ema': False,
-        'hparams': config.hparams | {
-            name: () for name in config.hparams if name == 'class_weights'}}
+        'hparams': config.hparams | (
+            {'class_weights': ()} if 'class_weights' in config.hparams else {})}
 
 
 def _output_names(weights: load.Weights, source: Source) -> tuple[str, ...]:

@@ -21,11 +21,14 @@ def warnings(config: dict) -> dict[str, str]:
                 'init.preprocessing', 'checkpoint') or any(
                     _is_one_of(flat.get(other), values) for other, values in field.when.items()):
             continue
+        # Without the numbers of parts that were not chosen: to set them would be refused.
+        when = {other: values for other, values in field.when.items() if other in flat}
+        when = when or field.when
         fix = ' or '.join(
-            f'{"that" if len(field.when) == 1 else f"config.{other}"} to '
+            f'{"that" if len(when) == 1 else f"config.{other}"} to '
             f'{_values_in_words(other, values)}'
-            for other, values in field.when.items())
-        found[name] = _unread_line(name, flat, list(field.when), fix, value)
+            for other, values in when.items())
+        found[name] = _unread_line(name, flat, list(when), fix, value)
     return found | _unread_of_source(flat) | _unread_size(flat)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from imgjax.data import Source
 from imgjax.data.decode import KINDS_OF_FIELDS
 from imgjax.data.pipeline import FAULTS
-from imgjax.errors import DataError
+from imgjax.errors import DataError, first_few
 from imgjax.rundir import files
 
 log = logging.getLogger('imgjax')
@@ -63,11 +63,10 @@ def watch(workdir: str, source: Source, share: float,
 def _complaint(rows: list[dict], total: int, share: float, path: str) -> str:
     kinds = collections.Counter(row['kind'] for row in rows)
     field = next((kind.removeprefix('without ') for kind in kinds if kind in KINDS_OF_FIELDS), '')
-    named = ', '.join(row['file'] for row in rows[:_SHOWN])
     return (f'{len(rows)} of {total} training images are unreadable '
             f'({", ".join(f"{kind}: {count}" for kind, count in kinds.most_common())}), more than '
-            f'config.data.max_unreadable_share={share} allows: {named}'
-            f'{", ..." if len(rows) > _SHOWN else ""}; all are in {path}; '
+            f'config.data.max_unreadable_share={share} allows: '
+            f'{first_few((row["file"] for row in rows), _SHOWN)}; all are in {path}; '
             f'{f"set {field}, " if field else ""}repair them, or remove them')
 
 

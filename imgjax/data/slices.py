@@ -11,7 +11,7 @@ import numpy as np
 from imgjax.data import Source, classes, image_files, labels_are_cheap, left_out, read
 from imgjax.data.fingerprint import fingerprint
 from imgjax.data.labels import present
-from imgjax.errors import ConfigError, one_line
+from imgjax.errors import ConfigError, first_few, one_line
 
 log = logging.getLogger('imgjax')
 
@@ -123,10 +123,9 @@ def _count_absent(spec: str, selection: Selection, sources: Sequence[Source],
     in_sources = np.any([present(source.labels(), len(names)) for source in sources], axis=0)
     absent = np.flatnonzero(in_sources & ~present(selection.labels(), len(names)))
     if len(absent):
-        first = ', '.join(names[i] for i in absent[:3])
-        log.warning('%s: has no images of %d of the %d classes, such as %s%s; is its split in the '
+        log.warning('%s: has no images of %d of the %d classes, such as %s; is its split in the '
                     'order of its classes? config.data.eval_split=held_out takes a share of each',
-                    spec, len(absent), len(names), first, ' ...' if len(absent) > 3 else '')
+                    spec, len(absent), len(names), first_few((names[i] for i in absent), 3))
     if not in_sources.all():
         left_out.count(unused, left_out.ABSENT, names[in_sources.argmin()],
                        int((~in_sources).sum()))

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import jinja2
 import numpy as np
 
+from imgjax.errors import first_few
 from imgjax.process.duration import duration_text
 from imgjax.report import answers, plots
 from imgjax.report.answers import Evaluation
@@ -181,8 +182,8 @@ def _notes(rows, evaluation, result, dropped):
     absent = _absent(evaluation)
     if absent and n:
         notes.append(f'{evaluation.split} has no images of {number(len(absent))} of the '
-                     f'{number(len(evaluation.class_names))} classes ({", ".join(absent[:5])}'
-                     f'{", ..." if len(absent) > 5 else ""}): all figures are about the others.')
+                     f'{number(len(evaluation.class_names))} classes ({first_few(absent)}): '
+                     'all figures are about the others.')
     skipped = [plots.value(row, 'skipped_updates', 0) for row in rows]
     skipped = max((count for count in skipped if math.isfinite(count)), default=0)
     if skipped > 0:

@@ -53,7 +53,7 @@ def write(workdir: str, setup: Setup, rows: list[dict], results: Columns, source
 def own_metrics(config: Config) -> list[str]:
     """Returns the names of what config.metrics adds to the measures that every page shows."""
     return [name for chosen in parts.chosen(config) if chosen.kind == 'metric'
-            and chosen.name not in ('accuracy', 'mean_average_precision')
+            and chosen.name not in parts.ALWAYS
             for name in chosen.part.METRICS]
 
 

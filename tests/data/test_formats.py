@@ -618,37 +618,40 @@ def test_other_columns_of_images_and_classes_are_said_unless_one_is_named(writer
     assert data.open_split('train', options).left_out == {}
 
 
-def _without_cls(path):
-    with tarfile.open(path / 'test-0000.tar', 'w') as tar:
+def _without_cls(path, split='test'):
+    for file in path.glob(f'{split}-*.tar'):
+        file.unlink()
+    with tarfile.open(path / f'{split}-0000.tar', 'w') as tar:
         for name, content, _ in images(5, 100):
             info = tarfile.TarInfo(name)
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
 
 
-def _parquet_without_label(path):
+def _parquet_without_label(path, split='test'):
     import pyarrow.parquet as pq
-    for file in (path / 'data').glob('test-*'):
+    for file in (path / 'data').glob(f'{split}-*'):
         pq.write_table(pq.read_table(file).drop_columns(['label']), file)
 
 
-def _huggingface_without_label(path):
+def _huggingface_without_label(path, split='test'):
     hub = pytest.importorskip('datasets')
-    test = hub.load_from_disk(str(path / 'test')).remove_columns('label')
-    test.save_to_disk(str(path / 'new'))
-    shutil.rmtree(path / 'test')
-    os.rename(path / 'new', path / 'test')
+    bare = hub.load_from_disk(str(path / split)).remove_columns('label')
+    bare.save_to_disk(str(path / 'new'))
+    shutil.rmtree(path / split)
+    os.rename(path / 'new', path / split)
 
 
-def test_the_split_with_labels_decides_where_train_has_none(tmp_path):
+@pytest.mark.parametrize('writer, harm', [
+    (write_tar, _without_cls), (write_parquet, _parquet_without_label),
+    (write_huggingface, _huggingface_without_label),
+    (write_npz, lambda path, split: _npz(**{f'{split}_labels': None})(path))],
+    ids=['tar', 'parquet', 'huggingface', 'npz'])
+def test_the_split_with_labels_decides_where_train_has_none(writer, harm, tmp_path):
     """A set that is only evaluated may have labels only there."""
-    hub = pytest.importorskip('datasets')
-    options = write_huggingface(tmp_path / 'set', {'train': images(6), 'test': images(6, 100)},
-                                CLASSES) | {'train_split': 'test', 'eval_split': 'test'}
-    bare = hub.load_from_disk(str(tmp_path / 'set' / 'train')).remove_columns('label')
-    bare.save_to_disk(str(tmp_path / 'new'))
-    shutil.rmtree(tmp_path / 'set' / 'train')
-    os.rename(tmp_path / 'new', tmp_path / 'set' / 'train')
+    options = writer(tmp_path / 'set', {'train': images(6), 'test': images(6, 100)},
+                     CLASSES) | {'train_split': 'test', 'eval_split': 'test'}
+    harm(tmp_path / 'set', 'train')
     assert data.open_split('test', options).class_names == CLASSES
 
 

@@ -99,7 +99,7 @@ def test_flags_lie_on_top_of_the_recipe(recipe, given, field, value, said, caplo
     (['--config.init.preprocessing=config'], "config.init.weights is ''"),
     (['--config.profile.start=5'], 'config.profile.steps is 0; set that to a value'),
     (['--config.hparams.weight_decay=0', '--config.optimizer.decay_mask=all'],
-     'config.hparams.weight_decay is 0'),
+     'config.hparams.weight_decay is 0.0; set that to a value, or leave'),
     (['--config.data.train_resize=linear'], "config.data.train_crop is 'center'"),
     (['--config.data.eval_transform=tf', '--config.data.eval_crop_fraction=0.5'],
      "config.data.eval_transform is 'tf' and config.init.weights is ''"),

@@ -145,8 +145,11 @@ def _labels(every: dict[str, list[str]], split: str,
         return [_label_column(path, settings, required) for path in paths]
 
     mine = columns(every[split])
-    order = split_names.find('train', every) or min(every)
-    first = mine[0] if split == order else _label_column(every[order][0], settings)
+    # The order of the classes is that of train, or of another split if train has no labels.
+    names = [name for name in [split_names.find('train', every), *sorted(every)] if name]
+    ordered = (mine[0] if name == split else _label_column(
+        every[name][0], settings, required=False) for name in names)
+    first = next((column for column in ordered if column.values), mine[0])
     return label_columns.agreed(mine, first, lambda: columns(
         (path for name in sorted(set(every) - {split}) for path in every[name]), required=False))
 
