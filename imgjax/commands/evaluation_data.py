@@ -1,6 +1,8 @@
 """The data that a model is evaluated on: its own dataset, or another one with the same classes."""
 
+import contextlib
 import logging
+from collections.abc import Iterator
 
 from imgjax import config as config_lib
 from imgjax import data
@@ -33,6 +35,8 @@ def with_changes(config: Config, changes: dict) -> Config:
     changed = config_lib.plain(config)
     if changes.get('data.name', config.data.name) != config.data.name:
         changed['data'] |= {'options': {}, 'path': ''}  # these belong to the source of the run
+    if names_data(changes):
+        changed['data'] |= {'relabel': ''}  # its rows are of the dataset of the run
     for name, value in changes.items():
         group, _, field = name.partition('.')
         if name != 'eval_batch_size' and (group != 'data' or field.startswith(_OF_TRAINING)):
@@ -89,10 +93,17 @@ def _has_images(split: str, options: dict) -> bool:
 
 def _opened_quietly(split: str, options: dict) -> Source:
     """Opens a split without log lines, because it may not be the one that is evaluated."""
+    with quietly():
+        return data.open_split(split, options)
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Drops what is logged below the level of an error."""
     level = log.level
     log.setLevel(logging.ERROR)
     try:
-        return data.open_split(split, options)
+        yield
     finally:
         log.setLevel(level)
 

@@ -150,6 +150,9 @@ FIELDS = {
     'data.held_out': Field(
         float, 0, 0.9, default=0.1, help='share of the images that is held out for '
         'evaluation where the dataset has only one split'),
+    'data.relabel': Field(
+        str, default='', help='a .csv that launch.audit writes: an image in it gets the label of '
+        'its row, or is left out where the row has none'),
     'data.image_size': Field(
         int, 0, 4096, default=0, help='side of the square images, in pixels; 0 '
         'takes the size of the images (pipeline.native_size)'),

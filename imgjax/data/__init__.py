@@ -105,6 +105,7 @@ def open_split(split: str, options: dict) -> Source:
     from imgjax.data import (
         classes,
         ignored,
+        relabel,
         slices,  # they need Source
     )
     module = _module(name)
@@ -112,6 +113,8 @@ def open_split(split: str, options: dict) -> Source:
         source = slices.open_slices(split, lambda bare: module.open_split(bare, options))
     else:
         source = module.open_split(split, options)
+    if options.get('relabel'):
+        source = relabel.apply(source, split, options['relabel'])
     if len(source.class_names) < 2 and split == options.get('train_split', split):
         raise ConfigError(
             f'config.data: {name!r} has {len(source.class_names)} class '

@@ -12,7 +12,8 @@ from imgjax import config as config_lib
 from imgjax.config import Config
 
 # Fields that neither a program nor a decoded split depends on, besides the numbers in hparams.
-_IRRELEVANT = ('name', 'checkpoint.', 'data.max_unreadable_share', 'watchdog_seconds', 'profile.')
+_IRRELEVANT = ('name', 'checkpoint.', 'data.max_unreadable_share', 'watchdog_seconds', 'profile.',
+               'sampler.')
 
 
 def once(cache: dict, name: str, key, make: Callable[[], Any]):

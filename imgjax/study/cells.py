@@ -85,6 +85,11 @@ def cells_of(study: Study, folder: str) -> list[Cell]:
     return cells
 
 
+def data_order(config: Config) -> str:
+    """Returns a text that is equal for two cells of a group if they see the same batches."""
+    return json.dumps([config.hparams.seed, config.sampler], sort_keys=True)
+
+
 def _check_measured(study: Study, arm: Arm, config: Config,
                     dataset: dataset_info.DatasetInfo) -> None:
     """Checks that an arm measures the study's metric, also at the steps of halving."""

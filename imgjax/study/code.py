@@ -63,6 +63,16 @@ def modules(config: Config, root: pathlib.Path = ROOT) -> list[str]:
     return sorted(_counted(_named(config, root), root))
 
 
+def version_of(module: str, root: pathlib.Path = ROOT) -> str:
+    """Returns the version, 8 hex digits, of one module and all that it imports from the package.
+
+    Raises:
+      FileNotFoundError: there is no such module.
+    """
+    trees = {name: found.digest for name, found in _reachable([module], root).items()}
+    return hashlib.sha256(json.dumps(trees, sort_keys=True).encode()).hexdigest()[:8]
+
+
 @functools.cache
 def _digest(named: frozenset[str], root: pathlib.Path) -> str:
     versions = {name: metadata.version(name) for name in _PACKAGES}

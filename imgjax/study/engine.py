@@ -8,7 +8,7 @@ import re
 import sys
 import time
 
-from imgjax.errors import ConfigError, LockedError, nearest
+from imgjax.errors import ConfigError, DataError, LockedError, nearest
 from imgjax.process import lock, processes, terminal
 from imgjax.report import study_page, study_tables
 from imgjax.rundir import outputs
@@ -58,15 +58,7 @@ def run(study_file: str, workdir: str, cells: str = '', requested: str = 'auto',
         os.makedirs(directory, 0o750, exist_ok=True)
     open(os.path.join(workdir, 'lock'), 'a').close()  # by it _check_folders recognises a study
     if not report:
-        with contextlib.ExitStack() as locks, terminal.progress(
-                len(selected), 0, 'cell') as bar:
-            processes.broadcast_from_first(
-                lambda: locks.enter_context(lock.run_lock(record_dir)) or '')
-            bar.set_description(study.name)
-            with _warnings_only():
-                _run_cells(tasks.Run(
-                    study, planned, selected, record_dir, record_lib.read(record_dir), requested,
-                    {}, bar, {'recorded': began}, set()))
+        _train_cells(study, planned, selected, record_dir, requested, began)
     with contextlib.ExitStack() as locks:
         if part:  # several jobs may end at the same time; one at a time writes the page
             processes.broadcast_from_first(
@@ -80,6 +72,26 @@ def run(study_file: str, workdir: str, cells: str = '', requested: str = 'auto',
             study_tables.write_tables(workdir, findings)
             print(gather.table(findings), file=sys.stderr)
     return gather.result_of(findings, workdir)
+
+
+def train_cells(study: Study, planned: list[Cell], workdir: str) -> None:
+    """Trains cells that get no page of a study; after a stop the same call continues.
+
+    Args:
+      study: the study, as plan.read returns it.
+      planned: its cells, as cells.cells_of returns them.
+      workdir: the directory of its plan.json and its lock.
+
+    Raises:
+      RunError: the study cannot be run, or was asked to stop; or a cell has failed or diverged.
+    """
+    for cell in planned:
+        os.makedirs(os.path.dirname(cell.directory), 0o750, exist_ok=True)
+    _train_cells(study, planned, planned, workdir, 'auto', time.monotonic())
+    for cell in planned:
+        state, _, remark = cells_lib.state_of(cell)
+        if state != 'done':
+            raise DataError(f'{cell.directory}: {cell.arm}: {state}; {remark}')
 
 
 def listing(study_file: str, workdir: str, cells: str = '') -> dict:
@@ -97,6 +109,19 @@ def listing(study_file: str, workdir: str, cells: str = '') -> dict:
         print(f'{state:9} {took}  {cell.arm} · seed {cell.seed}  {cell.directory}  {remark}',
               file=sys.stderr)
     return {'study': study.name, 'cells': sum(counts.values()), **counts}
+
+
+def _train_cells(study: Study, planned: list[Cell], selected: list[Cell], record_dir: str,
+                 requested: str, began: float) -> None:
+    """Runs the selected cells under the lock of `record_dir`; `began` is when this start began."""
+    with contextlib.ExitStack() as locks, terminal.progress(len(selected), 0, 'cell') as bar:
+        processes.broadcast_from_first(
+            lambda: locks.enter_context(lock.run_lock(record_dir)) or '')
+        bar.set_description(study.name)
+        with _warnings_only():
+            _run_cells(tasks.Run(
+                study, planned, selected, record_dir, record_lib.read(record_dir), requested,
+                {}, bar, {'recorded': began}, set()))
 
 
 def _folders(workdir: str, cells: str) -> tuple[str, str]:

@@ -2,8 +2,8 @@
 
 The states and the hparams of the members are stacked along a first axis, and the step of a single
 run is mapped over this axis: by vmap on one device, by shard_map over several, without collectives.
-The members share the decoded images. Members with the same seed see the same batches in the same
-order. Each member writes the run directory that a single run would write.
+The members share the decoded images. Members with the same seed and the same sampler see the same
+batches in the same order. Each member writes the run directory that a single run would write.
 """
 
 import collections
@@ -27,7 +27,7 @@ from imgjax.errors import DivergedError, PreemptedError
 from imgjax.members import Members
 from imgjax.process import backend, cache, stop, watchdog
 from imgjax.rundir import checkpoint, claim, files, result
-from imgjax.study.cells import ENDED, Cell, state_of
+from imgjax.study.cells import ENDED, Cell, data_order, state_of
 
 log = logging.getLogger('imgjax')
 
@@ -44,7 +44,7 @@ def run(cells: Sequence[Cell], devices: Sequence, shared: dict,
 
     Args:
       cells: the cells, all of one group, see cells.py. If the images are streamed, all cells must
-        have the same seed.
+        have the same `cells.data_order`.
       devices: the devices; their number divides the number of cells, which are spread evenly.
       shared: the cache of data and programs that all runs of this process share, see
         process/cache.py.
@@ -265,18 +265,19 @@ def _index_items(setups: list[Setup], source: Source, mesh: Mesh, first: int,
                  stride: int) -> Iterator[dict]:
     """Yields {'index': int32 (members, steps, images)}, indices into the resident set."""
     config, placement = setups[0].config, NamedSharding(mesh, PartitionSpec(AXIS))
-    batch_size, seeds = config.batch_size, [setup.config.hparams.seed for setup in setups]
-    draws = {setup.config.hparams.seed: build.draw(setup.config, source) for setup in setups}
+    batch_size, orders = config.batch_size, [data_order(setup.config) for setup in setups]
+    draws = {order: build.draw(setup.config, source)
+             for order, setup in zip(orders, setups, strict=True)}
     for step in range(first, config.steps, stride):
         positions = step * batch_size + np.arange(stride * batch_size, dtype=np.int64)
-        drawn = {seed: draw(positions).astype(np.int32).reshape(stride, batch_size)
-                 for seed, draw in draws.items()}
-        yield {'index': sharding.place(np.stack([drawn[seed] for seed in seeds]), placement)}
+        drawn = {order: draw(positions).astype(np.int32).reshape(stride, batch_size)
+                 for order, draw in draws.items()}
+        yield {'index': sharding.place(np.stack([drawn[order] for order in orders]), placement)}
 
 
 def _pixel_items(setup: Setup, source: Source, mesh: Mesh, record_faults,
                  first: int) -> Iterator[dict]:
-    """Yields the batches of the seed that all members share, as pixels."""
+    """Yields the batches that all members share, as pixels."""
     config = setup.config
     batches = pipeline.train_batches(
         source, build.draw(config, source), config.data, setup.dataset.image_shape[0],

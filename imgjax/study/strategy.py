@@ -7,6 +7,7 @@
          of a single run
 """
 
+import collections
 import logging
 import math
 import os
@@ -23,7 +24,7 @@ from imgjax import state as state_lib
 from imgjax.errors import ConfigError
 from imgjax.process import backend, processes
 from imgjax.study import population
-from imgjax.study.cells import Cell
+from imgjax.study.cells import Cell, data_order
 
 log = logging.getLogger('imgjax.study')
 
@@ -135,12 +136,11 @@ def _fitting(cells: Sequence[Cell], choice: Choice, shared: dict):
 def _largest(cells: Sequence[Cell], requested: str) -> Choice:
     """Returns the largest population of these cells, whether or not it fits into the memory.
 
-    If the images are streamed, its members must have the same seed, as they share the batches.
+    If the images are streamed, its members must see the same batches, which they share.
     """
-    seeds = {cell.seed for cell in cells}
     streamed = not feed.is_resident(cells[0], cells[0].sources[0])
-    most = min(sum(cell.seed == seed for cell in cells) for seed in seeds) if streamed else len(
-        cells)
+    most = min(collections.Counter(data_order(cell.config) for cell in cells).values()
+               ) if streamed else len(cells)
     devices = min(jax.local_device_count(), most)
     if requested == 'mesh' or devices == most:
         return Choice('mesh', devices, devices, '')
@@ -153,8 +153,8 @@ def _why_not(cells: Sequence[Cell], population_choice: Choice, requested: str,
     config = cells[0].config
     if population_choice.members < 2:
         return 'there is one cell of this structure' if len(cells) == 1 else (
-            'there is one device' if requested == 'mesh' else 'no two cells have the same seed, '
-            'and the images are streamed')
+            'there is one device' if requested == 'mesh' else 'no two cells have the same seed '
+            'and sampler, and the images are streamed')
     if processes.count() > 1:
         return 'the study has several processes'
     if config.init.weights:

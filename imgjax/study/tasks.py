@@ -210,8 +210,9 @@ def _populations(cells: list[Cell], choice: strategy.Choice) -> list[list[Cell]]
         return []
     parts = [cells]
     if not feed.is_resident(cells[0], cells[0].sources[0]):
-        seeds = list(dict.fromkeys(cell.seed for cell in cells))
-        parts = [[cell for cell in cells if cell.seed == seed] for seed in seeds]
+        orders = dict.fromkeys(cells_lib.data_order(cell.config) for cell in cells)
+        parts = [[cell for cell in cells if cells_lib.data_order(cell.config) == order]
+                 for order in orders]
     slices = [part[start:start + choice.members] for part in parts
               for start in range(0, len(part), choice.members)]
     whole = [cells for cells in slices if len(cells) > 1 and len(cells) % choice.devices == 0]
