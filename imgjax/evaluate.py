@@ -84,7 +84,7 @@ def run(eval_step, state, hparams: dict, batches, count: int, mesh, *, title: st
     return {name: np.concatenate([columns[name] for columns in fetched]) for name in fetched[0]}
 
 
-def split(setup, state, source: Source, title: str) -> Columns | None:
+def split(setup, state, source: Source, title: str, eval_step=None) -> Columns | None:
     """Evaluates a state on a split, whose images are read as config.data of the run says.
 
     Args:
@@ -92,6 +92,7 @@ def split(setup, state, source: Source, title: str) -> Columns | None:
       state: TrainState on the mesh of the run.
       source: the split, with the classes of the run.
       title: the description of the progress bar.
+      eval_step: another step than setup.eval_step, as `jit_eval_step` returns it.
 
     Returns the columns, as `run` does.
 
@@ -100,12 +101,13 @@ def split(setup, state, source: Source, title: str) -> Columns | None:
       OutOfMemoryError: the batches are too large for the memory.
     """
     batches = _batches(setup, source)
+    eval_step = eval_step or jit_eval_step(setup.eval_step, setup.shardings, setup.mesh)
     with (watchdog.watchdog(setup.config.watchdog_seconds) as beat,
           backend.memory_for(*less_memory(setup.config))):
         try:
-            return run(jit_eval_step(setup.eval_step, setup.shardings, setup.mesh), state,
-                       hparams_on(setup), pipeline.iterate(batches, setup.config.data.workers),
-                       len(batches), setup.mesh, title=title, beat=beat)
+            return run(eval_step, state, hparams_on(setup),
+                       pipeline.iterate(batches, setup.config.data.workers), len(batches),
+                       setup.mesh, title=title, beat=beat)
         except (flax.errors.ScopeParamShapeError, TypeError) as error:
             size = setup.dataset.image_shape[0]
             raise ConfigError(

@@ -19,7 +19,11 @@ ROOT = pathlib.Path(__file__).parent.parent
 FLAGS = {
     'train': {'config', 'workdir'},
     'evaluate': {'config', 'workdir', 'step', 'split', 'classes'},
-    'predict': {'workdir', 'step', 'images', 'top_k', 'output'},
+    'predict': {'workdir', 'step', 'images', 'top_k', 'output', 'temperature', 'set', 'reject'},
+    'card': {'config', 'workdir', 'step', 'split', 'output', 'compare', 'only', 'seed', 'images',
+             'alpha', 'kept', 'layer', 'label_sets'},
+    'audit': {'config', 'workdir', 'folds', 'only', 'images', 'apply'},
+    'features': {'config', 'workdir', 'step', 'split', 'layer', 'pool', 'output'},
     'inspect': {'workdir'},
     'dryrun': {'config', 'topology', 'num_classes', 'image_size', 'train_examples'},
     'export': {'workdir', 'step', 'format', 'output'},

@@ -1,6 +1,7 @@
 """Evaluates a run on a split of its own dataset or of another one."""
 
 import os
+from typing import Any, NamedTuple
 
 from imgjax import build, data, evaluate
 from imgjax.commands import evaluation_data, run_directory
@@ -37,7 +38,44 @@ def evaluate_split(workdir: str, at: int | str | None = None, split: str | None 
       ConfigError: a field, a step or a split is wrong.
       DataError: the data or the checkpoint cannot be used, or no class is in both.
     """
-    workdir, changes = outputs.path('workdir', workdir), changes or {}
+    workdir = outputs.path('workdir', workdir)
+    opened = open_split_of(workdir, at, split, changes or {}, by, source)
+    setup = opened.setup
+    return {'split': opened.split, 'data': opened.place,
+            **evaluate.summary(
+                setup.config, evaluate.split(setup, opened.state, opened.source, opened.split)),
+            **opened.compared, 'step': opened.meta['step'],
+            'workdir': os.path.abspath(workdir), 'state_digest': opened.meta['state_digest']}
+
+
+class Opened(NamedTuple):
+    """A checkpoint, and the split that it is evaluated on.
+
+    Attributes:
+      setup: the run, with the changes of this evaluation.
+      state: TrainState on the mesh.
+      meta: what was saved with the state: step and state_digest among others.
+      source: the split, with the classes of the run.
+      split: its name.
+      place: where the data lie, for people.
+      compared: what evaluation_data.compare_classes counted.
+    """
+
+    setup: build.Setup
+    state: Any
+    meta: dict
+    source: Source
+    split: str
+    place: str
+    compared: dict
+
+
+def open_split_of(workdir: str, at: int | str | None, split: str | None, changes: dict,
+                  by: str = 'name', source: Source | None = None) -> Opened:
+    """Opens a checkpoint and the split to evaluate it on.
+
+    The arguments and the errors are those of `evaluate_split`.
+    """
     setup = run_directory.open_run(workdir)
     at = run_directory.which_step(setup, workdir, at)
     config = evaluation_data.with_changes(setup.config, changes)
@@ -59,7 +97,4 @@ def evaluate_split(workdir: str, at: int | str | None = None, split: str | None 
         side = options.image_size or setup.dataset.image_shape[0]
         setup = build.setup(config, setup.dataset._replace(
             image_shape=[side, side, setup.dataset.image_shape[2]]))
-    return {'split': split, 'data': place,
-            **evaluate.summary(setup.config, evaluate.split(setup, state, source, split)), **found,
-            'step': meta['step'],
-            'workdir': os.path.abspath(workdir), 'state_digest': meta['state_digest']}
+    return Opened(setup, state, meta, source, split, place, found)

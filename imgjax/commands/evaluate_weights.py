@@ -1,6 +1,7 @@
 """Evaluates published weights on a dataset, without a run."""
 
 import logging
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -37,8 +38,42 @@ def run(config, split: str | None = None, by: str = 'name') -> dict:
       ConfigError: no weights are named, or a field is wrong.
       DataError: the weights do not fit the model, or no class is in both.
     """
+    opened = open_weights(config, split, by)
+    setup, options = opened.setup, opened.setup.config.data
+    return {'split': opened.split, 'data': options.path or options.name,
+            'weights': setup.config.init.weights,
+            **evaluate.summary(
+                setup.config, evaluate.split(setup, opened.state, opened.source, opened.split)),
+            **opened.compared,
+            'parameters': state.parameter_count(opened.state),
+            'state_digest': digests.state_digest(opened.state)}
+
+
+class Opened(NamedTuple):
+    """Published weights, and the split that they are evaluated on.
+
+    Attributes:
+      setup: the run that they would begin, with an empty optimizer state.
+      state: TrainState on the mesh.
+      source: the split, with the classes of the model.
+      split: its name.
+      compared: what evaluation_data.compare_classes counted.
+    """
+
+    setup: build.Setup
+    state: Any
+    source: Source
+    split: str
+    compared: dict
+
+
+def open_weights(config, split: str | None = None, by: str = 'name') -> Opened:
+    """Opens published weights and the split to evaluate them on.
+
+    The arguments and the errors are those of `run`.
+    """
     backend.keep_memory()
-    config = _evaluation_config(config)
+    config = evaluation_config(config)
     weights = load.find(config)
     if weights is None:
         raise ConfigError('--workdir: give a run directory, or weights by --config=FILE and '
@@ -58,14 +93,10 @@ def run(config, split: str | None = None, by: str = 'name') -> dict:
     dataset = dataset._replace(class_names=list(names or source.class_names))
     source, found = evaluation_data.compare_classes(source, dataset, split, by)
     setup, begun = _with_weights(build.setup(config, dataset), weights, bool(names))
-    return {'split': split, 'data': options.path or options.name,
-            'weights': config.init.weights,
-            **evaluate.summary(setup.config, evaluate.split(setup, begun, source, split)), **found,
-            'parameters': state.parameter_count(begun),
-            'state_digest': digests.state_digest(begun)}
+    return Opened(setup, begun, source, split, found)
 
 
-def _evaluation_config(config) -> Config:
+def evaluation_config(config) -> Config:
     """Returns the frozen Config without the fields that only training reads."""
     plain = config.to_dict() if hasattr(config, 'to_dict') else dict(config)
     if not plain.get('steps') and not plain.get('epochs'):

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from imgjax import build, evaluate, sharding, step
-from imgjax.commands import run_directory
+from imgjax.commands import calibrated, run_directory
 from imgjax.data import decode, ignored, image_files, left_out, records, splits
 from imgjax.errors import ConfigError, DataError
 from imgjax.process import backend, terminal
@@ -25,8 +25,12 @@ _FIRST_BYTES = (b'image,class_1,probability_1,', b'image,error', b'[\n {\n  "ima
 
 
 def predict_images(workdir: str, images: str, top_k: int, output: str,
-                   at: int | str | None = None) -> dict:
+                   at: int | str | None = None, temperature: str = '', alpha: float = 0.0,
+                   reject: float = 0.0) -> dict:
     """Classifies image files and writes the most probable classes of each.
+
+    With `alpha` each row also has a set of classes, and with `reject` an answer, which may be
+    'none of these'; both come from the card of the run.
 
     An image that cannot be read gets a row with its error, and the others are classified; then
     DataError is raised after all rows are written.
@@ -37,6 +41,11 @@ def predict_images(workdir: str, images: str, top_k: int, output: str,
       top_k: number of classes per image.
       output: a path that ends in .csv or .json; an existing file is replaced if it has predictions.
       at: the step, as `which_step` takes it; None takes the newest step that verifies.
+      temperature: 'card' for the fit that the card has chosen, a number that divides the logits,
+        or '' for the probabilities of the model.
+      alpha: the share of images whose set may miss the right class; 0 writes no sets.
+      reject: the share of images like those of the evaluation split that get no answer; 0 answers
+        all.
 
     Returns images (their number), output, step, workdir and state_digest.
 
@@ -52,7 +61,9 @@ def predict_images(workdir: str, images: str, top_k: int, output: str,
     setup = run_directory.open_run(workdir)
     step = run_directory.which_step(setup, workdir, at)
     state, meta = run_directory.restore(setup, workdir, step)
-    rows = _classify_paths(setup, state, paths, min(top_k, len(setup.dataset.class_names)))
+    fits = calibrated.read(workdir, meta, temperature, alpha, reject, setup.dataset)
+    top_k = min(top_k, len(setup.dataset.class_names))
+    rows = _classify_paths(setup, state, paths, top_k, fits)
     _write_predictions(output, rows)
     failed = [row for row in rows if row['error']]
     if failed:
@@ -87,15 +98,18 @@ def _list_images(images: str) -> list[str]:
     return paths
 
 
-def _classify_paths(setup: build.Setup, state, paths: list[str], top_k: int) -> list[dict]:
+def _classify_paths(setup: build.Setup, state, paths: list[str], top_k: int,
+                    fits: calibrated.Fits | None) -> list[dict]:
     """Returns one row per path: {'image', 'classes', 'probabilities', 'error'}.
+
+    With `fits` it also has 'set' and 'answer', see calibrated.answer.
 
     Threads decode the next batch while a batch is classified.
     """
     size, options = setup.dataset.image_shape[0], setup.config.data
     if not options.image_size:  # trained on images of one size: resize others to it, uncropped
         options = evaluate.whole_images(options, size)
-    classify, odd, rows = _classifier(setup, state, top_k), [], []
+    classify, odd, rows = _classifier(setup, state, top_k, fits), [], []
 
     def read(path: str) -> np.ndarray | str:
         shown = records.shown(path)
@@ -124,12 +138,14 @@ def _classify_paths(setup: build.Setup, state, paths: list[str], top_k: int) -> 
     return rows
 
 
-def _classifier(setup: build.Setup, state, top_k: int):
+def _classifier(setup: build.Setup, state, top_k: int, fits: calibrated.Fits | None):
     """Returns classify(paths, [pixels or error of each]) -> one row per path."""
     names = setup.dataset.class_names
 
     def top(state, images_NHWC):
         logits_NK, _ = step.predict(setup.model, setup.config, state, images_NHWC)
+        if fits is not None:
+            return logits_NK
         several = setup.dataset.multi_label
         return jax.lax.top_k(
             jax.nn.sigmoid(logits_NK) if several else jax.nn.softmax(logits_NK), top_k)
@@ -145,10 +161,15 @@ def _classifier(setup: build.Setup, state, top_k: int):
             if not errors[row]:
                 images_NHWC[row] = one
         placed = jax.device_put(images_NHWC, sharding.batch_sharding(setup.mesh))
-        probabilities, classes = jax.device_get(top(state, placed))
+        answers, more = jax.device_get(top(state, placed)), {}
+        if fits is not None:
+            answers, more = calibrated.answer(fits, answers, top_k, names)
+        probabilities, classes = answers
         return [{'image': name, 'error': error,
                  'classes': [] if error else [names[i] for i in classes[row]],
-                 'probabilities': [] if error else [float(p) for p in probabilities[row]]}
+                 'probabilities': [] if error else [float(p) for p in probabilities[row]],
+                 **{word: value[row] if not error else value[row][:0]
+                    for word, value in more.items()}}
                 for row, (name, error) in enumerate(zip(
                     map(records.shown, paths), errors, strict=True))]
 
@@ -162,12 +183,15 @@ def _write_predictions(output: str, rows: list[dict]) -> None:
             json.dump(rows, file, indent=1)
         return
     top_k = max(len(row['classes']) for row in rows)
+    more = [word for word in ('answer', 'set') if word in rows[0]]
     header = ['image', *(f'{word}_{k}' for k in range(1, top_k + 1)
-                         for word in ('class', 'probability')), 'error']
+                         for word in ('class', 'probability')), 'error', *more]
     with outputs.replacing(output, newline='') as file:
         writer = csv.writer(file)
         writer.writerow(header)
         for row in rows:
             pairs = [cell for pair in zip(row['classes'], row['probabilities'], strict=True)
                      for cell in pair]
-            writer.writerow([row['image'], *pairs, *[''] * (2 * top_k - len(pairs)), row['error']])
+            writer.writerow([
+                row['image'], *pairs, *[''] * (2 * top_k - len(pairs)), row['error'],
+                *('|'.join(row[word]) if word == 'set' else row[word] for word in more)])

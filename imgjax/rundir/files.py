@@ -27,7 +27,7 @@ log = logging.getLogger('imgjax')
 _FILES = ('config.json', 'dataset.json', 'environment.json', 'report.html', 'metrics.jsonl',
           'diverged.json', 'history.json', 'predictions.safetensors', 'result.json', 'lock',
           'saved')
-_DIRECTORIES = ('checkpoints', 'damaged', 'earlier', 'tensorboard', 'profile')
+_DIRECTORIES = ('card', 'checkpoints', 'damaged', 'earlier', 'tensorboard', 'profile')
 
 JSON_BYTES = 8 * 2**20  # of dataset.json, about 200,000 class names
 _DEPTH = 64  # the most levels of nested JSON

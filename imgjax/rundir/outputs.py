@@ -51,6 +51,21 @@ def check_folder(flag: str, folder: str, command: str, names: tuple[str, ...] = 
     """
     where = f'--{flag}={folder}'
     check_not_of_run(where, folder)
+    return check_content(where, folder, command, names)
+
+
+def check_content(where: str, folder: str, command: str, names: tuple[str, ...] = ()) -> list[str]:
+    """Does what `check_folder` does for a folder that may be one of a run's own.
+
+    Args:
+      where: what errors begin with.
+      folder: the folder.
+      command: the command that writes into it.
+      names: files and folders that the command will write there.
+
+    Raises:
+      ConfigError: as `check_folder` raises it.
+    """
     if not os.path.lexists(folder):
         _check_writable(where, _nearest_folder(where, folder))
         return []

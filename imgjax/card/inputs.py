@@ -1,0 +1,349 @@
+"""What the parts of a card read: answers, features and pixels, computed when first asked for.
+
+Everything here is stored in the folder of the card (store.py), so that a card that was stopped
+goes on without computing it again.
+"""
+
+import functools
+import logging
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from imgjax import data, step
+from imgjax.card import forward, pixels, store
+from imgjax.card.forward import Answers
+from imgjax.card.model import Model
+from imgjax.data import Source, records, slices
+from imgjax.errors import ConfigError, DataError, nearest
+from imgjax.study import code
+
+log = logging.getLogger('imgjax')
+
+DEPTHS = 10  # how many intermediates the parts about depth compare, at most
+
+
+class Inputs:
+    """The answers, features and pixels of a model, each computed once.
+
+    Attributes:
+      model: the model and its splits.
+      folder: the folder of the card.
+      seed: decides which images are drawn, and every random number of the parts.
+      most: how many images of a split features and pixels are computed of, at most.
+      layers: the names of the chosen intermediates, input first.
+      other: the model that this one is compared with, or None.
+
+    An audit gives `out_of_sample`, {split: answers of models that have not seen the images}.
+    """
+
+    def __init__(self, model: Model, folder: str, seed: int = 0, most: int = 10_000,
+                 out_of_sample: dict[str, Answers] | None = None, other: Model | None = None):
+        self.model = model
+        self.folder = folder
+        self.seed = seed
+        self.most = most
+        self._out_of_sample = out_of_sample
+        self.other = other
+        self.layers = forward.by_depth(model.setup, DEPTHS)
+
+    @property
+    def class_names(self) -> list[str]:
+        return list(self.model.setup.dataset.class_names)
+
+    @property
+    def multi_label(self) -> bool:
+        return self.model.setup.dataset.multi_label
+
+    @property
+    def has_answers(self) -> bool:
+        """Whether there is a model that answers; an audit of pixels alone has none."""
+        return self.model.state is not None
+
+    @property
+    def split(self) -> str:
+        return self.model.split
+
+    @functools.cached_property
+    def key(self) -> list:
+        """Everything that the answers depend on, the code included."""
+        model, config = self.model, self.model.setup.config
+        splits = [source.fingerprint for source in (model.evaluated, model.trained) if source]
+        return [code.version_of('imgjax.card.inputs'), code.version(config), model.state_digest,
+                config.model, config.data, model.setup.dataset.image_shape, splits,
+                self.class_names, self.seed, self.most]
+
+    @functools.cached_property
+    def _collect(self):
+        return forward.collector(self.model.setup, self.layers)
+
+    @functools.cached_property
+    def answers(self) -> Answers:
+        """The answers on the whole evaluation split, without features unless it is small.
+
+        In an audit the logits of an image that cannot be decoded are NaN.
+
+        Raises:
+          DataError: logits are not finite, or an image cannot be decoded.
+        """
+        if self._out_of_sample is not None:
+            return self._out_of_sample[self.split]
+        if len(self.model.evaluated.examples) <= self.most:
+            found = self.evaluated
+        else:
+            collect = forward.collector(self.model.setup)
+            found = self._stored('answers', self.model.evaluated, collect, self.split)
+        forward.check_finite(found.logits_NK, self.split)
+        return found
+
+    @functools.cached_property
+    def probabilities_NK(self) -> np.ndarray:
+        """Probabilities of `answers`, float64 (N, K): softmax, or sigmoids with several labels."""
+        return self.probabilities_of(self.answers)
+
+    def probabilities_of(self, answers: Answers) -> np.ndarray:
+        """Returns the probabilities of answers, float64 (N, K)."""
+        return forward.probabilities(answers.logits_NK, self.multi_label)
+
+    @functools.cached_property
+    def out_of_sample(self) -> dict[str, Answers]:
+        """{split: answers of models that were not trained on these images}.
+
+        Raises:
+          DataError: in an audit, images of the evaluation split cannot be decoded, so that no model
+            can be evaluated.
+        """
+        if self._out_of_sample is None:
+            return {self.split: self.answers}
+        if not self._out_of_sample:
+            faults = [fault for fault in records.unpacked(self.evaluated_pixels.faults) if fault]
+            raise DataError(f'labels are not judged while images of {self.split} cannot be '
+                            f'decoded, {len(faults):,} of them, first: {faults[0]}')
+        return self._out_of_sample
+
+    @functools.cached_property
+    def evaluated_drawn(self) -> np.ndarray:
+        """The images of the evaluation split that `evaluated_pixels` are of, int (N,)."""
+        return self._drawn(self.model.evaluated, self.split)
+
+    @functools.cached_property
+    def evaluated_rows(self) -> np.ndarray:
+        """The images that `evaluated` are of, int (N,): in an audit those that can be decoded."""
+        if self._out_of_sample is None:  # a figure over fewer images would be another figure
+            return self.evaluated_drawn
+        return self.evaluated_drawn[self.evaluated_pixels.is_sound]
+
+    @functools.cached_property
+    def trained_drawn(self) -> np.ndarray:
+        """The images of the training split that `trained_pixels` are of, int (N,).
+
+        Raises:
+          DataError: the training split is not at hand.
+        """
+        return self._drawn(self.train_source, self.model.train_split)
+
+    @functools.cached_property
+    def trained_rows(self) -> np.ndarray:
+        """The images that `trained` are of, int (N,): those that can be decoded."""
+        return self.trained_drawn[self.trained_pixels.is_sound]
+
+    @property
+    def train_source(self) -> Source:
+        """The training split.
+
+        Raises:
+          DataError: it is not at hand.
+        """
+        if self.model.trained is None:
+            raise DataError('there are no training images to learn from; name a dataset with a '
+                            'training split')
+        return self.model.trained
+
+    @functools.cached_property
+    def evaluated(self) -> Answers:
+        """Answers and features on `evaluated_rows`."""
+        return self._stored('evaluated', chosen(self.model.evaluated, self.evaluated_rows),
+                            self._collect, self.split)
+
+    @functools.cached_property
+    def trained(self) -> Answers:
+        """Answers and features on `trained_rows`."""
+        return self._stored('trained', chosen(self.train_source, self.trained_rows),
+                            self._collect, self.model.train_split)
+
+    @functools.cached_property
+    def evaluated_pixels(self) -> pixels.Looked:
+        """What the decoded images of `evaluated_drawn` look like."""
+        return self._looked('evaluated-pixels', self.model.evaluated, self.evaluated_drawn,
+                            self.split)
+
+    @functools.cached_property
+    def trained_pixels(self) -> pixels.Looked:
+        """What the decoded images of `trained_drawn` look like."""
+        return self._looked('trained-pixels', self.train_source, self.trained_drawn,
+                            self.model.train_split)
+
+    def training_is_sound(self) -> np.ndarray:
+        """Returns which images of the training split can be decoded, bool (N,)."""
+        source, drawn = self.train_source, self.trained_drawn
+        is_sound_N = np.ones(len(source.examples), bool)
+        is_sound_N[drawn] = self.trained_pixels.is_sound
+        rest = np.setdiff1d(np.arange(len(is_sound_N)), drawn)
+        if len(rest):
+            options = self.model.setup.config.data
+            key = store.key_of(code.version_of('imgjax.card.pixels'), options, source.fingerprint,
+                               len(rest))
+            is_sound_N[rest] = store.arrays(self.folder, 'training-sound', key, lambda: {
+                'is_sound': pixels.are_sound(chosen(source, rest), options,
+                                             f'{self.train_split}: the other images')})['is_sound']
+        return is_sound_N
+
+    def grey_pictures(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns small grey pictures of `trained_rows` and `evaluated_rows`, float32 (N, D)."""
+        return (self.trained_pixels.descriptors[self.trained_pixels.is_sound],
+                self.evaluated_pixels.descriptors[
+                    np.searchsorted(self.evaluated_drawn, self.evaluated_rows)])
+
+    @property
+    def train_split(self) -> str:
+        return self.model.train_split
+
+    @property
+    def examines_training(self) -> bool:
+        """Whether the split that is examined is the training split itself."""
+        model = self.model
+        return model.trained is not None and (
+            model.trained.fingerprint == model.evaluated.fingerprint)
+
+    def params(self) -> dict:
+        """Returns the parameters that are evaluated, as NumPy arrays."""
+        return jax.device_get(step.eval_params(self.model.setup.config, self.model.state))
+
+    def has_positions(self, layer: str) -> bool:
+        """Returns whether an intermediate is a map or a row of tokens, not one vector."""
+        return len(forward.layers(self.model.setup)[layer]) > 1
+
+    def features_of(self, layer: str) -> np.ndarray:
+        """Returns the features of any intermediate on `evaluated_rows`, float32 (N, D).
+
+        Raises:
+          ConfigError: the model has no such intermediate.
+        """
+        if layer in self.layers:
+            return self.evaluated.features[layer]
+        forward.check_layer(self.model.setup, layer)
+        collect = forward.collector(self.model.setup, [layer])
+        source = chosen(self.model.evaluated, self.evaluated_rows)
+        return collect(self.model.state, source, layer).features[layer]
+
+    def activation(self, layer: str) -> jax.tree_util.Partial:
+        """Returns (normalised images_NHWC) -> the intermediate, with the parameters bound."""
+        setup, state = self.model.setup, self.model.state
+
+        def activation(variables, images_NHWC):
+            return setup.model.apply(variables, images_NHWC, train=False)[1][layer]
+
+        return jax.tree_util.Partial(activation, {
+            'params': step.eval_params(setup.config, state), 'batch_stats': state.batch_stats})
+
+    def source_of(self, split: str) -> Source:
+        """Returns a split by its name."""
+        return self.model.evaluated if split == self.split else self.train_source
+
+    @functools.cache  # noqa: B019  (as long as the card)
+    def labels_of(self, split: str) -> np.ndarray:
+        """Returns the labels of a split, int32 (N,) or float32 (N, K)."""
+        return self.source_of(split).labels()
+
+    def names_of(self, split: str) -> list[str]:
+        """Returns the names of all images of a split; without their pixels it reads them."""
+        source = self.source_of(split)
+        rows, looked = (('evaluated_drawn', 'evaluated_pixels') if split == self.split else
+                        ('trained_drawn', 'trained_pixels'))
+        if looked in self.__dict__ and len(getattr(self, rows)) == len(source.examples):
+            return records.unpacked(getattr(self, looked).names)
+        return [str(example['name']) for start in range(0, len(source.examples), 1000)
+                for example in data.read(source, list(range(
+                    start, min(start + 1000, len(source.examples)))))]
+
+    def class_numbers(self, names: Sequence[str], flag: str) -> list[int]:
+        """Returns the numbers of classes.
+
+        Raises:
+          ConfigError: there is no such class.
+        """
+        for name in names:
+            if name not in self.class_names:
+                raise ConfigError(f'{flag}: the model has no class {name!r}'
+                                  f'{nearest(name, self.class_names)}')
+        return [self.class_names.index(name) for name in names]
+
+    def subset(self, count: int, most: int) -> np.ndarray:
+        """Returns `most` of `count` rows, drawn by the seed, in their order; or all."""
+        if count <= most:
+            return np.arange(count)
+        bits = np.random.Philox(key=[self.seed, count]).random_raw(count)
+        return np.sort(np.argsort(bits, kind='stable')[:most])
+
+    def other_features(self) -> dict[str, np.ndarray]:
+        """Returns {layer: features of the other model on `evaluated_rows`, float32 (N, D)}."""
+        other = self.other
+        layers = forward.by_depth(other.setup, DEPTHS)
+        collect = forward.collector(other.setup, layers)
+        return store.arrays(
+            self.folder, 'other-features', store.key_of(other.state_digest, self.key, layers),
+            lambda: collect(other.state, chosen(other.evaluated, self.evaluated_rows),
+                            'the other model').features)
+
+    def other_logits(self, workdir: str) -> np.ndarray:
+        """Returns the logits of another run on the evaluation split, float32 (N, K).
+
+        Its classes may have another order.
+
+        Raises:
+          DataError: it has other classes, or its checkpoint cannot be used.
+        """
+        other = self.other
+        order = [other.setup.dataset.class_names.index(name) for name in self.class_names]
+        collect = forward.collector(other.setup)
+        found = store.arrays(
+            self.folder, 'other', store.key_of(other.state_digest, self.key), lambda: {
+                'logits': collect(other.state, other.evaluated, workdir).logits_NK})
+        forward.check_finite(found['logits'], workdir)
+        return found['logits'][:, order]
+
+    def _looked(self, name: str, source: Source, rows: np.ndarray, split: str) -> pixels.Looked:
+        options = self.model.setup.config.data
+        key = store.key_of(code.version_of('imgjax.card.pixels'), options, source.fingerprint,
+                           self.seed, len(rows))
+        found = store.arrays(self.folder, name, key, lambda: pixels.look(
+            chosen(source, rows), options, f'{split}: looking at pixels'))
+        return pixels.Looked(**found)
+
+    def _stored(self, name: str, source: Source, collect, split: str) -> Answers:
+        def make() -> dict[str, np.ndarray]:
+            found = collect(self.model.state, source, split)
+            return {'logits': found.logits_NK, 'labels': found.labels,
+                    **{f'out.{name}': array for name, array in found.features.items()}}
+
+        found = store.arrays(self.folder, name, store.key_of(name, self.key, self.layers), make)
+        return Answers(found['logits'], found['labels'], {
+            name: found[f'out.{name}'] for name in self.layers if f'out.{name}' in found})
+
+    def _drawn(self, source: Source, split: str) -> np.ndarray:
+        """Returns `most` images of a split, drawn by the seed, in their order; or all."""
+        count = len(source.examples)
+        if count <= self.most:
+            return np.arange(count)
+        log.info('%s: features and pixels are those of %s of its %s images, drawn by the seed '
+                 '(--images)', split, f'{self.most:,}', f'{count:,}')
+        return self.subset(count, self.most)
+
+
+def chosen(source: Source, rows: np.ndarray) -> Source:
+    """Returns a split with only these examples, in their order."""
+    if len(rows) == len(source.examples):
+        return source
+    examples = slices.Selection([(source, rows)])
+    return source._replace(examples=examples, labels=examples.labels, files=None)
