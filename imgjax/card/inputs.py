@@ -69,7 +69,8 @@ class Inputs:
     def key(self) -> list:
         """Everything that the answers depend on, the code included."""
         model, config = self.model, self.model.setup.config
-        splits = [source.fingerprint for source in (model.evaluated, model.trained) if source]
+        splits = [source and source.fingerprint
+                  for source in (model.eval_source, model.train_source)]
         return [code.version_of('imgjax.card.inputs'), code.version(config), model.state_digest,
                 config.model, config.data, model.setup.dataset.image_shape, splits,
                 self.class_names, self.seed, self.most]
@@ -89,11 +90,11 @@ class Inputs:
         """
         if self._out_of_sample is not None:
             return self._out_of_sample[self.split]
-        if len(self.model.evaluated.examples) <= self.most:
-            found = self.evaluated
+        if len(self.model.eval_source.examples) <= self.most:
+            found = self.eval_answers
         else:
             collect = forward.collector(self.model.setup)
-            found = self._stored('answers', self.model.evaluated, collect, self.split)
+            found = self._stored('answers', self.model.eval_source, collect, self.split)
         forward.check_finite(found.logits_NK, self.split)
         return found
 
@@ -117,26 +118,26 @@ class Inputs:
         if self._out_of_sample is None:
             return {self.split: self.answers}
         if not self._out_of_sample:
-            faults = [fault for fault in records.unpacked(self.evaluated_pixels.faults) if fault]
+            faults = [fault for fault in records.unpacked(self.eval_pixels.faults) if fault]
             raise DataError(f'labels are not judged while images of {self.split} cannot be '
                             f'decoded, {len(faults):,} of them, first: {faults[0]}')
         return self._out_of_sample
 
     @functools.cached_property
-    def evaluated_drawn(self) -> np.ndarray:
-        """The images of the evaluation split that `evaluated_pixels` are of, int (N,)."""
-        return self._drawn(self.model.evaluated, self.split)
+    def eval_drawn(self) -> np.ndarray:
+        """The images of the evaluation split that `eval_pixels` are of, int (N,)."""
+        return self._drawn(self.model.eval_source, self.split)
 
     @functools.cached_property
-    def evaluated_rows(self) -> np.ndarray:
+    def eval_rows(self) -> np.ndarray:
         """The images that `evaluated` are of, int (N,): in an audit those that can be decoded."""
         if self._out_of_sample is None:  # a figure over fewer images would be another figure
-            return self.evaluated_drawn
-        return self.evaluated_drawn[self.evaluated_pixels.is_sound]
+            return self.eval_drawn
+        return self.eval_drawn[self.eval_pixels.is_sound]
 
     @functools.cached_property
-    def trained_drawn(self) -> np.ndarray:
-        """The images of the training split that `trained_pixels` are of, int (N,).
+    def train_drawn(self) -> np.ndarray:
+        """The images of the training split that `train_pixels` are of, int (N,).
 
         Raises:
           DataError: the training split is not at hand.
@@ -144,9 +145,9 @@ class Inputs:
         return self._drawn(self.train_source, self.model.train_split)
 
     @functools.cached_property
-    def trained_rows(self) -> np.ndarray:
+    def train_rows(self) -> np.ndarray:
         """The images that `trained` are of, int (N,): those that can be decoded."""
-        return self.trained_drawn[self.trained_pixels.is_sound]
+        return self.train_drawn[self.train_pixels.is_sound]
 
     @property
     def train_source(self) -> Source:
@@ -155,40 +156,40 @@ class Inputs:
         Raises:
           DataError: it is not at hand.
         """
-        if self.model.trained is None:
+        if self.model.train_source is None:
             raise DataError('there are no training images to learn from; name a dataset with a '
                             'training split')
-        return self.model.trained
+        return self.model.train_source
 
     @functools.cached_property
-    def evaluated(self) -> Answers:
-        """Answers and features on `evaluated_rows`."""
-        return self._stored('evaluated', chosen(self.model.evaluated, self.evaluated_rows),
+    def eval_answers(self) -> Answers:
+        """Answers and features on `eval_rows`."""
+        return self._stored('evaluated', chosen(self.model.eval_source, self.eval_rows),
                             self._collect, self.split)
 
     @functools.cached_property
-    def trained(self) -> Answers:
-        """Answers and features on `trained_rows`."""
-        return self._stored('trained', chosen(self.train_source, self.trained_rows),
+    def train_answers(self) -> Answers:
+        """Answers and features on `train_rows`."""
+        return self._stored('trained', chosen(self.train_source, self.train_rows),
                             self._collect, self.model.train_split)
 
     @functools.cached_property
-    def evaluated_pixels(self) -> pixels.Looked:
-        """What the decoded images of `evaluated_drawn` look like."""
-        return self._looked('evaluated-pixels', self.model.evaluated, self.evaluated_drawn,
+    def eval_pixels(self) -> pixels.PixelTable:
+        """What the decoded images of `eval_drawn` look like."""
+        return self._pixels('evaluated-pixels', self.model.eval_source, self.eval_drawn,
                             self.split)
 
     @functools.cached_property
-    def trained_pixels(self) -> pixels.Looked:
-        """What the decoded images of `trained_drawn` look like."""
-        return self._looked('trained-pixels', self.train_source, self.trained_drawn,
+    def train_pixels(self) -> pixels.PixelTable:
+        """What the decoded images of `train_drawn` look like."""
+        return self._pixels('trained-pixels', self.train_source, self.train_drawn,
                             self.model.train_split)
 
     def training_is_sound(self) -> np.ndarray:
         """Returns which images of the training split can be decoded, bool (N,)."""
-        source, drawn = self.train_source, self.trained_drawn
+        source, drawn = self.train_source, self.train_drawn
         is_sound_N = np.ones(len(source.examples), bool)
-        is_sound_N[drawn] = self.trained_pixels.is_sound
+        is_sound_N[drawn] = self.train_pixels.is_sound
         rest = np.setdiff1d(np.arange(len(is_sound_N)), drawn)
         if len(rest):
             options = self.model.setup.config.data
@@ -200,10 +201,10 @@ class Inputs:
         return is_sound_N
 
     def grey_pictures(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns small grey pictures of `trained_rows` and `evaluated_rows`, float32 (N, D)."""
-        return (self.trained_pixels.descriptors[self.trained_pixels.is_sound],
-                self.evaluated_pixels.descriptors[
-                    np.searchsorted(self.evaluated_drawn, self.evaluated_rows)])
+        """Returns small grey pictures of `train_rows` and `eval_rows`, float32 (N, D)."""
+        return (self.train_pixels.descriptors[self.train_pixels.is_sound],
+                self.eval_pixels.descriptors[
+                    np.searchsorted(self.eval_drawn, self.eval_rows)])
 
     @property
     def train_split(self) -> str:
@@ -213,8 +214,8 @@ class Inputs:
     def examines_training(self) -> bool:
         """Whether the split that is examined is the training split itself."""
         model = self.model
-        return model.trained is not None and (
-            model.trained.fingerprint == model.evaluated.fingerprint)
+        return model.train_source is not None and (
+            model.train_source.fingerprint == model.eval_source.fingerprint)
 
     def params(self) -> dict:
         """Returns the parameters that are evaluated, as NumPy arrays."""
@@ -225,16 +226,16 @@ class Inputs:
         return len(forward.layers(self.model.setup)[layer]) > 1
 
     def features_of(self, layer: str) -> np.ndarray:
-        """Returns the features of any intermediate on `evaluated_rows`, float32 (N, D).
+        """Returns the features of any intermediate on `eval_rows`, float32 (N, D).
 
         Raises:
           ConfigError: the model has no such intermediate.
         """
         if layer in self.layers:
-            return self.evaluated.features[layer]
+            return self.eval_answers.features[layer]
         forward.check_layer(self.model.setup, layer)
         collect = forward.collector(self.model.setup, [layer])
-        source = chosen(self.model.evaluated, self.evaluated_rows)
+        source = chosen(self.model.eval_source, self.eval_rows)
         return collect(self.model.state, source, layer).features[layer]
 
     def activation(self, layer: str) -> jax.tree_util.Partial:
@@ -249,7 +250,7 @@ class Inputs:
 
     def source_of(self, split: str) -> Source:
         """Returns a split by its name."""
-        return self.model.evaluated if split == self.split else self.train_source
+        return self.model.eval_source if split == self.split else self.train_source
 
     @functools.cache  # noqa: B019  (as long as the card)
     def labels_of(self, split: str) -> np.ndarray:
@@ -259,8 +260,8 @@ class Inputs:
     def names_of(self, split: str) -> list[str]:
         """Returns the names of all images of a split; without their pixels it reads them."""
         source = self.source_of(split)
-        rows, looked = (('evaluated_drawn', 'evaluated_pixels') if split == self.split else
-                        ('trained_drawn', 'trained_pixels'))
+        rows, looked = (('eval_drawn', 'eval_pixels') if split == self.split else
+                        ('train_drawn', 'train_pixels'))
         if looked in self.__dict__ and len(getattr(self, rows)) == len(source.examples):
             return records.unpacked(getattr(self, looked).names)
         return [str(example['name']) for start in range(0, len(source.examples), 1000)
@@ -287,13 +288,13 @@ class Inputs:
         return np.sort(np.argsort(bits, kind='stable')[:most])
 
     def other_features(self) -> dict[str, np.ndarray]:
-        """Returns {layer: features of the other model on `evaluated_rows`, float32 (N, D)}."""
+        """Returns {layer: features of the other model on `eval_rows`, float32 (N, D)}."""
         other = self.other
         layers = forward.by_depth(other.setup, DEPTHS)
         collect = forward.collector(other.setup, layers)
         return store.arrays(
             self.folder, 'other-features', store.key_of(other.state_digest, self.key, layers),
-            lambda: collect(other.state, chosen(other.evaluated, self.evaluated_rows),
+            lambda: collect(other.state, chosen(other.eval_source, self.eval_rows),
                             'the other model').features)
 
     def other_logits(self, workdir: str) -> np.ndarray:
@@ -309,17 +310,17 @@ class Inputs:
         collect = forward.collector(other.setup)
         found = store.arrays(
             self.folder, 'other', store.key_of(other.state_digest, self.key), lambda: {
-                'logits': collect(other.state, other.evaluated, workdir).logits_NK})
+                'logits': collect(other.state, other.eval_source, workdir).logits_NK})
         forward.check_finite(found['logits'], workdir)
         return found['logits'][:, order]
 
-    def _looked(self, name: str, source: Source, rows: np.ndarray, split: str) -> pixels.Looked:
+    def _pixels(self, name: str, source: Source, rows: np.ndarray, split: str) -> pixels.PixelTable:
         options = self.model.setup.config.data
         key = store.key_of(code.version_of('imgjax.card.pixels'), options, source.fingerprint,
                            self.seed, len(rows))
-        found = store.arrays(self.folder, name, key, lambda: pixels.look(
+        found = store.arrays(self.folder, name, key, lambda: pixels.describe(
             chosen(source, rows), options, f'{split}: looking at pixels'))
-        return pixels.Looked(**found)
+        return pixels.PixelTable(**found)
 
     def _stored(self, name: str, source: Source, collect, split: str) -> Answers:
         def make() -> dict[str, np.ndarray]:

@@ -23,9 +23,9 @@ class Model(NamedTuple):
       state: TrainState on the mesh; None in an audit that trains nothing.
       state_digest: the digest of the state, by which results are found again.
       step: the step of the checkpoint; None for imported weights.
-      evaluated: the evaluation split, with the classes of the model.
+      eval_source: the evaluation split, with the classes of the model.
       split: its name.
-      trained: the training split, with the classes of the model; None where it is not at hand.
+      train_source: the training split, with the classes of the model; None where it is not at hand.
       train_split: its name.
       saw_training: whether the model was trained on this training split; it is not known of
         published weights and of another dataset than that of the run.
@@ -37,9 +37,9 @@ class Model(NamedTuple):
     state: Any
     state_digest: str
     step: int | None
-    evaluated: Source
+    eval_source: Source
     split: str
-    trained: Source | None
+    train_source: Source | None
     train_split: str
     compared: dict
     saw_training: bool = False

@@ -19,8 +19,8 @@ CHUNK = 32  # images that a thread reads and decodes in one go
 AHEAD = 4  # chunks per core that are read ahead
 
 
-class Looked(NamedTuple):
-    """What N images look like, each at its stored size.
+class PixelTable(NamedTuple):
+    """Numbers that describe the pixels of N images, each at its stored size.
 
     Attributes:
       hashes: uint64 (N,), of shape and pixels; 0 for an image that cannot be decoded.
@@ -48,8 +48,8 @@ class Looked(NamedTuple):
         return dict(zip(records.unpacked(self.described_as), self.described.T, strict=True))
 
 
-def look(source: Source, options: dict, title: str) -> dict[str, np.ndarray]:
-    """Decodes all images of a split with all cores; returns the fields of Looked.
+def describe(source: Source, options: dict, title: str) -> dict[str, np.ndarray]:
+    """Decodes all images of a split with all cores; returns the fields of PixelTable.
 
     Args:
       source: the split.
@@ -76,7 +76,7 @@ def look(source: Source, options: dict, title: str) -> dict[str, np.ndarray]:
 
 
 def are_sound(source: Source, options: dict, title: str) -> np.ndarray:
-    """Decodes all images of a split as `look` does; returns which can be decoded, bool (N,)."""
+    """Decodes all images of a split as `describe` does; returns which can be decoded, bool (N,)."""
     return np.array(_each(source, options, title, lambda pixels_HWC: {}, lambda one: not one[
         'fault']))
 

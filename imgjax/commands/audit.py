@@ -72,7 +72,7 @@ def run(config, workdir: str, folds: int = 5, only: str = '', images: int = 50_0
     model = Model(config.name, build.setup(described, dataset), None, '', None, sources[1],
                   config.data.eval_split, sources[0], config.data.train_split, {}, True)
     inputs = Inputs(model, workdir, config.hparams.seed, images, {})
-    can_train = inputs.evaluated_pixels.is_sound.all()  # an evaluation takes all of its images
+    can_train = inputs.eval_pixels.is_sound.all()  # an evaluation takes all of its images
     if can_train and ('label_errors' in names or _has_folds(workdir)):
         inputs = Inputs(*_train_folds(config, folds, inputs))
     about = {'data': config.data.path or config.data.name, 'folds': folds,
@@ -115,7 +115,7 @@ def _train_folds(config: Config, folds: int, inputs: Inputs) -> tuple:
 
     Training images that cannot be decoded have weight 0 in it, and logits of NaN in the answers.
     """
-    train_source, eval_source = inputs.train_source, inputs.model.evaluated
+    train_source, eval_source = inputs.train_source, inputs.model.eval_source
     is_sound_N = inputs.training_is_sound()  # before anything is trained
     study = plan.read({
         'base': config_lib.plain(config) | {'sampler': {'name': 'fold', 'options': {}}},
@@ -187,8 +187,8 @@ def _write_tables(inputs: Inputs, workdir: str) -> dict:
 def _corrections(inputs: Inputs, measured: dict) -> Iterator[dict]:
     """Yields the rows of relabel.csv: what cannot be decoded, suspected labels, copies."""
     for split, drawn, looked in (
-            (inputs.train_split, inputs.trained_drawn, inputs.trained_pixels),
-            (inputs.split, inputs.evaluated_drawn, inputs.evaluated_pixels)):
+            (inputs.train_split, inputs.train_drawn, inputs.train_pixels),
+            (inputs.split, inputs.eval_drawn, inputs.eval_pixels)):
         for index in drawn[~looked.is_sound].tolist():
             yield _row(inputs, split, index, '', -2.0, BROKEN)
     splits = measured.get('label_errors', {}).get('splits', {})

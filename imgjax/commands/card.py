@@ -103,7 +103,7 @@ def write(opened: Model, folder: str, *, about: dict, only: str = '', seed: int 
     options = _options(inputs, alpha, kept, label_sets, layer, compare)
     data = opened.setup.config.data
     about = {**about, 'data': data.path or data.name, 'split': opened.split,
-             'examples': len(opened.evaluated.examples), 'state_digest': opened.state_digest,
+             'examples': len(opened.eval_source.examples), 'state_digest': opened.state_digest,
              **{name: count for name, count in opened.compared.items() if count}}
     engine.open_folder(folder, _COMMAND)
     inputs.answers  # noqa: B018  (refuses a model that has diverged, before any part is measured)
@@ -188,8 +188,8 @@ def _other(mine: Model, compare: str, split: str, changes: dict | None) -> Model
     if sorted(mine.setup.dataset.class_names) != sorted(other.setup.dataset.class_names):
         raise DataError(f'--compare={compare}: has other classes than this run; compare models of '
                         'the same classes')
-    if (len(mine.evaluated.examples) != len(other.evaluated.examples)
-            or mine.evaluated.fingerprint != other.evaluated.fingerprint):
+    if (len(mine.eval_source.examples) != len(other.eval_source.examples)
+            or mine.eval_source.fingerprint != other.eval_source.fingerprint):
         raise DataError(f'--compare={compare}: is evaluated on other images; name the same data '
                         'for both with --config.data.path')
     return other

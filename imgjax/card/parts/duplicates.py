@@ -14,16 +14,13 @@ MEMBERS = 12  # images of a group on the page
 
 
 def measure(inputs) -> dict:
-    splits = [(inputs.split, inputs.evaluated_drawn, inputs.evaluated_pixels)]
-    if inputs.model.trained is not None and not inputs.examines_training:
-        splits.append((inputs.train_split, inputs.trained_drawn, inputs.trained_pixels))
+    splits = [(inputs.split, inputs.eval_drawn, inputs.eval_pixels)]
+    if inputs.model.train_source is not None and not inputs.examines_training:
+        splits.append((inputs.train_split, inputs.train_drawn, inputs.train_pixels))
     hashes_N, descriptors_ND, number_N, is_eval_N, labels_N, which = _joined(inputs, splits)
     found = duplicates.measure(hashes_N, descriptors_ND, labels_N, is_eval_N, seed=inputs.seed)
     without_N = np.array(found.pop('without_leaks'), bool)[is_eval_N]
     groups = found.pop('groups')
-    kinds = {'across': 0, 'conflict': 0, 'other': 0}
-    for group in groups:
-        kinds['across' if group['across'] else 'conflict' if group['conflict'] else 'other'] += 1
     accuracy, after = None, None
     if inputs.has_answers:
         right_N = _right(inputs.answers, number_N[is_eval_N])
@@ -31,7 +28,7 @@ def measure(inputs) -> dict:
         after = float(right_N[without_N].mean()) if without_N.any() else None
     return found | {
         'split': inputs.split, 'train_split': inputs.train_split if len(splits) == 2 else None,
-        'kinds': kinds, 'evaluated': int(is_eval_N.sum()),
+        'evaluated': int(is_eval_N.sum()),
         'saw_training': inputs.model.saw_training,
         'examines_training': inputs.examines_training,
         'compared': {split: [len(drawn), len(inputs.source_of(split).examples)]

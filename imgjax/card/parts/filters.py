@@ -45,7 +45,7 @@ def measure(inputs, layer: str = '') -> dict:
              'plain': _pictures(made[False].images_NHWC[i:i + 1])[0],
              'natural_activation': float(made[True].reached_N[i]),
              'plain_activation': float(made[False].reached_N[i]),
-             'images': inputs.evaluated_rows[exciting[i]].tolist()}
+             'images': inputs.eval_rows[exciting[i]].tolist()}
             for i, channel in enumerate(channels)]}
 
 

@@ -35,6 +35,8 @@ def measure(inputs) -> dict:
                   'probability': float(probabilities_NK[pair, suggested[pair]])}
             for place, pair in enumerate(ranking[:count])]
         one['weak'] = one['agreement'] < WEAK
+        one['why_left_out'] = ('no image has them, or all images do' if several else
+                               f'they have fewer than {RARE} images')
         found[split] = one
         one['seen'] = split == inputs.split and inputs.examines_training
         one['known_unseen'] = inputs.model.saw_training
@@ -67,7 +69,7 @@ def findings(found: dict) -> list[Finding]:
         worst = f'; most often {one["pairs"][0]["text"]}' if one['pairs'] else ''
         if rare := len(one['left_out']):
             told.append(Finding('note', f'The labels of {counted(rare, "class", "classes")} of '
-                                f'{split} with fewer than {RARE} images are not judged.'))
+                                f'{split} are not judged, as {one["why_left_out"]}.'))
         if one['seen']:
             told.append(Finding('note', f'The model was trained on {split}: it may have learned '
                                 'wrong labels, which are not found then; launch.audit judges '

@@ -18,10 +18,10 @@ MISSING = 'UMAP needs the package umap-learn (pip install "imgjax[maps]").'
 
 def measure(inputs, has_umap: bool = False) -> dict:
     """Places the images by PCA and, where `has_umap`, by UMAP."""
-    answers, layer = inputs.evaluated, inputs.layers[-1]
+    answers, layer = inputs.eval_answers, inputs.layers[-1]
     at = inputs.subset(len(answers.labels), MOST)
     features_ND = answers.features[layer][at]
-    rows = inputs.evaluated_rows[at]
+    rows = inputs.eval_rows[at]
     labels_N = _single(answers.labels)
     predictions_N = answers.logits_NK.argmax(1)
     right_N = _right(answers.labels, predictions_N)
@@ -75,9 +75,9 @@ def _right(labels: np.ndarray, predictions_N: np.ndarray) -> np.ndarray:
 def _nearest(inputs, layer: str, labels_N: np.ndarray, predictions_N: np.ndarray,
              right_N: np.ndarray) -> list[dict]:
     """Returns the most confident errors with the nearest training images."""
-    if inputs.model.trained is None:
+    if inputs.model.train_source is None:
         return []
-    answers, train = inputs.evaluated, inputs.trained
+    answers, train = inputs.eval_answers, inputs.train_answers
     confidences_N = inputs.probabilities_of(answers).max(1)
     wrong = np.flatnonzero(~right_N)
     wrong = wrong[np.argsort(-confidences_N[wrong], kind='stable')][:ERRORS]
@@ -87,9 +87,9 @@ def _nearest(inputs, layer: str, labels_N: np.ndarray, predictions_N: np.ndarray
         answers.features[layer][wrong], train.features[layer],
         min(NEAREST, len(train.labels)))
     train_labels_N = _single(train.labels)
-    return [{'index': int(inputs.evaluated_rows[row]), 'label': int(labels_N[row]),
+    return [{'index': int(inputs.eval_rows[row]), 'label': int(labels_N[row]),
              'prediction': int(predictions_N[row]), 'nearest': [
-                 {'index': int(inputs.trained_rows[i]), 'label': int(train_labels_N[i]),
+                 {'index': int(inputs.train_rows[i]), 'label': int(train_labels_N[i]),
                   'similarity': float(one)} for i, one in zip(near, alike, strict=True)]}
             for row, near, alike in zip(wrong, indices_NC, similarities_NC, strict=True)]
 

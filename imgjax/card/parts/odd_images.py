@@ -16,9 +16,9 @@ SHOWN = 60  # images for each reason
 
 
 def measure(inputs) -> dict:
-    splits = {inputs.split: (inputs.evaluated_drawn, inputs.evaluated_pixels)}
-    if inputs.model.trained is not None:
-        splits[inputs.train_split] = (inputs.trained_drawn, inputs.trained_pixels)
+    splits = {inputs.split: (inputs.eval_drawn, inputs.eval_pixels)}
+    if inputs.model.train_source is not None:
+        splits[inputs.train_split] = (inputs.train_drawn, inputs.train_pixels)
     found = {}
     for split, (rows, looked) in splits.items():
         faults = records.unpacked(looked.faults)
@@ -33,8 +33,8 @@ def measure(inputs) -> dict:
         if inputs.multi_label:
             one['co_occurrence'] = odd_images.co_occurrence(inputs.labels_of(split))
         elif inputs.has_answers:
-            answers, of = ((inputs.evaluated, inputs.evaluated_rows) if split == inputs.split else
-                           (inputs.trained, inputs.trained_rows))
+            answers, of = ((inputs.eval_answers, inputs.eval_rows) if split == inputs.split else
+                           (inputs.train_answers, inputs.train_rows))
             one |= _far(answers.features[inputs.layers[-1]], answers.labels, of)
         found[split] = one
     return {'splits': found, 'layer': inputs.layers[-1]}

@@ -12,7 +12,7 @@ MOST = 2_000  # images of each split for the probes of all layers
 
 
 def measure(inputs) -> dict:
-    train, evaluated = inputs.trained, inputs.evaluated
+    train, evaluated = inputs.train_answers, inputs.eval_answers
     last = inputs.layers[-1]
     found = {'split': inputs.split, 'layer': last, 'several': inputs.multi_label}
     pixels = inputs.grey_pictures()

@@ -11,7 +11,7 @@ MOST = 2_000  # images
 
 def measure(inputs, other_digest: str = '') -> dict:
     """Measures the layers, also against those of the other model, whose state has this digest."""
-    answers = inputs.evaluated
+    answers = inputs.eval_answers
     rows = inputs.subset(len(answers.labels), MOST)
     labels_N = None if inputs.multi_label else answers.labels[rows]
     other = None if inputs.other is None else {
