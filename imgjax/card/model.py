@@ -101,6 +101,8 @@ def _other_training(options: dict, class_names) -> Source | None:
     """Returns the training split of a dataset with the classes of a model, or None and says why."""
     try:
         source = data.open_split(options['train_split'], options)
+        if set(source.class_names) <= set(class_names):  # without reading the labels
+            return classes.renumbered(source, class_names, options['train_split'])
         return classes.compared(source, class_names, options['train_split'])[0]
     except (ConfigError, DataError) as error:
         log.warning('what takes training images is left out: %s', error)

@@ -27,6 +27,7 @@ class PixelTable(NamedTuple):
       descriptors: float32 (N, D), as near_duplicates.describe returns them; zeros likewise.
       described: float32 (N, M), the values of `names_of(described_as)`.
       described_as: uint8, the packed names of these values.
+      labels: int32 (N,), or float32 (N, K) of 0 and 1 where images have several labels.
       names: uint8, the packed names of the images.
       faults: uint8, the packed reasons, '' for an image that is sound.
     """
@@ -35,6 +36,7 @@ class PixelTable(NamedTuple):
     descriptors: np.ndarray
     described: np.ndarray
     described_as: np.ndarray
+    labels: np.ndarray
     names: np.ndarray
     faults: np.ndarray
 
@@ -71,6 +73,8 @@ def describe(source: Source, options: dict, title: str) -> dict[str, np.ndarray]
         'described': np.array([[one['values'].get(name, np.nan) for name in values]
                                for one in found], np.float32),
         'described_as': records.pack_names(values),
+        'labels': np.array([one['label'] for one in found],
+                           np.float32 if source.multi_label else np.int32),
         'names': records.pack_names([one['name'] for one in found]),
         'faults': records.pack_names([one['fault'] for one in found])}
 
@@ -89,14 +93,15 @@ def _described(pixels_HWC: np.ndarray) -> dict:
 
 def _each(source: Source, options: dict, title: str, describe: Callable,
           keep: Callable = lambda one: one) -> list:
-    """Returns keep({'name', 'fault', 'hash', 'values', and what `describe` returns}) per image."""
+    """Returns keep(found) of each image: name, label, fault, and what `describe` returns."""
     count = len(source.examples)
     rest = iter([range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)])
 
     def look_at(rows: Sequence[int]) -> list:
         found = []
         for example in data.read(source, list(rows)):
-            one = {'name': str(example['name']), 'fault': '', 'hash': 0, 'values': {}}
+            one = {'name': str(example['name']), 'label': example['label'], 'fault': '',
+                   'hash': 0, 'values': {}}
             try:
                 one |= describe(decode.whole(example, options))
             except decode.Unreadable as error:

@@ -17,7 +17,10 @@ def measure(inputs) -> dict:
     splits = [(inputs.split, inputs.eval_drawn, inputs.eval_pixels)]
     if inputs.model.train_source is not None and not inputs.examines_training:
         splits.append((inputs.train_split, inputs.train_drawn, inputs.train_pixels))
-    hashes_N, descriptors_ND, number_N, is_eval_N, labels_N, which = _joined(inputs, splits)
+    hashes_N, descriptors_ND, number_N, is_eval_N, labels, which = _joined(inputs, splits)
+    labels_N = labels
+    if labels.ndim == 2:  # two images agree if all their labels do
+        labels_N = np.unique(labels, axis=0, return_inverse=True)[1].reshape(-1)
     found = duplicates.measure(hashes_N, descriptors_ND, labels_N, is_eval_N, seed=inputs.seed)
     without_N = np.array(found.pop('without_leaks'), bool)[is_eval_N]
     groups = found.pop('groups')
@@ -36,7 +39,8 @@ def measure(inputs) -> dict:
         'accuracy': accuracy, 'accuracy_without_leaks': after,
         'groups': [group | {'members': [
             {'split': which[is_eval_N[i]], 'index': int(number_N[i]),
-             'labels': _labels(inputs, which[is_eval_N[i]], int(number_N[i]))}
+             'labels': np.atleast_1d(labels[i] if labels.ndim == 1 else np.flatnonzero(
+                 labels[i])).tolist()}
             for i in group['indices'][:MEMBERS]], 'size': len(group['indices'])}
             for group in groups[:SHOWN]],
         'every_group': [[[bool(is_eval_N[i]), int(number_N[i])] for i in group['indices']]
@@ -48,13 +52,10 @@ def _joined(inputs, splits):
     parts = []
     for split, rows, looked in splits:
         sound = np.flatnonzero(looked.is_sound)
-        labels = inputs.source_of(split).labels()[rows[sound]]
         parts.append((looked.hashes[sound], looked.descriptors[sound], rows[sound],
-                      np.full(len(sound), split == inputs.split), labels))
+                      np.full(len(sound), split == inputs.split), looked.labels[sound]))
     hashes_N, descriptors_ND, number_N, is_eval_N, labels = (
         np.concatenate([part[i] for part in parts]) for i in range(5))
-    if labels.ndim == 2:  # two images agree if all their labels do
-        labels = np.unique(labels, axis=0, return_inverse=True)[1].reshape(-1)
     which = {True: inputs.split, False: inputs.train_split}
     return hashes_N, descriptors_ND, number_N, is_eval_N, labels, which
 
@@ -64,11 +65,6 @@ def _right(answers, rows: np.ndarray) -> np.ndarray:
     likeliest = answers.logits_NK[rows].argmax(1)
     labels = answers.labels[rows]
     return likeliest == labels if labels.ndim == 1 else labels[np.arange(len(rows)), likeliest] > 0
-
-
-def _labels(inputs, split: str, index: int) -> list[int]:
-    label = inputs.labels_of(split)[index]
-    return [int(label)] if label.ndim == 0 else np.flatnonzero(label).tolist()
 
 
 def findings(found: dict) -> list[Finding]:

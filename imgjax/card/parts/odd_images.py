@@ -5,7 +5,7 @@ import collections
 import numpy as np
 
 from imgjax.card.parts import Finding, counted
-from imgjax.data import records
+from imgjax.data import labels_are_cheap, records
 from imgjax.errors import DataError
 from imgjax.evals import odd_images
 
@@ -24,14 +24,17 @@ def measure(inputs) -> dict:
         faults = records.unpacked(looked.faults)
         sound = np.flatnonzero(looked.is_sound)
         odd = odd_images.odd({name: column[sound] for name, column in looked.table().items()})
+        # Labels that lie among the images are those of the images that were looked at.
+        labels = inputs.labels_of(split) if labels_are_cheap(inputs.source_of(split)) else (
+            looked.labels)
         one = {'images': len(rows), 'unreadable': [
                    {'index': int(rows[i]), 'fault': faults[i]}
                    for i in np.setdiff1d(np.arange(len(rows)), sound)[:SHOWN].tolist()],
                'unreadable_count': len(rows) - len(sound),
                'odd': [entry | {'index': int(rows[sound[entry['index']]])} for entry in odd],
-               'imbalance': odd_images.imbalance(inputs.labels_of(split), inputs.class_names)}
+               'imbalance': odd_images.imbalance(labels, inputs.class_names)}
         if inputs.multi_label:
-            one['co_occurrence'] = odd_images.co_occurrence(inputs.labels_of(split))
+            one['co_occurrence'] = odd_images.co_occurrence(labels)
         elif inputs.has_answers:
             answers, of = ((inputs.eval_answers, inputs.eval_rows) if split == inputs.split else
                            (inputs.train_answers, inputs.train_rows))
