@@ -69,9 +69,13 @@ def measure(logits_NK: np.ndarray, labels: np.ndarray, *, bins: int = BINS, seed
         logits_NK, labels, in_first_N)
     if left_out:
         methods = {name: methods[name] for name in ('none', 'temperature')}
+    confidences_NA, correct_NA = answers(probabilities(logits_NK, labels.ndim == 2), labels)
+    if correct_NA.all():  # the best temperature would be 0, and every answer certain
+        methods, left_out = {'none': methods['none']}, (
+            'All answers are right, so that nothing says how sure the model may be: no fit is '
+            'made.')
     crossed = {name: scores(recalibration.cross_fitted(fit, logits_NK, labels, in_first_N), labels,
                             bins=bins) for name, fit in methods.items()}
-    confidences_NA, correct_NA = answers(probabilities(logits_NK, labels.ndim == 2), labels)
     return {
         'images': len(labels), 'classes': logits_NK.shape[1], 'multi_label': labels.ndim == 2,
         'bins': bins, 'seed': seed, 'accuracy': float(correct_NA.mean()),

@@ -217,3 +217,10 @@ def test_bad_input_is_refused_in_one_line(function, arguments, error, text):
     with pytest.raises(error, match=text) as raised:
         function(*arguments)
     assert '\n' not in str(raised.value)
+
+
+def test_no_fit_is_made_where_all_answers_are_right():
+    labels_N = np.arange(40) % 4
+    found = calibration.measure(3.0 * np.eye(4)[labels_N], labels_N)
+    assert list(found['fits']) == ['none'] and found['chosen'] == 'none'
+    assert found['left_out'].startswith('All answers are right')

@@ -46,5 +46,6 @@ def findings(found: dict) -> list[Finding]:
 def figures(found: dict) -> dict:
     scores = {name: found['scores'][name]['value'] for name in ('nll', 'brier', 'ece',
                                                                 'smooth_ece')}
-    fit = found['fits']['temperature']
-    return scores | {'temperature': fit['temperature'], 'aurc': found['selective']['aurc']}
+    if fit := found['fits'].get('temperature'):
+        scores['temperature'] = fit['temperature']
+    return scores | {'aurc': found['selective']['aurc']}

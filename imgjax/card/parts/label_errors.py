@@ -1,10 +1,15 @@
 """Labels that are probably wrong, judged by models that were not trained on the image."""
 
+import logging
+
 import numpy as np
 
 from imgjax.card.parts import Finding, counted
+from imgjax.errors import DataError
 from imgjax.evals import label_errors
 from imgjax.report.text import percent
+
+log = logging.getLogger('imgjax')
 
 TITLE = 'Labels'
 QUESTION = 'Which labels are probably wrong?'
@@ -20,6 +25,9 @@ def measure(inputs) -> dict:
     found = {}
     for split, answers in inputs.out_of_sample.items():
         rows, several = _judged(answers), answers.labels.ndim == 2
+        if not len(rows):
+            log.warning('%s: its labels are not judged, as no class has %d images', split, RARE)
+            continue
         labels = answers.labels[rows]
         probabilities_NK = inputs.probabilities_of(answers)[rows]
         one = label_errors.measure(probabilities_NK, labels, class_names=inputs.class_names,
@@ -40,7 +48,9 @@ def measure(inputs) -> dict:
         found[split] = one
         one['seen'] = split == inputs.split and inputs.examines_training
         one['known_unseen'] = inputs.model.saw_training
-    return {'splits': found, 'folds': len(found) > 1}
+    if not found:
+        raise DataError(f'labels are not judged, as no class has {RARE} images')
+    return {'splits': found, 'folds': len(inputs.out_of_sample) > 1}
 
 
 def _judged(answers) -> np.ndarray:
