@@ -4,6 +4,7 @@ import csv
 import json
 import pathlib
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -13,6 +14,9 @@ from sklearn.datasets import load_digits
 from configs import digits
 from imgjax import data as data_lib
 from imgjax import evaluate, train
+from imgjax.card import forward
+from imgjax.card.forward import Answers
+from imgjax.card.parts import label_errors
 from imgjax.commands import audit, card
 from imgjax.errors import ConfigError, DataError
 from imgjax.evals import near_duplicates
@@ -262,3 +266,18 @@ def test_what_is_refused(what, planted, tmp_path):
         assert 'class' in text and not (folder / 'cells').exists()
     else:
         assert '--workdir' in text and len(list(folder.iterdir())) == 1
+
+
+def test_a_split_of_few_images_does_not_stop_the_others():
+    labels_N = np.arange(60) % 3
+    logits_NK = (6.0 * np.eye(3)[labels_N]).astype(np.float32)
+    answers = {'train': Answers(logits_NK, labels_N.astype(np.int32), {}),
+               'held_out': Answers(logits_NK[:4], labels_N[:4].astype(np.int32), {})}
+    inputs = types.SimpleNamespace(
+        out_of_sample=answers, class_names=['a', 'b', 'c'], seed=0, split='held_out',
+        examines_training=False, model=types.SimpleNamespace(saw_training=True),
+        probabilities_of=lambda one: forward.probabilities(one.logits_NK, False))
+    assert list(label_errors.measure(inputs)['splits']) == ['train']
+    inputs.out_of_sample = {'held_out': answers['held_out']}
+    with pytest.raises(DataError, match='no class has 5 images'):
+        label_errors.measure(inputs)
