@@ -29,13 +29,14 @@ def open_folder(folder: str, command: str) -> None:
     """Makes the folder of a card or an audit, which was checked, and marks it as the command's.
 
     Raises:
-      ConfigError: a folder in it is a link.
+      ConfigError: something in it that the command writes is a link.
     """
-    if os.path.islink(os.path.join(folder, store.FOLDER)):
-        raise ConfigError(f'{folder}: {store.FOLDER!r} is a link, and nothing there is followed to '
-                          'elsewhere; move it away')
-    os.makedirs(folder, exist_ok=True)
     kind = command.rpartition('.')[2]
+    for name in (store.FOLDER, *MORE_FILES[kind]):
+        if os.path.islink(os.path.join(folder, name)):
+            raise ConfigError(f'{folder}: {name!r} is a link, and nothing there is followed to '
+                              'elsewhere; move it away')
+    os.makedirs(folder, exist_ok=True)
     outputs.mark(folder, command, {
         *(outputs.marked(folder, command) or ()), f'{kind}.html', f'{kind}.json', 'lock',
         store.FOLDER, *MORE_FILES[kind]})

@@ -54,15 +54,6 @@ def check_layer(setup: Setup, layer: str) -> None:
                           f'{nearest(layer, known) or "."} It has {", ".join(known)}')
 
 
-def probabilities(logits_NK: np.ndarray, several: bool) -> np.ndarray:
-    """Returns float64 (N, K): the softmax, or with several labels the sigmoid of each logit."""
-    logits_NK = logits_NK.astype(np.float64)
-    if several:
-        return 1 / (1 + np.exp(-logits_NK))
-    exponents_NK = np.exp(logits_NK - logits_NK.max(1, keepdims=True))
-    return exponents_NK / exponents_NK.sum(1, keepdims=True)
-
-
 def check_finite(logits_NK: np.ndarray, split: str) -> None:
     """Checks the logits of a split.
 

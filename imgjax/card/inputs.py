@@ -17,6 +17,7 @@ from imgjax.card.forward import Answers
 from imgjax.card.model import Model
 from imgjax.data import Source, records, slices
 from imgjax.errors import ConfigError, DataError, nearest
+from imgjax.evals import answers as answers_lib
 from imgjax.study import code
 
 log = logging.getLogger('imgjax')
@@ -105,7 +106,7 @@ class Inputs:
 
     def probabilities_of(self, answers: Answers) -> np.ndarray:
         """Returns the probabilities of answers, float64 (N, K)."""
-        return forward.probabilities(answers.logits_NK, self.multi_label)
+        return answers_lib.probabilities(answers.logits_NK, self.multi_label)
 
     @functools.cached_property
     def out_of_sample(self) -> dict[str, Answers]:
@@ -118,7 +119,7 @@ class Inputs:
         if self._out_of_sample is None:
             return {self.split: self.answers}
         if not self._out_of_sample:
-            faults = [fault for fault in records.unpacked(self.eval_pixels.faults) if fault]
+            faults = [fault for fault in self.faults_of(self.split) if fault]
             raise DataError(f'labels are not judged while images of {self.split} cannot be '
                             f'decoded, {len(faults):,} of them, first: {faults[0]}')
         return self._out_of_sample
@@ -130,7 +131,7 @@ class Inputs:
 
     @functools.cached_property
     def eval_rows(self) -> np.ndarray:
-        """The images that `evaluated` are of, int (N,): in an audit those that can be decoded."""
+        """The images that `eval_answers` are of, int (N,); in an audit those that are decoded."""
         if self._out_of_sample is None:  # a figure over fewer images would be another figure
             return self.eval_drawn
         return self.eval_drawn[self.eval_pixels.is_sound]
@@ -146,7 +147,7 @@ class Inputs:
 
     @functools.cached_property
     def train_rows(self) -> np.ndarray:
-        """The images that `trained` are of, int (N,): those that can be decoded."""
+        """The images that `train_answers` are of, int (N,): those that can be decoded."""
         return self.train_drawn[self.train_pixels.is_sound]
 
     @property
@@ -185,20 +186,24 @@ class Inputs:
         return self._pixels('trained-pixels', self.train_source, self.train_drawn,
                             self.model.train_split)
 
-    def training_is_sound(self) -> np.ndarray:
-        """Returns which images of the training split can be decoded, bool (N,)."""
-        source, drawn = self.train_source, self.train_drawn
-        is_sound_N = np.ones(len(source.examples), bool)
-        is_sound_N[drawn] = self.train_pixels.is_sound
-        rest = np.setdiff1d(np.arange(len(is_sound_N)), drawn)
+    def faults_of(self, split: str) -> list[str]:
+        """Returns why each image of a whole split cannot be decoded, '' where it can be."""
+        evaluates = split == self.split
+        drawn, table = (self.eval_drawn, self.eval_pixels) if evaluates else (
+            self.train_drawn, self.train_pixels)
+        source = self.source_of(split)
+        faults = dict(zip(drawn.tolist(), records.unpacked(table.faults), strict=True))
+        rest = np.setdiff1d(np.arange(len(source.examples)), drawn)
         if len(rest):
             options = self.model.setup.config.data
             key = store.key_of(code.version_of('imgjax.card.pixels'), options, source.fingerprint,
-                               len(rest))
-            is_sound_N[rest] = store.arrays(self.folder, 'training-sound', key, lambda: {
-                'is_sound': pixels.are_sound(chosen(source, rest), options,
-                                             f'{self.train_split}: the other images')})['is_sound']
-        return is_sound_N
+                               self.seed, len(rest))
+            found = store.arrays(
+                self.folder, f'{"evaluated" if evaluates else "trained"}-faults', key,
+                lambda: {'faults': pixels.faults(chosen(source, rest), options,
+                                                 f'{split}: the other images')})
+            faults |= dict(zip(rest.tolist(), records.unpacked(found['faults']), strict=True))
+        return [faults[index] for index in range(len(source.examples))]
 
     def grey_pictures(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns small grey pictures of `train_rows` and `eval_rows`, float32 (N, D)."""

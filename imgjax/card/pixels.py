@@ -79,10 +79,10 @@ def describe(source: Source, options: dict, title: str) -> dict[str, np.ndarray]
         'faults': records.pack_names([one['fault'] for one in found])}
 
 
-def are_sound(source: Source, options: dict, title: str) -> np.ndarray:
-    """Decodes all images of a split as `describe` does; returns which can be decoded, bool (N,)."""
-    return np.array(_each(source, options, title, lambda pixels_HWC: {}, lambda one: not one[
-        'fault']))
+def faults(source: Source, options: dict, title: str) -> np.ndarray:
+    """Decodes all images of a split as `describe` does; returns the packed reasons alone."""
+    return records.pack_names(_each(source, options, title, lambda pixels_HWC: {},
+                                    lambda one: one['fault']))
 
 
 def _described(pixels_HWC: np.ndarray) -> dict:

@@ -19,6 +19,7 @@ from imgjax.commands import evaluation_data, run_directory
 from imgjax.config import Config
 from imgjax.data import relabel
 from imgjax.errors import ConfigError
+from imgjax.evals import answers as answers_lib
 from imgjax.rundir import files, outputs, result
 from imgjax.samplers import fold
 from imgjax.study import cells as cells_lib
@@ -72,7 +73,7 @@ def run(config, workdir: str, folds: int = 5, only: str = '', images: int = 50_0
     model = Model(config.name, build.setup(described, dataset), None, '', None, sources[1],
                   config.data.eval_split, sources[0], config.data.train_split, {}, True)
     inputs = Inputs(model, workdir, config.hparams.seed, images, {})
-    can_train = inputs.eval_pixels.is_sound.all()  # an evaluation takes all of its images
+    can_train = not any(inputs.faults_of(inputs.split))  # an evaluation takes all its images
     if can_train and ('label_errors' in names or _has_folds(workdir)):
         inputs = Inputs(*_train_folds(config, folds, inputs))
     about = {'data': config.data.path or config.data.name, 'folds': folds,
@@ -116,7 +117,7 @@ def _train_folds(config: Config, folds: int, inputs: Inputs) -> tuple:
     Training images that cannot be decoded have weight 0 in it, and logits of NaN in the answers.
     """
     train_source, eval_source = inputs.train_source, inputs.model.eval_source
-    is_sound_N = inputs.training_is_sound()  # before anything is trained
+    is_sound_N = ~np.array([bool(fault) for fault in inputs.faults_of(inputs.train_split)])
     study = plan.read({
         'base': config_lib.plain(config) | {'sampler': {'name': 'fold', 'options': {}}},
         'arms': {f'fold {k}': {'sampler.options.folds': folds, 'sampler.options.fold': k}
@@ -147,7 +148,7 @@ def _train_folds(config: Config, folds: int, inputs: Inputs) -> tuple:
             other = collect(state, eval_source, title).logits_NK
             forward.check_finite(own, title)
             logits_NK[rows] = own
-            mean_MK += forward.probabilities(other, inputs.multi_label) / folds
+            mean_MK += answers_lib.probabilities(other, inputs.multi_label) / folds
         mean_MK = np.clip(mean_MK, 1e-12, 1 - 1e-12)
         other_MK = np.log(mean_MK) - (np.log1p(-mean_MK) if inputs.multi_label else 0.0)
         return {'out_of_fold': logits_NK, 'evaluated': other_MK.astype(np.float32)}
@@ -186,11 +187,10 @@ def _write_tables(inputs: Inputs, workdir: str) -> dict:
 
 def _corrections(inputs: Inputs, measured: dict) -> Iterator[dict]:
     """Yields the rows of relabel.csv: what cannot be decoded, suspected labels, copies."""
-    for split, drawn, looked in (
-            (inputs.train_split, inputs.train_drawn, inputs.train_pixels),
-            (inputs.split, inputs.eval_drawn, inputs.eval_pixels)):
-        for index in drawn[~looked.is_sound].tolist():
-            yield _row(inputs, split, index, '', -2.0, BROKEN)
+    for split in (inputs.train_split, inputs.split):
+        for index, fault in enumerate(inputs.faults_of(split)):
+            if fault:
+                yield _row(inputs, split, index, '', -2.0, BROKEN)
     splits = measured.get('label_errors', {}).get('splits', {})
     for split, found in splits.items():
         for suspect in found['suspects'][:0 if found['weak'] else found['suspected']]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from imgjax.errors import ConfigError, DataError, first_few
 from imgjax.evals import label_sets as label_sets_lib
-from imgjax.evals.answers import Answers, answer
+from imgjax.evals.answers import Predictions, answer
 from imgjax.evals.average_precision import drawn_rates, mean_share
 from imgjax.evals.checks import check_logits
 from imgjax.evals.intervals import percentiles, wilson
@@ -246,7 +246,7 @@ def _per_class(class_names: Sequence[str], classes_C: np.ndarray, support_C: np.
         for c, k in enumerate(classes_C)]
 
 
-def _confusion(labels_M: np.ndarray, answers: Answers, classes_C: np.ndarray,
+def _confusion(labels_M: np.ndarray, answers: Predictions, classes_C: np.ndarray,
                rows_M: np.ndarray) -> tuple[list | None, list[dict]]:
     """Returns the matrix and the pairs of `measure`; labels_M and answers index classes_C."""
     C = len(classes_C)
@@ -266,7 +266,7 @@ def _confusion(labels_M: np.ndarray, answers: Answers, classes_C: np.ndarray,
     return matrix_CC, pairs
 
 
-def _surest(answers: Answers, chosen_N: np.ndarray) -> np.ndarray:
+def _surest(answers: Predictions, chosen_N: np.ndarray) -> np.ndarray:
     """Returns the chosen rows, bool (N,), by descending confidence."""
     rows = np.flatnonzero(chosen_N)
     return rows[np.argsort(-answers.confidences_N[rows], kind='stable')]

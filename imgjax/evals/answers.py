@@ -12,7 +12,7 @@ import numpy as np
 from imgjax.evals.blocks import blocks
 
 
-class Answers(NamedTuple):
+class Predictions(NamedTuple):
     """The answers of a model; classes are columns of the logits.
 
     Attributes:
@@ -28,7 +28,7 @@ class Answers(NamedTuple):
     ranks_N: np.ndarray
 
 
-def answer(logits_NK: np.ndarray, labels: np.ndarray) -> Answers:
+def answer(logits_NK: np.ndarray, labels: np.ndarray) -> Predictions:
     """Returns the answers of the logits."""
     from scipy import special  # noqa: PLC0415  (0.3 s)
 
@@ -49,7 +49,7 @@ def answer(logits_NK: np.ndarray, labels: np.ndarray) -> Answers:
         ranks_N[rows] = ((logits_BK > logit_B1) | tied_BK).sum(axis=1)
     if labels.ndim == 2:
         ranks_N[~(labels > 0).any(axis=1)] = K
-    return Answers(predictions_N, confidences_N, ranks_N)
+    return Predictions(predictions_N, confidences_N, ranks_N)
 
 
 def probabilities(logits_NK: np.ndarray, multi_label: bool) -> np.ndarray:

@@ -12,14 +12,15 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from configs import digits
+from configs import folder as folder_config
 from imgjax import data as data_lib
 from imgjax import evaluate, train
-from imgjax.card import forward
 from imgjax.card.forward import Answers
 from imgjax.card.parts import label_errors
 from imgjax.commands import audit, card
 from imgjax.errors import ConfigError, DataError
 from imgjax.evals import near_duplicates
+from imgjax.evals.answers import probabilities
 from imgjax.rundir import dataset_info
 
 TRAIN, TEST = 480, 100
@@ -276,8 +277,27 @@ def test_a_split_of_few_images_does_not_stop_the_others():
     inputs = types.SimpleNamespace(
         out_of_sample=answers, class_names=['a', 'b', 'c'], seed=0, split='held_out',
         examines_training=False, model=types.SimpleNamespace(saw_training=True),
-        probabilities_of=lambda one: forward.probabilities(one.logits_NK, False))
+        probabilities_of=lambda one: probabilities(one.logits_NK, False))
     assert list(label_errors.measure(inputs)['splits']) == ['train']
     inputs.out_of_sample = {'held_out': answers['held_out']}
     with pytest.raises(DataError, match='no class has 5 images'):
         label_errors.measure(inputs)
+
+
+def test_broken_images_are_found_among_those_that_are_not_compared_too(tmp_path):
+    rng = np.random.default_rng(0)
+    for split, count in (('train', 30), ('val', 10)):
+        for name in ('cat', 'dog'):
+            (tmp_path / 'set' / split / name).mkdir(parents=True)
+            for i in range(count):
+                Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8)).save(
+                    tmp_path / 'set' / split / name / f'{i:02}.png')
+        (tmp_path / 'set' / split / 'dog' / 'zz.png').write_bytes(b'\x89PNG\r\n\x1a\n')
+    config = folder_config.get_config('small')
+    config.data.update(path=str(tmp_path / 'set'), eval_split='val')
+    found = audit.run(config, str(tmp_path / 'audit'), folds=2, images=4)
+    assert found['left_out'] == ['label_errors']  # nothing was trained in vain
+    rows = [row for row in table(found['relabel']) if row['reason'] == audit.BROKEN]
+    assert {(row['split'], pathlib.Path(row['file']).name, row['label']) for row in rows} == {
+        ('train', 'zz.png', ''), ('val', 'zz.png', '')}
+    assert not (tmp_path / 'audit' / 'cells').exists()

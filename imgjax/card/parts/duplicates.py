@@ -3,6 +3,7 @@
 import numpy as np
 
 from imgjax.card.parts import Finding, counted
+from imgjax.evals import answers as answers_lib
 from imgjax.evals import duplicates
 from imgjax.report.text import percent
 
@@ -26,7 +27,8 @@ def measure(inputs) -> dict:
     groups = found.pop('groups')
     accuracy, after = None, None
     if inputs.has_answers:
-        right_N = _right(inputs.answers, number_N[is_eval_N])
+        answers, rows = inputs.answers, number_N[is_eval_N]
+        right_N = answers_lib.answer(answers.logits_NK[rows], answers.labels[rows]).ranks_N == 0
         accuracy = float(right_N.mean())
         after = float(right_N[without_N].mean()) if without_N.any() else None
     return found | {
@@ -58,13 +60,6 @@ def _joined(inputs, splits):
         np.concatenate([part[i] for part in parts]) for i in range(5))
     which = {True: inputs.split, False: inputs.train_split}
     return hashes_N, descriptors_ND, number_N, is_eval_N, labels, which
-
-
-def _right(answers, rows: np.ndarray) -> np.ndarray:
-    """Returns whether the likeliest class of each image is a label of it, bool (N,)."""
-    likeliest = answers.logits_NK[rows].argmax(1)
-    labels = answers.labels[rows]
-    return likeliest == labels if labels.ndim == 1 else labels[np.arange(len(rows)), likeliest] > 0
 
 
 def findings(found: dict) -> list[Finding]:

@@ -4,6 +4,7 @@ import numpy as np
 
 from imgjax.card.parts import Finding
 from imgjax.errors import DataError
+from imgjax.evals import answers as answers_lib
 from imgjax.evals import maps, neighbors
 
 TITLE = 'Map'
@@ -23,8 +24,8 @@ def measure(inputs, has_umap: bool = False) -> dict:
     features_ND = answers.features[layer][at]
     rows = inputs.eval_rows[at]
     labels_N = _single(answers.labels)
-    predictions_N = answers.logits_NK.argmax(1)
-    right_N = _right(answers.labels, predictions_N)
+    predictions_N, _, ranks_N = answers_lib.answer(answers.logits_NK, answers.labels)
+    right_N = ranks_N == 0
     flat = maps.pca(features_ND, seed=inputs.seed)
     shown = [{'name': 'PCA', 'at': _placed(np.asarray(flat['coordinates'])),
               'remark': f'PCA shows {100 * sum(flat["explained"]):.0f} % of the variance.'}]
@@ -63,13 +64,6 @@ def _placed(coordinates_N2: np.ndarray) -> list[list[float]]:
     share_N2 = np.clip((coordinates_N2 - low) / np.maximum(high - low, 1e-9), -0.02, 1.02)
     size = np.array([WIDTH, HEIGHT]) - 2 * MARGIN
     return (MARGIN + share_N2 * size).round(1).tolist()
-
-
-def _right(labels: np.ndarray, predictions_N: np.ndarray) -> np.ndarray:
-    """Returns whether an answer is the label, of several one of them, bool (N,)."""
-    if labels.ndim == 1:
-        return labels == predictions_N
-    return labels[np.arange(len(labels)), predictions_N] > 0
 
 
 def _nearest(inputs, layer: str, labels_N: np.ndarray, predictions_N: np.ndarray,
