@@ -155,7 +155,11 @@ def test_programs_from_the_cache_give_the_same_bits(watched, start, tmp_path):
     warm = start('train', *SHORT, f'--workdir={tmp_path / "run"}')
     same = ('state_digest', 'accuracy', 'loss', 'step')
     assert [result_of(warm)[k] for k in same] == [result_of(cold)[k] for k in same]
-    assert sorted(place.glob('*-cache')) == before, 'compiled again'
+    # A small program that took a little less than the limit before may be stored now; the step's
+    # would have a second file if it were compiled again under another key.
+    after = sorted(place.glob('*-cache'))
+    steps = [[path for path in paths if 'jit_dispatch' in path.name] for paths in (before, after)]
+    assert steps[0] and steps[0] == steps[1] and set(before) <= set(after), 'compiled again'
 
 
 def test_nothing_in_a_run_directory_is_executed(watched, start, tmp_path):
