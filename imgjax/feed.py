@@ -204,7 +204,7 @@ def compile_or_reuse_step(setup: Setup, stride: int, state, resident: dict, item
 
 def _check_memory(setup: Setup, compiled, seconds: float) -> None:
     """Logs the memory that a step needs beside state and data; raises if less memory is free."""
-    need, free = memory_of(compiled, setup.mesh), backend.free_memory(setup.mesh)
+    need, free = memory_of(compiled, setup.mesh), backend.free_memory(setup.mesh.local_devices)
     if need is None:
         return
     log.info('compiled in %.0f s; the step needs %s beside the state and the data%s', seconds,

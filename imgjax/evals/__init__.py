@@ -36,11 +36,37 @@ Answers and whether to trust them:
   conformal           sets of classes that rarely miss the label
   conformal_coverage  how well these sets work on a set of images
 
+Robustness:
+  corruptions         the 19 common corruptions of ImageNet-C and CIFAR-10-C, on the device
+  corruption_error    mean corruption errors (mCE), by category and beside a baseline
+  corruption_filters  their blurs, zooms and displaced pixels
+  corruption_fields   their fog, frost and drops
+  corruption_jpeg     what JPEG loses, without a codec
+  shifts              the answers when images are moved, turned, scaled, recoloured or mirrored
+  shape_bias          whether the answers follow the shape or the texture
+
+Attacks:
+  robust_accuracy     the accuracy under attacks, and signs of a masked gradient
+  fgsm                one step uphill in the loss
+  pgd                 many steps, projected to the ball
+  apgd                the same without a step size to choose
+  fab                 the nearest image of another class
+  square              random squares, which need no gradient
+  autoattack          the four standard attacks in turn
+  attacks             what the attacks share
+  norm_balls          balls around images, in linf and l2
+
+Strangers:
+  ood                 how well a score tells strangers from familiar images
+  ood_scores          these scores: softmax, logit, energy, Mahalanobis, neighbours, ViM
+  strangers           images of no class, made from familiar ones: noise, shuffled, blended
+
 What these files share:
   answers             probabilities, confidences and the loss of logits
   average_precision   mean average precision of the draws of a bootstrap
   blocks              blocks of images, so that memory is bounded
   checks              what is demanded of arrays
+  chunks              how many images are worked on at one time
   intervals           Wilson's interval, and the bootstrap
   label_sets          several right classes per image, read from a file
 """

@@ -33,11 +33,11 @@ def count(jaxpr) -> int:
             total += max(map(count, params['branches']))
         else:
             times = params['length'] if name == 'scan' else 1
-            total += times * sum(map(count, _inner(params)))
+            total += times * sum(map(count, inner_jaxprs(params)))
     return total
 
 
-def _inner(params: dict) -> list:
+def inner_jaxprs(params: dict) -> list:
     """Returns the jaxprs that an equation runs."""
     leaves = [leaf for value in params.values()
               for leaf in (value if isinstance(value, tuple | list) else [value])]

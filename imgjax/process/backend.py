@@ -89,15 +89,15 @@ def memory_for(what: str, advice: str) -> Iterator[None]:
             f'{what} takes more memory than there is ({reason}); {advice}') from None
 
 
-def free_memory(mesh: jax.sharding.Mesh) -> int | None:
-    """Returns how many bytes are free on the device of a mesh with the fewest; None if unknown.
+def free_memory(devices) -> int | None:
+    """Returns how many bytes are free on the device with the fewest; None if unknown.
 
     A CPU device has the memory of the host. On Linux that is what the kernel calls available,
     within the limits of the process's control groups (of a container or a Slurm job), plus what
     this process has freed without returning it.
     """
-    stats = [device.memory_stats() or {} for device in mesh.local_devices]
-    if mesh.local_devices[0].platform != 'cpu':
+    stats = [device.memory_stats() or {} for device in devices]
+    if devices[0].platform != 'cpu':
         known = [of['bytes_limit'] - of['bytes_in_use'] for of in stats if 'bytes_limit' in of]
         return min(known, default=None)
     try:

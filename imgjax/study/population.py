@@ -256,7 +256,7 @@ def _check_memory(compiled, mesh: Mesh) -> None:
 
     Without this check the system would kill the process without an error.
     """
-    need, free = feed_lib.memory_of(compiled, mesh), backend.free_memory(mesh)
+    need, free = feed_lib.memory_of(compiled, mesh), backend.free_memory(mesh.local_devices)
     if backend.platform() == 'cpu' and None not in (need, free) and need > free:
         raise MemoryError(f'a program of {need:,} bytes, {free:,} are free')
 
