@@ -121,8 +121,9 @@ def _gradient(model, config, objective, params, state, key, augmented, hparams, 
     count = config.accumulation_steps
 
     def part_loss(params, batch_stats, extra, key, part):
+        levels = (255 * jnp.asarray(x, jnp.float32) for x in (config.data.mean, config.data.std))
         inputs = Inputs(_applier(model, config, batch_stats, key), part, batch_stats, extra,
-                        constants, hparams, config.objective.options, key)
+                        constants, hparams, config.objective.options, key, *levels)
         found = objective.loss(params, inputs)
         parts.check_loss(config, found, len(part['weight']), extra)
         measures = {name: (value_N * part['weight']).mean()

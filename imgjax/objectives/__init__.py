@@ -61,6 +61,9 @@ class Inputs(NamedTuple):
         `augment` of scalars.
       options: the options of the objective.
       key: the random key of dropout, another one for each step and each part of the batch.
+      mean: float32 (C,), what the images were normalised with, in levels of a pixel (0 to 255): a
+        pixel is image * std + mean.
+      std: float32 (C,), likewise.
     """
 
     apply: Callable
@@ -71,6 +74,8 @@ class Inputs(NamedTuple):
     hparams: dict[str, Any]
     options: dict[str, Any]
     key: jax.Array
+    mean: jax.Array
+    std: jax.Array
 
 
 class Loss(NamedTuple):

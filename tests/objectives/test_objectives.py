@@ -25,7 +25,7 @@ def losses_of(name, logits_NK, targets_NK, *, label_smoothing=0.0, gamma=2.0,
     batch = {'image': jnp.zeros((len(logits_NK), 1, 1, 1, 1)), 'target': targets_NK,
              'weight': jnp.ones(len(logits_NK))}
     inputs = Inputs(lambda params, images_NHWC: ((logits_NK, {}), {}), batch, {}, {}, {}, hparams,
-                    {}, jax.random.key(0))
+                    {}, jax.random.key(0), jnp.zeros(1), jnp.ones(1))
     return parts.find('objective', name).loss({}, inputs).losses_N
 
 
