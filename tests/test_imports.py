@@ -22,9 +22,9 @@ FORBIDDEN = {
     **{f'imgjax/{kind}': ('imgjax.data', 'imgjax.rundir', 'imgjax.commands', 'absl', *ABOVE)
        for kind in ('objectives', 'optimizers', 'metrics')},
     'imgjax/samplers': ('jax', 'flax', 'imgjax.rundir', 'imgjax.commands', *ABOVE),
-    'imgjax/evals': ('absl', *(f'imgjax.{name}' for name in (
+    **{f'imgjax/{kind}': ('absl', *(f'imgjax.{name}' for name in (
         'build', 'card', 'commands', 'data', 'evaluate', 'loop', 'report', 'rundir', 'step',
-        'study', 'train'))),
+        'study', 'train'))) for kind in ('evals', 'explain')},
     'imgjax/card': ('imgjax.train', 'imgjax.loop'),
     'imgjax/sharding.py': ('imgjax.data', 'imgjax.rundir'),
     'imgjax/step.py': ('imgjax.data', 'imgjax.rundir', 'os', 'pathlib', 'io'),

@@ -229,7 +229,8 @@ def test_layer_norm_is_exact_far_from_zero():
 
 
 @pytest.mark.parametrize('bias', [None, (3, 7, 9), (1, 3, 7, 9), (2, 3, 7, 9), (1, 1, 7, 9)])
-def test_gradients_of_attention(bias):
+@pytest.mark.parametrize('attend', [attention.attend, attention.maps])
+def test_gradients_of_attention(attend, bias):
     rng = np.random.default_rng(0)
     weight_NHLL = rng.normal(size=(2, 3, 7, 9)).astype(np.float32)
     qkvb = [rng.normal(size=shape).astype(np.float32)
@@ -245,10 +246,11 @@ def test_gradients_of_attention(bias):
     def gradients(function):
         def loss(arrays):
             y_NLHK, attn_NHLL = function(*arrays)
-            return jnp.square(y_NLHK).sum() + (attn_NHLL * weight_NHLL).sum()
+            maps = 0 if attend is attention.attend else (attn_NHLL * weight_NHLL).sum()
+            return jnp.square(y_NLHK).sum() + maps
         return jax.jit(jax.grad(loss))(qkvb)
 
-    for ours, theirs in zip(gradients(attention.attend), gradients(plain), strict=True):
+    for ours, theirs in zip(gradients(attend), gradients(plain), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=2e-5)
 
 

@@ -16,7 +16,7 @@ Attended = tuple[jax.Array, jax.Array | None]
 
 
 def attend(q_NLHK: jax.Array, k_NLHK: jax.Array, v_NLHK: jax.Array,
-           bias_HLL: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+           bias_HLL: jax.Array | None = None) -> Attended:
     """Softmax attention (Vaswani et al. 2017, arXiv:1706.03762), scaled by 1 / sqrt(K).
 
     Args:
@@ -25,8 +25,27 @@ def attend(q_NLHK: jax.Array, k_NLHK: jax.Array, v_NLHK: jax.Array,
         or one less.
 
     Returns:
-      y_NLHK of their dtype and attn_NHLL in float32.
+      y_NLHK of their dtype and None.
     """
+    scores_NHLL, v_NHLK = _scores(q_NLHK, k_NLHK, v_NLHK, bias_HLL)
+    return _average(scores_NHLL, v_NHLK).swapaxes(1, 2), None
+
+
+def maps(q_NLHK: jax.Array, k_NLHK: jax.Array, v_NLHK: jax.Array,
+         bias_HLL: jax.Array | None = None) -> Attended:
+    """``attend`` with attn_NHLL in float32: the very array that y_NLHK is computed from.
+
+    A gradient at attn_NHLL is therefore that of what the maps do (see explain/layers.py). The
+    numbers of y_NLHK are those of ``attend``; those of its gradients may be rounded otherwise.
+    """
+    scores_NHLL, v_NHLK = _scores(q_NLHK, k_NLHK, v_NLHK, bias_HLL)
+    attn_NHLL = jax.nn.softmax(scores_NHLL)
+    return _weighted(attn_NHLL, v_NHLK).swapaxes(1, 2), attn_NHLL
+
+
+def _scores(q_NLHK: jax.Array, k_NLHK: jax.Array, v_NLHK: jax.Array,
+            bias_HLL: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    """Returns scores_NHLL in float32 and v_NHLK."""
     # jax.nn.dot_product_attention does the same by implicit promotion, which strict mode refuses,
     # and with the heads after the tokens, which XLA's CPU backend runs slower.
     q_NHLK, k_NHLK, v_NHLK = (x_NLHK.swapaxes(1, 2) for x_NLHK in (q_NLHK, k_NLHK, v_NLHK))
@@ -34,8 +53,7 @@ def attend(q_NLHK: jax.Array, k_NLHK: jax.Array, v_NLHK: jax.Array,
     scores_NHLL = jnp.einsum('nhqk,nhvk->nhqv', q_NHLK, k_NHLK, preferred_element_type=jnp.float32)
     if bias_HLL is not None:
         scores_NHLL += bias_HLL if bias_HLL.ndim == 4 else bias_HLL[None]
-    y_NHLK = _average(scores_NHLL, v_NHLK)
-    return y_NHLK.swapaxes(1, 2), jax.nn.softmax(scores_NHLL)
+    return scores_NHLL, v_NHLK
 
 
 @jax.custom_jvp
@@ -73,7 +91,7 @@ def cudnn(q_NLHK: jax.Array, k_NLHK: jax.Array, v_NLHK: jax.Array,
 
 
 # Only 'maps' returns the attention maps.
-ATTENTIONS = {'xla': lambda *args: (attend(*args)[0], None), 'cudnn': cudnn, 'maps': attend}
+ATTENTIONS = {'xla': attend, 'cudnn': cudnn, 'maps': maps}
 
 
 # How config.mesh.tensor splits a transformer: attention by heads, the MLP by hidden units.
