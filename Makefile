@@ -13,7 +13,8 @@ NEWEST_TESTS := tests/test_jax_internals.py tests/process/test_backend.py \
   tests/process/test_coordinator.py tests/process/test_projects.py tests/perf tests/test_step.py \
   tests/test_config.py tests/test_train.py tests/rundir/test_checkpoint.py \
   tests/rundir/test_stored_run.py tests/objectives tests/study/test_population.py \
-  tests/test_launch.py::test_the_golden_first_ten_losses \
+  tests/test_launch.py::test_the_golden_first_ten_losses tests/explain/test_layers.py \
+  tests/explain/test_lrp.py tests/evals/test_chunks.py tests/evals/test_attacks.py \
   tests/test_projects_examples.py::test_two_values_are_trained_as_one_program \
   tests/study/test_engine.py::test_one_program_rounds_differently_and_nothing_else \
   tests/drills/test_resume.py::test_every_step_leads_to_the_next_bit_for_bit \
@@ -87,13 +88,16 @@ lint: .venv/installed-test
 	touch $@
 
 # torchvision asks for a torch with CUDA, its models and transforms do without; jax2onnx for an older
-# Orbax, which exporting does without.
+# Orbax, which exporting does without; the last line's packages for opencv-python, in whose place
+# opencv-python-headless is here, and for what only their plots and downloads need.
 .venv-reference/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv .venv-reference
 	.venv-reference/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
 	.venv-reference/bin/pip install --quiet --disable-pip-version-check --no-deps torchvision==0.28.0
 	.venv-reference/bin/pip install --quiet --disable-pip-version-check --editable .[test,reference]
 	.venv-reference/bin/pip install --quiet --disable-pip-version-check --no-deps 'jax2onnx>=0.17,<0.18'
+	.venv-reference/bin/pip install --quiet --disable-pip-version-check --no-deps \
+	  imagecorruptions-imaug==1.1.5 pyautoattack==0.2.0 quantus==0.6.0 cachetools
 	touch $@
 
 .venv-newest/%/installed: setup.cfg pyproject.toml

@@ -293,6 +293,8 @@ def rows(tiny: bool = False) -> list[Row]:
         Row('dispatch', 45, _part('dispatches')),
         Row('study', 45, _part('studies')),
         Row('augmentation', 45, _part('augmentation')),
+        Row('corruptions', 60, _part('corruption')),
+        Row('card', 90, _part('card')),
         Row('variant vit_base_patch16_224', 120, lambda job: step_variant(
             job, *STEPS[2], 'cuDNN attention', {'attention': 'cudnn'})),
         Row('variant resnet50', 120, lambda job: step_variant(

@@ -14,8 +14,10 @@ import numpy as np
 
 from benchmarks import layers, step_ours, turns
 from imgjax import config as config_lib
-from imgjax import step
+from imgjax import models, step
 from imgjax.config import Config
+from imgjax.evals import corruptions, pgd
+from imgjax.explain import grad_cam, gradient, integrated_gradients
 from imgjax.models.parts import attention, forms
 from imgjax.perf import chips
 from imgjax.process import backend
@@ -295,9 +297,57 @@ def augmentation(tiny: bool, compared):
                'unit': 'images/s', 'beside': f'{size} px, batches of {batch}'}
 
 
+# What a card takes.
+
+
+def corruption(tiny: bool, compared):
+    """Images/s of the common corruptions, and of the slowest kinds alone."""
+    size, batch = (16, 4) if tiny else (224, 64)
+    images = np.asarray(step_ours.examples(batch, size)['image'])
+    names = ('gaussian_noise', 'jpeg_compression') if tiny else corruptions.COMMON
+    key, runs = jax.random.key(0), {}
+    for name in names:
+        runs[name] = _timed(functools.partial(corruptions.corrupt, name, 3), images, key)
+    found = compared(runs)
+    whole = [sum(times) for times in zip(*found.values(), strict=True)]
+    yield {'way': f'all {len(names)}', 'times': whole, 'amount': batch * len(names),
+           'unit': 'images/s', 'beside': f'{size} px, batches of {batch}, severity 3'}
+    slowest = sorted(found, key=lambda name: -np.median(found[name]))[:4]
+    for name in slowest:
+        yield {'way': name, 'times': found[name], 'amount': batch, 'unit': 'images/s'}
+
+
+def card(tiny: bool, compared):
+    """Images/s of what the parts of a card do most: answers, gradients, maps, steps of attacks."""
+    name, size, batch = ('tiny_resnet', 16, 4) if tiny else ('resnet50', 224, 64)
+    model = models.create(name, num_classes=10)
+    images = np.asarray(step_ours.examples(batch, size)['image'], np.float32) / 255
+    variables = jax.jit(functools.partial(model.init, train=False))(
+        jax.random.key(0), jnp.asarray(images[:1]))
+
+    def apply_fn(variables, images_NHWC):
+        return model.apply(variables, images_NHWC, train=False)
+
+    predict = jax.tree_util.Partial(lambda variables, x: apply_fn(variables, x)[0], variables)
+    answers = jax.jit(lambda predict, images_NHWC: predict(images_NHWC))
+    targets = np.asarray(answers(predict, images)).argmax(1).astype(np.int32)
+    given = (apply_fn, variables, images, targets)
+    runs = {
+        'answers': _timed(answers, predict, images),
+        'gradients': _timed(gradient.explain, *given),
+        'Grad-CAM': _timed(grad_cam.explain, *given),
+        'integrated gradients, 50 steps': _timed(integrated_gradients.explain, *given),
+        'PGD, 10 steps': _timed(lambda: pgd.attack(
+            predict, images, targets, 4 / 255, steps=10).images_NHWC)}
+    found = compared(runs)
+    for way, times in found.items():
+        yield {'way': way, 'times': times, 'first': found['answers'], 'amount': batch,
+               'unit': 'images/s', 'beside': f'{name}, {size} px, batches of {batch}'}
+
+
 ROWS = {function.__name__: function for function in (
     ceiling, resume_begin, resume_rest, resume_run, attentions, convolutions, dispatches, studies,
-    augmentation)}
+    augmentation, corruption, card)}
 
 
 if __name__ == '__main__':

@@ -115,13 +115,17 @@ def split(setup, state, source: Source, title: str, eval_step=None) -> Columns |
                 f'not take images of {size}x{size} ({first_line(error, 150)})') from None
 
 
-def _batches(setup, source: Source):
-    """Returns the batches of a split; images of another size than the run's are not cropped."""
+def reading(setup, source: Source) -> dict:
+    """Returns config.data for a split; images of another size than the run's are not cropped."""
     options, size = setup.config.data, setup.dataset.image_shape[0]
     if not options.image_size and pipeline.native_size(source, options) != size:
-        options = whole_images(options, size)
+        return whole_images(options, size)
+    return options
+
+
+def _batches(setup, source: Source):
     return pipeline.eval_batches(
-        source, options, size,
+        source, reading(setup, source), setup.dataset.image_shape[0],
         batch_size=global_batch_size(setup.config.eval_batch_size, setup.mesh),
         process=sharding.rows_here(setup.mesh))
 

@@ -25,7 +25,7 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 ROOT = pathlib.Path(__file__).parent.parent
 # These take longest. They begin first: the last file to end leaves the other process idle.
 LONGEST = ('tests/study/test_engine.py', 'tests/test_docs.py', 'tests/card/test_card.py',
-           'tests/card/test_audit.py', 'tests/test_sharding.py',
+           'tests/card/test_audit.py', 'tests/card/test_explanations.py', 'tests/test_sharding.py',
            'tests/test_readme.py', 'tests/test_projects_examples.py', 'tests/test_train.py',
            'tests/test_launch.py', 'tests/test_multi_label.py', 'tests/optimizers/test_finetune.py',
            'tests/drills/test_drills.py', 'tests/drills/test_studies.py',

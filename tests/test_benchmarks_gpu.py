@@ -27,8 +27,8 @@ def test_rows_are_declared_the_most_important_first():
         'exact resume', 'exact resume of a run', 'matrix product, bf16', 'train step resnet50',
         'train step vit_small_patch16_224', 'train step vit_base_patch16_224',
         'train step convnext_tiny', 'train step efficientnetv2_s', 'attention', 'convolution',
-        'dispatch', 'study', 'augmentation', 'variant vit_base_patch16_224', 'variant resnet50',
-        'memory']
+        'dispatch', 'study', 'augmentation', 'corruptions', 'card',
+        'variant vit_base_patch16_224', 'variant resnet50', 'memory']
     assert all(row.seconds < 600 for row in gpu.rows())
 
 

@@ -19,9 +19,10 @@ ROOT = pathlib.Path(__file__).parent.parent
 FLAGS = {
     'train': {'config', 'workdir'},
     'evaluate': {'config', 'workdir', 'step', 'split', 'classes'},
+    'explain': {'workdir', 'step', 'images', 'method', 'target', 'layer', 'output', 'seed'},
     'predict': {'workdir', 'step', 'images', 'top_k', 'output', 'temperature', 'set', 'reject'},
     'card': {'config', 'workdir', 'step', 'split', 'output', 'compare', 'only', 'seed', 'images',
-             'alpha', 'kept', 'layer', 'label_sets'},
+             'alpha', 'kept', 'layer', 'label_sets', 'sets', 'strangers'},
     'audit': {'config', 'workdir', 'folds', 'only', 'images', 'apply'},
     'features': {'config', 'workdir', 'step', 'split', 'layer', 'pool', 'output'},
     'inspect': {'workdir'},
@@ -169,7 +170,7 @@ def test_predict_goes_on_after_a_bad_image(run, launch, images, tmp_path):
     ('evaluate', (CONFIG,), ['--config: a run has its own; leave it out']),
     ('inspect', (), ['no run directory']),
     ('predict', ('--images=/nothing/*.png',), ['--images=/nothing/*.png: no such images']),
-    ('predict', ('--images=README.md', '--output=x.txt'), ['ending in .csv or .json']),
+    ('predict', ('--images=README.md', '--output=x.txt'), ['ending in .csv, .json or .html']),
     ('predict', ('--images=README.md', '--output=tests/golden_digits.json'),
      ['--output=tests/golden_digits.json: is there already, and launch.predict did not write it']),
 ])

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from importlib import metadata
 
-from imgjax.card import store
+from imgjax.card import parts, store
 from imgjax.card.inputs import Inputs
 from imgjax.errors import ConfigError, DataError, nearest
 from imgjax.process import lock, terminal
@@ -20,7 +20,7 @@ from imgjax.study import code
 log = logging.getLogger('imgjax')
 
 # What the commands write into their folder besides the page and its JSON.
-MORE_FILES = {'card': ('calibration.json',),
+MORE_FILES = {'card': ('calibration.json', 'reject.safetensors'),
               'audit': ('relabel.csv', 'listing.csv', 'cells', 'plan.json', 'corrected')}
 LIBRARIES = ('jax', 'numpy', 'scipy', 'scikit-learn', 'umap-learn')
 
@@ -105,8 +105,8 @@ def _measure(inputs: Inputs, names: Sequence[str], known: Sequence[str],
     with terminal.progress(len(names), 0, 'part') as bar:
         for name in known:
             given, started = options.get(name, {}), time.monotonic()
-            key = store.key_of(code.version_of(f'imgjax.card.parts.{name}'), inputs.key, given,
-                               _versions())
+            key = store.key_of(_code(name), inputs.key, given, _versions(), inputs.other and (
+                inputs.other.state_digest if name in parts.COMPARING else None))
             if name not in names:
                 found = store.stored(inputs.folder, name, key)
                 measured |= {name: found} if found else {}
@@ -128,6 +128,12 @@ def _versions() -> list[str]:
     """Returns the versions of the libraries that compute numbers."""
     there = {one.name for one in metadata.distributions()} & set(LIBRARIES)
     return [f'{name} {metadata.version(name)}' for name in sorted(there)]
+
+
+def _code(name: str) -> list[str]:
+    """Returns the versions of the code that a part runs."""
+    return [code.version_of(module) for module in (
+        f'imgjax.card.parts.{name}', *getattr(_module(name), 'CODE', ()))]
 
 
 def _section(name: str, found: dict) -> dict:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from imgjax import data, step
-from imgjax.card import forward, pixels, store
+from imgjax.card import forward, functions, pixels, store
 from imgjax.card.forward import Answers
 from imgjax.card.model import Model
 from imgjax.data import Source, records, slices
@@ -35,6 +35,7 @@ class Inputs:
       most: how many images of a split features and pixels are computed of, at most.
       layers: the names of the chosen intermediates, input first.
       other: the model that this one is compared with, or None.
+      stranger_images: images that show no class of the model, uint8 (N, H, W, C), or None.
 
     An audit gives `out_of_sample`, {split: answers of models that have not seen the images}.
     """
@@ -47,6 +48,7 @@ class Inputs:
         self.most = most
         self._out_of_sample = out_of_sample
         self.other = other
+        self.stranger_images: np.ndarray | None = None
         self.layers = forward.by_depth(model.setup, DEPTHS)
 
     @property
@@ -252,6 +254,38 @@ class Inputs:
 
         return jax.tree_util.Partial(activation, {
             'params': step.eval_params(setup.config, state), 'batch_stats': state.batch_stats})
+
+    @functools.cached_property
+    def model_functions(self) -> functions.Functions:
+        """The model as functions of images."""
+        return functions.of(self.model.setup, self.model.state)
+
+    @property
+    def predict(self) -> jax.tree_util.Partial:
+        """(images_NHWC, float32 in 0 to 255) -> logits_NK; its leaves are the parameters."""
+        return self.model_functions.predict
+
+    @property
+    def apply(self) -> jax.tree_util.Partial:
+        """(images_NHWC, float32 in 0 to 255) -> (logits_NK, {name: intermediate})."""
+        return self.model_functions.apply
+
+    @functools.cache  # noqa: B019  (as long as the card)
+    def other_predict(self) -> jax.tree_util.Partial | None:
+        """Returns `predict` of the other model, its classes in the order of this one's, or None."""
+        if self.other is None:
+            return None
+        names = list(self.other.setup.dataset.class_names)
+        order = tuple(map(names.index, self.class_names))
+        return functions.of(self.other.setup, self.other.state, order).predict
+
+    def images(self, split: str, rows: np.ndarray) -> np.ndarray:
+        """Returns images of a split at the size of the model's input, uint8 (N, H, W, C).
+
+        Raises:
+          DataError: one of them cannot be decoded.
+        """
+        return functions.images(self.model.setup, self.source_of(split), rows)
 
     def source_of(self, split: str) -> Source:
         """Returns a split by its name."""

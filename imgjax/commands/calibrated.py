@@ -1,27 +1,54 @@
 """What the card of a run gives to predictions: calibrated probabilities, sets and "none of these".
 
 The card writes calibration.json. Its thresholds are those of the model's own probabilities on the
-evaluation split, so that the promise of a set holds whatever fit makes the probabilities.
+evaluation split, so that the promise of a set holds whatever fit makes the probabilities. Where the
+card has the part `ood`, images are rejected by the score that it chose; what this score compares
+with are the arrays of reject.safetensors.
 """
 
+import contextlib
+import hashlib
 import json
 import logging
 import os
 from typing import NamedTuple
 
 import numpy as np
+import safetensors
+import safetensors.numpy
 
+from imgjax.build import Setup
+from imgjax.card import forward
+from imgjax.card.parts import ood
 from imgjax.errors import ConfigError, DataError
-from imgjax.evals import conformal, recalibration, selective
+from imgjax.evals import conformal, ood_scores, recalibration, selective
 from imgjax.rundir import files
 from imgjax.rundir.dataset_info import DatasetInfo
 
 log = logging.getLogger('imgjax')
 
 FILE = 'calibration.json'
+ARRAYS = 'reject.safetensors'  # beside it
 NONE = 'none of these'
 _BYTES = 2**28
+_ARRAYS_BYTES = 2**31
 FOLDER = 'card'  # of a run directory
+
+
+class Rejection(NamedTuple):
+    """Which images get no answer.
+
+    Attributes:
+      score: one of ood_scores.NAMES; it is higher for stranger images.
+      layer: the intermediate whose features it reads; '' for a score of the logits.
+      fitted: as ood_scores.score takes it.
+      most: the largest score of an answer.
+    """
+
+    score: str
+    layer: str
+    fitted: dict[str, np.ndarray]
+    most: float
 
 
 class Fits(NamedTuple):
@@ -30,20 +57,21 @@ class Fits(NamedTuple):
     Attributes:
       fit: as recalibration.apply takes it.
       set_fit: as conformal.sets takes it; None writes no sets.
-      least: the least confidence of an answer; None answers always.
+      rejection: which images get no answer; None answers always.
       several: whether an image may have several labels.
     """
 
     fit: dict
     set_fit: dict | None
-    least: float | None
+    rejection: Rejection | None
     several: bool
 
 
 def write(folder: str, inputs) -> None:
-    """Writes calibration.json into the folder of a card, from its part `calibration`.
+    """Writes calibration.json into the folder of a card, from its parts `calibration` and `ood`.
 
-    It is not written from the images that the model was trained on, on which it is too sure.
+    Beside it lie the arrays of the score that `ood` chose, if it has any. Neither is written from
+    the images that the model was trained on, on which it is too sure.
 
     Args:
       folder: the folder of the card.
@@ -54,7 +82,8 @@ def write(folder: str, inputs) -> None:
                  inputs.split)
         return
     with open(os.path.join(folder, 'card.json'), encoding='utf-8') as file:
-        found = json.load(file)['parts']['calibration']
+        parts = json.load(file)['parts']
+    found = parts['calibration']
     options = inputs.model.setup.config.data
     content = {'state_digest': inputs.model.state_digest, 'split': inputs.split,
                'data': options.path or options.name, 'images': len(inputs.answers.labels),
@@ -64,19 +93,37 @@ def write(folder: str, inputs) -> None:
         content |= {'label_probabilities': probabilities_NK[
                         np.arange(len(labels_N)), labels_N].tolist(),
                     'confidences': probabilities_NK.max(1).tolist()}
+    with contextlib.suppress(FileNotFoundError):  # of another score
+        os.unlink(os.path.join(folder, ARRAYS))
+    if 'not_measured' not in parts.get('ood', {'not_measured': ''}):
+        content['reject'] = _write_rejection(folder, inputs, parts['ood'])
     with files.replacing(os.path.join(folder, FILE)) as file:
         json.dump(content, file)
 
 
+def _write_rejection(folder: str, inputs, found: dict) -> dict:
+    """Writes the arrays of the chosen score, if it has any; returns what calibration.json holds."""
+    name, layer, answers = found['chosen'], found['layer'], inputs.eval_answers
+    fitted, digest = ood.fit(inputs, name), ''
+    if fitted:
+        data = safetensors.numpy.save(fitted)
+        digest = hashlib.sha256(data).hexdigest()
+        with files.replacing(os.path.join(folder, ARRAYS), binary=True) as file:
+            file.write(data)
+    scores_N = ood_scores.score(name, fitted, answers.features[layer], answers.logits_NK)
+    return {'score': name, 'layer': layer if fitted else '', 'digest': digest,
+            'scores': scores_N.tolist()}
+
+
 def read(workdir: str, meta: dict, temperature: str, alpha: float, reject: float,
-         dataset: DatasetInfo) -> Fits | None:
+         setup: Setup) -> Fits | None:
     """Returns what the flags of launch.predict ask for; None if they ask for nothing.
 
     Args:
       workdir: the run directory, in whose `card` the card lies.
       meta: what was saved with the state; its state_digest has to be that of the card.
       temperature, alpha, reject: as predict.predict_images takes them.
-      dataset: of the run.
+      setup: the run.
 
     Raises:
       ConfigError: a flag is out of its range, or images have several labels.
@@ -84,6 +131,7 @@ def read(workdir: str, meta: dict, temperature: str, alpha: float, reject: float
     """
     if not (temperature or alpha or reject):
         return None
+    dataset = setup.dataset
     for flag, value in (('set', alpha), ('reject', reject)):
         if not 0 <= value < 1:
             raise ConfigError(f'--{flag}: takes a share, 0 to below 1, got {value:g}')
@@ -111,8 +159,8 @@ def read(workdir: str, meta: dict, temperature: str, alpha: float, reject: float
                    'images': len(stored['label_probabilities']), 'tuning_images': 0,
                    'thresholds': [float(threshold) if np.isfinite(threshold) else None],
                    'note': ''}
-    least = selective.threshold(np.array(stored['confidences']), reject) if reject else None
-    return Fits(fit, set_fit, least, dataset.multi_label)
+    rejection = _rejection(workdir, stored, reject, setup) if reject else None
+    return Fits(fit, set_fit, rejection, dataset.multi_label)
 
 
 def _number(temperature: str) -> float:
@@ -123,6 +171,38 @@ def _number(temperature: str) -> float:
     if not 0 < found < float('inf'):
         raise ConfigError(f'--temperature: takes card, or a number above 0, got {temperature!r}')
     return found
+
+
+def _rejection(workdir: str, stored: dict, share: float, setup: Setup) -> Rejection:
+    """Returns which images are rejected, so that `share` of those like the evaluation split are.
+
+    Raises:
+      DataError: the arrays of the score cannot be used.
+    """
+    again = f'run launch.card --workdir={workdir}'
+    if 'reject' not in stored:
+        log.info('--reject: by the largest probability, as the card has no part ood; %s', again)
+        least = selective.threshold(np.array(stored['confidences']), share)
+        return Rejection('max_softmax', '', {}, -least)
+    name, layer, digest, scores = (stored['reject'][word] for word in (
+        'score', 'layer', 'digest', 'scores'))
+    log.info('--reject: by the score %s, which the card chose', name)
+    fitted = {}
+    path = os.path.join(workdir, FOLDER, ARRAYS)
+    try:
+        if name not in ood_scores.OF_LOGITS:
+            data = files.read(path, min(_ARRAYS_BYTES, os.lstat(path).st_size))
+            if hashlib.sha256(data).hexdigest() != digest:
+                raise ValueError('it is not the one that belongs to calibration.json')
+            fitted = safetensors.numpy.load(data)
+            shape = forward.layers(setup).get(layer)
+            if shape is None:
+                raise ValueError(f'the model has no intermediate {layer!r}')
+            ood_scores.check_fitted(name, fitted, shape[-1])
+    except (OSError, ValueError, TypeError, KeyError, DataError,
+            safetensors.SafetensorError) as error:
+        raise DataError(f'{path}: cannot be used ({error}); {again}') from None
+    return Rejection(name, layer, fitted, -selective.threshold(-np.array(scores), share))
 
 
 def _stored(workdir: str, meta: dict, dataset: DatasetInfo) -> dict:
@@ -165,9 +245,18 @@ def _check(stored: dict, dataset: DatasetInfo) -> None:
         values = np.array(stored[name], np.float64)
         if values.ndim != 1 or not len(values) or not ((values >= 0) & (values <= 1)).all():
             raise ValueError(f'{name} are no probabilities')
+    if 'reject' in stored:
+        found = stored['reject']
+        scores = np.array(found['scores'], np.float64)
+        if found['score'] not in ood_scores.NAMES or not all(
+                isinstance(found[name], str) for name in ('layer', 'digest')):
+            raise ValueError('it does not say by which score images are rejected')
+        if scores.ndim != 1 or not len(scores) or not np.isfinite(scores).all():
+            raise ValueError('the scores of its images are not finite')
 
 
-def answer(fits: Fits, logits_NK: np.ndarray, top_k: int, names) -> tuple[tuple, dict]:
+def answer(fits: Fits, logits_NK: np.ndarray, top_k: int, names,
+           features_ND: np.ndarray | None = None) -> tuple[tuple, dict]:
     """Returns ((probabilities, classes), more), the most probable classes of each image.
 
     `more` has, if the fits have them, 'set': for each image the names of the classes in its set,
@@ -178,16 +267,19 @@ def answer(fits: Fits, logits_NK: np.ndarray, top_k: int, names) -> tuple[tuple,
       logits_NK: float32 (N, K).
       top_k: the number of classes per image.
       names: the names of the classes.
+      features_ND: float32 (N, D), of the layer that the rejection reads, if it reads one.
     """
     probabilities_NK = recalibration.apply(fits.fit, logits_NK)
     classes = np.argsort(-probabilities_NK, axis=1, kind='stable')[:, :top_k]
     found = np.take_along_axis(probabilities_NK, classes, 1), classes
-    own_NK = recalibration.apply({'method': 'none', 'multi_label': fits.several}, logits_NK)
     more = {}
-    if fits.least is not None:
-        more['answer'] = [NONE if confidence < fits.least else names[row[0]]
-                          for confidence, row in zip(own_NK.max(1), classes, strict=True)]
+    if fits.rejection is not None:
+        name, _, fitted, most = fits.rejection
+        scores_N = ood_scores.score(name, fitted, features_ND, logits_NK)
+        more['answer'] = [NONE if score > most else names[row[0]]
+                          for score, row in zip(scores_N, classes, strict=True)]
     if fits.set_fit is not None:
+        own_NK = recalibration.apply({'method': 'none', 'multi_label': fits.several}, logits_NK)
         more['set'] = [[names[k] for k in np.flatnonzero(row)]
                        for row in conformal.sets(fits.set_fit, own_NK)]
     return found, more

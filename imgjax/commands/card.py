@@ -5,7 +5,7 @@ import importlib.util
 import os
 from collections.abc import Sequence
 
-from imgjax.card import engine, forward, model, parts
+from imgjax.card import engine, forward, model, other_sets, parts, stranger_set
 from imgjax.card.inputs import Inputs
 from imgjax.card.model import Model
 from imgjax.commands import calibrated, evaluate_weights
@@ -78,7 +78,8 @@ def of_weights(config, split: str = '', output: str = '', at: str | None = None,
 
 def write(opened: Model, folder: str, *, about: dict, only: str = '', seed: int = 0,
           images: int = 10_000, alpha: float = 0.1, kept: Sequence[str] = (), label_sets: str = '',
-          layer: str = '', other: Model | None = None, compare: str = '') -> dict:
+          layer: str = '', strangers: str = '', sets: Sequence[str] = (),
+          other: Model | None = None, compare: str = '') -> dict:
     """Measures the parts of a card and writes card.html and card.json.
 
     Args:
@@ -92,24 +93,35 @@ def write(opened: Model, folder: str, *, about: dict, only: str = '', seed: int 
       kept: names of the classes to which the answers are restricted; () keeps all.
       label_sets: a JSON file with the right classes of each image.
       layer: the intermediate whose channels are shown; '' takes the middle one.
+      strangers: a folder of images of no class of the model, or ''.
+      sets: folders of prepared sets, other images of classes of the model.
       other: the model to compare with.
       compare: its run directory, for the page.
 
     Returns the figures of all parts and the path of the page.
     """
     names = check_flags(comparing=other is not None, only=only, images=images, alpha=alpha,
-                        kept=kept, label_sets=label_sets, layer=layer)
+                        kept=kept, label_sets=label_sets, layer=layer, strangers=strangers,
+                        sets=sets)
     inputs = Inputs(opened, folder, seed, images, other=other)
     options = _options(inputs, alpha, kept, label_sets, layer, compare)
+    if strangers:
+        of_none = stranger_set.opened(strangers, inputs)
+        inputs.stranger_images = of_none.images_NHWC
+        options['ood'] = {'other_set': strangers, 'content': of_none.content}
+    if sets:
+        options['prepared_sets'] = {'paths': [os.path.abspath(os.path.expanduser(
+            one)) for one in sets], 'content': other_sets.content(sets)}
     data = opened.setup.config.data
     about = {**about, 'data': data.path or data.name, 'split': opened.split,
              'examples': len(opened.eval_source.examples), 'state_digest': opened.state_digest,
              **{name: count for name, count in opened.compared.items() if count}}
     engine.open_folder(folder, _COMMAND)
     inputs.answers  # noqa: B018  (refuses a model that has diverged, before any part is measured)
-    found = engine.run(inputs, names, _known(other is not None), f'Card of {opened.name}',
+    found = engine.run(inputs, names, _known(other is not None, sets), f'Card of {opened.name}',
                        _COMMAND, about, options)
-    if 'calibration' in names and 'calibration' not in found['left_out']:
+    measured = set(found['parts']) - set(found['left_out'])
+    if {'calibration', 'ood'} & set(names) and 'calibration' in measured:
         calibrated.write(folder, inputs)
     return found
 
@@ -123,6 +135,7 @@ def _options(inputs: Inputs, alpha: float, kept: Sequence[str], label_sets: str,
     """
     options: dict[str, dict] = {
         'conformal': {'alpha': alpha}, 'accuracy': {},
+        **{name: {'images': inputs.most} for name in ('corruptions', 'shifts', 'attacks')},
         'map': {'has_umap': importlib.util.find_spec('umap') is not None}}
     if inputs.multi_label and (kept or label_sets):
         raise ConfigError(f'--{"kept" if kept else "label_sets"}: is for images with one label '
@@ -142,19 +155,19 @@ def _options(inputs: Inputs, alpha: float, kept: Sequence[str], label_sets: str,
         forward.check_layer(inputs.model.setup, layer)
         options['filters'] = {'layer': layer}
     if inputs.other is not None:
-        options['comparison'] = {'other': compare, 'state_digest': inputs.other.state_digest}
-        options['representation'] = {'other_digest': inputs.other.state_digest}
+        options['comparison'] = {'other': compare}
     return options
 
 
-def _known(comparing: bool) -> list[str]:
+def _known(comparing: bool, sets: Sequence[str]) -> list[str]:
     """Returns the parts that a card may have."""
-    return [name for name in parts.NAMES if name != 'comparison' or comparing]
+    asked = {'comparison': comparing, 'prepared_sets': bool(sets)}
+    return [name for name in parts.NAMES if asked.get(name, True)]
 
 
 def check_flags(*, comparing: bool, only: str = '', images: int = 1, alpha: float = 0.1,
                 kept: Sequence[str] = (), label_sets: str = '', layer: str = '',
-                **others) -> list[str]:
+                strangers: str = '', sets: Sequence[str] = (), **others) -> list[str]:
     """Returns the parts to measure, after a check of the flags that takes no data.
 
     Raises:
@@ -164,13 +177,17 @@ def check_flags(*, comparing: bool, only: str = '', images: int = 1, alpha: floa
         raise ConfigError(f'--images: takes at least 1, got {images}')
     if not 0 < alpha < 1:
         raise ConfigError(f'--alpha: takes a number between 0 and 1, got {alpha:g}')
-    names = engine.check_names(only, _known(comparing))
+    names = engine.check_names(only, _known(comparing, sets))
     for flag, value, *readers in (
             ('kept', kept, 'accuracy'), ('label_sets', label_sets, 'accuracy'),
-            ('layer', layer, 'filters'), ('compare', comparing, 'comparison', 'representation')):
+            ('layer', layer, 'filters'), ('compare', comparing, *parts.COMPARING),
+            ('strangers', strangers, 'ood'), ('sets', sets, 'prepared_sets')):
         if value and not set(readers) & set(names):
             raise ConfigError(f'--{flag}: is read by {" and ".join(readers)}, which --only={only} '
                               'leaves out')
+    if strangers:
+        stranger_set.check(strangers)
+    other_sets.check(sets)
     return names
 
 

@@ -8,10 +8,12 @@ import logging
 import os
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from imgjax import build, evaluate, sharding, step
-from imgjax.commands import calibrated, run_directory
+from imgjax.card import forward
+from imgjax.commands import calibrated, predict_page, run_directory
 from imgjax.data import decode, ignored, image_files, left_out, records, splits
 from imgjax.errors import ConfigError, DataError
 from imgjax.process import backend, terminal
@@ -20,8 +22,9 @@ from imgjax.rundir import outputs
 log = logging.getLogger('imgjax')
 
 PREDICT_BATCH = 64
-# The first bytes of a file of predictions: CSV with readable images, CSV with none, and JSON.
-_FIRST_BYTES = (b'image,class_1,probability_1,', b'image,error', b'[\n {\n  "image": ')
+# What a file of predictions begins with: CSV with readable images, CSV with none, JSON, HTML.
+_FIRST_BYTES = (b'image,class_1,probability_1,', b'image,error', b'[\n {\n  "image": ',
+                b'<title>Predictions of ')
 
 
 def predict_images(workdir: str, images: str, top_k: int, output: str,
@@ -39,13 +42,14 @@ def predict_images(workdir: str, images: str, top_k: int, output: str,
       workdir: the run directory; only its config, class names and checkpoint are read.
       images: a file, a folder (all folders below it are searched, too) or a glob.
       top_k: number of classes per image.
-      output: a path that ends in .csv or .json; an existing file is replaced if it has predictions.
+      output: a path that ends in .csv, .json or .html, a page with a map beside every answer; an
+        existing file is replaced if it has predictions.
       at: the step, as `which_step` takes it; None takes the newest step that verifies.
       temperature: 'card' for the fit that the card has chosen, a number that divides the logits,
         or '' for the probabilities of the model.
       alpha: the share of images whose set may miss the right class; 0 writes no sets.
-      reject: the share of images like those of the evaluation split that get no answer; 0 answers
-        all.
+      reject: the share of images like those of the evaluation split that get no answer, those that
+        are strangest by the score that the card chose; 0 answers all.
 
     Returns images (their number), output, step, workdir and state_digest.
 
@@ -53,27 +57,31 @@ def predict_images(workdir: str, images: str, top_k: int, output: str,
       ConfigError: there are no such images, or `output` is not valid.
       DataError: images could not be read, or the checkpoint cannot be used.
     """
-    if not output.endswith(('.csv', '.json')):
-        raise ConfigError(f'--output={output}: takes a name ending in .csv or .json')
+    if not output.endswith(('.csv', '.json', '.html')):
+        raise ConfigError(f'--output={output}: takes a name ending in .csv, .json or .html')
     workdir, output = outputs.path('workdir', workdir), outputs.path('output', output)
     outputs.check_file('output', output, 'launch.predict', _FIRST_BYTES)
-    paths = _list_images(os.path.expanduser(images))
+    paths = list_images(os.path.expanduser(images))
     setup = run_directory.open_run(workdir)
     step = run_directory.which_step(setup, workdir, at)
     state, meta = run_directory.restore(setup, workdir, step)
-    fits = calibrated.read(workdir, meta, temperature, alpha, reject, setup.dataset)
+    fits = calibrated.read(workdir, meta, temperature, alpha, reject, setup)
     top_k = min(top_k, len(setup.dataset.class_names))
     rows = _classify_paths(setup, state, paths, top_k, fits)
-    _write_predictions(output, rows)
+    about = {'workdir': os.path.abspath(workdir), 'step': meta['step'],
+             'state_digest': meta['state_digest']}
+    if output.endswith('.html'):
+        _write_page(output, setup, state, paths, rows, about)
+    else:
+        _write_predictions(output, rows)
     failed = [row for row in rows if row['error']]
     if failed:
         raise DataError(f'{len(failed)} of {len(rows)} images could not be read, first: '
                         f'{failed[0]["error"]}; the others are in {output}')
-    return {'images': len(rows), 'output': os.path.abspath(output), 'step': meta['step'],
-            'workdir': os.path.abspath(workdir), 'state_digest': meta['state_digest']}
+    return {'images': len(rows), 'output': os.path.abspath(output), **about}
 
 
-def _list_images(images: str) -> list[str]:
+def list_images(images: str) -> list[str]:
     """Returns the sorted paths that a file, a folder or a glob names.
 
     In a folder, and all folders below it, only files with the ending of an image are taken; the
@@ -98,6 +106,39 @@ def _list_images(images: str) -> list[str]:
     return paths
 
 
+def reading(setup: build.Setup) -> dict:
+    """Returns config.data for images of any size."""
+    options = setup.config.data
+    if options.image_size:
+        return options
+    # Trained on images of one size: others are resized to it, uncropped.
+    return evaluate.whole_images(options, setup.dataset.image_shape[0])
+
+
+def read_image(path: str, setup: build.Setup, options: dict, odd: list) -> np.ndarray | str:
+    """Returns an image file as the model takes it, uint8 (H, W, C), or why it cannot be read.
+
+    Args:
+      path: the file.
+      setup: the run.
+      options: what `reading` returns.
+      odd: gets (name, decode.Stored) of a turned or transparent image.
+    """
+    shown = records.shown(path)
+    try:
+        with open(path, 'rb') as file:
+            example = {'image': file.read(options['max_bytes'] + 1), 'name': shown}
+        pixels = decode.pixels(example, options, setup.dataset.image_shape[0])
+    except OSError as error:
+        return f'{shown}: cannot be read ({error.strerror})'
+    except DataError as error:
+        return str(error)
+    name, stored = ignored.header(example)
+    if stored and (stored.orientation > 1 or stored.transparent):
+        odd.append((name, stored))
+    return pixels
+
+
 def _classify_paths(setup: build.Setup, state, paths: list[str], top_k: int,
                     fits: calibrated.Fits | None) -> list[dict]:
     """Returns one row per path: {'image', 'classes', 'probabilities', 'error'}.
@@ -106,25 +147,11 @@ def _classify_paths(setup: build.Setup, state, paths: list[str], top_k: int,
 
     Threads decode the next batch while a batch is classified.
     """
-    size, options = setup.dataset.image_shape[0], setup.config.data
-    if not options.image_size:  # trained on images of one size: resize others to it, uncropped
-        options = evaluate.whole_images(options, size)
+    options = reading(setup)
     classify, odd, rows = _classifier(setup, state, top_k, fits), [], []
 
     def read(path: str) -> np.ndarray | str:
-        shown = records.shown(path)
-        try:
-            with open(path, 'rb') as file:
-                example = {'image': file.read(options.max_bytes + 1), 'name': shown}
-            pixels = decode.pixels(example, options, size)
-        except OSError as error:
-            return f'{shown}: cannot be read ({error.strerror})'
-        except DataError as error:
-            return str(error)
-        name, stored = ignored.header(example)
-        if stored and (stored.orientation > 1 or stored.transparent):
-            odd.append((name, stored))
-        return pixels
+        return read_image(path, setup, options, odd)
 
     parts = [paths[start:start + PREDICT_BATCH] for start in range(0, len(paths), PREDICT_BATCH)]
     with (concurrent.futures.ThreadPoolExecutor() as threads,
@@ -143,9 +170,10 @@ def _classifier(setup: build.Setup, state, top_k: int, fits: calibrated.Fits | N
     names = setup.dataset.class_names
 
     def top(state, images_NHWC):
-        logits_NK, _ = step.predict(setup.model, setup.config, state, images_NHWC)
+        logits_NK, out = step.predict(setup.model, setup.config, state, images_NHWC)
         if fits is not None:
-            return logits_NK
+            layer = fits.rejection.layer if fits.rejection else ''
+            return logits_NK, forward.pooled(out[layer]).astype(jnp.float32) if layer else None
         several = setup.dataset.multi_label
         return jax.lax.top_k(
             jax.nn.sigmoid(logits_NK) if several else jax.nn.softmax(logits_NK), top_k)
@@ -163,7 +191,8 @@ def _classifier(setup: build.Setup, state, top_k: int, fits: calibrated.Fits | N
         placed = jax.device_put(images_NHWC, sharding.batch_sharding(setup.mesh))
         answers, more = jax.device_get(top(state, placed)), {}
         if fits is not None:
-            answers, more = calibrated.answer(fits, answers, top_k, names)
+            logits_NK, features_ND = answers
+            answers, more = calibrated.answer(fits, logits_NK, top_k, names, features_ND)
         probabilities, classes = answers
         return [{'image': name, 'error': error,
                  'classes': [] if error else [names[i] for i in classes[row]],
@@ -174,6 +203,15 @@ def _classifier(setup: build.Setup, state, top_k: int, fits: calibrated.Fits | N
                     map(records.shown, paths), errors, strict=True))]
 
     return classify
+
+
+def _write_page(output: str, setup: build.Setup, state, paths: list[str], rows: list[dict],
+                about: dict) -> None:
+    options = reading(setup)
+    text = predict_page.render(about['workdir'], setup, state, paths, rows, lambda path: read_image(
+        path, setup, options, []), about)
+    with outputs.replacing(output) as file:
+        file.write(text)
 
 
 def _write_predictions(output: str, rows: list[dict]) -> None:

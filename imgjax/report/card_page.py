@@ -43,7 +43,7 @@ def write_page(path: str, *, title: str, about: dict, inputs, parts: Sequence[di
 
 
 def render_page(*, title: str, about: dict, parts: Sequence[dict], class_names: Sequence[str],
-                picture: Callable) -> str:
+                picture: Callable | None = None) -> str:
     """Returns the page as HTML.
 
     Args:
@@ -51,13 +51,14 @@ def render_page(*, title: str, about: dict, parts: Sequence[dict], class_names: 
       about: {label: value}.
       parts: as `write_page` takes them.
       class_names: the names of the classes, which parts name by number.
-      picture: (split, index) -> what page.picture returns, or None.
+      picture: (split, index) -> what page.picture returns, or None; None for parts that have their
+        pictures themselves.
     """
     environment = page.templates()
     environment.filters.update(percent=_percent, number=_number, name=lambda k: class_names[k])
     environment.globals.update(
         picture=picture, curve=_curve, sprite=getattr(picture, 'sprite', None),
-        image=_image, colours=COLOURS)
+        image=picture_of, colours=COLOURS)
     return environment.get_template('card/frame.html').render(
         title=title, about=[(label, value) for label, value in about.items() if value is not None],
         parts=parts, findings=[(part, finding) for kind in ('look', 'good', 'note')
@@ -88,7 +89,7 @@ class Pictures:
             return None
         [example] = data.read(self._source_of(split), [index])
         pixels = self._pixels(example)
-        shown = _image(_small(pixels, PICTURE_SIDE)) | {'name': str(example['name'])}
+        shown = thumbnail(pixels) | {'name': str(example['name'])}
         self._spent += len(shown['uri'])
         return shown
 
@@ -110,8 +111,13 @@ class Pictures:
             top, left = (POINT_SIDE * at for at in divmod(place, columns))
             sheet[top:top + POINT_SIDE, left:left + POINT_SIDE] = np.asarray(square).reshape(
                 POINT_SIDE, POINT_SIDE, channels)
-        self._spent += len(shown := _image(sheet)['uri'])
+        self._spent += len(shown := picture_of(sheet)['uri'])
         return {'uri': shown, 'columns': columns, 'rows': rows, 'side': POINT_SIDE}
+
+
+def thumbnail(pixels: np.ndarray) -> dict:
+    """Returns what `picture_of` returns, of at most PICTURE_SIDE pixels a side."""
+    return picture_of(_small(pixels, PICTURE_SIDE))
 
 
 def _small(pixels: np.ndarray, side: int) -> np.ndarray:
@@ -125,7 +131,7 @@ def _picture(pixels: np.ndarray) -> Image.Image:
     return Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)
 
 
-def _image(pixels) -> dict:
+def picture_of(pixels) -> dict:
     """Returns {uri, width, height, small} of pixels: uint8 (H, W), (H, W, 1) or (H, W, 3)."""
     image = _picture(np.asarray(pixels, np.uint8))
     small, content = max(image.size) < 64, io.BytesIO()

@@ -119,14 +119,15 @@ def whole(run, untrained):
 # What is on it.
 
 
-@pytest.mark.parametrize('name', parts.NAMES)
+# Prepared sets are there with --sets only: tests/card/test_prepared_sets.py.
+@pytest.mark.parametrize('name', [name for name in parts.NAMES if name != 'prepared_sets'])
 def test_each_part_has_figures_and_a_section(name, whole):
     folder, result = whole
     assert result['left_out'] == []
     found = content(folder)['parts'][name]
     assert found and 'not_measured' not in found
     section = (folder / 'card.html').read_text().split(f'id="{name}"')[1].split('</details>')[0]
-    assert len(re.findall(r'\d', section)) > 10 and 'is left out' not in section
+    assert len(re.findall(r'\d', section)) > 10 and 'This part is left out' not in section
 
 
 def test_the_figures_are_those_of_the_model(whole, run, handwritten):
@@ -136,7 +137,7 @@ def test_the_figures_are_those_of_the_model(whole, run, handwritten):
     assert result['accuracy'] == right.mean() > 0.6
     assert result['examples'] == 200 and result['step'] == 60
     found = content(folder)['parts']
-    assert sorted(found) == sorted(parts.NAMES)
+    assert sorted([*found, 'prepared_sets']) == sorted(parts.NAMES)
     assert found['accuracy']['top1']['value'] == result['accuracy']
     assert result['linear_probe'] > 0.6 and result['neighbors'] > 0.6
     assert found['probes']['linear']['train_images'] == 400
@@ -300,7 +301,8 @@ def test_several_labels_per_image(place, handwritten, tmp_path):
     path = write_set(place / 'several.npz', images, several, class_names=np.array(list(KINDS)))
     run = trained(place / 'several', path, 60, objective=dict(name='sigmoid'))
     result = card.of_run(run, output=str(tmp_path), images=100)
-    assert result['left_out'] == ['conformal'] and result['mean_average_precision'] > 0.7
+    assert result['left_out'] == ['conformal', 'ood', 'corruptions', 'shifts', 'attacks',
+                                  'explanations', 'concepts'] and result['mean_average_precision'] > 0.7
     assert 'below five' in (tmp_path / 'card.html').read_text()
     assert content(tmp_path)['parts']['label_errors']['splits']['test']['labels'] > 0
 

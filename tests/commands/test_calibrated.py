@@ -1,18 +1,21 @@
 """What predictions take from a card: it fits the checkpoint, keeps its promise, and is checked."""
 
 import json
+import types
 
 import numpy as np
 import pytest
 
 from imgjax.commands import calibrated
 from imgjax.errors import ConfigError, DataError
-from imgjax.evals import recalibration
+from imgjax.evals import ood_scores, recalibration
 from imgjax.rundir.dataset_info import DatasetInfo
 
 NAMES = ['cat', 'dog', 'bird']
-DATASET = DatasetInfo(NAMES, [8, 8, 1], 100, 100, 'a', 'b')
-SEVERAL = DATASET._replace(multi_label=True)
+_DATASET = DatasetInfo(NAMES, [8, 8, 1], 100, 100, 'a', 'b')
+# Of the run only its dataset is read, unless images are rejected by their features.
+SETUP, SEVERAL = (types.SimpleNamespace(dataset=_DATASET._replace(multi_label=several))
+                  for several in (False, True))
 META = {'state_digest': 'digest', 'step': 100}
 
 
@@ -44,11 +47,11 @@ def changed(run, **fields) -> None:
 
 
 def test_nothing_is_read_where_nothing_is_asked(tmp_path):
-    assert calibrated.read(str(tmp_path), META, '', 0.0, 0.0, DATASET) is None
+    assert calibrated.read(str(tmp_path), META, '', 0.0, 0.0, SETUP) is None
 
 
 def test_a_number_divides_the_logits(tmp_path):
-    fits = calibrated.read(str(tmp_path), META, '2.5', 0.0, 0.0, DATASET)
+    fits = calibrated.read(str(tmp_path), META, '2.5', 0.0, 0.0, SETUP)
     logits_NK, _ = answers(5, 1)
     (probabilities, classes), more = calibrated.answer(fits, logits_NK, 3, NAMES)
     expected = np.exp(logits_NK / 2.5) / np.exp(logits_NK / 2.5).sum(1, keepdims=True)
@@ -57,7 +60,7 @@ def test_a_number_divides_the_logits(tmp_path):
 
 
 def test_the_cards_temperature_makes_probabilities_that_hold(run):
-    fits = calibrated.read(str(run), META, 'card', 0.0, 0.0, DATASET)
+    fits = calibrated.read(str(run), META, 'card', 0.0, 0.0, SETUP)
     logits_NK, labels_N = answers(4000, 2)
     (probabilities, classes), _ = calibrated.answer(fits, logits_NK, 1, NAMES)
     right = (classes[:, 0] == labels_N).mean()
@@ -67,7 +70,7 @@ def test_the_cards_temperature_makes_probabilities_that_hold(run):
 
 @pytest.mark.parametrize('alpha', [0.05, 0.1, 0.3])
 def test_sets_hold_the_right_class_as_often_as_promised(run, alpha):
-    fits = calibrated.read(str(run), META, 'card', alpha, 0.0, DATASET)
+    fits = calibrated.read(str(run), META, 'card', alpha, 0.0, SETUP)
     logits_NK, labels_N = answers(4000, 3)
     _, more = calibrated.answer(fits, logits_NK, 1, NAMES)
     covered = np.mean([NAMES[label] in names
@@ -76,7 +79,7 @@ def test_sets_hold_the_right_class_as_often_as_promised(run, alpha):
 
 
 def test_the_least_confident_get_no_answer(run):
-    fits = calibrated.read(str(run), META, '', 0.0, 0.2, DATASET)
+    fits = calibrated.read(str(run), META, '', 0.0, 0.2, SETUP)
     logits_NK, labels_N = answers(4000, 4)
     (_, classes), more = calibrated.answer(fits, logits_NK, 1, NAMES)
     rejected = np.array([one == calibrated.NONE for one in more['answer']])
@@ -85,18 +88,31 @@ def test_the_least_confident_get_no_answer(run):
     assert {one for one in more['answer']} == {*NAMES, calibrated.NONE}
 
 
-@pytest.mark.parametrize(('arguments', 'dataset', 'message'), [
-    (('warm', 0.0, 0.0), DATASET, "--temperature: takes card, or a number above 0, got 'warm'"),
-    (('-1', 0.0, 0.0), DATASET, '--temperature: takes'),
-    (('nan', 0.0, 0.0), DATASET, '--temperature: takes'),
-    (('', 1.0, 0.0), DATASET, '--set: takes a share'),
-    (('', 0.0, -0.1), DATASET, '--reject: takes a share'),
+def test_a_score_of_the_logits_takes_the_place_of_the_confidence(run):
+    logits_NK, _ = answers(500, 0)
+    changed(run, reject={'score': 'energy', 'layer': '', 'digest': '',
+                         'scores': ood_scores.energy(logits_NK).tolist()})
+    fits = calibrated.read(str(run), META, '', 0.0, 0.2, SETUP)
+    logits_NK, _ = answers(4000, 4)
+    _, more = calibrated.answer(fits, logits_NK, 1, NAMES)
+    rejected = np.array([one == calibrated.NONE for one in more['answer']])
+    assert abs(rejected.mean() - 0.2) < 0.05
+    energies_N = ood_scores.energy(logits_NK)
+    assert energies_N[rejected].min() > energies_N[~rejected].max()
+
+
+@pytest.mark.parametrize(('arguments', 'setup', 'message'), [
+    (('warm', 0.0, 0.0), SETUP, "--temperature: takes card, or a number above 0, got 'warm'"),
+    (('-1', 0.0, 0.0), SETUP, '--temperature: takes'),
+    (('nan', 0.0, 0.0), SETUP, '--temperature: takes'),
+    (('', 1.0, 0.0), SETUP, '--set: takes a share'),
+    (('', 0.0, -0.1), SETUP, '--reject: takes a share'),
     (('', 0.1, 0.0), SEVERAL, '--set: is for images with one label'),
     (('', 0.0, 0.1), SEVERAL, '--reject: is for images with one label'),
 ])
-def test_wrong_flags(run, arguments, dataset, message):
+def test_wrong_flags(run, arguments, setup, message):
     with pytest.raises(ConfigError, match=message):
-        calibrated.read(str(run), META, *arguments, dataset)
+        calibrated.read(str(run), META, *arguments, setup)
 
 
 @pytest.mark.parametrize('fields', [
@@ -105,20 +121,27 @@ def test_wrong_flags(run, arguments, dataset, message):
     {'fit': {'method': 'no_such'}}, {'fit': None}, {'fit': {}},
     {'fit': {'method': 'vector', 'multi_label': False, 'weight': [1.0], 'bias': [0.0]}},
     {'confidences': []}, {'confidences': [2.0]}, {'label_probabilities': ['x']},
+    {'reject': None}, {'reject': []}, {'reject': {'score': 'energy'}},
+    {'reject': {'score': 'no_such', 'layer': '', 'digest': '', 'scores': [1.0]}},
+    {'reject': {'score': ['vim'], 'layer': '', 'digest': '', 'scores': [1.0]}},
+    {'reject': {'score': 'vim', 'layer': 1, 'digest': '', 'scores': [1.0]}},
+    {'reject': {'score': 'vim', 'layer': 'x', 'digest': '', 'scores': []}},
+    {'reject': {'score': 'vim', 'layer': 'x', 'digest': '', 'scores': [1e999]}},
+    {'reject': {'score': 'vim', 'layer': 'x', 'digest': '', 'scores': 'abc'}},
 ])
 def test_a_damaged_file_is_one_line(run, fields):
     changed(run, **fields)
     with pytest.raises(DataError, match=r'calibration\.json: cannot be used .*run launch\.card'):
-        calibrated.read(str(run), META, 'card', 0.1, 0.1, DATASET)
+        calibrated.read(str(run), META, 'card', 0.1, 0.1, SETUP)
 
 
 def test_a_missing_card_and_another_checkpoint(run, tmp_path):
     with pytest.raises(DataError, match='there is no card of this run yet; run launch.card'):
-        calibrated.read(str(tmp_path / 'other'), META, 'card', 0.0, 0.0, DATASET)
+        calibrated.read(str(tmp_path / 'other'), META, 'card', 0.0, 0.0, SETUP)
     with pytest.raises(DataError, match='another checkpoint than step 200; .*--step=200'):
         calibrated.read(str(run), META | {'state_digest': 'x', 'step': 200}, 'card', 0.0, 0.0,
-                        DATASET)
+                        SETUP)
     (run / 'card' / 'calibration.json').unlink()
     (run / 'card' / 'calibration.json').symlink_to('/etc/passwd')
     with pytest.raises(DataError, match='cannot be used'):
-        calibrated.read(str(run), META, 'card', 0.0, 0.0, DATASET)
+        calibrated.read(str(run), META, 'card', 0.0, 0.0, SETUP)

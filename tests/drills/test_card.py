@@ -11,8 +11,8 @@ import pytest
 from sklearn.datasets import load_digits
 
 # Without the map: where umap-learn is installed, that compiles for 10 s in each process.
-PARTS = ('accuracy,calibration,conformal,label_errors,duplicates,odd_images,probes,representation,'
-         'filters')
+PARTS = ('accuracy,calibration,conformal,ood,corruptions,shifts,attacks,explanations,concepts,'
+         'label_errors,duplicates,odd_images,probes,representation,filters')
 TRAIN = ('--config=configs/digits.py', '--config.augment=()', '--config.data.name=arrays',
          '--config.steps=40', '--config.batch_size=32', '--config.eval_batch_size=100',
          '--config.eval_every=0', '--config.checkpoint.every=20',

@@ -9,14 +9,19 @@ A part is a file of this folder with
     def figures(found) -> dict     the numbers for the last line of the command
 
 and a page fragment imgjax/report/card/<name>.html, which shows what `measure` gave. A part that
-cannot be computed raises DataError, which the page shows in its place.
+cannot be computed raises DataError, which the page shows in its place. A result is measured again
+when the code changes that the file imports; CODE may name further modules.
 """
 
 from typing import NamedTuple
 
 # The parts in the order of the page.
-NAMES = ('accuracy', 'calibration', 'conformal', 'label_errors', 'duplicates', 'odd_images',
+NAMES = ('accuracy', 'calibration', 'conformal', 'ood', 'corruptions', 'shifts', 'prepared_sets',
+         'attacks', 'explanations', 'concepts', 'label_errors', 'duplicates', 'odd_images',
          'probes', 'representation', 'map', 'filters', 'comparison')
+# Those that also show the model of --compare.
+COMPARING = ('ood', 'corruptions', 'shifts', 'attacks', 'explanations', 'representation',
+             'comparison')
 
 
 class Finding(NamedTuple):

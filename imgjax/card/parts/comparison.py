@@ -8,12 +8,13 @@ TITLE = 'Comparison'
 QUESTION = 'Which of the two models is better, and where do they disagree?'
 
 
-def measure(inputs, other: str = '', state_digest: str = '') -> dict:
-    """Compares with `other`, a run directory, whose state has this digest."""
+def measure(inputs, other: str = '') -> dict:
+    """Compares with `other`, a run directory."""
     answers = inputs.answers
     found = comparison.measure(answers.logits_NK, inputs.other_logits(other), answers.labels,
                                seed=inputs.seed)
-    return found | {'split': inputs.split, 'other': other, 'other_state_digest': state_digest}
+    return found | {'split': inputs.split, 'other': other,
+                    'other_state_digest': inputs.other.state_digest}
 
 
 def findings(found: dict) -> list[Finding]:

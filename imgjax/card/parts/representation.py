@@ -9,8 +9,8 @@ QUESTION = 'How much of their space do the features use, and how alike are the l
 MOST = 2_000  # images
 
 
-def measure(inputs, other_digest: str = '') -> dict:
-    """Measures the layers, also against those of the other model, whose state has this digest."""
+def measure(inputs) -> dict:
+    """Measures the layers, also against those of the other model."""
     answers = inputs.eval_answers
     rows = inputs.subset(len(answers.labels), MOST)
     labels_N = None if inputs.multi_label else answers.labels[rows]
