@@ -110,6 +110,9 @@ def _measure(inputs: Inputs, names: Sequence[str], known: Sequence[str],
             if name not in names:
                 found = store.stored(inputs.folder, name, key)
                 measured |= {name: found} if found else {}
+                if found is None and store.is_there(inputs.folder, name):
+                    log.info('%s is left off the page: it was measured with other flags, data or '
+                             'code; --only=%s measures it again', name, name)
                 continue
             bar.set_description(name)
             try:

@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -16,6 +17,8 @@ from imgjax.card import functions
 from imgjax.errors import ConfigError, DataError
 from imgjax.evals import chunks
 from imgjax.report import card_page
+
+log = logging.getLogger('imgjax')
 
 MOST = 32  # images of a chunk, at most
 BUCKET = 8
@@ -107,8 +110,10 @@ def _with_attention(model):
 def method(explained: Explained, name: str) -> Callable:
     """Returns explain(apply_fn, variables, images_NHWC, targets_N, indices_N) -> maps_NHW.
 
-    Images are worked on in chunks of one size, so that a method is compiled once. `indices_N` are
-    the places of the images in the set that they come from, on which random numbers depend.
+    Images are worked on in chunks of few sizes, so that a method is compiled seldom. `indices_N`
+    are the places of the images in the set that they come from, on which random numbers depend. A
+    chunk for which the method has no maps, such as one whose gradient is 0, gets maps of 0; if it
+    has them for no chunk, its error is raised.
     """
     module = explain.method(name)
     options: dict = {'layer': explained.layer} if name in explain.CAMS else {}
@@ -117,14 +122,23 @@ def method(explained: Explained, name: str) -> Callable:
 
     def maps(apply_fn, variables, images_NHWC, targets_N, indices_N=None) -> np.ndarray:
         indices_N = np.arange(len(images_NHWC)) if indices_N is None else indices_N
-        found = []
+        found, errors = [], []
         for images, targets, indices in _parts(
                 explained.size, np.asarray(images_NHWC), np.asarray(targets_N, np.int32),
                 np.asarray(indices_N)):
             more = {'indices_N': indices} if name == 'smoothgrad' else {}
-            found.append(np.asarray(module.explain(
-                apply_fn, variables, jnp.asarray(images), jnp.asarray(targets), **options,
-                **more), np.float32))
+            try:
+                found.append(np.asarray(module.explain(
+                    apply_fn, variables, jnp.asarray(images), jnp.asarray(targets), **options,
+                    **more), np.float32))
+            except DataError as error:
+                errors.append(error)
+                found.append(np.zeros(images.shape[:3], np.float32))
+        if len(errors) == len(found):
+            raise errors[0]
+        if errors:
+            log.warning('%s: %d of %d chunks of images have maps of 0: %s', name, len(errors),
+                        len(found), errors[0])
         return np.concatenate(found)[:len(images_NHWC)]
 
     return maps
@@ -138,22 +152,23 @@ def maps(explained: Explained, name: str, images_NHWC: np.ndarray, targets_N: np
 
 
 def usable(explained: Explained, names: Sequence[str],
-           images_NHWC: np.ndarray) -> tuple[list[str], dict[str, str]]:
+           images_NHWC: np.ndarray, targets_N: np.ndarray) -> tuple[list[str], dict[str, str]]:
     """Returns the methods that work for a model, and why each of the others does not.
 
     Args:
       explained: the model.
       names: methods.
       images_NHWC: normalised images; of the first ones each method makes maps.
+      targets_N: int (N,), the classes that are explained.
     """
     works, refused = [], {}
-    images_NHWC = images_NHWC[:1]
+    images_NHWC, targets_N = images_NHWC[:BUCKET], targets_N[:BUCKET]
     for name in names:
         if name == 'partition_shap' and not importlib.util.find_spec('shap'):
             refused[name] = "it needs the package shap: pip install 'imgjax[shap]'"
             continue
         try:
-            maps(explained, name, images_NHWC, np.zeros(1, np.int32))
+            maps(explained, name, images_NHWC, targets_N)
             works.append(name)
         except (ConfigError, DataError) as error:
             refused[name] = str(error).removeprefix(f'{name}: ')

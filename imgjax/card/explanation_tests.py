@@ -84,13 +84,14 @@ def _tests(given: Any, maps_NHW: np.ndarray, shared: tuple, seed: int) -> dict[s
 
 def _row(name: str, tests: dict[str, dict]) -> dict:
     stages = tests.get('randomization', {}).get('stages', [])
-    return {'name': name, 'does': explain.DOES.get(name, ''),
-            'signed': name in explain.METHODS and explain.method(name).SIGNED,
+    signed = name not in explain.METHODS or explain.method(name).SIGNED
+    return {'name': name, 'does': explain.DOES.get(name, ''), 'signed': signed,
             'deletion': tests['deletion']['deletion']['mean'],
             'insertion': tests['deletion']['insertion']['mean'],
             'road': tests['road']['gap']['mean'],
-            'sensitivity_n': tests['sensitivity_n']['overall']['mean'],
-            'infidelity': tests['infidelity']['share']['mean'],
+            # Both ask for contributions to the logit, which a map without signs does not give.
+            'sensitivity_n': tests['sensitivity_n']['overall']['mean'] if signed else None,
+            'infidelity': tests['infidelity']['share']['mean'] if signed else None,
             'similarity': stages[-1]['mean'] if stages else None}
 
 
@@ -100,7 +101,7 @@ def _judged(of_method: dict, tests: dict[str, dict], images: int) -> dict:
                 'why': f'not decided: there are {images} images, a verdict takes {FEWEST} or more.'}
     found = verdict_lib.verdict(of_method, tests['random map'], tests['edges'])
     return {'verdict': VERDICTS[found['why'].partition(':')[0]], 'why': found['why'] + '.',
-            'notes': found['notes']}
+            'notes': found['notes'] + of_method['randomization']['notes']}
 
 
 def _agreement(maps: dict[str, np.ndarray]) -> list[list[float | None]]:

@@ -11,6 +11,7 @@ from imgjax import evaluate, step
 from imgjax.augment import color
 from imgjax.build import Setup
 from imgjax.data import Source, pipeline
+from imgjax.evals import chunks
 from imgjax.models.parts.attention import ATTENTIONS
 
 
@@ -30,13 +31,15 @@ class Functions(NamedTuple):
     predict: jax.tree_util.Partial
 
 
-def of(setup: Setup, state, order: tuple[int, ...] | None = None) -> Functions:
+def of(setup: Setup, state, order: tuple[int, ...] | None = None,
+       shape_HWC: tuple[int, ...] | None = None) -> Functions:
     """Returns a model as functions.
 
     Args:
       setup: its run.
       state: TrainState on the mesh.
       order: the columns of the logits, in this order; None for all.
+      shape_HWC: to which `apply` and `predict` resize images that have another; None leaves them.
     """
     variables = jax.device_put(
         {'params': step.eval_params(setup.config, state), 'batch_stats': state.batch_stats},
@@ -47,10 +50,31 @@ def of(setup: Setup, state, order: tuple[int, ...] | None = None) -> Functions:
     options = setup.config.data
 
     def on_bytes(variables, images_NHWC):
+        images_NHWC = images_NHWC if shape_HWC is None else _fitted(images_NHWC, shape_HWC)
         return apply_fn(variables, color.normalize(images_NHWC, options.mean, options.std))
 
     return Functions(apply_fn, variables, jax.tree_util.Partial(on_bytes, variables),
                      jax.tree_util.Partial(lambda *args: on_bytes(*args)[0], variables))
+
+
+def _fitted(images_NHWC, shape_HWC: tuple[int, ...]):
+    """Returns images of another size, and grey ones as colours or the other way round."""
+    height, width, channels = shape_HWC
+    if images_NHWC.shape[3] != channels:
+        images_NHWC = jnp.repeat(images_NHWC.mean(3, keepdims=True), channels, axis=3)
+    if images_NHWC.shape[1:3] == (height, width):
+        return images_NHWC
+    return jax.image.resize(images_NHWC, (len(images_NHWC), *shape_HWC), 'bilinear')
+
+
+def images_at_once(predict: jax.tree_util.Partial, shape_HWC: tuple[int, ...], most: int) -> int:
+    """Returns how many images `predict` is given at one time, at most `most`."""
+    image = jax.ShapeDtypeStruct((1, *shape_HWC), jnp.float32)
+    return chunks.images_at_once(_called, predict, image, most=most)
+
+
+def _called(predict, images_NHWC):
+    return predict(images_NHWC)
 
 
 def _apply(model, columns: np.ndarray | None, variables: dict, images_NHWC):

@@ -272,12 +272,19 @@ class Inputs:
 
     @functools.cache  # noqa: B019  (as long as the card)
     def other_predict(self) -> jax.tree_util.Partial | None:
-        """Returns `predict` of the other model, its classes in the order of this one's, or None."""
+        """Returns `predict` of the other model, its classes in the order of this one's, or None.
+
+        It takes images of this model's size and channels, and makes those of its own of them.
+        """
         if self.other is None:
             return None
         names = list(self.other.setup.dataset.class_names)
         order = tuple(map(names.index, self.class_names))
-        return functions.of(self.other.setup, self.other.state, order).predict
+        mine, theirs = (tuple(one.setup.dataset.image_shape) for one in (self.model, self.other))
+        if mine != theirs:
+            log.warning('the other model takes images of %dx%d pixels and %d channels: changed '
+                        'images of %dx%dx%d are resized for it', *theirs, *mine)
+        return functions.of(self.other.setup, self.other.state, order, theirs).predict
 
     def images(self, split: str, rows: np.ndarray) -> np.ndarray:
         """Returns images of a split at the size of the model's input, uint8 (N, H, W, C).

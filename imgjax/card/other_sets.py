@@ -73,10 +73,14 @@ def check(paths: Sequence[str]) -> dict[str, list[Cell]]:
 
 
 def content(paths: Sequence[str]) -> str:
-    """Returns a digest of when the folders of the sets were changed, for the key of the part."""
-    changed = [(place, [os.stat(folder).st_mtime_ns for cell in cells for folder in (
-        cell.path, *(os.path.join(cell.path, name) for name in _folders(cell.path)))])
-        for place, cells in check(paths).items()]
+    """Returns a digest of the names, sizes and times of all files, for the key of the part."""
+    changed = []
+    for place in check(paths):
+        for folder, folders, names in os.walk(place):
+            folders.sort()
+            for name in sorted(names):
+                found = os.lstat(os.path.join(folder, name))
+                changed.append([folder, name, found.st_size, found.st_mtime_ns])
     return store.key_of(changed)
 
 

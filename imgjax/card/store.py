@@ -55,6 +55,11 @@ def stored(folder: str, name: str, key: str) -> dict | None:
     return None
 
 
+def is_there(folder: str, name: str) -> bool:
+    """Returns whether a result of this name is stored, with whatever key."""
+    return os.path.isfile(os.path.join(folder, FOLDER, f'{name}.json'))
+
+
 def replace(folder: str, name: str, key: str, found: dict) -> dict:
     """Stores a result under its name, in place of an older one; returns it as it will be read."""
     found = json.loads(json.dumps(metrics_log.jsonable(found)))

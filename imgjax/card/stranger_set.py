@@ -10,7 +10,7 @@ import numpy as np
 
 from imgjax.card.inputs import Inputs
 from imgjax.commands import predict
-from imgjax.data import image_files, left_out
+from imgjax.data import ignored, image_files, left_out
 from imgjax.errors import ConfigError, DataError
 from imgjax.evals import ood
 from imgjax.process import terminal
@@ -25,22 +25,23 @@ class StrangerSet(NamedTuple):
     """Images of a folder.
 
     Attributes:
-      name: the folder.
       images_NHWC: uint8, at the size of the model's input.
       content: a digest of the images.
+      note: which images of the folder they are not, in a sentence; '' where they are all.
     """
 
-    name: str
     images_NHWC: np.ndarray
     content: str
+    note: str
 
 
-def check(path: str) -> list[str]:
+def files_of(path: str) -> list[str]:
     """Returns the image files below a folder, relative to it.
 
     Raises:
       ConfigError: it is no folder, or has no images.
     """
+    path = os.path.expanduser(path)
     if not os.path.isdir(path):
         raise ConfigError(f'{FLAG}={path}: no such folder; name a folder of images that show none '
                           "of the model's classes")
@@ -59,13 +60,10 @@ def opened(path: str, inputs: Inputs) -> StrangerSet:
         model.
       DataError: no image can be read.
     """
-    names = check(path)
+    names, path = files_of(path), os.path.expanduser(path)
     folders = {part for name in names for part in name.split('/')[:-1]}
     ood.check_strangers(sorted(folders), inputs.class_names)
     rows, setup, odd = inputs.subset(len(names), MOST), inputs.model.setup, []
-    if len(rows) < len(names):
-        log.info('%s: %s of its %s images are taken, drawn by the seed', path, f'{len(rows):,}',
-                 f'{len(names):,}')
     options = predict.reading(setup)
     with (concurrent.futures.ThreadPoolExecutor() as threads,
           terminal.progress(len(rows), 0, 'stranger') as bar):
@@ -74,12 +72,17 @@ def opened(path: str, inputs: Inputs) -> StrangerSet:
                 os.path.join(path, names[row]), setup, options, odd), rows.tolist()):
             found.append(one)
             bar.update()
+    ignored.warn(path, len(rows), sorted(odd), options)
     images = [one for one in found if not isinstance(one, str)]
     faults = [one for one in found if isinstance(one, str)]
-    if faults:
-        log.warning('%s: %d of %d images cannot be read and are left out, first: %s', path,
-                    len(faults), len(found), faults[0])
     if not images:
-        raise DataError(f'{FLAG}={path}: none of {len(found)} images can be read')
+        raise DataError(f'{FLAG}={path}: none of {len(found)} images can be read, first: '
+                        f'{faults[0]}')
+    note = ''
+    if len(images) < len(names):
+        note = (f'Of the {len(names):,} images of {path}, {len(images):,} are taken'
+                + (', drawn by the seed' if len(rows) < len(names) else '')
+                + (f'; {len(faults):,} cannot be read, first: {faults[0]}' if faults else '') + '.')
+        log.warning('%s', note)
     images_NHWC = np.stack(images)
-    return StrangerSet(path, images_NHWC, hashlib.sha256(images_NHWC).hexdigest()[:16])
+    return StrangerSet(images_NHWC, hashlib.sha256(images_NHWC).hexdigest()[:16], note)

@@ -108,7 +108,8 @@ def write(opened: Model, folder: str, *, about: dict, only: str = '', seed: int 
     if strangers:
         of_none = stranger_set.opened(strangers, inputs)
         inputs.stranger_images = of_none.images_NHWC
-        options['ood'] = {'other_set': strangers, 'content': of_none.content}
+        options['ood'] = {'other_set': strangers, 'content': of_none.content,
+                          'note': of_none.note}
     if sets:
         options['prepared_sets'] = {'paths': [os.path.abspath(os.path.expanduser(
             one)) for one in sets], 'content': other_sets.content(sets)}
@@ -186,7 +187,7 @@ def check_flags(*, comparing: bool, only: str = '', images: int = 1, alpha: floa
             raise ConfigError(f'--{flag}: is read by {" and ".join(readers)}, which --only={only} '
                               'leaves out')
     if strangers:
-        stranger_set.check(strangers)
+        stranger_set.files_of(strangers)
     other_sets.check(sets)
     return names
 

@@ -1,5 +1,6 @@
 """Explains the answers of a run on image files: maps, pictures and one page."""
 
+import contextlib
 import json
 import logging
 import os
@@ -10,7 +11,7 @@ from PIL import Image
 
 from imgjax import explain
 from imgjax.card import explained as explained_lib
-from imgjax.card import explanation_tests, functions
+from imgjax.card import explanation_tests, forward, functions
 from imgjax.card.explained import Explained
 from imgjax.card.parts import explanations
 from imgjax.commands import predict, run_directory
@@ -37,7 +38,9 @@ def explain_images(workdir: str, images: str, methods: str = '', target: str = '
     """Writes maps of image files by several methods, with the tests of these methods.
 
     The folder has explain.html, explain.json (answers and tests), maps/<method>.npy, float32
-    (N, H, W), and overlays/<number>_<name>_<method>.png. Rows are those of explain.json.
+    (N, H, W), and overlays/<pictures>_<method>.png. Rows are those of explain.json, which also has
+    `pictures`, the beginning of the names of an image's pictures. What an earlier call left is
+    removed.
 
     Args:
       workdir: the run directory; only its config, class names and checkpoint are read.
@@ -61,17 +64,18 @@ def explain_images(workdir: str, images: str, methods: str = '', target: str = '
     own = outputs.check_folder('output', output, _COMMAND)
     paths = predict.list_images(os.path.expanduser(images))
     setup = run_directory.open_run(workdir)
-    number = class_number(setup, target)
+    number = _check_model(setup, workdir, target, layer, named)
     state, meta = run_directory.restore(setup, workdir, run_directory.which_step(
         setup, workdir, at))
     model = explained_lib.of(setup, functions.of(setup, state), layer, seed)
     paths, failed = _readable(model, paths)
     images_NHWC = _read(model, paths[:BLOCK])
-    names, refused = explained_lib.usable(model, named or (
-            explain.METHODS if methods == 'all' else explained_lib.USUAL),
-                                          explained_lib.normalised(model, images_NHWC))
-    if named and refused:
-        raise ConfigError(f'--method: {next(iter(refused.values()))}')
+    names, refused = explained_lib.usable(
+        model, named or (explain.METHODS if methods == 'all' else explained_lib.USUAL),
+        explained_lib.normalised(model, images_NHWC), _targets(model, images_NHWC, number))
+    if refused and (named or not names):
+        name, why = next(iter(refused.items()))
+        raise ConfigError(f'--method={name}: {why}')
     for name, why in refused.items():
         log.info('%s is left out: %s', name, why)
     tests_NHWC, of = images_for_tests(workdir, setup, images_NHWC, 'the given images')
@@ -86,6 +90,9 @@ def explain_images(workdir: str, images: str, methods: str = '', target: str = '
         about = {'workdir': os.path.abspath(workdir), 'step': meta['step'], 'images': len(paths),
                  'explained_class': target or None, 'state_digest': meta['state_digest']}
         _write_page(folder, setup, found, about)
+        written = {os.path.relpath(os.path.join(place, name), folder)
+                   for place, _, files in os.walk(folder) for name in files}
+    _remove_older(output, own, written)
     if failed:
         raise DataError(f'{len(failed)} of {len(paths) + len(failed)} images could not be read, '
                         f'first: {failed[0]}; the others are in {output}')
@@ -95,6 +102,27 @@ def explain_images(workdir: str, images: str, methods: str = '', target: str = '
             'output': os.path.abspath(output),
             'page': os.path.abspath(os.path.join(output, 'explain.html')), 'step': meta['step'],
             'workdir': os.path.abspath(workdir), 'state_digest': meta['state_digest']}
+
+
+def _check_model(setup, workdir: str, target: str, layer: str, named: list[str]) -> int | None:
+    """Returns the number of the class --target, None for ''; checks the flags by the model.
+
+    Raises:
+      ConfigError: there is no such class or layer, nothing reads --layer, or images have several
+        labels.
+    """
+    if setup.dataset.multi_label:
+        raise ConfigError(f'--workdir={workdir}: explanations are for models with one label per '
+                          'image, and this one has several')
+    names = list(setup.dataset.class_names)
+    if target and target not in names:
+        raise ConfigError(f'--target: the model has no class {target!r}{nearest(target, names)}')
+    if layer:
+        forward.check_layer(setup, layer)
+        if named and not set(named) & set(explain.CAMS):
+            raise ConfigError(f'--layer={layer}: is read by {", ".join(explain.CAMS)}, none of '
+                              'which --method names')
+    return names.index(target) if target else None
 
 
 def check_methods(methods: str) -> list[str]:
@@ -109,18 +137,6 @@ def check_methods(methods: str) -> list[str]:
     for name in named:
         explain.method(name)
     return [name for name in explain.METHODS if name in named]
-
-
-def class_number(setup, target: str) -> int | None:
-    """Returns the number of the class --target; None for ''.
-
-    Raises:
-      ConfigError: there is no such class.
-    """
-    names = list(setup.dataset.class_names)
-    if target and target not in names:
-        raise ConfigError(f'--target: the model has no class {target!r}{nearest(target, names)}')
-    return names.index(target) if target else None
 
 
 def _readable(model: Explained, paths: list[str]) -> tuple[list[str], list[str]]:
@@ -151,6 +167,30 @@ def _read(model: Explained, paths: list[str]) -> np.ndarray:
     return np.stack(found)
 
 
+def _answers(model: Explained, images_NHWC: np.ndarray) -> answers_lib.Predictions:
+    """Returns the answers on images in 0 to 255; their labels are not known, and not read."""
+    logits_NK = explained_lib.logits_of(model.model.predict, images_NHWC, model.size)
+    return answers_lib.answer(logits_NK, np.zeros(len(logits_NK), np.int32))
+
+
+def _targets(model: Explained, images_NHWC: np.ndarray, target: int | None) -> np.ndarray:
+    """Returns the class of each image that is explained."""
+    if target is not None:
+        return np.full(len(images_NHWC), target)
+    return _answers(model, images_NHWC).predictions_N
+
+
+def _remove_older(output: str, own: list[str], written: set[str]) -> None:
+    """Removes maps and pictures that an earlier call wrote and this one did not."""
+    for name in own:
+        folder, _, file = name.partition('/')
+        if (folder in ('maps', 'overlays') and name not in written and '/' not in file
+                and not os.path.islink(os.path.join(output, folder))):
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(output, name))
+    outputs.mark(output, _COMMAND, written)
+
+
 def _write(model: Explained, folder: str, paths: list[str], names: list[str],
            target: int | None) -> list[dict]:
     """Writes the maps and pictures of all images; returns what the page shows of each."""
@@ -163,9 +203,9 @@ def _write(model: Explained, folder: str, paths: list[str], names: list[str],
     with terminal.progress(len(paths) * len(names), 0, 'map') as bar:
         for rows in chunks.chunks(len(paths), BLOCK):
             images_NHWC = _read(model, paths[rows])
-            logits_NK = explained_lib.logits_of(model.model.predict, images_NHWC, model.size)
-            answers = answers_lib.answer(logits_NK, np.zeros(len(logits_NK), np.int32))
-            targets_N = answers.predictions_N if target is None else np.full(len(logits_NK), target)
+            answers = _answers(model, images_NHWC)
+            targets_N = answers.predictions_N if target is None else np.full(
+                len(images_NHWC), target)
             normal_NHWC, numbers = explained_lib.normalised(model, images_NHWC), range(
                 len(paths))[rows]
             for name in names:
@@ -173,14 +213,15 @@ def _write(model: Explained, folder: str, paths: list[str], names: list[str],
                     model, name, normal_NHWC, targets_N, np.asarray(numbers))
                 bar.update(len(images_NHWC))
             for place, number in enumerate(numbers):
-                one = {'name': records.shown(paths[number]),
+                stem = f'{number + 1:04}_{_stem(paths[number])}'
+                one = {'name': records.shown(paths[number]), 'pictures': stem,
                        'prediction': int(answers.predictions_N[place]),
                        'confidence': float(answers.confidences_N[place]),
                        'target': int(targets_N[place])}
                 pictures = {name: overlays.overlay(
                     images_NHWC[place], arrays[name][number], explain.method(name).SIGNED)
                     for name in names}
-                _write_pictures(folder, f'{number + 1:04}_{_stem(paths[number])}', pictures)
+                _write_pictures(folder, stem, pictures)
                 if number < SHOWN:
                     one |= explained_lib.shown(images_NHWC[place], pictures)
                 shown.append(one)
@@ -192,7 +233,7 @@ def _write(model: Explained, folder: str, paths: list[str], names: list[str],
 def _stem(path: str) -> str:
     """Returns the name of a file without its ending, as a part of another file's name."""
     stem = os.path.splitext(os.path.basename(records.shown(path)))[0]
-    return re.sub(r'[^\w.-]', '_', stem)[:LONGEST]
+    return re.sub(r'[^\w.-]', '_', stem, flags=re.ASCII)[:LONGEST]
 
 
 def _write_pictures(folder: str, stem: str, pictures: dict[str, np.ndarray]) -> None:

@@ -208,8 +208,13 @@ def _classifier(setup: build.Setup, state, top_k: int, fits: calibrated.Fits | N
 def _write_page(output: str, setup: build.Setup, state, paths: list[str], rows: list[dict],
                 about: dict) -> None:
     options = reading(setup)
-    text = predict_page.render(about['workdir'], setup, state, paths, rows, lambda path: read_image(
-        path, setup, options, []), about)
+    def read(path: str) -> np.ndarray:
+        found = read_image(path, setup, options, [])
+        if isinstance(found, str):
+            raise DataError(f'{found}; it was there a moment ago')
+        return found
+
+    text = predict_page.render(about['workdir'], setup, state, paths, rows, read, about)
     with outputs.replacing(output) as file:
         file.write(text)
 

@@ -38,6 +38,7 @@ def render(workdir: str, setup: build.Setup, state, paths: Sequence[str], rows: 
     model = explained_lib.of(setup, functions.of(setup, state))
     names, class_names = [], list(setup.dataset.class_names)
     tested: dict = {'methods': [], 'tested_of': ''}
+    several = setup.dataset.multi_label
     shown: list[dict] = []
     with terminal.progress(min(SHOWN, len(readable)), 0, 'map') as bar:
         for part in chunks.chunks(min(SHOWN, len(readable)), BLOCK):
@@ -45,7 +46,7 @@ def render(workdir: str, setup: build.Setup, state, paths: Sequence[str], rows: 
             normal_NHWC = explained_lib.normalised(model, images_NHWC)
             targets_N = np.array([
                 class_names.index(row['classes'][0]) for _, row in readable[part]])
-            if not shown:
+            if not shown and not several:
                 tested = _chosen(model, workdir, images_NHWC)
                 names = [one['name'] for one in tested['methods']]
             maps = {name: explained_lib.maps(model, name, normal_NHWC, targets_N,
@@ -58,7 +59,10 @@ def render(workdir: str, setup: build.Setup, state, paths: Sequence[str], rows: 
     if len(readable) > SHOWN:
         log.info('the page has the first %d of %s images; predictions of all are in a .csv or '
                  '.json', SHOWN, f'{len(readable):,}')
-    found = {'images': shown, 'not_shown': len(readable) - len(shown), 'tested': tested,
+    note = 'Maps are for models with one label per image.' if several else '' if (
+        tested['methods'] or not shown) else 'No method of explanation works for this model.'
+    found = {'images': shown, 'note': note, 'tested': tested,
+             'not_shown': len(readable) - len(shown),
              'errors': [row['error'] for row in rows if row['error']]}
     section = {'name': 'predictions', 'title': 'Predictions', 'findings': [],
                'question': 'What is on the images, and what speaks for it?', 'found': found}
@@ -72,7 +76,7 @@ def _chosen(model, workdir: str, images_NHWC: np.ndarray) -> dict:
     answers_N = explained_lib.logits_of(model.model.predict, tests_NHWC, model.size).argmax(1)
     normal_NHWC = explained_lib.normalised(model, tests_NHWC)
     found: list[dict] = []
-    for name in explained_lib.usable(model, METHODS, normal_NHWC)[0]:
+    for name in explained_lib.usable(model, METHODS, normal_NHWC, answers_N)[0]:
         found.append({'tested_of': of} | explanation_tests.measure(
             model, [name], normal_NHWC, answers_N))
         if found[-1]['methods'][0]['verdict'] == 'passed':

@@ -93,7 +93,11 @@ def fit_mahalanobis(features_ND: np.ndarray, labels_N: np.ndarray) -> dict[str, 
     present, class_N = np.unique(labels_N, return_inverse=True)
     means_CD = np.stack([x_ND[class_N == row].mean(axis=0) for row in range(len(present))])
     x_ND -= means_CD[class_N]
-    lower_DD = linalg.cholesky(x_ND.T @ x_ND + RIDGE * np.eye(x_ND.shape[1]), lower=True)
+    try:
+        lower_DD = linalg.cholesky(x_ND.T @ x_ND + RIDGE * np.eye(x_ND.shape[1]), lower=True)
+    except linalg.LinAlgError:
+        raise DataError(f'features: their covariance over {len(x_ND):,} images cannot be inverted '
+                        f'in {x_ND.shape[1]:,} dimensions; give more images') from None
     whitening_DD = linalg.solve_triangular(lower_DD, np.eye(len(lower_DD)), lower=True).T
     return {'center': center_D, 'whitening': np.ascontiguousarray(whitening_DD),
             'means': means_CD @ whitening_DD}

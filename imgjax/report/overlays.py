@@ -10,9 +10,10 @@ STRENGTH = 0.75  # of the colour over the image, at the full colour
 def overlay(image_HWC: np.ndarray, map_HW: np.ndarray, signed: bool) -> np.ndarray:
     """Returns an image in grey with a map over it in colours, uint8 (H, W, 3).
 
-    Red speaks for the class and blue against it; a map without signs goes from clear at its least
-    value to red. The full colour is that of the 99 % percentile of the absolute values of this map,
-    so that maps of different methods can be looked at side by side, but not compared in size.
+    In a map with signs red speaks for the class and blue against it; one without goes from clear at
+    its least value to red. The full colour is that of the 99 % percentile of the absolute values of
+    this map, so that maps of different methods can be looked at side by side, but not compared in
+    size.
 
     Args:
       image_HWC: uint8 (H, W, 1) or (H, W, 3).

@@ -54,13 +54,22 @@ def test_channels_of_classes_and_errors(inputs, found):
         best = one['channels'][0]
         assert best['channel'] == (weights_D * mean_D).argmax()
         assert best['term'] == pytest.approx((weights_D * mean_D).max(), rel=1e-4)
-    for channel, one in found['exciting'].items():
+    for name, one in found['exciting'].items():
+        side, channel = name.split()
         rows = [np.flatnonzero(inputs.train_rows == index)[0] for index in one['images']]
         values_N = features_ND[:, int(channel)]
+        assert side == 'high'  # behind a ReLU
         assert values_N[rows].tolist() == np.sort(values_N)[::-1][:6].tolist()
     assert found['errors']
     for error in found['errors']:
         assert error['label'] != error['prediction'] == logits_NK[error['index']].argmax()
+
+
+def test_a_channel_that_speaks_by_its_low_values_is_shown_at_its_lowest():
+    features_ND = np.arange(-10.0, 10.0)[:, None]
+    found = concepts._images(features_ND, np.arange(20) + 100, np.arange(20),
+                             [(0, False), (0, True)])
+    assert found['high 0']['images'][0] == 119 and found['low 0']['images'][0] == 100
 
 
 def test_what_the_page_and_the_summary_say(inputs, found):

@@ -122,7 +122,8 @@ def test_a_class_can_be_chosen(run, place, tmp_path, written):
     (dict(target='seven'), "--target: the model has no class 'seven'"),
     (dict(methods='attention_rollout'), 'no attention maps'),
     (dict(methods='grad_cam', layer='stage9'), 'stage9'),
-    (dict(methods='grad_cam', layer='hidden1'), 'hidden1'),
+    (dict(methods='grad_cam', layer='hidden1'), '--method=grad_cam: '),
+    (dict(methods=SOUND, layer='stage1'), '--layer=stage1: is read by grad_cam'),
     (dict(images='nowhere/*.png'), 'no such images'),
 ])
 def test_what_cannot_work_is_refused_in_one_line(run, place, tmp_path, more, complaint):
@@ -138,6 +139,28 @@ def test_a_model_without_positions_names_what_works(place, data, tmp_path):
         explain_command.explain_images(flat, str(place / '*.png'), 'grad_cam',
                                        output=str(tmp_path / 'out'))
     assert '\n' not in str(error.value)
+
+
+def test_several_labels_are_refused(place, data, tmp_path):
+    found = np.load(data)
+    both = np.eye(10, dtype=np.uint8) + np.eye(10, k=1, dtype=np.uint8)
+    several = {name: found[name] if name.endswith('images') else both[found[name]]
+               for name in found}
+    np.savez(place / 'several.npz', class_names=np.array(list('abcdefghij')), **several)
+    run = trained(place / 'several', str(place / 'several.npz'), 1, objective=dict(name='sigmoid'))
+    with pytest.raises(ConfigError, match='one label per image'):
+        explain_command.explain_images(run, str(place / '*.png'), output=str(tmp_path / 'out'))
+    predict.predict_images(run, str(place / '*.png'), 3, str(tmp_path / 'p.html'))
+    assert 'Maps are for models with one label' in (tmp_path / 'p.html').read_text()
+
+
+def test_what_an_earlier_call_wrote_is_removed(run, place, tmp_path):
+    for methods, images in ((SOUND, '*.png'), ('gradient', 'a b 1.png')):
+        explain_command.explain_images(run, str(place / images), methods, output=str(tmp_path))
+        (tmp_path / 'overlays' / 'mine.png').write_bytes(b'mine')
+    assert [path.name for path in (tmp_path / 'maps').iterdir()] == ['gradient.npy']
+    assert sorted(path.name for path in (tmp_path / 'overlays').iterdir()) == [
+        '0001_a_b_1_gradient.png', 'mine.png']
 
 
 def test_a_folder_of_the_user_is_not_touched(run, place, tmp_path):

@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits
 
 from configs import digits
 from imgjax import train
+from imgjax.card import stranger_set
 from imgjax.card.inputs import Inputs
 from imgjax.card.parts import ood
 from imgjax.commands import calibrated, card, predict
@@ -215,18 +216,29 @@ def test_without_training_images_the_logits_are_left(run, data, place, handwritt
 
 
 def test_a_set_of_strangers(run, tmp_path):
-    """Pictures with a cross are far from all digits; of many only a part is taken."""
-    crosses = np.zeros((ood.MOST + 5, 8, 8, 1), np.uint8)
+    """Pictures with a cross are far from all digits."""
+    crosses = np.zeros((300, 8, 8, 1), np.uint8)
     crosses[:, 3:5] = crosses[:, :, 3:5] = 255
     inputs = Inputs(card.model.of_run(run), str(tmp_path))
     inputs.stranger_images = crosses
-    found = ood.measure(inputs, 'crosses', 'digest')
+    found = ood.measure(inputs, 'crosses', 'digest', 'Some were left out.')
     assert found['kinds'][0] == {
-        'kind': 'your strangers', 'what': 'the images of crosses', 'images': ood.MOST,
+        'kind': 'your strangers', 'what': 'the images of crosses', 'images': 300,
         'confidence': found['kinds'][0]['confidence']}
     assert found['rows'][found['chosen']]['your strangers']['auroc']['value'] > 0.95
-    assert found['notes'] == ['2,000 of 2,005 images of crosses are taken, drawn by the seed.']
+    assert found['notes'] == ['Some were left out.']
     assert len(found['histogram']) == 8  # as many lines as a plot can have
+
+
+def test_of_many_strangers_a_part_is_taken_and_counted(run, folders, tmp_path, monkeypatch):
+    monkeypatch.setattr(stranger_set, 'MOST', 50)
+    (pathlib.Path(folders['noise']) / 'broken.png').write_bytes(b'no image')
+    card.of_run(run, output=str(tmp_path), only='ood', strangers=folders['noise'])
+    (pathlib.Path(folders['noise']) / 'broken.png').unlink()
+    found = part(tmp_path)
+    assert found['kinds'][0]['images'] in (49, 50)
+    assert any('Of the 201 images' in note and 'drawn by the seed' in note
+               for note in found['notes'])
 
 
 def test_the_flag_takes_a_folder(run, folders, tmp_path):

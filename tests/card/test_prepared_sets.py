@@ -1,6 +1,7 @@
 """Prepared sets: trees and folders of real image files, through a run that was really trained."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -124,6 +125,14 @@ def test_cells_are_stored_and_found_again_by_their_content(inputs, place, monkey
             measured(inputs, place, 'plain')
     finally:
         renamed.rename(first)
+
+
+def test_a_changed_image_changes_the_digest(place, tmp_path):
+    shutil.copytree(place / 'plain', tmp_path / 'set')
+    digest = other_sets.content([str(tmp_path / 'set')])
+    image = tmp_path / 'set' / 'cat' / '0.jpg'
+    image.write_bytes(image.read_bytes() + b' ')
+    assert other_sets.content([str(tmp_path / 'set')]) != digest
 
 
 def test_other_classes_are_not_answered_where_answers_are_restricted():

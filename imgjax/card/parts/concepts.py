@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from imgjax.card import forward
 from imgjax.card.parts import Finding, counted
 from imgjax.errors import DataError
 from imgjax.evals import answers as answers_lib
@@ -33,6 +34,8 @@ def measure(inputs) -> dict:
     """
     if inputs.multi_label:
         raise DataError('the channels that decide are shown for images with one label each')
+    if LAYER not in forward.layers(inputs.model.setup):
+        raise DataError(f'the model has no intermediate {LAYER!r}, the layer before its head')
     features_ND, logits_NK = inputs.features_of(LAYER), inputs.eval_answers.logits_NK
     labels_N = inputs.eval_answers.labels
     head = concepts.head_of(inputs.params(), features_ND, logits_NK)
@@ -52,17 +55,18 @@ def measure(inputs) -> dict:
     chosen, accuracies_K = _worst(labels_N, answers.ranks_N, terms_KD)
     shown = [(k, np.argsort(-terms_KD[k], kind='stable')[:CHANNELS]) for k in chosen]
     errors = _errors(inputs, head, features_ND, labels_N, answers)
-    channels = sorted({int(d) for _, some in shown for d in some}
-                      | {one['channel'] for error in errors for one in error['channels']})
+    classes = [{
+        'class': k, 'accuracy': accuracies_K[k], 'needed': int(needed_K[k]), 'channels': [
+            {'channel': int(d), 'term': float(terms_KD[k, d]), 'share': _share(terms_KD[k], d),
+             'low': bool(exciting_ND[of_labels_N == k, d].mean() < 0)}
+            for d in some if terms_KD[k, d] > 0]} for k, some in shown]
+    sides = sorted({(one['channel'], one['low']) for group in (*classes, *errors)
+                    for one in group['channels']})
     return found | {
         'needed': float(np.median(needed_K[needed_K > 0])) if (needed_K > 0).any() else 0.0,
-        'classes': [{
-            'class': k, 'accuracy': accuracies_K[k], 'needed': int(needed_K[k]), 'channels': [
-                {'channel': int(d), 'term': float(terms_KD[k, d]),
-                 'share': _share(terms_KD[k], d)} for d in some if terms_KD[k, d] > 0]}
-            for k, some in shown],
+        'classes': classes,
         'classes_not_shown': int((needed_K > 0).sum()) - len(shown), 'errors': errors,
-        'exciting': _images(exciting_ND, rows, of_labels_N, channels)}
+        'exciting': _images(exciting_ND, rows, of_labels_N, sides)}
 
 
 def _exciting(inputs, features_ND: np.ndarray) -> tuple:
@@ -106,19 +110,26 @@ def _errors(inputs, head: concepts.Head, features_ND: np.ndarray, labels_N: np.n
     return [{
         'index': int(inputs.eval_rows[row]), 'label': int(labels_N[row]),
         'prediction': int(given_N[i]), 'confidence': float(answers.confidences_N[row]),
-        'channels': [{'channel': int(d), 'term': float(term)} for d, term in zip(
+        'channels': [{'channel': int(d), 'term': float(term),
+                      'low': bool(features_ND[row, d] < 0)} for d, term in zip(
             terms.channels_NM[i], terms.terms_NM[i], strict=True) if term > 0]}
         for i, row in enumerate(wrong)]
 
 
 def _images(features_ND: np.ndarray, rows: np.ndarray, labels_N: np.ndarray,
-            channels: list[int]) -> dict[str, dict]:
-    """Returns {channel: the images that excite it most}, by text, as JSON has no other keys."""
-    if not channels:
+            sides: list[tuple[int, bool]]) -> dict[str, dict]:
+    """Returns the images that excite a channel most, or least, by a text as JSON has no other keys.
+
+    A channel that is below 0 for the images of a class speaks for it by its low values.
+    """
+    if not sides:
         return {}
-    top = filters.most_exciting(features_ND[:, channels], min(IMAGES, len(rows)))
-    return {str(channel): {'images': rows[top[i]].tolist(), 'labels': labels_N[top[i]].tolist()}
-            for i, channel in enumerate(channels)}
+    signs_S = np.array([-1 if low else 1 for _, low in sides])
+    top = filters.most_exciting(features_ND[:, [channel for channel, _ in sides]] * signs_S,
+                                min(IMAGES, len(rows)))
+    return {f'{"low" if low else "high"} {channel}': {
+        'images': rows[top[i]].tolist(), 'labels': labels_N[top[i]].tolist()}
+        for i, (channel, low) in enumerate(sides)}
 
 
 def findings(found: dict) -> list[Finding]:

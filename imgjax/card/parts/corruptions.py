@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from imgjax.card import functions
 from imgjax.card.parts import Finding
 from imgjax.errors import DataError
 from imgjax.evals import corruption_error, corruptions
@@ -40,7 +41,8 @@ def measure(inputs, images: int = IMAGES) -> dict:
         names.remove('saturate')
         notes.append('saturate is left out: it does not change grey images.')
     key = jax.random.key(inputs.seed)
-    chunks = _chunks(images_NHWC)
+    chunks = _chunks(images_NHWC, min(functions.images_at_once(
+        model, images_NHWC.shape[1:], CHUNK) for model in models))
     clean = _right(models, chunks, labels_N)
     right = {name: {} for name in names}
     with terminal.progress(len(names), 0, 'corruption') as bar:
@@ -70,10 +72,10 @@ def measure(inputs, images: int = IMAGES) -> dict:
                       for name in names}}}}
 
 
-def _chunks(images_NHWC) -> list[tuple]:
+def _chunks(images_NHWC, at_once: int) -> list[tuple]:
     """Returns (images, their indices) in chunks of equal size; the first image fills the last."""
     count, height, width, _ = images_NHWC.shape
-    most = max(1, min(CHUNK, CHUNK_PIXELS // (height * width)))
+    most = max(1, min(at_once, CHUNK_PIXELS // (height * width)))
     size = -(-count // -(-count // most))
     indices = np.zeros(-(-count // size) * size, np.int64)
     indices[:count] = np.arange(count)

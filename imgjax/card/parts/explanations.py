@@ -18,26 +18,26 @@ SHOWN = 8  # of the most confident errors, or of the images where there is no er
 PAIRS, OF_PAIR = 3, 2  # pairs of classes that are confused, and images of each
 
 
-def measure(inputs, methods: tuple[str, ...] = explained_lib.USUAL, layer: str = '',
-) -> dict:
+def measure(inputs) -> dict:
     """Explains the most confident errors and tests the methods on images drawn by the seed.
+
+    The answers of a compared model are shown, too.
 
     Args:
       inputs: card.inputs.Inputs.
-      methods: names of explain.METHODS.
-      layer: the intermediate that class activation maps take; '' takes the last with positions.
 
     Raises:
       DataError: images have several labels.
     """
     if inputs.multi_label:
         raise DataError('explanations are for images with one label each')
-    model = explained_lib.of(inputs.model.setup, inputs.model_functions, layer, inputs.seed)
+    model = explained_lib.of(inputs.model.setup, inputs.model_functions, seed=inputs.seed)
     rows = inputs.subset(len(inputs.answers.labels), explanation_tests.IMAGES)
     images_NHWC = explained_lib.normalised(model, inputs.images(inputs.split, rows))
-    names, refused = explained_lib.usable(model, methods, images_NHWC)
     answers = answers_lib.answer(inputs.answers.logits_NK, inputs.answers.labels)
-    tested = explanation_tests.measure(model, names, images_NHWC, answers.predictions_N[rows])
+    targets_N = answers.predictions_N[rows]
+    names, refused = explained_lib.usable(model, explained_lib.USUAL, images_NHWC, targets_N)
+    tested = explanation_tests.measure(model, names, images_NHWC, targets_N)
     return tested | {
         'split': inputs.split, 'tested_of': inputs.split, 'failed_images': [],
         **_shown(inputs, model, names, answers),

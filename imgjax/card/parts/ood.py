@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imgjax.card import explained, forward
+from imgjax.card import explained, forward, functions
 from imgjax.card.parts import Finding, counted
 from imgjax.errors import DataError
 from imgjax.evals import ood, ood_scores, strangers
 from imgjax.evals.answers import probabilities
 from imgjax.evals.chunks import chunks
+from imgjax.explain import concepts
 from imgjax.report.text import percent
 
 TITLE = 'Strangers'
@@ -29,7 +30,7 @@ SHOWN, SIDE = 3, 64  # the most familiar strangers of each kind, and their large
 GOOD, BAD = 0.9, 0.75  # of the mean auroc
 
 
-def measure(inputs, other_set: str = '', content: str = '') -> dict:
+def measure(inputs, other_set: str = '', content: str = '', note: str = '') -> dict:
     """Measures all scores on all kinds of strangers, and chooses the score that finds most.
 
     Args:
@@ -37,6 +38,7 @@ def measure(inputs, other_set: str = '', content: str = '') -> dict:
       other_set: the name of a set of strangers, whose images are inputs.stranger_images, uint8
         (M, H, W, C); '' for none.
       content: a digest of these images, so that others are measured anew.
+      note: a sentence on images that were left out of this set.
 
     Raises:
       DataError: images have several labels.
@@ -48,6 +50,7 @@ def measure(inputs, other_set: str = '', content: str = '') -> dict:
     familiar = inputs.eval_answers
     at = inputs.subset(len(familiar.labels), MOST)
     fits, notes = _fit_all(inputs)
+    notes += [note] if note else []
     if len(at) < len(familiar.labels):
         notes.append(f'The familiar images are {len(at):,} of {len(familiar.labels):,}, drawn by '
                      'the seed.')
@@ -81,6 +84,7 @@ def measure(inputs, other_set: str = '', content: str = '') -> dict:
         'rejected': {kind: ood.curve(own_N, others[kind], SHARES) for kind in others},
         'curves': _curves(own_N, others), 'histogram': _histogram(own_N, others),
         'pictures': {kind: _pictures(own_N, others[kind], *pixels[kind]) for kind in others},
+        'rejects': inputs.model.step is not None and not inputs.examines_training,
         'notes': notes}
 
 
@@ -117,7 +121,10 @@ def _fit_all(inputs, names=ood_scores.NAMES) -> tuple[dict[str, dict], list[str]
                      f'{len(answers.labels):,} training images, drawn by the seed.')
     features_ND, logits_NK = answers.features[layer][at], answers.logits_NK[at]
     if 'mahalanobis' in wanted:
-        found['mahalanobis'] = ood_scores.fit_mahalanobis(features_ND, answers.labels[at])
+        try:
+            found['mahalanobis'] = ood_scores.fit_mahalanobis(features_ND, answers.labels[at])
+        except DataError as error:  # fewer images than dimensions
+            notes.append(f'Left out: the Mahalanobis distance. {error}.')
     if 'neighbors' in wanted:
         found['neighbors'] = ood_scores.fit_neighbors(features_ND)
     if 'vim' in wanted:
@@ -135,16 +142,13 @@ def _fit_all(inputs, names=ood_scores.NAMES) -> tuple[dict[str, dict], list[str]
 
 def _head(inputs, features_ND, logits_NK) -> tuple[np.ndarray, np.ndarray] | None:
     """Returns the kernel and the bias of the head; None if they do not give the logits."""
-    head = inputs.params().get('head', {})
-    kernel_DK, bias_K = (np.asarray(head.get(name, 0.0)) for name in ('kernel', 'bias'))
-    if kernel_DK.shape[:-2] == (1, 1):  # a convolution of pooled features
-        kernel_DK = kernel_DK[0, 0]
-    if kernel_DK.shape != (features_ND.shape[1], logits_NK.shape[1]):
+    try:
+        concepts.head_of(inputs.params(), features_ND, logits_NK)
+    except DataError:
         return None
-    bias_K = np.broadcast_to(bias_K, kernel_DK.shape[1:])
-    difference = np.abs(features_ND[:CHUNK] @ kernel_DK + bias_K - logits_NK[:CHUNK]).max()
-    # The products of some accelerators have three digits.
-    return (kernel_DK, bias_K) if difference <= 0.01 * (1 + np.abs(logits_NK).max()) else None
+    head = inputs.params()['head']
+    kernel_DK = np.asarray(head['kernel']).reshape(features_ND.shape[1], -1)
+    return kernel_DK, np.asarray(head.get('bias', np.zeros(kernel_DK.shape[1])))
 
 
 def _scores(fits: dict[str, dict], features_ND, logits_NK) -> dict[str, np.ndarray]:
@@ -155,12 +159,7 @@ def _scores(fits: dict[str, dict], features_ND, logits_NK) -> dict[str, np.ndarr
 def _sets(inputs, other_set: str, notes: list[str]):
     """Yields (kind, what it is, images uint8 (N, H, W, C)); says in `notes` what is left out."""
     if other_set:
-        images_NHWC = inputs.stranger_images
-        at = inputs.subset(len(images_NHWC), MOST)
-        if len(at) < len(images_NHWC):
-            notes.append(f'{len(at):,} of {len(images_NHWC):,} images of {other_set} are taken, '
-                         'drawn by the seed.')
-        yield 'your strangers', f'the images of {other_set}', images_NHWC[at]
+        yield 'your strangers', f'the images of {other_set}', inputs.stranger_images
     at = inputs.subset(len(inputs.eval_rows), MADE)
     rows_N, labels_N = inputs.eval_rows[at], inputs.eval_answers.labels[at]
     images_NHWC = inputs.images(inputs.split, rows_N)
@@ -175,10 +174,10 @@ def _sets(inputs, other_set: str, notes: list[str]):
 
 def _answers(inputs, images_NHWC, layer: str) -> tuple[np.ndarray, np.ndarray]:
     """Returns the logits and the features of images, float32 (N, K) and (N, D)."""
-    found = []
-    for at in chunks(len(images_NHWC), CHUNK):
+    found, size = [], _size(inputs.predict, images_NHWC)
+    for at in chunks(len(images_NHWC), size):
         part = images_NHWC[at]
-        filled = np.pad(part, ((0, CHUNK - len(part)), (0, 0), (0, 0), (0, 0)))
+        filled = np.pad(part, ((0, size - len(part)), (0, 0), (0, 0), (0, 0)))
         found.append([array[:len(part)] for array in jax.device_get(
             _forward(inputs.apply, filled, layer=layer))])
     logits_NK, features_ND = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
@@ -186,9 +185,13 @@ def _answers(inputs, images_NHWC, layer: str) -> tuple[np.ndarray, np.ndarray]:
     return logits_NK, features_ND
 
 
+def _size(predict, images_NHWC) -> int:
+    return functions.images_at_once(predict, images_NHWC.shape[1:], CHUNK)
+
+
 def _of_logits(predict, images_NHWC) -> dict[str, np.ndarray]:
     """Returns the scores that need no features, of another model."""
-    logits_NK = explained.logits_of(predict, images_NHWC, CHUNK)
+    logits_NK = explained.logits_of(predict, images_NHWC, _size(predict, images_NHWC))
     return {name: ood_scores.score(name, {}, np.zeros((len(logits_NK), 1)), logits_NK)
             for name in ood_scores.OF_LOGITS}
 
@@ -243,7 +246,9 @@ def findings(found: dict) -> list[Finding]:
     at = found['shares'].index(0.05)
     rejected = {kind: shares[at] for kind, shares in found['rejected'].items()}
     worst = min(rejected, key=rejected.get)
-    told.append(Finding('note', f'launch.predict --reject=0.05 takes it, and rejects '
+    taken = ('launch.predict --reject=0.05 takes it (with the part calibration)' if found['rejects']
+             else 'A threshold that 5 % of the familiar images exceed')
+    told.append(Finding('note', f'{taken} {"and " if found["rejects"] else ""}rejects '
                         f'{percent(rejected[worst], 1)} ({worst}) to '
                         f'{percent(max(rejected.values()), 1)} of the strangers.'))
     missed = [kind for kind, one in of_kind.items() if one['auroc']['low'] <= 0.5]

@@ -131,7 +131,7 @@ def _cell(inputs, collect: Callable, cell: Cell) -> dict:
             os.path.basename(cell.path))
         answers = collect(model.state, source, title)
         forward.check_finite(answers.logits_NK, cell.path)
-        kept = np.unique(answers.labels)
+        kept = np.unique(other.source.labels())
         if len(kept) < 2:
             raise DataError(f'{FLAG}={cell.path}: has images of one class of the model only '
                             f'({inputs.class_names[kept[0]]}), so that answers restricted to it '
