@@ -88,8 +88,8 @@ lint: .venv/installed-test
 	touch $@
 
 # torchvision asks for a torch with CUDA, its models and transforms do without; jax2onnx for an older
-# Orbax, which exporting does without; the last line's packages for opencv-python, in whose place
-# opencv-python-headless is here, and for what only their plots and downloads need.
+# Orbax, which exporting does without; the packages of the last line for an older NumPy, for
+# opencv-python, in whose place opencv-python-headless is here, and for what only their plots need.
 .venv-reference/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv .venv-reference
 	.venv-reference/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
@@ -97,7 +97,7 @@ lint: .venv/installed-test
 	.venv-reference/bin/pip install --quiet --disable-pip-version-check --editable .[test,reference]
 	.venv-reference/bin/pip install --quiet --disable-pip-version-check --no-deps 'jax2onnx>=0.17,<0.18'
 	.venv-reference/bin/pip install --quiet --disable-pip-version-check --no-deps \
-	  imagecorruptions-imaug==1.1.5 pyautoattack==0.2.0 quantus==0.6.0 cachetools
+	  imagecorruptions-imaug==1.1.5 pyautoattack==0.2.0 quantus==0.6.0 cachetools torchcam==0.4.1
 	touch $@
 
 .venv-newest/%/installed: setup.cfg pyproject.toml

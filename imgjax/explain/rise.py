@@ -1,7 +1,7 @@
 """RISE: the mean of random masks, each weighted by the answer for the image behind it.
 
 Source: Petsiuk et al., "RISE: randomized input sampling for explanation of black-box models", BMVC
-2018 (https://arxiv.org/abs/1806.07421), section 3.2 for the masks and equation 6.
+2018 (https://arxiv.org/abs/1806.07421), section 3.2 for the masks and equation 4.
 """
 
 import collections
@@ -28,9 +28,10 @@ def explain(apply_fn: Callable, variables: Any, images_NHWC, targets_N, *, count
             cells: int = 0, shown: float = SHOWN, seed: int = 0) -> np.ndarray:
     """Returns the mean of the masks, weighted by the probability of the target, float32 (N, H, W).
 
-    It is 0 or above, and estimates the probability of the target where the pixel is seen. With few
-    masks it may be above 1, as their mean is `shown` only about. Behind a mask the pixels are the
-    mean colour. All images have the same masks.
+    It estimates the probability of the target where the pixel is seen, 0 to 1. The mean is over the
+    masks that show the pixel, as in equation 4; equation 6 divides by their expected number, so
+    that a map of few masks would show how often each pixel was seen. Behind a mask the pixels are
+    the mean colour. All images have the same masks.
 
     Args:
       apply_fn: (variables, images_NHWC) -> (logits_NK, out), hashable.
@@ -61,16 +62,18 @@ def explain(apply_fn: Callable, variables: Any, images_NHWC, targets_N, *, count
     probabilities = copies.each(copies.probability, apply_fn, variables,
                                 [partial(behind, m) for m in range(count)], targets_N,
                                 images_NHWC.shape)
-    total_NHW = np.zeros(images_NHWC.shape[:3])
+    total_NHW, shown_HW = np.zeros(images_NHWC.shape[:3]), np.zeros((height, width))
     least_N, most_N = np.full(len(total_NHW), np.inf), np.full(len(total_NHW), -np.inf)
     for probability_N in probabilities:
-        total_NHW += probability_N[:, None, None] * waiting.popleft()
+        mask_HW = waiting.popleft()
+        total_NHW += probability_N[:, None, None] * mask_HW
+        shown_HW += mask_HW
         least_N = np.minimum(least_N, probability_N)
         most_N = np.maximum(most_N, probability_N)
     if count > 1 and np.array_equal(least_N, most_N):
         raise DataError('rise: the probability of the target is the same behind all masks, as with '
                         'a head that is all zero; train the model, or take a method of gradients')
-    return (total_NHW / (count * shown)).astype(np.float32)
+    return (total_NHW / np.where(shown_HW > 0, shown_HW, 1)).astype(np.float32)
 
 
 def masks(height: int, width: int, count: int, cells: int = 0, shown: float = SHOWN,

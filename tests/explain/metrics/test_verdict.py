@@ -32,7 +32,7 @@ def test_contributions_pass_and_maps_without_the_model_fail(measured):
     assert of['contributions']['why'] == (
         'passes: its maps change when the weights are random and the pixels that it names matter '
         'more to the model than random ones')
-    assert len(of['contributions']['differences']) == 6
+    assert len(of['contributions']['differences']) == 4
     for name in ('random', 'edges'):
         assert not of[name]['passed']
         assert of[name]['why'] == 'fails: its maps stay the same when the weights are random'
@@ -61,7 +61,9 @@ GOOD = {'deletion': 0.1, 'insertion': 0.1, 'road': 0.1}
     (GOOD | {'similarity': 1, 'same': 20, 'spread': 0}, False, 'fails: its maps stay the same'),
     (GOOD | {'insertion': 0.0}, False,
      r'fails: the pixels that it names matter no more to the model than random ones \(by ins'),
-    (GOOD | {'deletion': -0.1, 'road': -0.1}, False, r'\(by deletion and ROAD\)'),
+    (GOOD | {'insertion': -0.1, 'road': -0.1}, False, r'\(by insertion and ROAD\)'),
+    # Deletion is shown, and does not decide.
+    (GOOD | {'deletion': -0.1}, True, 'passes: '),
 ])
 def test_made_up_results(found, passed, why):
     told = verdict(results(**found), results(), results(**GOOD))
@@ -86,6 +88,6 @@ def test_what_can_be_judged():
         'passes: its maps change when the weights are random')
     with pytest.raises(DataError, match='has no test that can be judged'):
         verdict({'deletion': found['deletion']}, {})
-    short = {'deletion': found['deletion'] | {'deletion': mean_of(np.zeros(3))}}
+    short = {'deletion': found['deletion'] | {'insertion': mean_of(np.zeros(3))}}
     with pytest.raises(DataError, match='deletion: 3 images of the method and 20'):
         verdict(short, results())
