@@ -481,7 +481,9 @@ def _is_stack_of_steps(program: _Program, name: str) -> bool:
         maker = program.makers[number]
         kind = maker.equation.primitive.name
         if kind == 'scan':
-            return maker.outputs.index(number) >= maker.equation.params['num_carry']
+            body = maker.equation.params['jaxpr']
+            steps = getattr(body, 'jaxpr', body).outvars[maker.outputs.index(number)]
+            return steps.aval.shape != program.shapes[number]  # what a scan carries keeps its shape
         if kind not in (*_MOVES, 'concatenate', 'convert_element_type', 'rev'):
             return False
         number = maker.inputs[0]
