@@ -72,7 +72,8 @@ def explain_images(workdir: str, images: str, methods: str = '', target: str = '
     images_NHWC = _read(model, paths[:BLOCK])
     names, refused = explained_lib.usable(
         model, named or (explain.METHODS if methods == 'all' else explained_lib.USUAL),
-        explained_lib.normalised(model, images_NHWC), _targets(model, images_NHWC, number))
+        explained_lib.normalised(model, images_NHWC),
+        _targets(_answers(model, images_NHWC), number))
     if refused and (named or not names):
         name, why = next(iter(refused.items()))
         raise ConfigError(f'--method={name}: {why}')
@@ -173,11 +174,9 @@ def _answers(model: Explained, images_NHWC: np.ndarray) -> answers_lib.Predictio
     return answers_lib.answer(logits_NK, np.zeros(len(logits_NK), np.int32))
 
 
-def _targets(model: Explained, images_NHWC: np.ndarray, target: int | None) -> np.ndarray:
+def _targets(answers: answers_lib.Predictions, target: int | None) -> np.ndarray:
     """Returns the class of each image that is explained."""
-    if target is not None:
-        return np.full(len(images_NHWC), target)
-    return _answers(model, images_NHWC).predictions_N
+    return answers.predictions_N if target is None else np.full_like(answers.predictions_N, target)
 
 
 def _remove_older(output: str, own: list[str], written: set[str]) -> None:
@@ -204,8 +203,7 @@ def _write(model: Explained, folder: str, paths: list[str], names: list[str],
         for rows in chunks.chunks(len(paths), BLOCK):
             images_NHWC = _read(model, paths[rows])
             answers = _answers(model, images_NHWC)
-            targets_N = answers.predictions_N if target is None else np.full(
-                len(images_NHWC), target)
+            targets_N = _targets(answers, target)
             normal_NHWC, numbers = explained_lib.normalised(model, images_NHWC), range(
                 len(paths))[rows]
             for name in names:

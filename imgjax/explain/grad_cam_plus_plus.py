@@ -10,29 +10,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from imgjax.explain import cam, layers
+from imgjax.explain import cam
 
 SIGNED = False
 
 
 def explain(apply_fn: Callable, variables: Any, images_NHWC: jax.Array, targets_N: jax.Array, *,
             layer: str = '') -> jax.Array:
-    """Returns the maps of `raw` at the size of the images, float32 (N, H, W), see `cam.upsample`.
+    """Returns the maps of `raw` at the size of the images, float32 (N, H, W).
 
-    Args:
-      apply_fn: (variables, images_NHWC) -> (logits_NK, out).
-      variables: what it takes.
-      images_NHWC: float32, as the model takes them.
-      targets_N: int (N,), the class of each image.
-      layer: the name of an intermediate in `out`; '' takes that of `layers.last_spatial`.
-
-    Raises:
-      ConfigError: `out` has no such layer.
-      DataError: images or targets do not fit, the layer has no positions, or its gradient is zero
-        for all images or not finite.
+    The arguments and the errors are those of `cam.explain`.
     """
-    a_NhwC, gradient_NhwC = layers.on_layer(apply_fn, variables, images_NHWC, targets_N, layer)
-    return cam.upsample(raw(a_NhwC, gradient_NhwC), *images_NHWC.shape[1:3])
+    return cam.explain(raw, apply_fn, variables, images_NHWC, targets_N, layer)
 
 
 @jax.jit
