@@ -117,13 +117,14 @@ class Pictures:
 
 def thumbnail(pixels: np.ndarray) -> dict:
     """Returns what `picture_of` returns, of at most PICTURE_SIDE pixels a side."""
-    return picture_of(_small(pixels, PICTURE_SIDE))
+    return picture_of(small(pixels, PICTURE_SIDE))
 
 
-def _small(pixels: np.ndarray, side: int) -> np.ndarray:
+def small(pixels: np.ndarray, side: int) -> np.ndarray:
+    """Returns pixels, uint8 (H, W) or (H, W, C), scaled down to at most `side` pixels a side."""
     image = _picture(pixels)
     image.thumbnail((side, side))
-    return np.asarray(image)
+    return np.asarray(image).reshape(image.height, image.width, *pixels.shape[2:])
 
 
 def _picture(pixels: np.ndarray) -> Image.Image:

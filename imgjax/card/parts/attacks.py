@@ -9,6 +9,7 @@ from imgjax.card.parts import Finding
 from imgjax.errors import DataError
 from imgjax.evals import pgd, robust_accuracy
 from imgjax.process import terminal
+from imgjax.report import card_page
 from imgjax.report.text import percent
 
 TITLE = 'Attacks'
@@ -99,9 +100,8 @@ def _shown(predict, images_NHWC, labels_N, found: dict, seed: int) -> list[dict]
 
 
 def _picture(image_HWC) -> list:
-    """Returns an image in 0 to 1 as lists of bytes; of a large one only every nth pixel."""
-    step = -(-max(image_HWC.shape[:2]) // SIDE)
-    return np.rint(255 * np.clip(image_HWC[::step, ::step], 0, 1)).astype(int).tolist()
+    """Returns an image in 0 to 1 as lists of bytes, scaled down where it is large."""
+    return card_page.small(np.rint(255 * np.clip(image_HWC, 0, 1)).astype(np.uint8), SIDE).tolist()
 
 
 def findings(found: dict) -> list[Finding]:

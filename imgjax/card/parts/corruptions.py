@@ -9,6 +9,7 @@ from imgjax.card.parts import Finding
 from imgjax.errors import DataError
 from imgjax.evals import corruption_error, corruptions
 from imgjax.process import terminal
+from imgjax.report import card_page
 from imgjax.report.text import percent
 
 TITLE = 'Corruptions'
@@ -98,13 +99,8 @@ def _answers(predict, images_NHWC):
 
 
 def _picture(image_HWC) -> list:
-    """Returns an image as lists of bytes, reduced by a whole factor where it is large."""
-    image_HWC = np.asarray(image_HWC, np.float64)
-    factor = -(-max(image_HWC.shape[:2]) // SIDE)
-    height, width = (length // factor * factor for length in image_HWC.shape[:2])
-    small = image_HWC[:height, :width].reshape(
-        height // factor, factor, width // factor, factor, -1).mean(axis=(1, 3))
-    return np.rint(small).astype(int).tolist()
+    """Returns an image in 0 to 255 as lists of bytes, scaled down where it is large."""
+    return card_page.small(np.rint(np.asarray(image_HWC)).astype(np.uint8), SIDE).tolist()
 
 
 def findings(found: dict) -> list[Finding]:

@@ -13,6 +13,7 @@ from imgjax.evals import ood, ood_scores, strangers
 from imgjax.evals.answers import probabilities
 from imgjax.evals.chunks import chunks
 from imgjax.explain import concepts
+from imgjax.report import card_page
 from imgjax.report.text import percent
 
 TITLE = 'Strangers'
@@ -221,18 +222,10 @@ def _histogram(familiar_N, strange: dict[str, np.ndarray]) -> dict:
 
 def _pictures(familiar_N, strange_M, images_NHWC, classes_M, confidences_M) -> list[dict]:
     """Returns the strangers with the lowest scores, and how familiar images compare."""
-    return [{'pixels': _small(images_NHWC[i]).tolist(), 'answer': int(classes_M[i]),
+    return [{'pixels': card_page.small(images_NHWC[i], SIDE).tolist(), 'answer': int(classes_M[i]),
              'confidence': float(confidences_M[i]),
              'stranger': float((familiar_N > strange_M[i]).mean())}
             for i in np.argsort(strange_M, kind='stable')[:SHOWN]]
-
-
-def _small(image_HWC: np.ndarray) -> np.ndarray:
-    """Returns an image whose sides are at most SIDE, by the means of squares, uint8."""
-    size = -(-max(image_HWC.shape[:2]) // SIDE)
-    h, w = (max(1, side // size) for side in image_HWC.shape[:2])
-    squares = image_HWC[:h * size, :w * size].reshape(h, size, w, size, -1)
-    return np.rint(squares.mean((1, 3))).astype(np.uint8)
 
 
 def findings(found: dict) -> list[Finding]:

@@ -5,11 +5,11 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
 from imgjax.card.parts import Finding
 from imgjax.errors import DataError
 from imgjax.evals import shape_bias, shifts
+from imgjax.report import card_page
 from imgjax.report.text import percent
 
 TITLE = 'Shifts'
@@ -95,7 +95,7 @@ def _shifted(kind: str, images_NHWC: jax.Array, amount: jax.Array) -> jax.Array:
 
 def _shift_pictures(image_HWC: np.ndarray, kinds: list[str]) -> dict:
     """Returns {kind: a list of {amount, pixels}} of one image."""
-    small_1HWC = jnp.asarray(_small(image_HWC)[None], jnp.float32)
+    small_1HWC = jnp.asarray(card_page.small(image_HWC, SIDE)[None], jnp.float32)
     made = {}
     for kind in kinds:
         one = shifts.KINDS[kind]
@@ -128,18 +128,8 @@ def _cue_pictures(images_NHWC: np.ndarray, labels_N: np.ndarray, row: int, seed:
         texture_1HWC = jnp.asarray(images_NHWC[partner:partner + 1], jnp.float32)
         made += [('texture of the conflict', texture_1HWC),
                  ('conflict', jax.jit(shape_bias.with_amplitude)(image_1HWC, texture_1HWC))]
-    return [{'title': title, 'pixels': _pixels(_small(_bytes(image_1HWC[0])))}
+    return [{'title': title, 'pixels': _pixels(card_page.small(_bytes(image_1HWC[0]), SIDE))}
             for title, image_1HWC in made]
-
-
-def _small(image_HWC: np.ndarray) -> np.ndarray:
-    """Returns an image, uint8, whose sides are at most `SIDE` pixels."""
-    if max(image_HWC.shape[:2]) <= SIDE:
-        return image_HWC
-    channels = image_HWC.shape[-1]
-    picture = Image.fromarray(image_HWC[..., 0] if channels == 1 else image_HWC)
-    picture.thumbnail((SIDE, SIDE))
-    return np.asarray(picture).reshape(*picture.size[::-1], channels)
 
 
 def _bytes(image_HWC) -> np.ndarray:
