@@ -161,11 +161,7 @@ def _readable(model: Explained, paths: list[str]) -> tuple[list[str], list[str]]
 def _read(model: Explained, paths: list[str]) -> np.ndarray:
     """Returns images as the model takes them, uint8 (N, H, W, C)."""
     options = predict.reading(model.setup)
-    found = [predict.read_image(path, model.setup, options, []) for path in paths]
-    for one in found:
-        if isinstance(one, str):
-            raise DataError(f'{one}; it was there a moment ago')
-    return np.stack(found)
+    return np.stack([predict.read_again(path, model.setup, options) for path in paths])
 
 
 def _answers(model: Explained, images_NHWC: np.ndarray) -> answers_lib.Predictions:

@@ -139,6 +139,18 @@ def read_image(path: str, setup: build.Setup, options: dict, odd: list) -> np.nd
     return pixels
 
 
+def read_again(path: str, setup: build.Setup, options: dict) -> np.ndarray:
+    """Returns an image file that `read_image` could read before.
+
+    Raises:
+      DataError: it cannot be read any more.
+    """
+    found = read_image(path, setup, options, [])
+    if isinstance(found, str):
+        raise DataError(f'{found}; it was there a moment ago')
+    return found
+
+
 def _classify_paths(setup: build.Setup, state, paths: list[str], top_k: int,
                     fits: calibrated.Fits | None) -> list[dict]:
     """Returns one row per path: {'image', 'classes', 'probabilities', 'error'}.
@@ -208,13 +220,8 @@ def _classifier(setup: build.Setup, state, top_k: int, fits: calibrated.Fits | N
 def _write_page(output: str, setup: build.Setup, state, paths: list[str], rows: list[dict],
                 about: dict) -> None:
     options = reading(setup)
-    def read(path: str) -> np.ndarray:
-        found = read_image(path, setup, options, [])
-        if isinstance(found, str):
-            raise DataError(f'{found}; it was there a moment ago')
-        return found
-
-    text = predict_page.render(about['workdir'], setup, state, paths, rows, read, about)
+    text = predict_page.render(about['workdir'], setup, state, paths, rows,
+                               lambda path: read_again(path, setup, options), about)
     with outputs.replacing(output) as file:
         file.write(text)
 
