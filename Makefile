@@ -33,7 +33,8 @@ studies: .venv/installed
 	  $(BIN)/python -m launch.study --study=configs/studies/$$name.py --workdir=runs/$$name || exit; \
 	done
 
-# The table of docs/gpu.md. A machine with a GPU may have no network: it takes the packages there are.
+# The table of docs/guides/gpu.md. A machine with a GPU may have no network: it takes the packages
+# that are there.
 gpu:
 	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu --minutes=$(MINUTES) --out=$(TABLE) $(FLAGS)
 

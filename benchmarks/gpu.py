@@ -6,7 +6,7 @@
 
 It takes a checkout of imgjax and the packages that are there: JAX, Flax, Optax and Orbax for most
 rows, torch and timm for what is beside ours. A row that needs another says which. Each line is
-printed and appended to --out as soon as it is known. What the rows mean is in docs/gpu.md.
+printed and appended to --out as soon as it is known. What the rows mean is in docs/guides/gpu.md.
 """
 
 import configparser

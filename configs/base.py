@@ -2,7 +2,7 @@
 
 A recipe starts from `base.get_config()` and shows only what it changes. `python -m launch.fields`
 prints every field with its type, default, range and meaning, and what each part of a step takes;
-docs/fields.md is that list.
+docs/reference/fields.md is that list.
 """
 
 from ml_collections import config_dict

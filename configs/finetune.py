@@ -1,14 +1,16 @@
 """How well does a published network tell my own images apart, once it is fine-tuned?
 
-Any family and variant as the argument, weights of any layout of docs/weights.md, any dataset of
-docs/data.md. A new head, learning rates that fall with the depth (BEiT, arXiv:2106.08254), and the
-head alone for the first tenth of the steps, so that its first gradients do no harm.
+Any family and variant as the argument, weights of any layout of docs/guides/weights.md, any dataset
+of docs/guides/data.md. A new head, learning rates that fall with the depth (BEiT,
+arXiv:2106.08254), and the head alone for the first tenth of the steps, so that its first
+gradients do no harm.
 
     python -m launch.train --config=configs/finetune.py:vit_small_patch16_224 --workdir=runs/mine \\
         --config.init.weights=timm:vit_small_patch16_224.augreg_in21k_ft_in1k \\
         --config.data.path=DIR
 
-Hardware: any. Result: untested on published weights (docs/weights.md runs it on its own ones).
+Hardware: any. Result: untested on published weights (docs/guides/weights.md runs it
+on its own ones).
 """
 
 from configs import base

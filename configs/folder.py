@@ -1,7 +1,7 @@
 """How well can my own images be told apart?
 
 Any folder of class folders, with or without splits, by its path alone: the classes, the image size
-and the split are found there (docs/data.md says how), and each is a field that can be set.
+and the split are found there (docs/guides/data.md says how), and each is a field that can be set.
 
     python -m launch.train --config=configs/folder.py --workdir=runs/mine --config.data.path=DIR
     python -m launch.train --config=configs/folder.py:small --workdir=runs/mine \\

@@ -3,7 +3,7 @@
     python -m launch.fields
     python -m launch.fields --part=optimizer:prodigy
 
-The whole list is docs/fields.md.
+The whole list is docs/reference/fields.md.
 """
 
 from absl import flags

@@ -13,7 +13,8 @@ from PIL import Image
 from tests.conftest import FAST
 
 ROOT = pathlib.Path(__file__).parent.parent
-PAGES = sorted((ROOT / 'docs').glob('*.md'))
+# The tutorials are executed by `make docs`.
+PAGES = sorted((ROOT / 'docs').glob('guides/*.md')) + sorted((ROOT / 'docs').glob('*.md'))
 
 
 @pytest.fixture

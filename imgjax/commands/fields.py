@@ -37,7 +37,7 @@ def run(part: str = '') -> dict:
 
 
 def whole() -> str:
-    """Returns the text of docs/fields.md."""
+    """Returns the text of docs/reference/fields.md."""
     groups: dict[str, dict[str, Field]] = {}
     for name, field in FIELDS.items():
         groups.setdefault(name.rpartition('.')[0], {})[name] = field

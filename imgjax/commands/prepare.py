@@ -142,7 +142,7 @@ def check_imagenet(manual_dir: str, verify: bool = False) -> None:
             wrong.append(f'{name} has the MD5 {found}, not {md5}')
     if wrong:
         raise DataError(f'--manual_dir={manual_dir}: {"; ".join(wrong)}; download from '
-                        'https://image-net.org/download-images (docs/imagenet.md)')
+                        'https://image-net.org/download-images (docs/guides/imagenet.md)')
 
 
 def _md5(path: str) -> str:

@@ -70,7 +70,7 @@ FIELDS = {
         help='dtype of the computation; the parameters are always float32'),
     'model.options': Field(dict, default={}, help="keyword arguments of the family's Model"),
     'init.weights': Field(
-        str, default='', help="weights to begin with, as LAYOUT:WHERE (docs/weights.md); '' "
+        str, default='', help="weights to begin with, as LAYOUT:WHERE (docs/guides/weights.md); '' "
         'begins with random ones'),
     'init.head': Field(
         str, choices=('keep', 'new'), default='keep', when=_WEIGHTS, help='keep the classifier '

@@ -3,7 +3,7 @@
 Files are read up to a limit of size and never through a link; a new file is written and then takes
 the place of the old one. `check_files` and `check_arrays` compare what a checkpoint declares with
 what the model expects before Orbax and TensorStore read it, as these allocate what it declares.
-docs/security.md lists what is checked and what is not.
+docs/guides/security.md lists what is checked and what is not.
 """
 
 import contextlib
