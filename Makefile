@@ -21,7 +21,7 @@ NEWEST_TESTS := tests/test_jax_internals.py tests/process/test_backend.py \
   tests/test_sharding.py::test_each_device_holds_its_part_of_the_state
 export TFDS_DATA_DIR ?= $(CURDIR)/data
 
-.PHONY: train studies gpu test test-drills soak test-zoo test-cluster test-reference newest test-newest \
+.PHONY: train studies gpu docs test test-docs test-drills soak test-zoo test-cluster test-reference newest test-newest \
   lint clean
 
 train: .venv/installed
@@ -38,6 +38,13 @@ studies: .venv/installed
 gpu:
 	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu --minutes=$(MINUTES) --out=$(TABLE) $(FLAGS)
 
+# The site, in build/docs/: open build/docs/index.html. It executes the tutorials whose results are not
+# stored, in the environment that has torch, TensorFlow and Keras for one of them.
+docs: .venv-reference/installed
+	@.venv-reference/bin/python -m sphinx --quiet --fail-on-warning --jobs 2 \
+	  --doctree-dir .cache/docs/doctrees docs build/docs $(FLAGS)
+	@echo 'make docs: build/docs/index.html'
+
 test: lint
 	@$(BIN)/python -m pytest $(PYTEST) || { code=$$?; \
 	  [ $$code -ne 5 ] || echo 'make test: no test was collected' >&2; exit $$code; }
@@ -45,6 +52,11 @@ test: lint
 # Every family of models through every check: as long as all else together.
 test-zoo: .venv/installed-test
 	@$(BIN)/python -m pytest --dist loadgroup tests/zoo $(PYTEST)
+
+# The site: every tutorial executed, links, search, console, and how it looks on a phone; the examples
+# of CONTRIBUTING.md.
+test-docs: docs
+	@.venv-reference/bin/python -m pytest -n 0 tests/site $(PYTEST)
 
 # Faults and several processes, through real ones: killed, frozen, starved, stopped.
 test-drills: .venv/installed-test
@@ -95,7 +107,7 @@ lint: .venv/installed-test
 	$(PYTHON) -m venv .venv-reference
 	.venv-reference/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
 	.venv-reference/bin/pip install --quiet --disable-pip-version-check --no-deps torchvision==0.28.0
-	.venv-reference/bin/pip install --quiet --disable-pip-version-check --editable .[test,reference]
+	.venv-reference/bin/pip install --quiet --disable-pip-version-check --editable .[test,reference,docs]
 	.venv-reference/bin/pip install --quiet --disable-pip-version-check --no-deps 'jax2onnx>=0.17,<0.18'
 	.venv-reference/bin/pip install --quiet --disable-pip-version-check --no-deps \
 	  imagecorruptions-imaug==1.1.5 pyautoattack==0.2.0 quantus==0.6.0 cachetools torchcam==0.4.1

@@ -4,4 +4,4 @@ Importing the package touches no device; every part is imported by its own name,
 ``from imgjax import models``.
 """
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'

@@ -154,7 +154,7 @@ def reliability(confidences_N: np.ndarray, correct_N: np.ndarray, bins: int = BI
 
 def ece(confidences_N: np.ndarray, correct_N: np.ndarray, bins: int = BINS,
         binning: str = 'width') -> float:
-    """Returns the expected calibration error: the mean of |confidence - accuracy| over the bins.
+    """Returns the expected calibration error: the mean of `|confidence - accuracy|` over the bins.
 
     Each bin counts by its answers: Guo et al. 2017 (https://arxiv.org/abs/1706.04599);
     bins of equal mass are those of Nguyen and O'Connor 2015 (https://arxiv.org/abs/1508.05154). A

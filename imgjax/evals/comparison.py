@@ -42,18 +42,18 @@ def measure(logits_a_NK: np.ndarray, logits_b_NK: np.ndarray, labels_N: np.ndarr
       seed: of the bootstrap.
 
     Returns:
-      `images` (N), `classes` (K), `level` (of the intervals, 0.95);
-      `accuracy`: `a`, `b`, `difference` with its interval `low`, `high`, and `p` of McNemar's test;
-      `nll`: the mean negative log-likelihood in nats, `a`, `b`, `difference`, `low`, `high`; where
-        images have several labels it is the binary one, summed over the classes;
-      `counts`: the number of images on which `both`, `only_a`, `only_b` or `neither` is right;
-      `agreement`: the share of the images with the same answer of both models, right or wrong;
-      `by_class`: per class `class`, `images`, `accuracy_a`, `accuracy_b`, `difference`, `low`,
-        `high`, `p`, `p_holm`; None for each figure of a class without images;
-      `different`: the number of images with different answers;
-      `disagreements`: of at most 100 of those, the largest sum of both confidences first: `image`
+      images, classes, level: N, K, and the level of the intervals, 0.95.
+      accuracy: `a`, `b`, `difference` with its interval `low`, `high`, and `p` of McNemar's test.
+      nll: the mean negative log-likelihood in nats, `a`, `b`, `difference`, `low`, `high`; where
+        images have several labels it is the binary one, summed over the classes.
+      counts: the number of images on which `both`, `only_a`, `only_b` or `neither` is right.
+      agreement: the share of the images with the same answer of both models, right or wrong.
+      by_class: per class `class`, `images`, `accuracy_a`, `accuracy_b`, `difference`, `low`,
+        `high`, `p`, `p_holm`; None for each figure of a class without images.
+      different: the number of images with different answers.
+      disagreements: of at most 100 of those, the largest sum of both confidences first: `image`
         (index), `answer_a`, `confidence_a`, `right_a`, `answer_b`, `confidence_b`, `right_b`.
-      `low` and `high` of a single image are None.
+      For a single image each `low` and `high` is None.
 
     Raises:
       DataError: the arrays do not fit, are empty or not finite.

@@ -64,7 +64,7 @@ def coverage_over_splits(method: str, probabilities_NK: np.ndarray, labels_N: np
       with one class), `coverage_by_class` (K floats; None for a class without images),
       `worst_class` (dict of `class`, `coverage`, `images`), `by_size` (one dict per stratum of set
       sizes: `low`, `high`, `share` of the images, `coverage`), `size_violation` (the largest
-      |coverage - (1 - alpha)| of a stratum with at least 1 % of the images: the size-stratified
+      `|coverage - (1 - alpha)|` of a stratum with at least 1 % of the images: the size-stratified
       coverage violation of Angelopoulos et al., 2021), `splits`, and
       `calibration_images` (per split).
 

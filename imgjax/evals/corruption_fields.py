@@ -26,12 +26,12 @@ TANGENT = float(np.tan(np.pi / 8))
 
 
 def normals(keys_N, shape) -> jax.Array:
-    """Returns standard normal numbers, float32 (N, *shape)."""
+    """Returns standard normal numbers, float32 of the shape `(N, *shape)`."""
     return jax.vmap(lambda key: jax.random.normal(key, shape))(keys_N)
 
 
 def uniforms(keys_N, shape) -> jax.Array:
-    """Returns numbers uniform in [0, 1), float32 (N, *shape)."""
+    """Returns numbers uniform in [0, 1), float32 of the shape `(N, *shape)`."""
     return jax.vmap(lambda key: jax.random.uniform(key, shape))(keys_N)
 
 

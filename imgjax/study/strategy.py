@@ -1,10 +1,10 @@
 """Chooses how the cells of one structure are run, one after the other or as one program.
 
-  loop   one after the other in this process, compiled and decoded once; each has the bits of a
-         single run
-  vmap   one program for all cells (population.py), spread evenly over all devices
-  mesh   one program for as many cells as there are devices, one cell per device; each has the bits
-         of a single run
+- `loop`: one after the other in this process, compiled and decoded once; each has the bits of a
+  single run.
+- `vmap`: one program for all cells (population.py), spread evenly over all devices.
+- `mesh`: one program for as many cells as there are devices, one cell per device; each has the bits
+  of a single run.
 """
 
 import collections

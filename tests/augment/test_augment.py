@@ -1,6 +1,5 @@
 """Augmentations: one row of OPERATIONS buys a new operation the tests of the contract."""
 
-import doctest
 import functools
 import inspect
 import math
@@ -96,11 +95,6 @@ def same(a, b):
 
 def test_every_operation_has_a_row():
     assert augment.names() == sorted(OPERATIONS)
-
-
-@pytest.mark.parametrize('module', (augment, color))
-def test_doctests(module):
-    assert doctest.testmod(module).failed == 0
 
 
 # The contract of every operation.

@@ -1,6 +1,5 @@
 """Adversarial training: what the attack may change, and what nets that it trains resist."""
 
-import doctest
 import types
 
 import jax
@@ -43,10 +42,6 @@ def attack(inputs: Inputs):
     return adversarial.attacked(
         WEIGHTS, inputs, lambda keys_N, pixels_NHWC: pixels_NHWC,
         lambda logits_NK: classification.softmax(logits_NK, inputs.batch['target']))
-
-
-def test_doctest():
-    assert doctest.testmod(trades, extraglobs={'jnp': jnp}).failed == 0
 
 
 @both

@@ -79,7 +79,7 @@ def measure(found: Changes, maps: np.ndarray, *, multiplied: bool = True) -> dic
     A map predicts the sum of its values over the removed pixels (`multiplied`), or the sum of its
     values times the change of the image there, which is the equation of the paper for gradients.
     The result can be written as JSON:
-      images, squares, baseline.
+      images, squares, baseline: how many images and squares, and what the pixels become.
       infidelity: of the map as it is, 0 or above, see `means.mean_of`; small is good.
       scaled: after the optimal scaling of each image's map. A map of zeros has the mean squared
         change itself, which is the largest value.

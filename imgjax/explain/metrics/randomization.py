@@ -2,6 +2,7 @@
 
 A map that stays alike while layer after layer is made random shows the image, not the model. Three
 forms of the test:
+
 - the cascade (Adebayo et al., "Sanity checks for saliency maps", NeurIPS 2018,
   https://arxiv.org/abs/1810.03292): the rank correlation of the maps with those of the model as it
   was, while its layers become random one after the other (MPRT);

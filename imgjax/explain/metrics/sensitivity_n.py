@@ -89,7 +89,7 @@ def measure(found: Changes, maps_NHW: np.ndarray) -> dict:
     It is Pearson's, over the random sets of an image, -1 to 1; 1 for a linear model and a map of
     its exact contributions. It has no value where the map, or the change, is the same for all sets
     (a map of zeros). The result can be written as JSON:
-      images, subsets, baseline.
+      images, subsets, baseline: how many images and sets, and what the pixels become.
       rows: a list with a dict per n: `n`, `share` (of the pixels), and what `means.mean_of` gives.
       overall: the mean over the n of each image, see `means.mean_of`.
 

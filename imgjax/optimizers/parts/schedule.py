@@ -18,11 +18,11 @@ def learning_rate(schedule, step, total_steps, hparams):
 
     All schedules first warm up: at step s < W the rate is ``peak * (s + 1) / W``. After that,
 
-    ``constant``  stays at the peak;
-    ``cosine``    decreases along half a cosine, to the end value at ``total_steps``
-                  (Loshchilov and Hutter, `SGDR <https://arxiv.org/abs/1608.03983>`_, 2016);
-    ``linear``    decreases linearly, to the end value at ``total_steps``;
-    ``step``      is the peak, times ``factor`` for each milestone passed.
+    - ``constant`` stays at the peak;
+    - ``cosine`` decreases along half a cosine, to the end value at ``total_steps``
+      (Loshchilov and Hutter, `SGDR <https://arxiv.org/abs/1608.03983>`_, 2016);
+    - ``linear`` decreases linearly, to the end value at ``total_steps``;
+    - ``step`` is the peak, times ``factor`` for each milestone passed.
 
     >>> schedule = Config({'name': 'cosine', 'warmup_steps': 10})
     >>> hparams = {'learning_rate': 0.1, 'end_learning_rate': 0.0}
