@@ -1,4 +1,4 @@
-"""The site that `make docs` builds: every link leads somewhere, and a reader without a network sees it."""
+"""The site that `make docs` builds: links, search, the console, a phone, and no network."""
 
 import html.parser
 import json
@@ -76,8 +76,8 @@ def test_all_tutorials_are_on_the_site_as_pages_and_as_notebooks(pages, site):
         assert notebook.metadata.kernelspec.name == 'python3'
         cells = [cell for cell in notebook.cells if cell.cell_type == 'code']
         assert all(cell.execution_count for cell in cells), 'it was not executed'
-        assert any('image/png' in output.get('data', {})
-                   for cell in cells[:3] for output in cell.outputs), f'{tutorial}: no picture early'
+        early = [output.get('data', {}) for cell in cells[:3] for output in cell.outputs]
+        assert any('image/png' in data for data in early), f'{tutorial}: no picture early'
         solutions = [cell for cell in cells if 'hide-cell' in cell.metadata.get('tags', ())]
         assert len(solutions) >= 3, f'{tutorial}: no three exercises with solutions'
 
