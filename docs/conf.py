@@ -10,6 +10,7 @@ import pathlib
 import re
 import sys
 
+import nbclient
 from docutils import nodes
 from docutils.utils.math import latex2mathml
 from sphinx.errors import SphinxError
@@ -52,7 +53,11 @@ nb_execution_cache_path = str(ROOT / '.cache' / 'docs' / source_digest())
 nb_execution_timeout = 300  # seconds for one cell
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
+# A command's output arrives in pieces, which MyST-NB would join by line breaks.
+nbclient.NotebookClient.coalesce_streams.default_value = True
 nb_merge_streams = True
+nb_code_prompt_show = 'Show the code'
+nb_code_prompt_hide = 'Hide the code'
 
 
 def offer_notebook(app, name: str, source: list[str]) -> None:

@@ -30,12 +30,15 @@ MIN_FSDP_ELEMENTS = 1024
 def make_mesh(shape: dict, devices=None) -> Mesh:
     """Returns the mesh with the axes of AXES; a `data` of -1 takes the remaining devices.
 
+    `data` is -1 where it is not given, and the other axes are 1.
+
     Where the devices are in several slices (TPU pods joined by a slower network), `data` extends
     over the slices, and each of the other axes stays inside of one.
 
     Raises:
       ConfigError: the product of the axes is not the number of devices, or there are no devices.
     """
+    shape = {'data': -1, 'fsdp': 1, 'tensor': 1} | dict(shape)
     devices = backend.devices() if devices is None else devices
     inner = shape['fsdp'] * shape['tensor']
     data = len(devices) // inner if shape['data'] == -1 else shape['data']

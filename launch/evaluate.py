@@ -10,7 +10,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs import base
-from imgjax import entry
+from imgjax.commands import entry
 from imgjax.errors import ConfigError
 
 _CONFIG = config_flags.DEFINE_config_file(

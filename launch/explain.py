@@ -6,7 +6,7 @@
 
 from absl import flags
 
-from imgjax import entry
+from imgjax.commands import entry
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'The run directory.', required=True)
 _STEP = flags.DEFINE_string('step', '', 'The step of the checkpoint, or best; newest by default.')

@@ -5,7 +5,7 @@
 
 from absl import flags
 
-from imgjax import entry
+from imgjax.commands import entry
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'The run directory.', required=True)
 _FORMAT = flags.DEFINE_string(

@@ -7,7 +7,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs import base
-from imgjax import entry
+from imgjax.commands import entry
 
 _CONFIG = config_flags.DEFINE_config_file(
     'config', base.__file__, 'Only --config.data.FIELD=VALUE, for other data than the run\'s own.',

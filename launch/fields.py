@@ -8,7 +8,7 @@ The whole list is docs/reference/fields.md.
 
 from absl import flags
 
-from imgjax import entry
+from imgjax.commands import entry
 
 _PART = flags.DEFINE_string('part', '', 'KIND:NAME, such as optimizer:prodigy or '
                             'objective:projects.poly, to print the fields of that part only.')

@@ -1,11 +1,13 @@
 """Lists the checkpoints of a run directory, and checks each against its digests.
 
     python -m launch.inspect --workdir=runs/digits
+
+It ends with 0 also where a checkpoint is damaged: the last line says which are verified.
 """
 
 from absl import flags
 
-from imgjax import entry
+from imgjax.commands import entry
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'The run directory.', required=True)
 

@@ -8,7 +8,8 @@ import pathlib
 from absl import flags
 from ml_collections import config_flags
 
-from imgjax import entry, jobs
+from imgjax import jobs
+from imgjax.commands import entry
 
 config_flags.DEFINE_config_file('config', None, 'A file of configs/.', accept_new_attributes=True,
                                 lock_config=False)

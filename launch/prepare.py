@@ -6,7 +6,7 @@
 
 from absl import flags
 
-from imgjax import entry
+from imgjax.commands import entry
 
 _FLAGS = (
     flags.DEFINE_string('dataset', '', 'The TFDS dataset to prepare, NAME or NAME/CONFIG.'),

@@ -6,7 +6,7 @@
 from absl import flags
 from ml_collections import config_flags
 
-from imgjax import entry
+from imgjax.commands import entry
 
 _CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'A file of configs/, as PATH or PATH:ARGUMENT.',

@@ -7,7 +7,7 @@
 
 from absl import flags
 
-from imgjax import entry
+from imgjax.commands import entry
 
 _STUDY = flags.DEFINE_string('study', None, 'A file of configs/studies/, as PATH or '
                              'PATH:ARGUMENT.', required=True)

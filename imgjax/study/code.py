@@ -160,17 +160,21 @@ def _named(config: Config, root: pathlib.Path) -> set[str]:
     """Returns the modules that a run imports because its config names them.
 
     A field `kind` or `kind.name` names a file in the folder `kind` or `kind` + s of the package:
-    `optimizer.name` names a file in `optimizers`. Options may name more files in these folders.
+    `optimizer.name` names a file in `optimizers`. Options may name more files in these folders, but
+    those of the model, such as an activation `sigmoid`, name models only.
     """
     flat = {field: value for field, value in config_lib.flatten(config).items()
             if not field.startswith(config_lib.INVOCATION)}
     words = set(_words(list(flat.values())))
+    elsewhere = set(_words([value for field, value in flat.items()
+                            if not field.startswith('model.options')]))
     variants = _variants()
     words |= {variants[word] for word in words if word in variants}
     kinds = {field.removesuffix('.name').rpartition('.')[2] for field in flat}
     modules_of = _modules_by_folder(root)
     named = {f'imgjax.{folder}.{word}' for kind in kinds for folder in (kind, f'{kind}s')
-             for word in words & modules_of.get(folder, set())}
+             for word in modules_of.get(folder, set()) & (
+                 words if folder == 'models' else elsewhere)}
     source = config.data.name
     named.add(f'imgjax.data.sources.{source if source in modules_of["data/sources"] else "tfds"}')
     operations = _operations(root)

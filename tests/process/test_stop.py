@@ -60,7 +60,7 @@ def test_a_second_ctrl_c_interrupts_a_script_but_one_that_comes_twice_does_not(r
 
 ENTRY = '''
 import hashlib, sys, time
-from imgjax import entry
+from imgjax.commands import entry
 from imgjax.process import stop, watchdog
 from imgjax.errors import PreemptedError
 def run():

@@ -132,6 +132,12 @@ def test_parts_in_folders_of_their_own_count_where_they_are_named(package):
         False, True, False]
 
 
+def test_an_activation_is_no_objective_of_its_name():
+    model = dict(CONFIGS['resnet']['model']) | {'name': 'mlp', 'options': {'act': 'sigmoid'}}
+    named = code.modules(config_lib.Config(CONFIGS['resnet'] | {'model': model}))
+    assert 'imgjax.models.mlp' in named and 'imgjax.objectives.sigmoid' not in named
+
+
 def test_files_of_projects_count(package, tmp_path, monkeypatch):
     folder = tmp_path / 'here' / 'projects'
     folder.mkdir(parents=True)

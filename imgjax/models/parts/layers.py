@@ -37,7 +37,7 @@ def gelu(x: jax.Array) -> jax.Array:
     """
     # The erfc of jax.nn.gelu is slower, and more exact only where the result is 0 to seven digits.
     # An export, of any batch size, uses it, as TensorFlow has no operation for lax.erf.
-    if not isinstance(x.shape[0], int):
+    if not all(isinstance(length, int) for length in x.shape[:1]):
         return jax.nn.gelu(x, approximate=False)
     half = jnp.asarray(0.5, x.dtype)
     return half * x * (1 + lax.erf(x * jnp.sqrt(half)))
@@ -193,7 +193,7 @@ def once(x: jax.Array) -> jax.Array:
     gradient of the residual stream again, from the end of the network. The barrier works only
     with ``backend.compiler_options``. An export, of any batch size, has no barrier.
     """
-    if backend.platform() != 'cpu' or not isinstance(x.shape[0], int):
+    if backend.platform() != 'cpu' or not all(isinstance(length, int) for length in x.shape[:1]):
         return x
     return lax.optimization_barrier(x)
 

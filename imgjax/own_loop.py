@@ -1,0 +1,85 @@
+"""A run for a training loop of one's own: its parts, without a run directory, checkpoints or logs.
+
+    run = own_loop.begin(digits.get_config('cnn'))
+    state = run.state
+    for k in range(run.setup.config.steps):
+        state, measured = run.step(state, run.batch(k), run.hparams)
+    print(run.evaluate(state)['accuracy'])
+
+`train.run` is the loop of the package: it also saves, resumes, logs and watches over the numbers.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+
+from imgjax import build, evaluate, feed, sharding, train
+from imgjax import config as config_lib
+from imgjax import state as state_lib
+from imgjax.build import Setup
+from imgjax.data import Source, pipeline
+from imgjax.process import backend
+
+
+class Run(NamedTuple):
+    """The parts of a run.
+
+    Attributes:
+      setup: model, mesh, shapes, config, and the two steps before they are compiled.
+      state: the state before the first step. `step` takes over the memory of the state that it is
+        given, so that this one can be used once.
+      hparams: the numbers of the config, as arrays on the devices.
+      batch: k -> batch k on the devices, the same whenever it is asked for: image uint8
+        (N, H, W, C), label int32 (N,) or float32 (N, K), weight float32 (N,).
+      step: (state, batch, hparams) -> (state, {name: scalar array}), compiled at its first call.
+      evaluate: state -> {'accuracy', 'loss', 'examples' and more} of the evaluation split, floats.
+    """
+
+    setup: Setup
+    state: state_lib.TrainState
+    hparams: dict
+    batch: Callable
+    step: Callable
+    evaluate: Callable
+
+
+def begin(config, sources: tuple[Source, Source] | None = None) -> Run:
+    """Opens the data of a config and returns the parts of its run.
+
+    Args:
+      config: what a get_config returned, or plain data.
+      sources: the training and the evaluation split, as
+        imgjax.data.sources.arrays.source returns them; None opens those that config.data names.
+
+    Raises:
+      ConfigError, DataError: as `train.run` raises them before its first step.
+    """
+    backend.keep_memory()
+    checked = config_lib.checked(config)
+    train_split, eval_split = sources or build.open_dataset(checked)
+    setup = build.setup(*build.describe(checked, train_split, eval_split))
+    hparams = evaluate.hparams_on(setup)
+    batches = pipeline.train_batches(
+        train_split, build.draw(setup.config, train_split), setup.config.data,
+        setup.dataset.image_shape[0], batch_size=setup.config.batch_size,
+        seed=setup.config.hparams.seed, process=sharding.rows_here(setup.mesh))
+
+    def batch(k: int) -> dict:
+        found = batches[k]
+        return sharding.to_device({name: found[name] for name in ('image', 'label', 'weight')},
+                                  sharding.batch_sharding(setup.mesh))
+
+    def evaluated(state) -> dict:
+        columns = evaluate.split(setup, state, eval_split, setup.config.data.eval_split)
+        return evaluate.summary(setup.config, columns)
+
+    constants = feed.constants(setup)
+    compiled = jax.jit(setup.train_step, donate_argnums=0,
+                       compiler_options=backend.compiler_options(),
+                       out_shardings=(setup.shardings, sharding.replicated(setup.mesh)))
+
+    def step(state, batch, hparams):
+        return compiled(state, batch, hparams, constants)
+
+    return Run(setup, train.initial_state(setup, hparams), hparams, batch, step, evaluated)
