@@ -258,9 +258,13 @@ def _model(config: Config, num_classes: int):
     if 'dtype' in options or 'num_classes' in options:
         raise ConfigError('config.model.options: dtype is set by config.model.dtype, num_classes '
                           'by the dataset; leave them out')
+    dtype = jax.numpy.dtype(config.model.dtype)
     try:
-        return models.create(
-            config.model.name, num_classes=num_classes,
-            dtype=jax.numpy.dtype(config.model.dtype), **options)
+        if 'dtype' in models.options(config.model.name):
+            options['dtype'] = dtype
+        elif dtype != 'float32':
+            raise ValueError(f'dtype is {dtype}, and {config.model.name} computes in float32 '
+                             'only: its Model has no field dtype')
+        return models.create(config.model.name, num_classes=num_classes, **options)
     except ValueError as error:
         raise ConfigError(f'config.model: {error}') from None

@@ -104,6 +104,7 @@ def run_one(config, workdir: str, sources: tuple[Source, Source] | None = None,
 def _say_unread(config: Config) -> None:
     """Logs one line about the fields that a config sets and nothing reads."""
     found = unread.warnings(config)
+    found.pop('data.usual_size', None)  # a recipe names it for images whose size is not given
     if found:
         first, *others = found
         more = f'; nor are these read: config.{", config.".join(others)}' if others else ''

@@ -47,7 +47,7 @@ def test_a_folder_trains(folder, tmp_path):
     ({'model': {'name': 'rasnet50', 'dtype': 'float32', 'options': {}}},
      "config.model: unknown model 'rasnet50'; did you mean 'resnet50'?"),
     ({'model': {'name': 'tiny_mlp', 'dtype': 'float32', 'options': {'depht': 1}}},
-     "config.model: unknown option of model family 'mlp' 'depht'"),
+     "config.model: model family 'mlp' has no option 'depht'"),
     ({'model': {'name': 'tiny_mlp', 'dtype': 'float32', 'options': {'act': 'rellu'}}},
      "unknown act 'rellu'; did you mean 'relu'?"),
     ({'model': {'name': 'mlp', 'dtype': 'float32', 'options': {'dropout': -0.1}}},

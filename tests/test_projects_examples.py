@@ -488,3 +488,26 @@ def test_an_auxiliary_head_that_is_not_there():
     with pytest.raises(ConfigError, match='projects/auxiliary_head.py, line .*: the model has no '
                        'further classifier.*hidden1, pre_logits, logits.*take a model that has'):
         setup_of(config_of(fields))
+
+
+MODEL_WITHOUT_DTYPE = """
+from flax import linen as nn
+
+
+class Model(nn.Module):
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, image_NHWC, *, train):
+        logits_NK = nn.Dense(self.num_classes)(image_NHWC.reshape(len(image_NHWC), -1))
+        return logits_NK, {'pre_logits': logits_NK}
+"""
+
+
+def test_a_model_without_a_dtype_computes_in_float32(tmp_path, monkeypatch):
+    (tmp_path / 'projects').mkdir()
+    (tmp_path / 'projects' / 'mine.py').write_text(MODEL_WITHOUT_DTYPE)
+    monkeypatch.chdir(tmp_path)
+    assert setup_of(config_of({'model.name': 'projects.mine'})).model.num_classes == CLASSES
+    with pytest.raises(ConfigError, match='dtype is bfloat16, and projects.mine computes in float'):
+        setup_of(config_of({'model.name': 'projects.mine', 'model.dtype': 'bfloat16'}))

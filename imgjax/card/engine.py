@@ -71,10 +71,13 @@ def run(inputs: Inputs, names: Sequence[str], known: Sequence[str], title: str, 
         measured = _measure(inputs, names, known, options)
         if all('not_measured' in measured[name] for name in names):
             raise DataError('; '.join(measured[name]['not_measured'] for name in names))
-        card_page.write_page(page, title=title, about=about, inputs=inputs, parts=[
-            _section(name, found) for name, found in measured.items()])
+        sections = [_section(name, found) for name, found in measured.items()]
+        card_page.write_page(page, title=title, about=about, inputs=inputs, parts=sections)
+        findings = [{'part': section['name']} | finding._asdict()
+                    for section in sections for finding in section['findings']]
         with files.replacing(os.path.join(inputs.folder, f'{kind}.json')) as file:
-            json.dump(metrics_log.jsonable({'about': about, 'parts': measured}), file, indent=1)
+            json.dump(metrics_log.jsonable({'about': about, 'findings': findings,
+                                            'parts': measured}), file, indent=1)
     figures = {}
     for name, found in measured.items():
         if 'not_measured' not in found:

@@ -13,7 +13,8 @@ A family is a file of this folder that holds ``VARIANTS``, a dict of variant nam
 floats of any channel count, the logits float32, and ``out`` names the intermediate arrays, in
 training also ``logits_dist`` of a second classifier, which is also trained on the labels. Its
 collections are ``params`` and ``batch_stats``, its only other random stream is ``dropout``, and
-``num_classes=0`` gives the features in place of the logits. All models have derivatives of both
+``num_classes=0`` gives the features in place of the logits. A field ``dtype`` is given
+config.model.dtype; a model without it computes in float32. All models have derivatives of both
 modes: ``jax.grad``, ``jax.jvp``, ``jax.jacfwd`` and, combined, products with the Hessian.
 
 A family of the user's own is a file ``projects/<file>.py`` in the directory of the command, named
@@ -29,7 +30,7 @@ import typing
 
 from flax import linen as nn
 
-from imgjax.errors import nearest, unknown
+from imgjax.errors import nearest
 from imgjax.process import projects
 
 _TYPES = {bool: 'True or False', int: 'a whole number', float: 'a number', str: 'a word'}
@@ -107,7 +108,9 @@ def create(name: str, num_classes: int, **options) -> nn.Module:
     valid = _options(family)
     for option, value in options.items():
         if option not in valid:
-            raise ValueError(unknown(f'option of model family {title!r}', option, valid))
+            raise ValueError(
+                f'model family {title!r} has no option {option!r}{nearest(option, valid) or "."} '
+                f'There are {", ".join(valid) or "none"}')
         expected = _expected(option, family.Model.__dataclass_fields__[option].type, value)
         if expected:
             raise ValueError(f'option {option!r} of model family {title!r} takes {expected}, '

@@ -40,7 +40,8 @@ class Model(nn.Module):
       padding: 'same' or 'valid'.
       pad_to: smaller images are padded with zeros to this size (LeCun centred 28 in 32 pixels).
       grid: a last map of at least twice this side is average pooled to about this side, so that
-        the dense layers do not grow with the image; 0 for no such pooling.
+        the dense layers do not grow with the image; 1 is the mean over all positions (global
+        average pooling), 0 no such pooling.
       hidden: widths of the dense layers.
       norm: 'batch', 'group', 'layer' (over channels) or 'none', with which alone convolutions have
         a bias.

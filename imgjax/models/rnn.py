@@ -22,7 +22,8 @@ VARIANTS = {
 class Model(nn.Module):
     """LSTM (Hochreiter and Schmidhuber 1997) or GRU (Cho et al. 2014, arXiv:1406.1078) over rows.
 
-    The image is a sequence of H steps of W * C values, as in Le et al. 2015 (arXiv:1504.00941).
+    The variant `rnn` is an LSTM; all biases start at 0, those of the forget gates too. The image
+    is a sequence of H steps of W * C values, as in Le et al. 2015 (arXiv:1504.00941).
 
     Attributes:
       num_classes: K; 0 gives the features in place of logits.

@@ -6,8 +6,8 @@ Test data of Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits" (U
 import contextlib
 import fcntl
 import io
+import logging
 import os
-import sys
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -15,6 +15,8 @@ from PIL import Image
 
 from imgjax.data import Source, source_options
 from imgjax.data.sources import tfds as tfds_source
+
+log = logging.getLogger('imgjax')
 
 
 class ImgjaxDigits(tfds.core.GeneratorBasedBuilder):
@@ -62,7 +64,9 @@ def open_split(split: str, options: dict) -> Source:
         fcntl.flock(lock, fcntl.LOCK_EX)
         builder = ImgjaxDigits(data_dir=place, file_format='array_record')
         if not builder.info.splits:
+            log.info('preparing the digits that come with scikit-learn in %s', place)
             tfds.disable_progress_bar()
-            with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
+            # Its text says that a dataset is downloaded, and stdout is for results.
+            with contextlib.redirect_stdout(io.StringIO()):
                 builder.download_and_prepare()
     return tfds_source.open_builder(builder, split, options)
