@@ -50,7 +50,12 @@ class Chosen(NamedTuple):
 
 
 def names(kind: str) -> list[str]:
-    """Returns the sorted names of all parts of a kind that are files of the package."""
+    """Returns the sorted names of all parts of a kind that are files of the package.
+
+    >>> from imgjax import parts
+    >>> parts.names('sampler')
+    ['class_balanced', 'fold', 'shuffle']
+    """
     package = importlib.import_module(f'imgjax.{PACKAGES[kind]}')
     return sorted(info.name for info in pkgutil.iter_modules(package.__path__) if not info.ispkg)
 

@@ -35,6 +35,12 @@ def make_mesh(shape: dict, devices=None) -> Mesh:
     Where the devices are in several slices (TPU pods joined by a slower network), `data` extends
     over the slices, and each of the other axes stays inside of one.
 
+    >>> import jax
+    >>> from imgjax import sharding
+    >>> mesh = sharding.make_mesh({'fsdp': 1})
+    >>> mesh.axis_names, mesh.shape['data'] == len(jax.devices())
+    (('data', 'fsdp', 'tensor'), True)
+
     Raises:
       ConfigError: the product of the axes is not the number of devices, or there are no devices.
     """

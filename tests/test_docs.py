@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks import models as benchmark
+from imgjax import models
 from tests.conftest import FAST
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -32,6 +34,7 @@ def images(tmp_path):
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.stem)
 def test_links_and_names(page):
     text = page.read_text()
+    assert not re.search(r'^\s*%(?!%)', text, re.M), 'a line that begins with % is a comment there'
     for link in re.findall(r'\]\(([^)#:]+)\)', text):
         assert (page.parent / link).exists(), link
     for name in re.findall(r'`((?:imgjax|configs|launch|tests|benchmarks|docs)/[\w/.]*)`', text):
@@ -58,3 +61,17 @@ def test_commands_run_as_written(page, checkout, images, compiled):
         assert (checkout / 'runs/second/export/stablehlo/model.stablehlo').exists()
     if page.stem == 'data':
         assert (checkout / 'preview.png').exists() and (checkout / 'runs/mine/report.html').exists()
+
+
+def test_the_table_of_models_has_every_variant_and_right_numbers():
+    """docs/reference/models.md is made by `python -m benchmarks.models`; a few rows are counted."""
+    text = (ROOT / 'docs' / 'reference' / 'models.md').read_text()
+    rows = {cells[1].strip('` '): cells for cells in (
+        line.split('|') for line in text.splitlines() if line.startswith('| `'))}
+    assert set(rows) == {name for name in models.variants() if not name.startswith('tiny_')}
+    for name in ('resnet18', 'vit_tiny_patch16_224', 'mlp'):
+        parameters, operations = benchmark.count(name, int(rows[name][3]))
+        assert float(rows[name][2]) == round(parameters / 1e6, 2)
+        assert float(rows[name][4]) == round(operations / 1e9, 2)
+    published = (ROOT / 'docs' / 'reference' / 'published.csv').read_text().splitlines()[1:]
+    assert {line.split(',')[0] for line in published} <= set(rows)

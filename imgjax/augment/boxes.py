@@ -53,6 +53,13 @@ def cutout(key, images_NHWC, strength: Share, *, size: WholePixels = 16,
     DeVries and Taylor, `Improved Regularization of Convolutional Neural Networks with Cutout
     <https://arxiv.org/abs/1708.04552>`_, 2017.
 
+    >>> import jax
+    >>> from imgjax.augment import boxes
+    >>> white_NHWC = jax.numpy.full((8, 16, 16, 1), 255.0)
+    >>> painted_NHWC = boxes.cutout(jax.random.key(0), white_NHWC, 1.0, size=4)
+    >>> int((painted_NHWC == 0).sum(axis=(1, 2, 3)).max())  # a whole square; others are cut off
+    16
+
     Args:
       key: PRNG key.
       images_NHWC: float32.

@@ -58,6 +58,12 @@ def color_jitter(key, images_NHWC,
 def grayscale(key, images_NHWC, strength: Probability) -> jax.Array:
     """Makes each image gray with a probability.
 
+    >>> import jax
+    >>> from imgjax.augment import color
+    >>> red_NHWC = jax.numpy.array([255.0, 0.0, 0.0]).reshape(1, 1, 1, 3)
+    >>> color.grayscale(jax.random.key(0), red_NHWC, 1.0).round().ravel()
+    Array([76., 76., 76.], dtype=float32)
+
     Args:
       key: PRNG key.
       images_NHWC: float32, 1 or 3 channels.

@@ -23,6 +23,12 @@ from imgjax.augment.ranges import (
 def random_flip(key, images_NHWC, strength: Probability) -> jax.Array:
     """Mirrors each image left to right with a probability.
 
+    >>> import jax
+    >>> from imgjax.augment import geometric
+    >>> row_NHWC = jax.numpy.array([1.0, 2.0, 3.0]).reshape(1, 1, 3, 1)
+    >>> geometric.random_flip(jax.random.key(0), row_NHWC, 1.0).ravel()
+    Array([3., 2., 1.], dtype=float32)
+
     Args:
       key: PRNG key.
       images_NHWC: any dtype.
@@ -42,6 +48,12 @@ def pad_crop(key, images_NHWC, strength: Share, *, padding: WholePixels = 4,
 
     The augmentation of CIFAR (He et al., `Deep Residual Learning for Image Recognition
     <https://arxiv.org/abs/1512.03385>`_, 2015, section 4.2).
+
+    >>> import jax
+    >>> from imgjax.augment import geometric
+    >>> images_NHWC = jax.numpy.ones((4, 32, 32, 3))
+    >>> geometric.pad_crop(jax.random.key(0), images_NHWC, 1.0, padding=4).shape
+    (4, 32, 32, 3)
 
     Args:
       key: PRNG key.

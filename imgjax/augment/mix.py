@@ -20,6 +20,14 @@ def mixup(key, images_NHWC, targets_NK, strength: Alpha) -> tuple[jax.Array, jax
     Zhang et al., `mixup: Beyond Empirical Risk Minimization <https://arxiv.org/abs/1710.09412>`_,
     2017.
 
+    >>> import jax
+    >>> from imgjax.augment import mix
+    >>> images_NHWC, targets_NK = mix.mixup(
+    ...     jax.random.key(0), jax.numpy.zeros((2, 4, 4, 3)), jax.numpy.eye(2), 0.2)
+    >>> targets_NK.round(1)
+    Array([[0.7, 0.3],
+           [0.3, 0.7]], dtype=float32)
+
     Args:
       key: PRNG key.
       images_NHWC: float32.
@@ -40,6 +48,14 @@ def cutmix(key, images_NHWC, targets_NK, strength: Alpha) -> tuple[jax.Array, ja
     Yun et al., `CutMix: Regularization Strategy to Train Strong Classifiers with Localizable
     Features <https://arxiv.org/abs/1905.04899>`_, 2019. The box is cut off at the border of the
     image, and the targets are mixed by the share of pixels that were really replaced.
+
+    >>> import jax
+    >>> from imgjax.augment import mix
+    >>> images_NHWC, targets_NK = mix.cutmix(
+    ...     jax.random.key(0), jax.numpy.zeros((2, 4, 4, 3)), jax.numpy.eye(2), 1.0)
+    >>> targets_NK  # a quarter of the pixels are those of the partner
+    Array([[0.75, 0.25],
+           [0.25, 0.75]], dtype=float32)
 
     Args:
       key: PRNG key.

@@ -17,6 +17,12 @@ def solarize(key, images_NHWC, strength: Probability, *,
              threshold: Annotated[float, Range(0, 256)] = 128.0) -> jax.Array:
     """Inverts the values from a threshold up, with a probability.
 
+    >>> import jax
+    >>> from imgjax.augment import tone
+    >>> row_NHWC = jax.numpy.array([0.0, 100.0, 200.0]).reshape(1, 1, 3, 1)
+    >>> tone.solarize(jax.random.key(0), row_NHWC, 1.0).ravel()
+    Array([  0., 100.,  55.], dtype=float32)
+
     Args:
       key: PRNG key.
       images_NHWC: float32.

@@ -15,6 +15,7 @@ from imgjax.card import engine, forward, store
 from imgjax.card.forward import Answers
 from imgjax.card.inputs import Inputs, chosen
 from imgjax.card.model import Model
+from imgjax.card.parts import counted
 from imgjax.commands import evaluation_data, run_directory
 from imgjax.config import Config
 from imgjax.data import relabel
@@ -179,9 +180,10 @@ def _write_tables(inputs: Inputs, workdir: str) -> dict:
     written = {'relabel': path, 'images_to_look_at': len(once)}
     if listed := _listed(inputs, once):
         written['listing'] = _write_csv(workdir, LISTING, ('file', 'label', 'split'), listed)
-    log.info('%s: %d images to look at. The column label is what --apply takes: rows of %s have '
+    log.info('%s: %s to look at. The column label is what --apply takes: rows of %s have '
              'none, so that the images are left out, and rows of %s have the given one; write '
-             'another where it is wrong', path, len(once), inputs.train_split, inputs.split)
+             'another where it is wrong', path, counted(len(once), 'image'), inputs.train_split,
+             inputs.split)
     return written
 
 

@@ -148,6 +148,9 @@ def read(workdir: str, meta: dict, temperature: str, alpha: float, reject: float
     if temperature == 'card':
         fit = stored['fit']
     set_fit = None
+    if alpha and fit['method'] not in ('none', 'temperature'):
+        log.info("--set: by the model's own probabilities; class_1 is by the fit %s, which may put "
+                 'another class first', fit['method'])
     if alpha:
         classes = len(dataset.class_names)
         threshold = conformal.quantile(1 - np.array(stored['label_probabilities']), alpha)

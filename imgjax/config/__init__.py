@@ -24,6 +24,11 @@ class Config(dict):
     `config.data.image_size` reads a field, `config | {'steps': 9}` returns another config, and
     `plain` returns a copy that can be edited. It is a dict so that `json.dumps` takes it; its lists
     are tuples.
+
+    >>> from imgjax import config
+    >>> run = config.Config({'steps': 10, 'data': {'name': 'digits'}})
+    >>> run.data.name, (run | {'steps': 20}).steps, run.steps
+    ('digits', 20, 10)
     """
 
     def __init__(self, data=()):
@@ -98,7 +103,12 @@ def remove(config: dict, name: str) -> None:
 
 
 def flatten(config: dict, prefix: str = '') -> dict[str, Any]:
-    """Returns {'hparams.seed': 0, ...}; a field of type dict is one entry, a dict."""
+    """Returns {'hparams.seed': 0, ...}; a field of type dict is one entry, a dict.
+
+    >>> from imgjax import config
+    >>> config.flatten({'steps': 10, 'hparams': {'seed': 0}})
+    {'steps': 10, 'hparams.seed': 0}
+    """
     flat = {}
     for key, value in config.items():
         name = f'{prefix}{key}'
@@ -111,6 +121,11 @@ def checked(config) -> Config:
     """Returns the frozen Config of what get_config returned, or of plain data, after all checks.
 
     Fields that it does not set get their defaults.
+
+    >>> from imgjax import config
+    >>> run = config.checked({'model': {'name': 'cnn'}, 'data': {'name': 'digits'}, 'steps': 100})
+    >>> run.steps, run.batch_size, run.optimizer.name
+    (100, 128, 'adamw')
 
     Raises:
       ConfigError: a field is unknown or missing, or its value has a wrong type or is out of range.
@@ -162,6 +177,10 @@ def _is_default(name: str, value) -> bool:
 
 def differences(mine: dict, theirs: dict) -> dict[str, str]:
     """Returns {field: 'field: theirs -> mine'} for each field that differs and changes the result.
+
+    >>> from imgjax import config
+    >>> config.differences({'steps': 20, 'batch_size': 8}, {'steps': 10, 'batch_size': 8})
+    {'steps': 'steps: 10 -> 20'}
     """
     a, b = flatten(Config(mine)), flatten(Config(theirs))
     return {name: f'{name}: {b.get(name)!r} -> {a.get(name)!r}' for name in {**FIELDS, **a, **b}

@@ -90,6 +90,13 @@ def names() -> list[str]:
 def open_split(split: str, options: dict) -> Source:
     """Opens one split of the dataset that config.data names, and logs in one line what it holds.
 
+    >>> from imgjax import config, data
+    >>> options = config.defaults()['data'] | {
+    ...     'name': 'synthetic', 'options': {'examples': 100, 'height': 32, 'width': 32}}
+    >>> source = data.open_split('train', options)
+    >>> len(source.examples), source.examples[0]['image'].shape
+    (100, (32, 32, 3))
+
     Args:
       split: such as 'train'; every source also takes slices and sums of slices as TFDS writes them
         (https://www.tensorflow.org/datasets/splits): 'train[:90%]', 'train[10%:]+test',

@@ -88,6 +88,13 @@ def renumbered(source: Source, class_names: Sequence[str], split: str) -> Source
     The classes are matched by name. Those of the split may have another order or Unicode normal
     form; some may be missing, which is logged; and others may be there if they have no examples.
 
+    >>> import numpy as np
+    >>> from imgjax.data import classes
+    >>> from imgjax.data.sources import arrays
+    >>> source = arrays.source(np.zeros((2, 8, 8), np.uint8), np.array(['cat', 'dog']))
+    >>> classes.renumbered(source, ('dog', 'cat'), 'test').labels().tolist()
+    [1, 0]
+
     Args:
       source: the split; it keeps its fingerprint.
       class_names: the classes of the training split or of a model.
@@ -166,6 +173,14 @@ def compared(source: Source, class_names: Sequence[str], split: str) -> tuple[So
 
     Classes are matched by name, in any order and Unicode normal form. An image with several labels
     is left out if the model has none of them; an image without a label stays.
+
+    >>> import numpy as np
+    >>> from imgjax.data import classes
+    >>> from imgjax.data.sources import arrays
+    >>> source = arrays.source(np.zeros((3, 8, 8), np.uint8), np.array(['cat', 'dog', 'cat']))
+    >>> known, found = classes.compared(source, ('dog', 'fox'), 'test')
+    >>> known.labels().tolist(), found.left_out, found.split_only, found.model_only
+    ([0], 2, ['cat'], ['fox'])
 
     Args:
       source: the split.

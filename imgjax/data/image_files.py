@@ -156,8 +156,9 @@ def check_one_label(numbers: np.ndarray, labels: np.ndarray, names: Sequence[str
         return '|'.join(class_names[i] for i in chosen) or 'none'
 
     row, first = int(rows[0]), int(numbers[rows[0]])
+    count = '1 file has' if len(rows) == 1 else f'{len(rows):,} files have'
     raise DataError(
-        f'{place}: {len(rows):,} files have two labels, first {records.shown(names[first])} '
+        f'{place}: {count} two labels, first {records.shown(names[first])} '
         f'({words(first)}) and {records.shown(names[row])} ({words(row)}), which are one file; '
         'give each one label')
 

@@ -1,4 +1,4 @@
-"""Converts images of all of Pillow's modes to 8 bits per channel (table: docs/guides/data.md).
+"""Converts images of all of Pillow's modes to 8 bits per channel (docs/guides/image_files.md).
 
 Values that are no bytes are converted where the values of black and white are known, and refused
 elsewhere: clipped at 255 the image would silently be white, and by their upper bytes black.

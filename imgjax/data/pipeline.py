@@ -127,6 +127,18 @@ def train_batches(source: Source, draw: Callable, options: dict, size: int, *,
     {'position': int64 (n,), 'index': int64 (n,) of the examples, 'image': uint8
     (n, size, size, C), and label, weight and fault as `load` has them}.
 
+    >>> import numpy as np
+    >>> from imgjax import config
+    >>> from imgjax.data import pipeline
+    >>> from imgjax.data.sources import arrays
+    >>> from imgjax.samplers import shuffle
+    >>> source = arrays.source(np.zeros((6, 8, 8, 3), np.uint8), np.arange(6) % 2)
+    >>> batches = pipeline.train_batches(
+    ...     source, shuffle.order(source, {}, seed=0), config.defaults()['data'], size=8,
+    ...     batch_size=2, seed=0)
+    >>> batches[4]['image'].shape, batches[4]['label'].shape, batches[4]['position'].tolist()
+    ((2, 8, 8, 3), (2,), [8, 9])
+
     Args:
       source: the training split.
       draw: positions -> example indices, as of build.draw.
@@ -156,6 +168,15 @@ def eval_batches(source: Source, options: dict, size: int, *, batch_size: int,
     {'index': int64 (n,), 'image': uint8 (n, size, size, C), 'label': int32 (n,) or float32 (n, K),
     'mask': bool (n,)}. An image that cannot be decoded is an error here, as a metric of
     the split has to include all of its images.
+
+    >>> import numpy as np
+    >>> from imgjax import config
+    >>> from imgjax.data import pipeline
+    >>> from imgjax.data.sources import arrays
+    >>> source = arrays.source(np.zeros((3, 8, 8, 3), np.uint8), np.array([0, 1, 0]))
+    >>> batches = pipeline.eval_batches(source, config.defaults()['data'], 8, batch_size=2)
+    >>> len(batches), batches[1]['image'].shape, batches[1]['mask'].tolist()
+    (2, (2, 8, 8, 3), [True, False])
     """
     index, count = process
     share = batch_size // count
@@ -237,5 +258,15 @@ def _end_with_parent(index: int, count: int) -> None:
 
 
 def load_all(source: Source, options: dict, size: int, watch=iter) -> dict:
-    """Decodes a whole split; the arguments and the result are those of `load`."""
+    """Decodes a whole split; the arguments and the result are those of `load`.
+
+    >>> import numpy as np
+    >>> from imgjax import config
+    >>> from imgjax.data import pipeline
+    >>> from imgjax.data.sources import arrays
+    >>> source = arrays.source(np.zeros((3, 8, 8, 3), np.uint8), np.array([0, 1, 0]))
+    >>> batch = pipeline.load_all(source, config.defaults()['data'], size=8)
+    >>> batch['image'].shape, batch['label'].tolist()
+    ((3, 8, 8, 3), [0, 1, 0])
+    """
     return load(source, options, size, np.arange(len(source.examples)), watch=watch)

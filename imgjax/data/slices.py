@@ -57,6 +57,13 @@ class Selection:
 def open_slices(spec: str, open_one: Callable[[str], Source]) -> Source:
     """Opens slices of the splits of any source.
 
+    >>> import numpy as np
+    >>> from imgjax.data import slices
+    >>> from imgjax.data.sources import arrays
+    >>> train = arrays.source(np.zeros((4, 8, 8), np.uint8), np.array([0, 1, 2, 0]))
+    >>> slices.open_slices('train[:75%]', {'train': train}.get).labels().tolist()
+    [0, 1, 2]
+
     Args:
       spec: such as 'train[:90%]+test'.
       open_one: opens a whole split by its name.

@@ -57,6 +57,10 @@ def find(split: str, available: Iterable[str]) -> str | None:
     That is the split of this very name, else one whose name differs in case, blanks or signs, else
     one for the same purpose. `held_out` means the first of HELD_OUT; `val` comes before `Val`.
 
+    >>> from imgjax.data import split_names
+    >>> split_names.find('val', ['train', 'Validation']), split_names.find('val', ['train'])
+    ('Validation', None)
+
     Raises:
       ConfigError: several splits fit, whose names differ in no more than case, blanks or signs.
     """

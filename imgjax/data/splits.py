@@ -62,6 +62,12 @@ def held_out_share(names: Sequence[str], labels: np.ndarray, share: float,
     least one and keeps at least one; a share of 0 holds out nothing. Of several labels of an
     example the first counts.
 
+    >>> import numpy as np
+    >>> from imgjax.data import splits
+    >>> names = ['cat/1.png', 'cat/2.png', 'dog/1.png', 'dog/2.png']
+    >>> splits.held_out_share(names, np.array([0, 0, 1, 1]), 0.5).tolist()
+    [False, True, True, False]
+
     Args:
       names: of the examples, relative to the dataset, with '/'.
       labels: int (N,), or bool (N, K).

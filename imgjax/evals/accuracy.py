@@ -61,6 +61,13 @@ def measure(logits_NK: np.ndarray, labels: np.ndarray, *, class_names: Sequence[
 
     Images in `errors` and `pairs` are ordered by the confidence of the answer, highest first.
 
+    >>> import numpy as np
+    >>> from imgjax.evals import accuracy
+    >>> logits_NK = np.array([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0], [0.5, 0.0]])
+    >>> found = accuracy.measure(logits_NK, np.array([0, 1, 0, 1]), class_names=['cat', 'dog'])
+    >>> found['top1']['value'], found['per_class'][1]['recall'], found['confusion']['matrix']
+    (0.75, 0.5, [[2, 0], [1, 1]])
+
     Args:
       logits_NK: float (N, K).
       labels: int (N,), the classes; or float (N, K) of 0 and 1 if images have several labels.

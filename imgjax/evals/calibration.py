@@ -101,6 +101,13 @@ def scores(logits_NK: np.ndarray, labels: np.ndarray, *, bins: int = BINS) -> di
         of equal width: Kull et al. 2019 (https://arxiv.org/abs/1910.12656).
       smooth_ece: see `smooth_ece`.
       gap: mean confidence minus accuracy; positive for an over-confident model.
+
+    >>> import numpy as np
+    >>> from imgjax.evals import calibration
+    >>> logits_NK = 4.0 * np.eye(2)[[0, 0, 1, 1]]  # sure of each answer
+    >>> found = calibration.scores(logits_NK, np.array([0, 1, 1, 1]))  # and one of four is wrong
+    >>> round(found['ece'], 2), round(found['gap'], 2), round(found['nll'], 2)
+    (0.23, 0.23, 1.02)
     """
     logits_NK, labels = recalibration.checked(logits_NK, labels)
     _check_bins(bins)
@@ -159,6 +166,11 @@ def ece(confidences_N: np.ndarray, correct_N: np.ndarray, bins: int = BINS,
     Each bin counts by its answers: Guo et al. 2017 (https://arxiv.org/abs/1706.04599);
     bins of equal mass are those of Nguyen and O'Connor 2015 (https://arxiv.org/abs/1508.05154). A
     confidence of 1 is in the last bin. The arguments are those of `reliability`.
+
+    >>> import numpy as np
+    >>> from imgjax.evals import calibration
+    >>> round(calibration.ece(np.array([0.9, 0.9, 0.9, 0.9]), np.array([1, 1, 0, 0])), 2)
+    0.4
     """
     confidences_N, correct_N = _checked_answers(confidences_N, correct_N)
     edges = _edges(confidences_N, bins, binning)

@@ -33,6 +33,15 @@ def measure(logits_a_NK: np.ndarray, logits_b_NK: np.ndarray, labels_N: np.ndarr
             seed: int = 0) -> dict:
     """Compares the answers of the models a and b. All differences are a minus b.
 
+    >>> import numpy as np
+    >>> from imgjax.evals import comparison
+    >>> labels_N = np.arange(20) % 2
+    >>> a_NK = np.eye(2)[labels_N]  # always right
+    >>> b_NK = np.eye(2)[np.where(np.arange(20) < 8, 1 - labels_N, labels_N)]
+    >>> found = comparison.measure(a_NK, b_NK, labels_N)
+    >>> found['accuracy']['difference'], found['counts']['only_a'], round(found['accuracy']['p'], 3)
+    (0.4, 8, 0.008)
+
     Args:
       logits_a_NK: float (N, K), of model a.
       logits_b_NK: float (N, K), of model b, of the same images in the same order.

@@ -93,6 +93,14 @@ def fit(method: str, probabilities_NK: np.ndarray, labels_N: np.ndarray, alpha: 
         penalty: float | None = None, seed: int = 0) -> dict:
     """Calibrates a method, and returns what `sets` needs, as a JSON-able dict.
 
+    >>> import numpy as np
+    >>> from imgjax.evals import conformal
+    >>> of_label_N = np.linspace(0.05, 1, 20)  # the probabilities of the label, class 0
+    >>> probabilities_NK = np.stack([of_label_N, 1 - of_label_N], axis=1)
+    >>> fitted = conformal.fit('lac', probabilities_NK, np.zeros(20, int), alpha=0.1)
+    >>> [round(one, 2) for one in fitted['thresholds']]  # a set has the classes of 0.1 or more
+    [0.9]
+
     Args:
       method: one of METHODS.
       probabilities_NK: float (N, K), the model's, of images that it was not trained on.
@@ -134,6 +142,15 @@ def fit(method: str, probabilities_NK: np.ndarray, labels_N: np.ndarray, alpha: 
 
 def sets(fitted: dict, probabilities_MK: np.ndarray, *, seed: int = 0) -> np.ndarray:
     """Returns which classes are in the set of each image, bool (M, K).
+
+    >>> import numpy as np
+    >>> from imgjax.evals import conformal
+    >>> of_label_N = np.linspace(0.05, 1, 20)  # the probabilities of the label, class 0
+    >>> probabilities_NK = np.stack([of_label_N, 1 - of_label_N], axis=1)
+    >>> fitted = conformal.fit('lac', probabilities_NK, np.zeros(20, int), alpha=0.1)
+    >>> conformal.sets(fitted, np.array([[0.95, 0.05], [0.6, 0.4]]))
+    array([[ True, False],
+           [ True,  True]])
 
     Args:
       fitted: the result of `fit`, also after JSON.

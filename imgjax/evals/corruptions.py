@@ -102,6 +102,14 @@ def corrupt(name: str, severity, images_NHWC, key, indices_N=None) -> jax.Array:
     An image has random numbers of its own, by its index, and the same ones at each severity. The
     function is one compiled program per name and shape; the severity is an argument of it.
 
+    >>> import jax
+    >>> import numpy as np
+    >>> from imgjax.evals import corruptions
+    >>> grey_NHWC = np.full((2, 32, 32, 3), 100, np.uint8)
+    >>> found_NHWC = corruptions.corrupt('brightness', 5, grey_NHWC, jax.random.key(0))
+    >>> found_NHWC.shape, float(found_NHWC[0, 0, 0, 0])
+    ((2, 32, 32, 3), 176.0)
+
     Args:
       name: one of NAMES.
       severity: 1 to 5; an int, or a traced int32 number, which is not checked.

@@ -18,6 +18,11 @@ def pixel_hash(image_HWC: np.ndarray) -> str:
 
     Files of different lossless formats have the same hash if they have the same pixels.
 
+    >>> import numpy as np
+    >>> from imgjax.evals import duplicates
+    >>> duplicates.pixel_hash(np.zeros((2, 2, 3), np.uint8))
+    '1d53c11c6fcfdbe7'
+
     Args:
       image_HWC: uint8 (H, W, C) at the stored size.
 
@@ -37,6 +42,16 @@ def measure(hashes: list[str], descriptors_ND: np.ndarray, labels_N: np.ndarray,
     """Returns the duplicates of a dataset in groups, and the leaks between its splits.
 
     A group holds all images that are connected by pairs of duplicates.
+
+    >>> import numpy as np
+    >>> from imgjax.evals import duplicates, near_duplicates
+    >>> images_NHWC = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    >>> images_NHWC[2] = images_NHWC[0]
+    >>> found = duplicates.measure(
+    ...     list(map(duplicates.pixel_hash, images_NHWC)), near_duplicates.describe(images_NHWC),
+    ...     labels_N=np.array([0, 1, 0]), is_eval_N=np.array([False, False, True]))
+    >>> found['groups'][0]['indices'], found['groups'][0]['kind'], found['exact_leaks']
+    ([0, 2], 'exact', 1)
 
     Args:
       hashes: N results of `pixel_hash`.

@@ -27,6 +27,14 @@ def measure(train_ND: np.ndarray, train_labels_N: np.ndarray, eval_ND: np.ndarra
       l2: the penalty per feature.
       notes: sentences on the shots that were left out.
 
+    >>> import numpy as np
+    >>> from imgjax.evals import few_shot
+    >>> labels_N = np.arange(20) % 2
+    >>> features_ND = np.random.default_rng(0).normal(size=(20, 4)) + 10 * labels_N[:, None]
+    >>> found = few_shot.measure(features_ND, labels_N, features_ND, labels_N, shots=[1, 5])
+    >>> [(row['shots'], row['mean']) for row in found['rows']]
+    [(1, 1.0), (5, 1.0)]
+
     Args:
       train_ND, train_labels_N, eval_ND, eval_labels_N, name: see `probes.measure`; one class
         per image.

@@ -14,6 +14,12 @@ def wilson(right, count) -> tuple[np.ndarray, np.ndarray]:
     Wilson, JASA 22:209, 1927 (https://doi.org/10.1080/01621459.1927.10502953). It has a width also
     where the share is 0 or 1.
 
+    >>> import numpy as np
+    >>> from imgjax.evals import intervals
+    >>> low, high = intervals.wilson(np.array([90, 10]), np.array([100, 10]))
+    >>> low.round(2), high.round(2)
+    (array([0.83, 0.72]), array([0.94, 1.  ]))
+
     Args:
       right: an array (or a number) of counts.
       count: an array of the same shape. The ends are NaN where it is 0.

@@ -64,6 +64,14 @@ def measure(probabilities_NK: np.ndarray, labels: np.ndarray, *,
             class_names: Sequence[str] | None = None, seed: int = 0) -> dict:
     """Returns how many labels are wrong, which ones, and which classes are mixed up.
 
+    >>> import numpy as np
+    >>> from imgjax.evals import label_errors
+    >>> of_dog_N = np.array([0.1, 0.2, 0.9, 0.8, 0.95])
+    >>> found = label_errors.measure(np.stack([1 - of_dog_N, of_dog_N], axis=1),
+    ...                              np.array([0, 0, 1, 1, 0]), class_names=['cat', 'dog'])
+    >>> found['suspected'], found['ranking'][0], found['pairs'][0]['text']
+    (1, 4, 'cat -> dog')
+
     Args:
       probabilities_NK: float (N, K), out-of-fold probabilities, 0 to 1: of a softmax (each row sums
         to 1) for labels of shape (N,), of a sigmoid for labels of shape (N, K).

@@ -40,6 +40,13 @@ def measure(base_ND: np.ndarray, base_labels_N: np.ndarray, query_ND: np.ndarray
       baseline: the `rows` of the baseline; None without one.
       notes: sentences on what was left out.
 
+    >>> import numpy as np
+    >>> from imgjax.evals import neighbors
+    >>> features_ND = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])
+    >>> found = neighbors.measure(features_ND, np.array([0, 0, 1, 1]), counts=[1])
+    >>> found['rows'][0]['k'], found['rows'][0]['unweighted'], found['leave_one_out']
+    (1, 1.0, True)
+
     Args:
       base_ND: float (N, D), features of the images that vote.
       base_labels_N: int (N,), their classes, from 0.
@@ -95,6 +102,13 @@ def nearest(query_ND: np.ndarray | None, base_ND: np.ndarray,
     """Returns the nearest neighbours by cosine similarity, the nearest first.
 
     Of neighbours that are exactly as similar the one with the smaller index comes first.
+
+    >>> import numpy as np
+    >>> from imgjax.evals import neighbors
+    >>> base_ND = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
+    >>> indices_MC, similarities_MC = neighbors.nearest(np.array([[2.0, 0.0]]), base_ND, 2)
+    >>> indices_MC.tolist(), similarities_MC.shape
+    ([[0, 1]], (1, 2))
 
     Args:
       query_ND: float (M, D). None takes the base, where no image is a neighbour of itself.

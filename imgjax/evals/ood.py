@@ -33,6 +33,12 @@ ROUNDING = 1e-9  # between areas that are equal
 def measure(familiar_N: np.ndarray, strange_M: np.ndarray, seed: int = 0) -> dict:
     """Measures one score on one kind of strangers.
 
+    >>> import numpy as np
+    >>> from imgjax.evals import ood
+    >>> found = ood.measure(np.array([0.1, 0.2, 0.3, 0.4]), np.array([0.35, 0.8, 0.9, 1.0]))
+    >>> round(found['auroc']['value'], 4), found['fpr95']['value']
+    (0.9375, 0.25)
+
     Args:
       familiar_N: float (N,), the scores of familiar images.
       strange_M: float (M,), the scores of strangers.

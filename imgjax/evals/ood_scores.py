@@ -34,6 +34,15 @@ def score(name: str, fitted: dict[str, np.ndarray], features_ND: np.ndarray,
           logits_NK: np.ndarray) -> np.ndarray:
     """Returns the score `name`, one of NAMES, of each image, float64 (N,).
 
+    >>> import numpy as np
+    >>> from imgjax.evals import ood_scores
+    >>> features_ND = np.random.default_rng(0).normal(size=(100, 2))
+    >>> fitted = ood_scores.fit_mahalanobis(features_ND, np.arange(100) % 2)
+    >>> known, strange = ood_scores.score(
+    ...     'mahalanobis', fitted, np.array([[0.0, 0.0], [9.0, 9.0]]), logits_NK=np.zeros((2, 2)))
+    >>> bool(known < strange)
+    True
+
     Args:
       name: of the score.
       fitted: what the `fit_` function of the score returned; {} for the scores of the logits.
@@ -59,7 +68,13 @@ def max_logit(logits_NK: np.ndarray) -> np.ndarray:
 
 
 def energy(logits_NK: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """Returns the energy, -T log(sum_k exp(logit_k / T)), equation 4 of Liu et al."""
+    """Returns the energy, -T log(sum_k exp(logit_k / T)), equation 4 of Liu et al.
+
+    >>> import numpy as np
+    >>> from imgjax.evals import ood_scores
+    >>> ood_scores.energy(np.array([[5.0, 0.0], [0.1, 0.0]])).round(2)  # the second is stranger
+    array([-5.01, -0.74])
+    """
     from scipy import special  # noqa: PLC0415  (0.3 s)
 
     return -temperature * special.logsumexp(np.asarray(logits_NK, np.float64) / temperature, axis=1)

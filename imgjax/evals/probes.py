@@ -61,6 +61,14 @@ def measure(train_ND: np.ndarray, train_labels: np.ndarray, eval_ND: np.ndarray,
       baseline: the result of the baseline, a dict of the same keys; None without one.
       notes: sentences on what was changed or left out.
 
+    >>> import numpy as np
+    >>> from imgjax.evals import probes
+    >>> labels_N = np.arange(20) % 2
+    >>> features_ND = np.random.default_rng(0).normal(size=(20, 4)) + 10 * labels_N[:, None]
+    >>> found = probes.measure(features_ND, labels_N, features_ND, labels_N)
+    >>> found['metric'], found['score']
+    ('accuracy', 1.0)
+
     Args:
       train_ND: float (N, D), features of the training images.
       train_labels: int (N,), classes from 0; or 0 and 1 of shape (N, K), several per image.

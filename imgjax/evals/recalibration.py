@@ -32,6 +32,15 @@ def fit_temperature(logits_NK: np.ndarray, labels: np.ndarray) -> dict:
 
     Guo et al. 2017 (https://arxiv.org/abs/1706.04599). It is between 0.01 and 100, where the
     derivative of the nll is 0 (the nll is convex in 1 / temperature).
+
+    >>> import numpy as np
+    >>> from imgjax.evals import recalibration
+    >>> logits_NK = np.array([[4.0, 0.0], [4.0, 0.0], [0.0, 4.0], [0.0, 4.0]])
+    >>> fitted = recalibration.fit_temperature(logits_NK, np.array([0, 1, 1, 1]))
+    >>> round(fitted['temperature'], 2)
+    3.64
+    >>> recalibration.apply(fitted, logits_NK[:1]).round(2)
+    array([[0.75, 0.25]])
     """
     from scipy.optimize import brentq  # noqa: PLC0415  (0.3 s)
 
@@ -108,6 +117,12 @@ FITS: dict[str, Callable[[np.ndarray, np.ndarray], dict]] = {
 
 def apply(fitted: dict, logits_NK: np.ndarray) -> np.ndarray:
     """Returns the calibrated probabilities, float64 (N, K), of a fit.
+
+    >>> import numpy as np
+    >>> from imgjax.evals import recalibration
+    >>> fitted = {'method': 'temperature', 'temperature': 2.0}
+    >>> recalibration.apply(fitted, np.array([[2.0, 0.0]])).round(2)  # the softmax of 1 and 0
+    array([[0.73, 0.27]])
 
     Args:
       fitted: what a `fit_` function returned; also {'method': 'none'} (softmax).

@@ -39,6 +39,13 @@ def measure(layers: dict[str, np.ndarray], labels_N: np.ndarray | None = None, *
       cka_images: int, the number of images that CKA uses; a few are left over from equal batches.
       uniformity_images: int, the number of images that uniformity uses.
 
+    >>> import numpy as np
+    >>> from imgjax.evals import representation
+    >>> features_ND = np.random.default_rng(0).normal(size=(64, 8))
+    >>> found = representation.measure({'stage1': features_ND, 'stage2': features_ND[:, :4]})
+    >>> [(one['layer'], round(one['rank_me'])) for one in found['layers']], np.shape(found['cka'])
+    ([('stage1', 8), ('stage2', 4)], (2, 2))
+
     Args:
       layers: the features of each layer by its name, float (N, D); D may differ.
       labels_N: int (N,), the class of each image.
@@ -76,6 +83,12 @@ def rank_me(features_ND: np.ndarray) -> float:
     self-supervised representations by their rank", ICML 2023
     (https://arxiv.org/abs/2210.02885). The paper adds 1e-7 to every share; here a share of 0 adds
     nothing to the entropy. As in the paper the mean is not subtracted.
+
+    >>> import numpy as np
+    >>> from imgjax.evals import representation
+    >>> two_directions_ND = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]] * 8)
+    >>> round(representation.rank_me(two_directions_ND), 2)
+    2.0
 
     Args:
       features_ND: float (N, D). The paper takes N = 25,600 images.
@@ -177,6 +190,13 @@ def cka(layers: Sequence[np.ndarray], *, batch: int = BATCH, seed: int = 0) -> n
     Sources: Kornblith et al., "Similarity of neural network representations revisited", ICML 2019
     (https://arxiv.org/abs/1905.00414); Nguyen, Raghu and Kornblith, "Do wide and deep networks
     learn the same things?", ICLR 2021 (https://arxiv.org/abs/2010.15327).
+
+    >>> import numpy as np
+    >>> from imgjax.evals import representation
+    >>> features_ND = np.random.default_rng(0).normal(size=(64, 8))
+    >>> cka_LL = representation.cka([features_ND, 3 * features_ND, features_ND[::-1]])
+    >>> cka_LL.shape, cka_LL[0].round(1).tolist()  # a scale changes nothing, another order does
+    ((3, 3), [1.0, 1.0, 0.0])
 
     Args:
       layers: float (N, D) of each layer; D may differ.

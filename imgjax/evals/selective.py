@@ -21,6 +21,12 @@ ROUNDING = 1e-9  # of a number of images: 0.29 * 100 is a little below 29 in flo
 def measure(confidences_N: np.ndarray, correct_N: np.ndarray) -> dict:
     """Measures what a rejection of the least confident answers is worth.
 
+    >>> import numpy as np
+    >>> from imgjax.evals import selective
+    >>> found = selective.measure(np.array([0.9, 0.8, 0.7, 0.6]), np.array([1, 1, 1, 0]))
+    >>> found['at'][0]['accuracy'], found['at'][-1]['accuracy']  # of all, of the surest half
+    (0.75, 1.0)
+
     Args:
       confidences_N: float (N,), higher for the answers to keep: a probability or any other score.
       correct_N: bool (N,), or 0 and 1.
@@ -82,6 +88,11 @@ def threshold(confidences_N: np.ndarray, share: float) -> float:
 
     An answer is rejected where its confidence is below the threshold. Where equal confidences make
     the share impossible, fewer are rejected.
+
+    >>> import numpy as np
+    >>> from imgjax.evals import selective
+    >>> selective.threshold(np.array([0.9, 0.8, 0.7, 0.6]), share=0.25)
+    0.7
 
     Args:
       confidences_N: float (N,).

@@ -24,6 +24,16 @@ def explain(apply_fn: Callable, variables: Any, images_NHWC, targets_N, *, steps
     """Returns the sum of `attributions` over the channels, float32 (N, H, W).
 
     The arguments and the errors are those of `attributions`.
+
+    >>> import numpy as np
+    >>> from imgjax.explain import integrated_gradients
+    >>> def apply_fn(weights, images_NHWC):  # the logit of class k is pixel k
+    ...     return images_NHWC[:, 0, :, 0] @ weights, {}
+    >>> images_NHWC = np.array([3.0, 5.0], np.float32).reshape(1, 1, 2, 1)
+    >>> maps_NHW = integrated_gradients.explain(
+    ...     apply_fn, np.eye(2, dtype=np.float32), images_NHWC, np.array([1]))
+    >>> maps_NHW.round(2)
+    array([[[0., 5.]]], dtype=float32)
     """
     return attributions(apply_fn, variables, images_NHWC, targets_N, steps=steps,
                         baseline=baseline).sum(axis=-1)

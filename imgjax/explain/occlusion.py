@@ -22,6 +22,15 @@ def explain(apply_fn: Callable, variables: Any, images_NHWC, targets_N, *, windo
 
     Squares lie at multiples of the stride; those at the lower and the right edge are cut off there.
 
+    >>> import numpy as np
+    >>> from imgjax.explain import occlusion
+    >>> def apply_fn(weights, images_NHWC):  # the logit of class k is pixel k
+    ...     return images_NHWC[:, 0, :, 0] @ weights, {}
+    >>> images_NHWC = np.array([3.0, 5.0], np.float32).reshape(1, 1, 2, 1)
+    >>> occlusion.explain(
+    ...     apply_fn, np.eye(2, dtype=np.float32), images_NHWC, np.array([1]), window=1)
+    array([[[0., 5.]]], dtype=float32)
+
     Args:
       apply_fn: (variables, images_NHWC) -> (logits_NK, out), hashable.
       variables: what it takes.

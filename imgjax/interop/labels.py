@@ -53,6 +53,12 @@ def in_order_of(tensors: dict[str, np.ndarray], names: tuple[tuple[str, ...], ..
     two: (0, z) for softmax and (-z, z) for one sigmoid per class, with equal probabilities. One
     line of the log says what was changed, or that no names confirm the order.
 
+    >>> import numpy as np
+    >>> from imgjax.interop import labels
+    >>> weights = {'head.bias': np.array([0.1, 0.2, 0.3])}
+    >>> labels.in_order_of(weights, (('dog', 'cat', 'bird'),), ('cat', 'dog'), ('head',))
+    {'head.bias': array([0.2, 0.1])}
+
     Args:
       tensors: the weights by timm's names.
       names: the class names of the weights, as one or several sets of names, or ().

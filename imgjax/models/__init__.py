@@ -47,7 +47,12 @@ def families() -> list[str]:
 
 
 def variants() -> dict[str, str]:
-    """Returns name of a variant -> name of its family, for all families of this package."""
+    """Returns name of a variant -> name of its family, for all families of this package.
+
+    >>> from imgjax import models
+    >>> models.variants()['resnet50']
+    'resnet'
+    """
     return {name: family for family in families() for name in _import(family).VARIANTS}
 
 
@@ -82,7 +87,12 @@ def tensor_rules(name: str) -> tuple:
 
 
 def options(name: str) -> list[str]:
-    """Returns the options that ``create`` takes for that model, sorted."""
+    """Returns the options that ``create`` takes for that model, sorted.
+
+    >>> from imgjax import models
+    >>> models.options('mlp')
+    ['act', 'dropout', 'dtype', 'hidden']
+    """
     return _options(module(name))
 
 
@@ -92,6 +102,15 @@ def _options(family: types.ModuleType) -> list[str]:
 
 def create(name: str, num_classes: int, **options) -> nn.Module:
     """Builds the model of that name; no parameter exists and no device is touched before ``init``.
+
+    >>> import jax
+    >>> from imgjax import models
+    >>> model = models.create('mlp', num_classes=10, hidden=(64,))
+    >>> (logits_NK, out), variables = jax.eval_shape(  # shapes only; without it, arrays
+    ...     lambda: model.init_with_output(
+    ...         jax.random.key(0), jax.numpy.zeros((2, 8, 8, 1)), train=False))
+    >>> logits_NK.shape, sorted(out), sorted(variables)
+    ((2, 10), ['hidden1', 'logits', 'pre_logits'], ['params'])
 
     Args:
       name: a variant's name, or a family's for its ``Model`` with default options, or

@@ -10,6 +10,10 @@ from typing import NamedTuple
 class Chip(NamedTuple):
     """One chip, which is one device of JAX.
 
+    >>> from imgjax.perf import chips
+    >>> chips.CHIPS['v5e'].flops, chips.CHIPS['v5e'].hbm // 2**30
+    (197000000000000.0, 16)
+
     Attributes:
       flops: peak dense bfloat16 FLOP/s. It is also the limit of float32 models, because by default
         a TPU multiplies their matrices in one bfloat16 pass.

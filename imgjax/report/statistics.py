@@ -126,6 +126,12 @@ class Comparison(NamedTuple):
 def interval(values_S, level: float = 0.95) -> Interval:
     """Returns the mean of the values and its interval.
 
+    >>> import numpy as np
+    >>> from imgjax.report import statistics
+    >>> found = statistics.interval(np.array([0.90, 0.91, 0.92]))
+    >>> [round(one, 3) for one in (found.mean, found.low, found.high)]
+    [0.91, 0.885, 0.935]
+
     Args:
       values_S: float (S,), one value per seed; S >= 1.
       level: the level of confidence.
@@ -153,6 +159,14 @@ def compare(pairs: list[tuple[Sample, Sample]], *, higher_is_better: bool, compl
     """Returns the planned comparisons in their order.
 
     The result is a function of the arguments: random numbers are drawn with a fixed seed.
+
+    >>> import numpy as np
+    >>> from imgjax.report import statistics
+    >>> new = statistics.Sample('new', [], np.array([0.93, 0.94, 0.95, 0.94]), None)
+    >>> base = statistics.Sample('base', [], np.array([0.90, 0.91, 0.93, 0.90]), None)
+    >>> [found] = statistics.compare([(new, base)], higher_is_better=True, complete=True)
+    >>> found.winner, round(found.difference.mean, 3), round(found.p, 3)
+    ('new', 0.03, 0.005)
 
     Args:
       pairs: all planned pairs (first, second), including pairs with missing cells. Holm's method
@@ -183,6 +197,10 @@ def holm(p_C: list[float]) -> list[float]:
 
     A NaN, which is a p value that is not known yet, stays NaN. It counts as a test with p = 1.0, so
     that the other corrected values are upper bounds of their final ones.
+
+    >>> from imgjax.report import statistics
+    >>> [round(p, 3) for p in statistics.holm([0.01, 0.04, 0.03])]
+    [0.03, 0.06, 0.06]
     """
     from statsmodels.stats.multitest import multipletests  # noqa: PLC0415  (1 s)
 
@@ -200,6 +218,10 @@ def seeds_needed(effect: float, alpha: float = ALPHA, power: float = POWER) -> i
     noncentrality effect x sqrt(n) exceeds the critical value with probability `power`. It is at
     least 3, as two seeds detect only effects above 11. None if it is above 100,000, and for an
     effect that is 0 or NaN.
+
+    >>> from imgjax.report import statistics
+    >>> statistics.seeds_needed(2.0), statistics.seeds_needed(1.0), statistics.seeds_needed(0.5)
+    (5, 10, 34)
     """
     if not abs(effect) > 1e-3:  # above 100,000 for any alpha in use
         return None

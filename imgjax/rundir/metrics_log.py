@@ -166,7 +166,12 @@ def measured(row: dict) -> list[str]:
 
 
 def line(row: dict, total: int) -> str:
-    """Returns a row as a line for people."""
+    """Returns a row as a line for people.
+
+    >>> from imgjax.rundir import metrics_log
+    >>> metrics_log.line({'step': 100, 'split': 'test', 'loss': 0.25, 'accuracy': 0.9375}, 500)
+    'step 100/500 · test · loss 0.2500 · accuracy 0.9375'
+    """
     words = [f'step {row["step"]}/{total}', row['split']]
     words += [f'{name} {row[name]:.4f}' for name in measured(row) if row[name] is not None]
     perf = row.get('perf', {})

@@ -28,6 +28,11 @@ def repeated(draw: Draw, batch_size: int, repeats: int) -> Draw:
     mixup mixes neighbouring rows. Hoffer et al., `Augment your batch
     <https://arxiv.org/abs/1901.09335>`_, 2019.
 
+    >>> import numpy as np
+    >>> from imgjax import samplers
+    >>> samplers.repeated(lambda positions: positions, batch_size=4, repeats=2)(np.arange(8))
+    array([0, 1, 0, 1, 2, 3, 2, 3])
+
     Args:
       draw: what the `order` of a sampler returned.
       batch_size: N, the number of examples per batch over all processes; a multiple of repeats.

@@ -26,6 +26,12 @@ def _cache(classes: int):
 def balanced(members: list[np.ndarray], seed: int) -> Draw:
     """Returns draws -> example indices in which all classes are equally frequent.
 
+    >>> import numpy as np
+    >>> from imgjax.samplers import class_balanced
+    >>> draw = class_balanced.balanced([np.array([0, 1, 2]), np.array([3])], seed=0)
+    >>> draw(np.arange(8))  # example 3 is the only one of its class
+    array([2, 3, 3, 1, 0, 3, 2, 3])
+
     Args:
       members: for each class an int64 array of the indices of its examples; none is empty.
       seed: decides the order.

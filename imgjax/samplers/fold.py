@@ -35,6 +35,11 @@ def order(source: Source, options: dict, seed: int) -> Draw:
 def folds_of(labels: np.ndarray, folds: int) -> np.ndarray:
     """Returns the fold of each example, int64 (N,).
 
+    >>> import numpy as np
+    >>> from imgjax.samplers import fold
+    >>> fold.folds_of(np.array([0, 0, 0, 1, 1, 1]), folds=3)
+    array([2, 0, 1, 1, 0, 2])
+
     Args:
       labels: int (N,), or (N, K) of 0 and 1; of several labels of an example the first counts.
       folds: the number of folds.

@@ -15,7 +15,13 @@ def order(source: Source, options: dict, seed: int) -> Draw:
 
 
 def draw(numbers: np.ndarray, num_examples: int, seed: int) -> np.ndarray:
-    """Returns the example index of each draw, int64 of the same shape."""
+    """Returns the example index of each draw, int64 of the same shape.
+
+    >>> import numpy as np
+    >>> from imgjax.samplers import shuffle
+    >>> shuffle.draw(np.arange(8), num_examples=4, seed=0)  # two epochs
+    array([0, 2, 1, 3, 3, 2, 1, 0])
+    """
     epochs, places = np.divmod(numbers, num_examples)
     indices = np.empty(numbers.shape, np.int64)
     for epoch in np.unique(epochs):

@@ -12,6 +12,11 @@ from imgjax.errors import ConfigError, nearest
 def named(way: str, value, name: str) -> dict[str, dict]:
     """Returns {name of an arm: the config fields that it sets} for one field of a study file.
 
+    >>> from imgjax.study import arms
+    >>> found = arms.named('product', {'hparams.seed': [0, 1], 'batch_size': [64]}, 'mine')
+    >>> list(found), found['seed=1 batch_size=64']
+    (['seed=0 batch_size=64', 'seed=1 batch_size=64'], {'hparams.seed': 1, 'batch_size': 64})
+
     Args:
       way: the name of the study file's field: arms, ablate, product, zip or draw.
       value: the value of that field.

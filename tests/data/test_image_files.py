@@ -62,7 +62,7 @@ def test_one_file_is_in_one_split_and_has_one_label(link, tmp_path):
     as_asked_for = Config({'data': options_of(tmp_path, eval_split='train')})
     build.open_dataset(as_asked_for)
     link(tmp_path / 'train' / 'dog' / '1.jpg', tmp_path / 'train' / 'cat' / '2.jpg')
-    with pytest.raises(DataError, match=r'1 files have two labels, first cat/2.jpg \(cat\) and '
+    with pytest.raises(DataError, match=r'1 file has two labels, first cat/2.jpg \(cat\) and '
                        r'dog/1.jpg \(dog\), which are one file'):
         data.open_split('train', options_of(tmp_path))
 

@@ -46,6 +46,12 @@ def source(images: np.ndarray, labels: np.ndarray, class_names: Sequence[str] = 
            name: str = 'images') -> Source:
     """Makes a source from arrays.
 
+    >>> import numpy as np
+    >>> from imgjax.data.sources import arrays
+    >>> source = arrays.source(np.zeros((3, 8, 8), np.uint8), np.array(['dog', 'cat', 'dog']))
+    >>> source.class_names, source.labels().tolist(), source.examples[0]['image'].shape
+    (('cat', 'dog'), [1, 0, 1], (8, 8, 1))
+
     Args:
       images: uint8 (N, H, W), or (N, H, W, C) with C of 1, 3 or 4.
       labels: class numbers (N,) or (N, 1), of any dtype that holds whole numbers; or names, of

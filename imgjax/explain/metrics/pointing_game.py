@@ -33,6 +33,14 @@ def measure(maps_NHW: np.ndarray, boxes_N: Sequence[Sequence[Box]], *,
       area: the share of the pixels in boxes, the mean over the images: what both are by chance.
       notes: sentences on what was left out.
 
+    >>> import numpy as np
+    >>> from imgjax.explain.metrics import pointing_game
+    >>> maps_NHW = np.zeros((2, 8, 8))
+    >>> maps_NHW[:, 2, 2] = 1
+    >>> found = pointing_game.measure(maps_NHW, [[(0, 0, 4, 4)], [(4, 4, 8, 8)]])
+    >>> found['hits']['share'], found['hits']['per_image'], found['area']
+    (0.5, [True, False], 0.25)
+
     Args:
       maps_NHW: float (N, H, W).
       boxes_N: for each image the boxes of the objects of its target, (top, left, bottom, right) in

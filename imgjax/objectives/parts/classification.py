@@ -69,6 +69,12 @@ def is_hit(logits_NK: jax.Array, targets_NK: jax.Array) -> jax.Array:
 
     For an image with several labels each label counts as right; an image without a label always
     has 0.
+
+    >>> import jax.numpy as jnp
+    >>> from imgjax.objectives.parts import classification
+    >>> logits_NK = jnp.array([[2.0, 0.0], [1.0, 0.0]])
+    >>> classification.is_hit(logits_NK, jnp.array([[1.0, 0.0], [0.0, 1.0]]))
+    Array([1., 0.], dtype=float32)
     """
     predicted_N1 = jnp.argmax(logits_NK, -1, keepdims=True)
     own_N = jnp.take_along_axis(targets_NK, predicted_N1, axis=1)[:, 0]
@@ -85,5 +91,9 @@ def softmax(logits_NK: jax.Array, targets_NK: jax.Array, weights_1K=1.0) -> jax.
 
 
 def sigmoid(logits_NK: jax.Array, targets_NK: jax.Array, weights_1K=1.0) -> jax.Array:
-    """Returns the binary cross-entropy of each class, summed over the classes, float32 (N,)."""
+    """Returns the binary cross-entropy of each class, summed over the classes, float32 (N,).
+
+    >>> sigmoid(jnp.zeros((1, 2)), jnp.array([[1.0, 0.0]])).round(3)
+    Array([1.386], dtype=float32)
+    """
     return (optax.sigmoid_binary_cross_entropy(logits_NK, targets_NK) * weights_1K).sum(axis=-1)
