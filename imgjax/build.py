@@ -14,7 +14,6 @@ from imgjax import data, models, parts, samplers, sharding, state, step
 from imgjax.checks import (
     check_augment,
     check_heads,
-    check_intervals,
     check_labels,
     check_no_shared_files,
     check_order,
@@ -129,7 +128,6 @@ def describe(config: Config, train_source: Source, eval_source: Source,
         steps = max(1, round(config.epochs * dataset.train_examples / config.batch_size))
         config = config | {'steps': steps, 'epochs': 0.0}
     schedule.check(config)
-    check_intervals(config)
     if constants := objective_constants(config, dataset):
         marks = config.fingerprints | {'constants': digests.state_digest(constants)}
         config = config | {'fingerprints': marks}

@@ -50,7 +50,8 @@ def begin(config, sources: tuple[Source, Source] | None = None) -> Run:
     Args:
       config: what a get_config returned, or plain data.
       sources: the training and the evaluation split, as
-        imgjax.data.sources.arrays.source returns them; None opens those that config.data names.
+        imgjax.data.sources.arrays.source returns them; None opens those that config.data names. How
+        they are read is in config.data too: channels, image_size, mean and std.
 
     Raises:
       ConfigError, DataError: as `train.run` raises them before its first step.

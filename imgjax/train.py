@@ -9,7 +9,7 @@ import time
 import jax
 import jax.numpy as jnp
 
-from imgjax import build, evaluate, loop, parts, sharding
+from imgjax import build, checks, evaluate, loop, parts, sharding
 from imgjax import config as config_lib
 from imgjax import state as state_lib
 from imgjax.build import Setup
@@ -83,6 +83,8 @@ def run_one(config, workdir: str, sources: tuple[Source, Source] | None = None,
     with claim.claimed(workdir):
         train_source, eval_source = sources or build.open_dataset(config)
         described, dataset = build.describe(config, train_source, eval_source, begun)
+        if shared is None:  # not once per run of a study
+            checks.check_intervals(described)
         dataset_info.check_processes(config, dataset)
         setup = build.setup(described, dataset, shared=shared)
         loaded = [] if weights is None else [_load_weights(setup, weights)]

@@ -94,9 +94,13 @@ def check(predict: Callable, images_NHWC: np.ndarray, labels_N: np.ndarray, epsi
     """Checks what every attack takes, and returns the number of classes.
 
     Raises:
-      ConfigError: epsilon is negative or not finite, or there is no such norm.
+      ConfigError: epsilon is negative or not finite, there is no such norm, or `predict` is no
+        jax.tree_util.Partial.
       DataError: images are not (N, H, W, C) in 0 to 1, or the labels do not fit them.
     """
+    if not isinstance(predict, jax.tree_util.Partial):  # it is an argument of compiled functions
+        raise ConfigError('predict: takes a jax.tree_util.Partial, whose arrays are not compiled '
+                          'in: Partial(lambda variables, images_NHWC: logits_NK, variables)')
     norm_balls.check_norm(norm)
     if not (np.isfinite(epsilon) and epsilon >= 0):
         raise ConfigError(f'epsilon: {epsilon}; give a finite number, 0 or more')

@@ -17,7 +17,7 @@ images; the scores are float64 (N,). pytorch-ood 0.4.0 gives the same numbers.
 
 import numpy as np
 
-from imgjax.errors import DataError
+from imgjax.errors import ConfigError, DataError, unknown
 from imgjax.evals.answers import probabilities
 from imgjax.evals.blocks import blocks
 from imgjax.evals.checks import check_features, check_single_labels
@@ -30,8 +30,8 @@ TINIEST = 1e-12  # of a length that is divided by
 ROUNDING = 1e-9  # of a length, relative
 
 
-def score(name: str, fitted: dict[str, np.ndarray], features_ND: np.ndarray,
-          logits_NK: np.ndarray) -> np.ndarray:
+def score(name: str, fitted: dict[str, np.ndarray], features_ND: np.ndarray | None,
+          logits_NK: np.ndarray | None) -> np.ndarray:
     """Returns the score `name`, one of NAMES, of each image, float64 (N,).
 
     >>> import numpy as np
@@ -47,8 +47,14 @@ def score(name: str, fitted: dict[str, np.ndarray], features_ND: np.ndarray,
       name: of the score.
       fitted: what the `fit_` function of the score returned; {} for the scores of the logits.
       features_ND: features of the same layer as those of the fit.
-      logits_NK: the logits of the same images.
+      logits_NK: the logits of the same images; the features or the logits may be None where the
+        score does not read them.
+
+    Raises:
+      ConfigError: there is no such score.
     """
+    if name not in NAMES:
+        raise ConfigError(unknown('score', name, NAMES))
     if name in OF_LOGITS:
         return {'max_softmax': max_softmax, 'max_logit': max_logit, 'energy': energy}[name](
             logits_NK)

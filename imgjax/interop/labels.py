@@ -69,6 +69,8 @@ def in_order_of(tensors: dict[str, np.ndarray], names: tuple[tuple[str, ...], ..
     Raises:
       DataError: the weights lack a class of the dataset.
     """
+    if any(isinstance(one, str) for one in names):
+        raise TypeError(f'names: takes sets of names, such as (("cat", "dog"),), got {names!r}')
     of_head = [name for name in tensors if name.startswith(tuple(f'{head}.' for head in heads))]
     if not of_head or not class_names:
         return tensors

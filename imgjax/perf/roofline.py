@@ -31,8 +31,8 @@ def seconds(chip: Chip, flops: float, hbm_bytes: float | None,
     >>> from imgjax.perf.collectives import Collective
     >>> gather = Collective('all-gather', group=4, bytes=1e9, runs=1)
     >>> found = roofline.seconds(chips.CHIPS['v5e'], 197e12, 819e9 / 2, [gather])
-    >>> {limit: round(one, 4) for limit, one in found.items()}
-    {'compute': 1.0, 'hbm': 0.5, 'interconnect': 0.0037}
+    >>> {limit: round(one, 5) for limit, one in found.items()}
+    {'compute': 1.0, 'hbm': 0.5, 'interconnect': 0.00375}
 
     Args:
       chip: the kind of chip; each device of the slice is one chip.

@@ -93,7 +93,9 @@ def softmax(logits_NK: jax.Array, targets_NK: jax.Array, weights_1K=1.0) -> jax.
 def sigmoid(logits_NK: jax.Array, targets_NK: jax.Array, weights_1K=1.0) -> jax.Array:
     """Returns the binary cross-entropy of each class, summed over the classes, float32 (N,).
 
-    >>> sigmoid(jnp.zeros((1, 2)), jnp.array([[1.0, 0.0]])).round(3)
+    >>> import jax.numpy as jnp
+    >>> from imgjax.objectives.parts import classification
+    >>> classification.sigmoid(jnp.zeros((1, 2)), jnp.array([[1.0, 0.0]])).round(3)
     Array([1.386], dtype=float32)
     """
     return (optax.sigmoid_binary_cross_entropy(logits_NK, targets_NK) * weights_1K).sum(axis=-1)
