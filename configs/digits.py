@@ -7,7 +7,7 @@ scikit-learn's bundled scans, fixed stratified fifth (355 images) held out. No d
 
 The families are `mlp`, `cnn`, `rnn`, `resnet` and `vit`; without an argument it is `mlp`,
 the best on three seeds.
-Results and hardware: the table in README.md, from `python -m benchmarks.digits`.
+Results and hardware: docs/reference/measured.md, from `python -m benchmarks.digits`.
 """
 
 from configs import base

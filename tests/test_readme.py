@@ -21,8 +21,9 @@ def test_readme_is_short_and_names_what_is_there():
     assert len(README.splitlines()) < 150
     for name in re.findall(r'`((?:imgjax|configs|launch|tests|benchmarks|docs)/[\w/.]*)`', README):
         assert (ROOT / name).exists(), name
-    assert f'{len(models.families())} families, {len(models.variants())} variants' in README
-    assert f'{len(models.variants())} models' in README
+    count = sum(not name.startswith('tiny_') for name in models.variants())
+    assert f'{len(models.families())} families, {count} variants' in README
+    assert f'{count} models' in README
     for link in re.findall(r'\]\(([^)#:]+)', README + (ROOT / 'CONTRIBUTING.md').read_text()):
         assert (ROOT / link).exists(), link
     assert [kind for kind, _ in BLOCKS][:1] == ['sh'] and 'make train' in BLOCKS[0][1]

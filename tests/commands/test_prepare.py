@@ -147,7 +147,7 @@ def test_wrong_flags(flags, words):
 
 def test_the_guides_validation_images_get_class_folders(tmp_path):
     """docs/guides/imagenet.md, run as it is written, on three of the 50,000."""
-    guide = (ROOT / 'docs' / 'imagenet.md').read_text()
+    guide = (ROOT / 'docs' / 'guides' / 'imagenet.md').read_text()
     code, = re.findall(r'```python\n(.*?)```', guide, re.DOTALL)
     for name in ('ILSVRC2012_val_00000001', 'ILSVRC2012_val_00000002', 'ILSVRC2012_val_00050000'):
         (tmp_path / 'IMAGENET' / 'val').mkdir(parents=True, exist_ok=True)

@@ -21,26 +21,19 @@ def test_each_example_works_as_its_section_says(checkout, compiled):
                      'imgjax/report/card', 'configs', 'configs/studies'}
     _insert(checkout / 'imgjax/explain/__init__.py', 'DOES = {', _quoted("'rows': "))
     _insert(checkout / 'imgjax/card/parts/__init__.py', "NAMES = (", "'sureness'")
-    for command in (
-            '--config=configs/digits.py --config.model.name=projects.two_convolutions'
-            ' --config.objective.name=projects.squared_error'
-            ' --config.optimizer.name=projects.sign_descent'
-            ' --config.hparams.learning_rate=0.0003 --config.sampler.name=projects.in_order'
-            ''' --config.metrics="(('projects.entropy', {}),)"'''
-            ''' --config.augment="(('projects.darken', {}),)" --config.hparams.augment.darken=0.5'''
-            ' --workdir=runs/digits',
-            '--config=configs/digits.py --config.data.name=projects.light_and_dark'
-            ' --workdir=runs/squares',
-            '--config=configs/digits_wide.py:64 --workdir=runs/wide'):
-        _run(checkout, compiled, f'launch.train {command} --config.steps=20')
-    _run(checkout, compiled, 'launch.explain --workdir=runs/digits --images=docs/digits'
-                             ' --method=rows --output=runs/explained')
-    _run(checkout, compiled, 'launch.card --workdir=runs/digits --only=sureness')
+    commands = [re.sub(r' *\\\n *', ' ', text).strip() for text in re.findall(
+        r'^    python -m (launch\.(?:[^\\\n]|\\\n)*)$', TEXT, re.MULTILINE)]
+    assert len(commands) == 8, commands
+    commands.insert(0, 'launch.train --config=configs/digits.py --workdir=runs/digits')
+    for command in commands:
+        if command.startswith('launch.train'):
+            command += ' --config.steps=20'
+        if command.startswith('launch.study'):
+            command += ' --list'
+        printed = _run(checkout, compiled, command)
+    assert '"cells": 8' in printed, 'the last one is the study'
     assert 'Mean confidence of the right answers' in (
         checkout / 'runs/digits/card/card.html').read_text()
-    assert '"cells": 8' in _run(
-        checkout, compiled,
-        'launch.study --study=configs/studies/digits_smoothing.py --workdir=runs/smoothing --list')
 
 
 def _insert(path, after: str, line: str) -> None:
