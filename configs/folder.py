@@ -10,9 +10,9 @@ and the split are found there (docs/guides/data.md says how), and each is a fiel
 The first is a ResNet-18, for photographs on a GPU, at 224 pixels where the images have no one size;
 the second ResNet-20 of the CIFAR paper, for small images, or to see on a CPU whether a set can be
 learnt at all: photographs are brought to 64 pixels. Both from scratch.
-Hardware: any. Result: that of the second on CIFAR-10 is in docs/reference/measured.md; of the first:
-untested. The second command took 10.9 minutes and 2.2 GB for 1,400 photographs of 500 x 375 on two cores of an
-AMD EPYC (591 steps of 64 images, one run, median 63 images/s).
+Hardware: any. Result of the second on CIFAR-10: docs/reference/measured.md; of the first: untested.
+The second command took 10.9 minutes and 2.2 GB for 1,400 photographs of 500 x 375 on two cores of
+an AMD EPYC (591 steps of 64 images, one run, median 63 images/s).
 """
 
 from configs import base
