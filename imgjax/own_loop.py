@@ -9,6 +9,7 @@
 `train.run` is the loop of the package: it also saves, resumes, logs and watches over the numbers.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ import jax
 from imgjax import build, evaluate, feed, sharding, train
 from imgjax import config as config_lib
 from imgjax import state as state_lib
+from imgjax import step as step_lib
 from imgjax.build import Setup
 from imgjax.data import Source, pipeline
 from imgjax.process import backend
@@ -34,6 +36,8 @@ class Run(NamedTuple):
         (N, H, W, C), label int32 (N,) or float32 (N, K), weight float32 (N,).
       step: (state, batch, hparams) -> (state, {name: scalar array}), compiled at its first call.
       evaluate: state -> {'accuracy', 'loss', 'examples' and more} of the evaluation split, floats.
+      predict: (state, images uint8 (N, H, W, C) of the model's size) -> (logits float32 (N, K),
+        {name: intermediate array}), compiled for each N.
     """
 
     setup: Setup
@@ -42,6 +46,7 @@ class Run(NamedTuple):
     batch: Callable
     step: Callable
     evaluate: Callable
+    predict: Callable
 
 
 def begin(config, sources: tuple[Source, Source] | None = None) -> Run:
@@ -83,4 +88,8 @@ def begin(config, sources: tuple[Source, Source] | None = None) -> Run:
     def step(state, batch, hparams):
         return compiled(state, batch, hparams, constants)
 
-    return Run(setup, train.initial_state(setup, hparams), hparams, batch, step, evaluated)
+    @functools.partial(jax.jit, compiler_options=backend.compiler_options())
+    def predict(state, images_NHWC):
+        return step_lib.predict(setup.model, setup.config, state, images_NHWC)
+
+    return Run(setup, train.initial_state(setup, hparams), hparams, batch, step, evaluated, predict)

@@ -38,6 +38,11 @@ def test_it_has_the_losses_and_the_accuracy_of_a_run(rows):
     np.testing.assert_allclose(losses, wanted, rtol=1e-6)
     found = run.evaluate(state)
     assert found['accuracy'] == rows[-1]['accuracy'] and found['examples'] == 355
+    batch = run.batch(0)
+    logits_NK, out = run.predict(state, batch['image'][:5])
+    assert logits_NK.shape == (5, 10) and out['hidden1'].shape[0] == 5
+    whole_NK, _ = run.predict(state, batch['image'])
+    np.testing.assert_allclose(whole_NK[:5], logits_NK, atol=1e-5)
 
 
 def test_batches_and_numbers_are_arguments():
