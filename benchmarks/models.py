@@ -1,12 +1,12 @@
 """The table of all models, docs/reference/models.md: parameters, FLOPs, published accuracy, speed.
 
-    python -m benchmarks.models
+    python -m benchmarks.models --count
     python -m benchmarks.models --measure=resnet50,vit_small_patch16_224
 
-The first command counts the parameters and FLOPs of every variant from its traced shapes and writes
-the page; --measure first measures the images per second of these variants on this machine, and
-stores them. Published accuracies and names of weights are facts of others, in published.csv with
-their source.
+--count counts the parameters and FLOPs of every variant from its traced shapes, without an array;
+--measure measures the images per second of these variants on this machine. What they find is stored
+beside the page (counted.csv, speed.csv), and the page is written from it. Published accuracies and
+names of weights are facts of others, in published.csv; the page names their source.
 """
 
 import csv
@@ -26,6 +26,7 @@ from imgjax import models
 from imgjax.perf import flops
 from imgjax.process import backend
 
+_COUNT = flags.DEFINE_bool('count', False, 'Count the parameters and FLOPs of all variants anew.')
 _MEASURE = flags.DEFINE_list('measure', [], 'Variants whose images per second are measured.')
 _BATCH = flags.DEFINE_integer('batch', 8, 'Images of one call that is measured.')
 _ROUNDS = flags.DEFINE_integer('rounds', 5, 'Calls of which the median is taken.')
@@ -65,18 +66,24 @@ also has a tiny one for tests, `tiny_FAMILY`.
 
 def main(_) -> None:
     published = _read('published.csv')
+    if _COUNT.value:
+        _write('counted.csv', {name: dict(zip(
+            ('variant', 'parameters', 'flops'), (name, *count(name, image_size(name, published))),
+            strict=True)) for name in tqdm(_variants(), unit='model', file=sys.stderr)})
     if _MEASURE.value:
         measure(_MEASURE.value, published)
-    (FOLDER / 'models.md').write_text(page(published, _read('speed.csv')))
+    (FOLDER / 'models.md').write_text(page(_read('counted.csv'), published, _read('speed.csv')))
 
 
-def page(published: dict, speed: dict) -> str:
+def _variants() -> dict[str, str]:
+    """Returns {variant: family} without the tiny variants for tests."""
+    return {name: family for name, family in models.variants().items()
+            if not name.startswith('tiny_')}
+
+
+def page(counted: dict, published: dict, speed: dict) -> str:
     """Returns the text of docs/reference/models.md."""
-    variants = {name: family for name, family in models.variants().items()
-                if not name.startswith('tiny_')}
-    counted = {}
-    for name in tqdm(variants, unit='model', file=sys.stderr):
-        counted[name] = count(name, image_size(name, published))
+    variants = _variants()
     how = next(iter(speed.values()), None)
     measured = (f', in batches of {how["batch"]} on {how["machine"]}, by `python -m '
                 'benchmarks.models --measure=VARIANT`' if how else '')
@@ -96,7 +103,7 @@ def _table(rows: list[str], counted: dict, published: dict, speed: dict) -> str:
              '|---|---|---|---|---|---|---|']
     for name in rows:
         found = published.get(name, {})
-        parameters, operations = counted[name]
+        parameters, operations = (int(counted[name][column]) for column in ('parameters', 'flops'))
         top1 = f'{float(found["top1"]):.2f} ({found["top1_image"]})' if found.get('top1') else ''
         weights = f'`{found["weights"]}`' if found.get('weights') else ''
         if weights and found['licence']:
@@ -149,10 +156,7 @@ def measure(names: list[str], published: dict) -> None:
     rows = _read('speed.csv') | {name: {
         'variant': name, 'images_per_second': f'{_BATCH.value / statistics.median(times):.4g}',
         'batch': str(_BATCH.value), 'machine': machine} for name, times in seconds.items()}
-    with (FOLDER / 'speed.csv').open('w', newline='') as file:
-        writer = csv.DictWriter(file, list(next(iter(rows.values()))), lineterminator='\n')
-        writer.writeheader()
-        writer.writerows(rows[name] for name in sorted(rows))
+    _write('speed.csv', rows)
 
 
 def _processor() -> str:
@@ -167,6 +171,13 @@ def _read(name: str) -> dict[str, dict]:
         return {}
     with (FOLDER / name).open(newline='') as file:
         return {row['variant']: row for row in csv.DictReader(file)}
+
+
+def _write(name: str, rows: dict[str, dict]) -> None:
+    with (FOLDER / name).open('w', newline='') as file:
+        writer = csv.DictWriter(file, list(next(iter(rows.values()))), lineterminator='\n')
+        writer.writeheader()
+        writer.writerows(rows[variant] for variant in sorted(rows))
 
 
 if __name__ == '__main__':

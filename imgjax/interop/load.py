@@ -44,12 +44,30 @@ class Weights(NamedTuple):
       path: the file; for `keras` the application.
       preprocessing: the fields of config.data that they were evaluated with, or {}.
       label_names: the names of their classes, as labels.beside returns them.
+      multi_label: whether an export of ours says that an image may have several of the classes.
     """
 
     layout: str
     path: str
     preprocessing: dict
     label_names: tuple[tuple[str, ...], ...] = ()
+    multi_label: bool = False
+
+
+class Stored(NamedTuple):
+    """Weights that were read and not yet fitted to a model.
+
+    Attributes:
+      weights: where they are.
+      raw: {name in the file: array}.
+      tensors: {timm's name: array}, of the model alone.
+      label_names: the names of their classes, as labels.beside returns them.
+    """
+
+    weights: Weights
+    raw: dict
+    tensors: dict
+    label_names: tuple[tuple[str, ...], ...]
 
 
 def find(config: Config) -> Weights | None:
@@ -77,14 +95,14 @@ def find(config: Config) -> Weights | None:
                             'it, such as model.safetensors')
         if not os.path.isfile(path):
             raise DataError(f'config.init.weights: no such file {path}')
-        folder, known = os.path.dirname(path), {}
+        folder, known, several = os.path.dirname(path), {}, False
         if layout in _DEMANDING:
             known = _known(config.model, layout, folder)
         elif os.path.isfile(os.path.join(folder, 'config.json')):
             if config.init.preprocessing != 'config':
                 known = preprocessing.of_timm(os.path.join(folder, 'config.json'))
-            _check_exported(config.model, os.path.join(folder, 'config.json'))
-        return Weights(layout, path, known, labels.beside(path))
+            several = _check_exported(config.model, os.path.join(folder, 'config.json'))
+        return Weights(layout, path, known, labels.beside(path), several)
     if layout != 'timm' or not _HUB_NAME.fullmatch(where):
         raise ConfigError(f'config.init.weights: {layout} takes a file '
                           f'({", ".join(files.FORMATS)}), '
@@ -120,8 +138,10 @@ def _known(model: Config, layout: str, folder: str) -> dict:
     return fields
 
 
-def _check_exported(model: Config, path: str) -> None:
+def _check_exported(model: Config, path: str) -> bool:
     """Checks that the model is the one that the config.json of an export describes.
+
+    Returns whether it says that images have several labels.
 
     Raises:
       ConfigError: it has another variant or other options.
@@ -131,22 +151,24 @@ def _check_exported(model: Config, path: str) -> None:
             stored = json.load(file)
         exported = stored.get('imgjax')  # only launch.export writes it
     except (OSError, ValueError, AttributeError):  # of another program
-        return
+        return False
     if not isinstance(exported, dict):
-        return
+        return False
+    several = bool(exported.get('multi_label'))
     if stored.get('architecture') != model.name:
         raise ConfigError(f'config.model.name: the weights were exported from '
                           f'{stored.get("architecture")!r} ({path}), got {model.name!r}')
     try:
         built, mine = models.create(model.name, 1), description.changed_options(model)
     except ValueError:  # build.check says it better
-        return
+        return several
     theirs = exported.get('model_options') or {}
     for key in sorted({*mine, *theirs}):
         value = theirs.get(key, getattr(built, key, None))
         if json.dumps(mine.get(key, getattr(built, key, None))) != json.dumps(value):
             raise ConfigError(f'config.model.options: the weights were exported with {key}='
                               f'{value!r} ({path}); set config.model.options to {theirs}')
+    return several
 
 
 def _from_hub(name: str, file: str) -> str:
@@ -185,28 +207,71 @@ def load(config: Config, weights: Weights, target, class_names: tuple[str, ...] 
     Raises:
       DataError: tensors are missing, left over or of other shapes; one line lists them.
     """
+    return fit(config, read(config, weights, target), target, class_names)
+
+
+def read(config: Config, weights: Weights, target) -> Stored:
+    """Reads the tensors of weights and gives them timm's names.
+
+    Args:
+      config: checked.
+      weights: what `find` returned.
+      target: as `load` takes it, of a model with any number of classes except 0.
+
+    Raises:
+      DataError: the file cannot be read, or holds two models.
+    """
     variant = config.model.name
+    family = models.variants().get(variant, variant)
+    ours = torch_layout.shapes(target, getattr(models.module(variant), 'RENAMES', {}))
+    raw, label_names = _read(weights)
+    try:
+        tensors = prefixes.without(
+            raw, lambda some: _to_timm(some, weights.layout, family, variant), set(ours))
+    except DataError as error:
+        raise DataError(f'{weights.path}: {error}') from None
+    return Stored(weights, raw, tensors, label_names)
+
+
+def outputs(config: Config, stored: Stored, one_class) -> int:
+    """Returns how many outputs the classifier of the weights has, 0 if they have none.
+
+    Args:
+      config: checked.
+      stored: what `read` returned.
+      one_class: as `target` of `load`, of a model with one class: of the tensors of its heads, only
+        those of the classifier have one row.
+    """
+    renames = getattr(models.module(config.model.name), 'RENAMES', {})
+    heads = tuple(f'{head}.' for head in _heads(one_class, renames))
+    return max((len(stored.tensors[name]) for name, shape in torch_layout.shapes(
+        one_class, renames).items() if name.startswith(heads) and shape[:1] == (1,)
+        and name in stored.tensors), default=0)
+
+
+def fit(config: Config, stored: Stored, target, class_names: tuple[str, ...] = ()) -> dict:
+    """Returns the variables of the model with the values of weights that `read` returned.
+
+    The arguments and the errors are those of `load`.
+    """
+    variant, weights = config.model.name, stored.weights
     family = models.variants().get(variant, variant)
     module = models.module(family)
     renames = getattr(module, 'RENAMES', {})
     ours = torch_layout.shapes(target, renames)
-    heads = tuple({torch_layout.name_of(('params', name, 'x'), renames)[:-2]
-                   for name in target['params'] if re.fullmatch(r'head(_\w+)?', name)})
+    heads = _heads(target, renames)
     new = tuple(f'{head}.' for head in heads) if config.init.head == 'new' else ()
-    stored, label_names = _read(weights)
-    buffers = getattr(module, 'BUFFERS', ())
+    tensors, buffers = stored.tensors, getattr(module, 'BUFFERS', ())
     try:
-        tensors = prefixes.without(
-            stored, lambda some: _to_timm(some, weights.layout, family, variant), set(ours))
         if not adapt.far_off(tensors, ours, heads, buffers):
             if not new:
                 objective = parts.find('objective', config.objective.name)
-                tensors = labels.in_order_of(tensors, label_names, class_names, heads,
+                tensors = labels.in_order_of(tensors, stored.label_names, class_names, heads,
                                              not getattr(objective, 'MULTI_LABEL', False))
             tensors = adapt.adapt(tensors, ours, heads, config.init)
         variables = torch_layout.read(tensors, target, renames, buffers, new)
     except torch_layout.DoesNotFit as error:
-        hint = _nearest_layout(stored, weights, family, variant, set(ours))
+        hint = _nearest_layout(stored.raw, weights, family, variant, set(ours))
         missing = set(ours) - set(tensors)
         if not hint and missing and all(name.startswith(heads) for name in missing):
             hint = "; set config.init.head='new' for a newly initialised classifier"
@@ -222,6 +287,12 @@ def load(config: Config, weights: Weights, target, class_names: tuple[str, ...] 
     log.info('%s parameters from %s', f'{count:,}', weights.path)
     return jax.tree.map(lambda found, old: found if found is old else np.asarray(found, old.dtype),
                         variables, target)
+
+
+def _heads(target, renames) -> tuple[str, ...]:
+    """Returns the beginnings of timm's names of the classifiers."""
+    return tuple({torch_layout.name_of(('params', name, 'x'), renames)[:-2]
+                  for name in target['params'] if re.fullmatch(r'head(_\w+)?', name)})
 
 
 def _check_finite(variables, renames, path: str) -> None:
