@@ -138,7 +138,8 @@ def test_measure_chooses_a_fit_that_helps_new_images(several):
         assert error == pytest.approx(found['scores'][score]['value'])
     chosen = found['fits'][found['chosen']]
     new_NK, new_labels = logits_NK[1000:], labels[1000:]
-    confidences_NA, correct_NA = calibration.answers(recalibration.apply(chosen, new_NK), new_labels)
+    confidences_NA, correct_NA = calibration.answers(
+        recalibration.apply(chosen, new_NK), new_labels)
     assert calibration.ece(confidences_NA.ravel(), correct_NA.ravel()) < 0.06
     assert calibration.scores(new_NK, new_labels)['ece'] > 0.1
 
@@ -198,7 +199,7 @@ LABELS = np.array([0, 1, 0, 1], np.int32)
     (calibration.measure, (IMAGES[:3], LABELS[:3]), DataError, '3 images are too few'),
     (calibration.measure, (IMAGES[:0], LABELS[:0]), DataError, 'at least one of each'),
     (calibration.measure, (IMAGES[:, :1], 0 * LABELS), DataError, 'one class only'),
-    (calibration.measure, (IMAGES + np.nan, LABELS), DataError, 'logits: not finite for 4 of 4 images'),
+    (calibration.measure, (IMAGES + np.nan, LABELS), DataError, 'not finite for 4 of 4 images'),
     (calibration.measure, (IMAGES, LABELS + 1), DataError, 'labels: 2 of image 1 is no class'),
     (calibration.measure, (IMAGES, LABELS - 1), DataError, 'labels: -1 of image 0 is no class'),
     (calibration.measure, (IMAGES, LABELS.astype(float)), DataError, 'labels: float64'),
@@ -216,3 +217,10 @@ def test_bad_input_is_refused_in_one_line(function, arguments, error, text):
     with pytest.raises(error, match=text) as raised:
         function(*arguments)
     assert '\n' not in str(raised.value)
+
+
+def test_no_fit_is_made_where_all_answers_are_right():
+    labels_N = np.arange(40) % 4
+    found = calibration.measure(3.0 * np.eye(4)[labels_N], labels_N)
+    assert list(found['fits']) == ['none'] and found['chosen'] == 'none'
+    assert found['left_out'].startswith('All answers are right')

@@ -182,7 +182,8 @@ GOOD = logits(A)
 @pytest.mark.parametrize('change, line', [
     ({'logits_b_NK': GOOD[:5]}, 'the logits have the shapes (6, 3) and (5, 3)'),
     ({'logits_b_NK': logits(A, 4)}, 'compare two models of the same classes on the same images'),
-    ({'logits_b_NK': GOOD * np.nan}, 'logits of model b: not finite for 6 of 6 images (image 0, 1, 2 and 3 more)'),
+    ({'logits_b_NK': GOOD * np.nan},
+     'logits of model b: not finite for 6 of 6 images (image 0, 1, 2 and 3 more)'),
     ({'logits_a_NK': GOOD[:0], 'logits_b_NK': GOOD[:0]}, 'logits of model a: shape (0, 3)'),
     ({'logits_a_NK': GOOD[0], 'logits_b_NK': GOOD[0]}, 'logits of model a: shape (3,)'),
     ({'labels_N': LABELS[:5]}, 'labels: shape (5,) for 6 images and 3 classes'),

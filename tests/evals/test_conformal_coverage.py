@@ -27,9 +27,8 @@ def test_coverage_over_splits_is_what_is_promised(method, alpha):
 def test_by_class_covers_a_class_that_the_model_misjudges():
     probabilities_NK, labels_N = synthetic(2_000, 4)
     labels_N[(labels_N == 1) & (np.arange(2_000) % 2 == 0)] = 0  # half of class 1 is said to be 0
-    over_all = conformal_coverage.coverage_over_splits('lac', probabilities_NK, labels_N, splits=100)
-    by_class = conformal_coverage.coverage_over_splits('lac', probabilities_NK, labels_N, splits=100,
-                                              by_class=True)
+    over_all, by_class = (conformal_coverage.coverage_over_splits(
+        'lac', probabilities_NK, labels_N, splits=100, by_class=one) for one in (False, True))
     assert over_all['worst_class']['class'] == 0
     assert over_all['worst_class']['coverage'] < 0.87
     assert over_all['worst_class']['images'] == (labels_N == 0).sum()
@@ -90,10 +89,10 @@ NAN = np.full((30, 10), np.nan)
     ({'splits': 0}, ConfigError, 'splits: takes 1 or more, got 0'),
     ({'k_reg': 3}, ConfigError, 'k_reg: takes 0 or more and only for raps, got 3 for lac'),
     ({'method': 'raps', 'penalty': -1.0}, ConfigError, 'penalty: takes 0 or more'),
-    ({'labels_N': np.zeros((30, 10), bool)}, DataError, 'for images with one label each'),
-    ({'labels_N': np.zeros(29, int)}, DataError, 'labels: shape (29,) for 30 images and 10 classes'),
+    ({'labels_N': np.zeros((30, 10), bool)}, DataError, 'give one class per image (several labels'),
+    ({'labels_N': np.zeros(29, int)}, DataError, 'labels: shape (29,) for 30 images'),
     ({'labels_N': np.zeros(30)}, DataError, 'labels: float64'),
-    ({'labels_N': np.full(30, 10)}, DataError, 'labels: 10 of image 0 is no class; give integers from 0 to 9'),
+    ({'labels_N': np.full(30, 10)}, DataError, 'labels: 10 of image 0 is no class'),
     ({'probabilities_NK': NAN}, DataError, 'image 0 are not all within 0 to 1'),
     ({'probabilities_NK': np.full((30, 10), 0.2)}, DataError, 'sum to 2, not 1; give the outputs'),
     ({'probabilities_NK': np.zeros((0, 10))}, DataError, 'probabilities: shape (0, 10)'),

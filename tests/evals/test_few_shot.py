@@ -7,7 +7,7 @@ import pytest
 
 from imgjax.errors import ConfigError, DataError
 from imgjax.evals import few_shot
-from tests.evals.test_probes import digits, several, standardised  # noqa: F401  (a fixture)
+from tests.evals.test_probes import several, standardised
 
 
 def test_few_shots_are_ridge_regression(digits):

@@ -132,7 +132,8 @@ def test_of_two_classes_that_reach_their_thresholds_the_more_probable_counts():
     labels_N = np.array([0, 0, 1, 1])  # the thresholds are 0.45 and 0.51
     found = label_errors.find(probabilities_NK, labels_N)
     assert found.confident.tolist() == [1, 1, 1, 1]
-    assert confident_learning.confident_joint(probabilities_NK, labels_N).tolist() == [[1, 2], [0, 2]]
+    joint_KK = confident_learning.confident_joint(probabilities_NK, labels_N)
+    assert joint_KK.tolist() == [[1, 2], [0, 2]]
     assert found.joint.tolist() == [[1, 1], [0, 2]]
 
 
@@ -222,7 +223,7 @@ REFUSED = {
     'sum': (SMALL * 0.9, SMALL_LABELS, 'image 0 sum to 0.9, not 1'),
     'empty': (SMALL[:0], SMALL_LABELS[:0], 'at least one of each'),
     'flat': (SMALL[0], SMALL_LABELS, 'give \\(images, classes\\)'),
-    'more labels': (SMALL, np.arange(7) % 3, 'for 6 images and 3 classes; give one class'),
+    'more labels': (SMALL, np.arange(7) % 3, 'for 6 images; give one class'),
     'float labels': (SMALL, SMALL_LABELS * 1.0, 'labels: float64'),
     'another class': (SMALL, SMALL_LABELS + 1, 'labels: 3 of image 5 is no class'),
     'negative': (SMALL, SMALL_LABELS - 1, 'labels: -1 of image 0 is no class'),

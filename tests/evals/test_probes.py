@@ -9,16 +9,6 @@ from imgjax.errors import ConfigError, DataError
 from imgjax.evals import probes
 
 
-@pytest.fixture(scope='module')
-def digits():
-    """Digits of 8 x 8 pixels: train features and labels, eval features and labels."""
-    from sklearn.datasets import load_digits
-
-    images_ND, labels_N = load_digits(return_X_y=True)
-    images_ND = images_ND.astype(np.float32)
-    return images_ND[:400], labels_N[:400], images_ND[400:600], labels_N[400:600]
-
-
 def standardised(train_ND, eval_ND):
     sd_D = train_ND.std(axis=0, dtype=np.float64)
     sd_D[sd_D == 0] = 1
@@ -140,7 +130,7 @@ BAD = [
     (lambda t, y, e, m: (t, 0 * y, e, m), 'block3: the training images have one class only'),
     (lambda t, y, e, m: (t, y * 0.5, e, m), 'labels: float64; give the classes as integers from 0'),
     (lambda t, y, e, m: (t, several(y), e, m), r'labels of shape \(400, 3\) to train on and'),
-    (lambda t, y, e, m: (t, several(y)[1:], e, several(m)), r'labels: shape \(399, 3\) for 400 images'),
+    (lambda t, y, e, m: (t, several(y)[1:], e, several(m)), r'shape \(399, 3\) for 400 images'),
     (lambda t, y, e, m: (t, 0 * several(y), e, several(m)), 'block3: no class has images with and'),
     (lambda t, y, e, m: (t[:10], np.arange(10), e, m), 'every class has one training image only'),
 ]

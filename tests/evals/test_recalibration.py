@@ -77,7 +77,8 @@ def test_scores_of_a_fit_are_of_images_that_it_did_not_see():
     (recalibration.apply, ({'method': 'magic'}, IMAGES), ConfigError, "'magic'"),
     (recalibration.apply, ({}, IMAGES), ConfigError, 'unknown method None'),
     (recalibration.apply, ({'method': 'none'}, IMAGES + np.nan), DataError, 'not finite'),
-    (recalibration.apply, ({'method': 'vector', 'weight': [1]}, IMAGES), DataError, 'other classes'),
+    (recalibration.apply, ({'method': 'vector', 'weight': [1]}, IMAGES), DataError,
+     'other classes'),
 ])
 def test_bad_input_is_refused_in_one_line(function, arguments, error, text):
     with pytest.raises(error, match=text) as raised:

@@ -70,7 +70,7 @@ def test_one_image_is_enough():
 
 @pytest.mark.parametrize('function,arguments,error,text', [
     (selective.measure, ([], []), DataError, 'one answer or more'),
-    (selective.measure, ([0.1, np.nan], [0, 1]), DataError, r'not finite for 1 of 2 images \(image 1\)'),
+    (selective.measure, ([0.1, np.nan], [0, 1]), DataError, r'1 of 2 images \(image 1\)'),
     (selective.measure, ([0.1], [2]), DataError, '0 and 1'),
     (selective.measure, ([0.1], [0, 1]), DataError, 'give two arrays'),
     (selective.threshold, ([0.1], 1), ConfigError, 'share'),
