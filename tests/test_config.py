@@ -185,6 +185,6 @@ def test_a_part_has_its_numbers_in_the_config(config):
 
 
 def test_the_list_of_fields_in_the_docs_is_the_one_that_the_command_prints():
-    path = pathlib.Path(__file__).parents[1] / 'docs' / 'fields.md'
+    path = pathlib.Path(__file__).parents[1] / 'docs' / 'reference' / 'fields.md'
     assert path.read_text() == f'{fields.whole()}\n', (
         'run `python -m launch.fields 2>docs/reference/fields.md`')

@@ -77,6 +77,8 @@ def group_size(attributes: str, devices: int) -> int:
     4
     >>> group_size("replica_groups=mesh['a'=4,'b'=2] {'a'}", 8)
     4
+    >>> group_size("replica_groups=mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'a'}", 8)
+    4
     >>> group_size('replica_groups={}', 8)
     8
     """
@@ -86,7 +88,8 @@ def group_size(attributes: str, devices: int) -> int:
     counted = re.search(r'replica_groups=\[(\d+),(\d+)\]<=', attributes)
     if counted:
         return int(counted[2])
-    named = re.search(r'replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}', attributes)
+    named = re.search(r'replica_groups=mesh\[([^\]]*)\](?:, device_ids=[^{]*)? *\{([^}]*)\}',
+                      attributes)
     if named:
         sizes = dict(re.findall(r"'([^']+)'=(\d+)", named[1]))
         return math.prod(int(sizes[axis]) for axis in re.findall(r"'([^']+)'", named[2]))
