@@ -11,6 +11,7 @@ import re
 import sys
 
 import nbclient
+import traitlets
 from docutils import nodes
 from docutils.utils.math import latex2mathml
 from sphinx.errors import SphinxError
@@ -45,6 +46,14 @@ def source_digest() -> str:
     return digest.hexdigest()[:16]
 
 
+class WholeStreams(nbclient.NotebookClient):
+    """Joins the pieces in which a command's output arrives, which MyST-NB joins by line breaks."""
+
+    coalesce_streams = traitlets.Bool(True)
+
+
+nbclient.client.NotebookClient = WholeStreams
+
 # What the cells see: `python` is the one that builds, and all plots have one style.
 os.environ['PATH'] = f'{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'
 os.environ['MATPLOTLIBRC'] = str(ROOT / 'docs' / 'tutorials' / 'matplotlibrc')
@@ -53,8 +62,6 @@ nb_execution_cache_path = str(ROOT / '.cache' / 'docs' / source_digest())
 nb_execution_timeout = 300  # seconds for one cell
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
-# A command's output arrives in pieces, which MyST-NB would join by line breaks.
-nbclient.NotebookClient.coalesce_streams.default_value = True
 nb_merge_streams = True
 nb_code_prompt_show = 'Show the code'
 nb_code_prompt_hide = 'Hide the code'

@@ -7,6 +7,7 @@
     print(run.evaluate(state)['accuracy'])
 
 `train.run` is the loop of the package: it also saves, resumes, logs and watches over the numbers.
+Several runs of one structure can share the compiled `step` of the first of them.
 """
 
 import functools
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
 from imgjax import build, evaluate, feed, sharding, train
 from imgjax import config as config_lib
@@ -66,15 +68,10 @@ def begin(config, sources: tuple[Source, Source] | None = None) -> Run:
     train_split, eval_split = sources or build.open_dataset(checked)
     setup = build.setup(*build.describe(checked, train_split, eval_split))
     hparams = evaluate.hparams_on(setup)
-    batches = pipeline.train_batches(
-        train_split, build.draw(setup.config, train_split), setup.config.data,
-        setup.dataset.image_shape[0], batch_size=setup.config.batch_size,
-        seed=setup.config.hparams.seed, process=sharding.rows_here(setup.mesh))
+    rows_of = _rows_of(setup, train_split)
 
     def batch(k: int) -> dict:
-        found = batches[k]
-        return sharding.to_device({name: found[name] for name in ('image', 'label', 'weight')},
-                                  sharding.batch_sharding(setup.mesh))
+        return sharding.to_device(rows_of(k), sharding.batch_sharding(setup.mesh))
 
     def evaluated(state) -> dict:
         columns = evaluate.split(setup, state, eval_split, setup.config.data.eval_split)
@@ -93,3 +90,29 @@ def begin(config, sources: tuple[Source, Source] | None = None) -> Run:
         return step_lib.predict(setup.model, setup.config, state, images_NHWC)
 
     return Run(setup, train.initial_state(setup, hparams), hparams, batch, step, evaluated, predict)
+
+
+def _rows_of(setup: Setup, source: Source) -> Callable:
+    """Returns k -> the rows of this process in batch k, NumPy arrays."""
+    names, size = ('image', 'label', 'weight'), setup.dataset.image_shape[0]
+    index, count = process = sharding.rows_here(setup.mesh)
+    draw, batch_size = build.draw(setup.config, source), setup.config.batch_size
+    if feed.is_resident(setup, source):  # decoded once
+        decoded = pipeline.load_all(source, setup.config.data, size)
+
+        def rows(k: int) -> dict:
+            share = batch_size // count
+            positions = k * batch_size + index * share + np.arange(share, dtype=np.int64)
+            indices = draw(positions)
+            return {name: decoded[name][indices] for name in names}
+
+        return rows
+    batches = pipeline.train_batches(
+        source, draw, setup.config.data, size, batch_size=batch_size,
+        seed=setup.config.hparams.seed, process=process)
+
+    def decode(k: int) -> dict:
+        found = batches[k]
+        return {name: found[name] for name in names}
+
+    return decode

@@ -28,8 +28,11 @@ def rows(tmp_path_factory):
     return metrics_log.read_rows(workdir)
 
 
-def test_it_has_the_losses_and_the_accuracy_of_a_run(rows):
-    run = own_loop.begin(recipe())
+@pytest.mark.parametrize('resident', ['no', 'auto'])
+def test_it_has_the_losses_and_the_accuracy_of_a_run(rows, resident):
+    config = recipe()
+    config.data.resident = resident
+    run = own_loop.begin(config)
     state, losses = run.state, []
     for k in range(STEPS):
         state, measured = run.step(state, run.batch(k), run.hparams)
