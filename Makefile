@@ -41,7 +41,7 @@ gpu:
 # The site, in build/docs/: open build/docs/index.html. It executes the tutorials whose results are not
 # stored, in the environment that has torch, TensorFlow and Keras for one of them.
 docs: .venv-reference/installed
-	@.venv-reference/bin/python -m sphinx --quiet --fail-on-warning \
+	@.venv-reference/bin/python -m sphinx --quiet --fail-on-warning --jobs 2 \
 	  --doctree-dir .cache/docs/doctrees docs build/docs $(FLAGS)
 	@echo 'make docs: build/docs/index.html'
 
