@@ -82,6 +82,7 @@ html_title = 'imgjax'
 html_static_path = ['_static']
 html_css_files = ['imgjax.css']
 html_show_sphinx = False
+html_show_search_summary = False  # it is fetched, which a browser refuses for file://
 html_theme_options = {
     'light_css_variables': {'color-brand-primary': '#0b6e4f', 'color-brand-content': '#0b6e4f'},
     'dark_css_variables': {'color-brand-primary': '#5fd3a8', 'color-brand-content': '#5fd3a8'},
