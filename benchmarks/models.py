@@ -43,8 +43,8 @@ INTRODUCTION = """# Models
 it. Options of its family, such as `act`, `dropout` and `drop_path`, win over the variant's:
 `--config.model.options.act=silu`.
 
-Here are {count} variants of {families} families, made by `python -m benchmarks.models`. Each family
-also has a tiny one for tests, `tiny_FAMILY`.
+Here are {count} variants of {families} families, counted by `python -m benchmarks.models
+--count`. Each family also has a tiny one for tests, `tiny_FAMILY`.
 
 - **Parameters** are counted at 1,000 classes (networks for small images at 10), in millions.
 - **Image** is the side in pixels that the weights were trained at. Other sizes work where the
@@ -99,7 +99,7 @@ def page(counted: dict, published: dict, speed: dict) -> str:
 
 
 def _table(rows: list[str], counted: dict, published: dict, speed: dict) -> str:
-    lines = ['| variant | parameters, M | image | GFLOPs | top-1, % | weights | images/s |',
+    lines = ['| variant | parameters, M | image | GFLOPs | top-1, % | images/s | weights |',
              '|---|---|---|---|---|---|---|']
     for name in rows:
         found = published.get(name, {})
@@ -110,7 +110,7 @@ def _table(rows: list[str], counted: dict, published: dict, speed: dict) -> str:
             weights += f', {found["licence"]}'
         rate = f'{float(speed[name]["images_per_second"]):.3g}' if name in speed else ''
         lines.append(f'| `{name}` | {parameters / 1e6:.2f} | {image_size(name, published)} | '
-                     f'{operations / 1e9:.2f} | {top1} | {weights} | {rate} |')
+                     f'{operations / 1e9:.2f} | {top1} | {rate} | {weights} |')
     return '\n'.join(lines) + '\n'
 
 
