@@ -106,6 +106,8 @@ def _table(rows: list[str], counted: dict, published: dict, speed: dict) -> str:
         parameters, operations = (int(counted[name][column]) for column in ('parameters', 'flops'))
         top1 = f'{float(found["top1"]):.2f} ({found["top1_image"]})' if found.get('top1') else ''
         weights = f'`{found["weights"]}`' if found.get('weights') else ''
+        if weights and found['classes'] not in ('', '1000'):
+            weights += f', {found["classes"]} classes'.replace(' 0 ', ' no ')
         if weights and found['licence']:
             weights += f', {found["licence"]}'
         rate = f'{float(speed[name]["images_per_second"]):.3g}' if name in speed else ''

@@ -11,6 +11,7 @@ Several runs of one structure can share the compiled `step` of the first of them
 """
 
 import functools
+import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -23,7 +24,10 @@ from imgjax import state as state_lib
 from imgjax import step as step_lib
 from imgjax.build import Setup
 from imgjax.data import Source, pipeline
+from imgjax.interop import load
 from imgjax.process import backend
+
+log = logging.getLogger('imgjax')
 
 
 class Run(NamedTuple):
@@ -65,6 +69,9 @@ def begin(config, sources: tuple[Source, Source] | None = None) -> Run:
     """
     backend.keep_memory()
     checked = config_lib.checked(config)
+    weights = load.find(checked)
+    checked = load.with_preprocessing(checked, weights)
+    build.check(checked)
     train_split, eval_split = sources or build.open_dataset(checked)
     setup = build.setup(*build.describe(checked, train_split, eval_split))
     hparams = evaluate.hparams_on(setup)
@@ -89,7 +96,9 @@ def begin(config, sources: tuple[Source, Source] | None = None) -> Run:
     def predict(state, images_NHWC):
         return step_lib.predict(setup.model, setup.config, state, images_NHWC)
 
-    return Run(setup, train.initial_state(setup, hparams), hparams, batch, step, evaluated, predict)
+    loaded = None if weights is None else train.load_weights(setup, weights)
+    state = train.initial_state(setup, hparams, loaded)
+    return Run(setup, state, hparams, batch, step, evaluated, predict)
 
 
 def _rows_of(setup: Setup, source: Source) -> Callable:
@@ -99,6 +108,9 @@ def _rows_of(setup: Setup, source: Source) -> Callable:
     draw, batch_size = build.draw(setup.config, source), setup.config.batch_size
     if feed.is_resident(setup, source):  # decoded once
         decoded = pipeline.load_all(source, setup.config.data, size)
+        if broken := np.count_nonzero(decoded['fault']):
+            log.warning('%d of %d training images cannot be decoded and have weight 0', broken,
+                        len(source.examples))
 
         def rows(k: int) -> dict:
             share = batch_size // count

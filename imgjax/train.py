@@ -87,7 +87,7 @@ def run_one(config, workdir: str, sources: tuple[Source, Source] | None = None,
             checks.check_intervals(described)
         dataset_info.check_processes(config, dataset)
         setup = build.setup(described, dataset, shared=shared)
-        loaded = [] if weights is None else [_load_weights(setup, weights)]
+        loaded = [] if weights is None else [load_weights(setup, weights)]
         with (stop.hear_stop(), watchdog.watchdog(config.watchdog_seconds) as beat,
               jax.transfer_guard('disallow'), backend.memory_for('training', memory_advice(setup))):
             processes.broadcast_from_first(lambda: claim.check(workdir, setup))
@@ -208,7 +208,7 @@ def _with_weights(config: Config, workdir: str) -> tuple[Config, load.Weights | 
     return load.with_preprocessing(config, weights), weights
 
 
-def _load_weights(setup: Setup, weights: load.Weights):
+def load_weights(setup: Setup, weights: load.Weights):
     """Returns the initial params and batch_stats of a run, from weights.
 
     It is called before anything is compiled, so that weights that do not fit are found early.
@@ -225,7 +225,7 @@ def _resume(setup: Setup, workdir: str, hparams: dict, loaded: list) -> state_li
     """Returns the newest state on disk that verifies, or the initial state of a new run.
 
     The first process finds the step of that state, and the others restore the same step. `loaded`
-    is [] or [what `_load_weights` returned]; it is emptied, as its arrays take memory.
+    is [] or [what `load_weights` returned]; it is emptied, as its arrays take memory.
     """
     # Checkpoints on disk belong to the config on disk, which may have fewer steps than the new one
     # (rundir/history.py).

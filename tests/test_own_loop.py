@@ -6,7 +6,7 @@ import pytest
 
 from configs import digits
 from imgjax import own_loop, train
-from imgjax.errors import ConfigError
+from imgjax.errors import ConfigError, DataError
 from imgjax.rundir import metrics_log
 
 STEPS = 6
@@ -56,6 +56,13 @@ def test_batches_and_numbers_are_arguments():
     jax.tree.map(np.testing.assert_array_equal, before, jax.device_get(state.params))
     state, _ = run.step(state, run.batch(0), run.hparams)
     assert (jax.tree.leaves(before)[0] != jax.tree.leaves(state.params)[0]).any()
+
+
+def test_weights_that_are_not_there_are_refused():
+    config = recipe()
+    config.init.weights = 'timm:/no/such/model.safetensors'
+    with pytest.raises(DataError, match='no such file'):
+        own_loop.begin(config)
 
 
 def test_a_wrong_config_is_refused_as_by_a_run():

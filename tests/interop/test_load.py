@@ -72,7 +72,7 @@ def begun(config: dict) -> dict:
     dataset = dataset_info.DatasetInfo(list(CLASSES), shape, 10, 10, '', '')
     setup = build.setup(config, dataset, jax.devices()[:1])
     start = train.initial_state(
-        setup, state.hparams_of(config), train._load_weights(setup, weights))
+        setup, state.hparams_of(config), train.load_weights(setup, weights))
     return torch_layout.write(
         jax.device_get({'params': start.params, 'batch_stats': start.batch_stats}),
         RENAMES[config['model']['name']])
